@@ -1,0 +1,62 @@
+"""cnndeploy takes a convolutional classifier from data to deployment and proves every step.
+
+Importing it loads neither torch nor onnxruntime; each name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnndeploy.artifact import Artifact as Artifact
+    from cnndeploy.benchmark import bench as bench
+    from cnndeploy.benchmark.report import BenchmarkReport as BenchmarkReport
+    from cnndeploy.classifier import Classifier as Classifier
+    from cnndeploy.classifier import Prediction as Prediction
+    from cnndeploy.classifier import load as load
+    from cnndeploy.equivalence import verify as verify
+    from cnndeploy.equivalence.report import EquivalenceReport as EquivalenceReport
+    from cnndeploy.errors import CnndeployError as CnndeployError
+    from cnndeploy.exporters import export as export
+    from cnndeploy.training.loop import train as train
+
+_MODULE_OF = {
+    "Artifact": "cnndeploy.artifact",
+    "BenchmarkReport": "cnndeploy.benchmark.report",
+    "Classifier": "cnndeploy.classifier",
+    "CnndeployError": "cnndeploy.errors",
+    "EquivalenceReport": "cnndeploy.equivalence.report",
+    "Prediction": "cnndeploy.classifier",
+    "bench": "cnndeploy.benchmark",
+    "export": "cnndeploy.exporters",
+    "load": "cnndeploy.classifier",
+    "train": "cnndeploy.training.loop",
+    "verify": "cnndeploy.equivalence",
+}
+
+__all__ = [  # noqa: RUF022 - in the order of _MODULE_OF, which a test holds them to
+    "Artifact",
+    "BenchmarkReport",
+    "Classifier",
+    "CnndeployError",
+    "EquivalenceReport",
+    "Prediction",
+    "bench",
+    "export",
+    "load",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'cnndeploy' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

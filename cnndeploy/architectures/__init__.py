@@ -1,0 +1,27 @@
+"""Architectures: one network a file, each an ``ARCHITECTURE``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cnndeploy.specs import Preprocessing
+from cnndeploy.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A network, what it takes and how it is trained.
+
+    ``build`` makes it with fresh weights; it maps float32 (batch, 1, *preprocessing.size) to float32 logits
+    (batch, 10). ``paper`` is its source.
+    """
+
+    build: Callable[[], torch.nn.Module]
+    preprocessing: Preprocessing
+    recipe: Recipe
+    paper: str

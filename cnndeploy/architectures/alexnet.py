@@ -1,0 +1,55 @@
+"""AlexNet for one input channel and ten classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cnndeploy.architectures import Architecture
+from cnndeploy.specs import Preprocessing
+from cnndeploy.training.recipe import Recipe
+
+
+class AlexNet(nn.Module):
+    """46,764,746 parameters; takes (batch, 1, 224, 224)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 96, kernel_size=11, stride=4),  # (batch, 96, 54, 54)
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2),  # (batch, 96, 26, 26)
+            nn.Conv2d(96, 256, kernel_size=5, padding=2),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2),  # (batch, 256, 12, 12)
+            nn.Conv2d(256, 384, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(384, 384, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(384, 256, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(3, stride=2),  # (batch, 256, 5, 5)
+        )
+        self.classifier = nn.Sequential(
+            nn.Flatten(),  # (batch, 6400)
+            nn.Linear(6400, 4096),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(4096, 4096),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(4096, 10),
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits, (batch, 10)."""
+        logits: torch.Tensor = self.classifier(self.features(image))
+        return logits
+
+
+ARCHITECTURE = Architecture(
+    build=AlexNet,
+    preprocessing=Preprocessing(size=(224, 224)),
+    recipe=Recipe(epochs=5, batch_size=128, learning_rate=0.001),
+    paper="Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional networks, 2012",
+)

@@ -1,0 +1,46 @@
+"""LeNet-5 with max pooling and a linear output."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cnndeploy.architectures import Architecture
+from cnndeploy.specs import Preprocessing
+from cnndeploy.training.recipe import Recipe
+
+
+class LeNet(nn.Module):
+    """44,426 parameters; takes (batch, 1, 28, 28)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 6, kernel_size=5),  # (batch, 6, 24, 24)
+            nn.Sigmoid(),
+            nn.MaxPool2d(2),  # (batch, 6, 12, 12)
+            nn.Conv2d(6, 16, kernel_size=5),  # (batch, 16, 8, 8)
+            nn.Sigmoid(),
+            nn.MaxPool2d(2),  # (batch, 16, 4, 4)
+        )
+        self.classifier = nn.Sequential(
+            nn.Flatten(),  # (batch, 256)
+            nn.Linear(256, 120),
+            nn.Sigmoid(),
+            nn.Linear(120, 84),
+            nn.Sigmoid(),
+            nn.Linear(84, 10),
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits, (batch, 10)."""
+        logits: torch.Tensor = self.classifier(self.features(image))
+        return logits
+
+
+ARCHITECTURE = Architecture(
+    build=LeNet,
+    preprocessing=Preprocessing(size=(28, 28)),
+    recipe=Recipe(epochs=5, batch_size=256, learning_rate=0.001),
+    paper="LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998",
+)

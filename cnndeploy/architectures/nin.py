@@ -1,0 +1,53 @@
+"""Network in Network for one input channel and ten classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cnndeploy.architectures import Architecture
+from cnndeploy.specs import Preprocessing
+from cnndeploy.training.recipe import Recipe
+
+
+def nin_block(channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Sequential:
+    """A convolution and two 1x1 convolutions, each with ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, kernel_size, stride, padding),
+        nn.ReLU(),
+        nn.Conv2d(width, width, kernel_size=1),
+        nn.ReLU(),
+        nn.Conv2d(width, width, kernel_size=1),
+        nn.ReLU(),
+    )
+
+
+class NiN(nn.Module):
+    """1,992,166 parameters; takes (batch, 1, 224, 224)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nin_block(1, 96, kernel_size=11, stride=4),  # (batch, 96, 54, 54)
+            nn.MaxPool2d(3, stride=2),  # (batch, 96, 26, 26)
+            nin_block(96, 256, kernel_size=5, padding=2),
+            nn.MaxPool2d(3, stride=2),  # (batch, 256, 12, 12)
+            nin_block(256, 384, kernel_size=3, padding=1),
+            nn.MaxPool2d(3, stride=2),  # (batch, 384, 5, 5)
+            nn.Dropout(0.5),
+            nin_block(384, 10, kernel_size=3, padding=1),
+        )
+        self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits, (batch, 10)."""
+        logits: torch.Tensor = self.classifier(self.features(image))
+        return logits
+
+
+ARCHITECTURE = Architecture(
+    build=NiN,
+    preprocessing=Preprocessing(size=(224, 224)),
+    recipe=Recipe(epochs=5, batch_size=128, learning_rate=0.002),
+    paper="Lin, Chen, Yan: Network in network, 2013",
+)

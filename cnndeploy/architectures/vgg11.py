@@ -1,0 +1,51 @@
+"""VGG-11 for one input channel and ten classes, at any width."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cnndeploy.architectures import Architecture
+from cnndeploy.specs import Preprocessing
+from cnndeploy.training.recipe import Recipe
+
+
+class VGG11(nn.Module):
+    """128,806,154 parameters; takes (batch, 1, 224, 224).
+
+    Every width, and the hidden units, are divided by ``divisor``.
+    """
+
+    def __init__(self, divisor: int = 1) -> None:
+        super().__init__()
+        widths = [width // divisor for width in (64, 128, 256, 512, 512)]
+        hidden = 4096 // divisor
+        layers: list[nn.Module] = []
+        channels = 1
+        for convolutions, width in zip((1, 1, 2, 2, 2), widths, strict=True):
+            for _ in range(convolutions):
+                layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.ReLU()]
+                channels = width
+            layers.append(nn.MaxPool2d(2))  # halves height and width: 112, 56, 28, 14, 7
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Flatten(),  # (batch, 49 * channels)
+            nn.Linear(7 * 7 * channels, hidden),
+            nn.Dropout(0.5),
+            nn.Linear(hidden, hidden),
+            nn.Dropout(0.5),
+            nn.Linear(hidden, 10),
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits, (batch, 10)."""
+        logits: torch.Tensor = self.classifier(self.features(image))
+        return logits
+
+
+ARCHITECTURE = Architecture(
+    build=VGG11,
+    preprocessing=Preprocessing(size=(224, 224)),
+    recipe=Recipe(epochs=5, batch_size=64, learning_rate=0.001),
+    paper="Simonyan, Zisserman: Very deep convolutional networks for large-scale image recognition, 2014",
+)

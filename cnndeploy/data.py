@@ -1,0 +1,294 @@
+"""Fashion-MNIST: find it, fetch it, check it, load it.
+
+Files lie uncompressed in ``<data folder>/FashionMNIST/raw``, where torchvision's FashionMNIST reads them
+too. Each is checked against its SHA-256 whenever it is installed or loaded.
+
+Source: Xiao, Rasul, Vollgraf: Fashion-MNIST, a novel image dataset for benchmarking machine learning
+algorithms, 2017. The checksums are of the original files, uncompressed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cnndeploy.artifact import write_file
+from cnndeploy.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LABELS = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+IMAGE_SIZE = 28
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+
+Split = Literal["train", "test"]
+Progress = Callable[[str, int, int], None]
+"""Called with a file's name, the bytes done so far and the bytes in all (0 where that is unknown)."""
+
+_PREFIX = {"train": "train", "test": "t10k"}
+_TIMEOUT_S = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """One split: ``images`` uint8 (n, 28, 28), 0 is black; ``labels`` uint8 (n,), an index into LABELS.
+
+    ``sha256`` are the checksums of the two files they were read from, by file name.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    sha256: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def first(self, count: int | None) -> Images:
+        """The first ``count`` images, all of them for None.
+
+        Raises:
+            DataError: There are fewer.
+        """
+        if count is None:
+            return self
+        if not 0 < count <= len(self):
+            raise DataError(f"{count} images were asked for; the split has {len(self)}, so ask for 1 to {len(self)}")
+        return Images(self.images[:count], self.labels[:count], self.sha256)
+
+
+def data_folder(folder: str | os.PathLike[str] | None = None) -> Path:
+    """``folder`` if given, else $CNNDEPLOY_DATA, else the user's cache folder."""
+    if chosen := folder or os.environ.get("CNNDEPLOY_DATA"):
+        return Path(chosen).expanduser()
+    if os.name == "nt":
+        cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "cnndeploy"
+
+
+def raw_folder(folder: str | os.PathLike[str] | None = None) -> Path:
+    """Where the four files lie inside a data folder: torchvision's layout."""
+    return data_folder(folder) / "FashionMNIST" / "raw"
+
+
+def load(split: Split, folder: str | os.PathLike[str] | None = None) -> Images:
+    """Load one split.
+
+    Raises:
+        DataError: A file is missing or damaged; the message says how to get it.
+    """
+    import numpy as np
+
+    raw = raw_folder(folder)
+    images_name, labels_name = f"{_PREFIX[split]}-images-idx3-ubyte", f"{_PREFIX[split]}-labels-idx1-ubyte"
+    images = np.frombuffer(_read_checked(raw / images_name), np.uint8, offset=16)  # header: magic, n, h, w
+    labels = np.frombuffer(_read_checked(raw / labels_name), np.uint8, offset=8)  # header: magic, n
+    checksums = {name: SHA256[name] for name in (images_name, labels_name)}
+    return Images(images.reshape(-1, IMAGE_SIZE, IMAGE_SIZE), labels, checksums)
+
+
+def status(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
+    """File name to ``ok``, ``missing`` or ``damaged``."""
+    found = {}
+    for name in SHA256:
+        path = raw_folder(folder) / name
+        try:
+            _read_checked(path)
+            found[name] = "ok"
+        except DataError:
+            found[name] = "damaged" if path.exists() else "missing"
+    return found
+
+
+def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> str:
+    """Make sure that all four files are in the data folder; two processes may do so at once.
+
+    Looks in turn at the data folder, the folder of Debian's package, torchvision's mirror, and where apt is
+    there, the package itself, which is unpacked and not installed. A file appears whole or not at all.
+
+    Returns:
+        Where the files came from, in words.
+
+    Raises:
+        DataError: A file that is there is damaged, or no source has the files; says why for each.
+        ArtifactError: The data folder cannot be written.
+    """
+    report = progress or (lambda _name, _done, _total: None)
+    raw = raw_folder(folder)
+    missing = [name for name in SHA256 if not _present(raw / name)]
+    if not missing:
+        return f"already in {raw}"
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {raw}: {error.strerror}. Choose another with --data-dir.") from error
+    refusals = []
+    for label, source in _sources(data_folder(folder)):
+        try:
+            for name in missing:
+                content = source(name, report)
+                _check(content, name, label)
+                write_file(raw / name, content)
+        except _Unreachable as reason:
+            refusals.append(f"{label}: {reason}")
+        else:
+            return label
+    raise DataError(
+        f"Fashion-MNIST could not be fetched. {'; '.join(refusals)}. "
+        f"Put the four files, uncompressed or .gz, into {data_folder(folder)} and run this again."
+    )
+
+
+class _Unreachable(Exception):  # noqa: N818 - says why one source was passed over; never leaves this module
+    pass
+
+
+Source = Callable[[str, Progress], bytes]
+
+
+def _sources(folder: Path) -> Iterator[tuple[str, Source]]:
+    """Places to look, nearest first, each with a function that gives a file's uncompressed content."""
+    yield f"files in {folder}", _from_folder(folder)
+    yield f"Debian's package in {DEBIAN_FOLDER}", _from_folder(DEBIAN_FOLDER)
+    yield "torchvision's mirror", _from_mirror
+    with tempfile.TemporaryDirectory(prefix="cnndeploy-") as scratch:
+        yield f"Debian's package {DEBIAN_PACKAGE}", _from_apt(Path(scratch))
+
+
+def _from_folder(folder: Path) -> Source:
+    def read(name: str, progress: Progress) -> bytes:
+        for path in (folder / name, folder / f"{name}.gz", raw_folder(folder) / f"{name}.gz"):
+            if path.is_file():
+                content = path.read_bytes()
+                progress(name, len(content), len(content))
+                return _uncompressed(content, str(path)) if path.suffix == ".gz" else content
+        raise _Unreachable(f"no {name} there")
+
+    return read
+
+
+def _from_mirror(name: str, progress: Progress) -> bytes:
+    try:
+        from torchvision.datasets import FashionMNIST
+    except ModuleNotFoundError as error:
+        raise _Unreachable("needs torchvision, pip install 'cnndeploy[torch]'") from error
+    reasons = []
+    for mirror in FashionMNIST.mirrors:
+        try:
+            return _uncompressed(_download(f"{mirror}{name}.gz", name, progress), mirror)
+        except OSError as error:  # URLError, HTTPError and time-outs are OSErrors
+            reasons.append(f"{getattr(error, 'reason', None) or error}")
+    raise _Unreachable("; ".join(reasons))
+
+
+def _download(url: str, name: str, progress: Progress) -> bytes:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response:  # noqa: S310 - torchvision's own address
+        total = int(response.headers.get("Content-Length") or 0)
+        content = bytearray()
+        while chunk := response.read(1 << 16):
+            content += chunk
+            progress(name, len(content), total)
+    return bytes(content)
+
+
+def _from_apt(scratch: Path) -> Source:
+    """Download and unpack the package on first use; installs nothing and needs no root."""
+
+    def read(name: str, progress: Progress) -> bytes:
+        unpacked = scratch / "unpacked"
+        if not unpacked.exists():
+            progress(DEBIAN_PACKAGE, 0, 0)
+            _unpack_package(scratch, unpacked)
+        return _from_folder(unpacked / DEBIAN_FOLDER.relative_to("/"))(name, progress)
+
+    return read
+
+
+def _unpack_package(scratch: Path, unpacked: Path) -> None:
+    apt, dpkg = shutil.which("apt-get"), shutil.which("dpkg-deb")
+    if apt is None or dpkg is None:
+        raise _Unreachable("apt-get is not on this machine")
+    try:
+        _call([apt, "download", DEBIAN_PACKAGE], scratch)
+    except _Unreachable:
+        # A machine whose package lists were never fetched: fetch them into a folder of our own.
+        (scratch / "lists" / "partial").mkdir(parents=True)
+        own = ["-o", f"Dir::State::lists={scratch / 'lists'}", "-o", f"Dir::Cache={scratch}"]
+        _call([apt, *own, "update"], scratch)
+        _call([apt, *own, "download", DEBIAN_PACKAGE], scratch)
+    (package,) = scratch.glob(f"{DEBIAN_PACKAGE}_*.deb")
+    _call([dpkg, "--extract", str(package), str(unpacked)], scratch)
+
+
+def _call(command: list[str], folder: Path) -> None:
+    # _apt, the user apt drops to, may not enter our folder; as root it then downloads as root, and says so
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode != 0:
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise _Unreachable(f"{' '.join(command[:1])} failed: {lines[-1] if lines else done.returncode}")
+
+
+def _uncompressed(content: bytes, origin: str) -> bytes:
+    try:
+        return gzip.decompress(content)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{origin} is damaged ({error}). Delete it and run: cnndeploy data fetch") from error
+
+
+def _present(path: Path) -> bool:
+    """Whether a file is there and whole; a damaged one is an error, so that nothing is overwritten."""
+    if not path.exists():
+        return False
+    _read_checked(path)
+    return True
+
+
+def _read_checked(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing. Get it with: cnndeploy data fetch") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    _check(content, path.name, str(path))
+    return content
+
+
+def _check(content: bytes, name: str, origin: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256[name]:
+        raise DataError(
+            f"{name} from {origin} is damaged: SHA-256 is {found}, expected {SHA256[name]}. "
+            "Delete it and run: cnndeploy data fetch"
+        )

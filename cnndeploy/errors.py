@@ -1,0 +1,105 @@
+"""Every error that cnndeploy raises on purpose.
+
+CnndeployError                exit code 1
+├── UnknownNameError          an architecture, exporter, runtime or format that is not registered
+├── MissingDependencyError    a package is not installed; names the extra that brings it
+├── DeviceUnavailableError    the device asked for does not work here; there is never a silent fallback
+├── DataError                 a data set or image file is missing, damaged or not what it should be
+├── CheckpointError           a checkpoint cannot be read
+├── ArtifactError             an exported file cannot be read, written, opened or run
+├── TrainingError             training cannot go on
+├── ExportError               an exporter could not write a file that passes its own checks
+├── InputMismatchError        an array does not fit the input it was given for
+├── BenchmarkError            a candidate could not be measured
+└── NotEquivalentError        exit code 3; carries the report
+
+A message says what failed, what came, what was expected, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cnndeploy.equivalence.report import EquivalenceReport
+
+_EXTRA_OF_PACKAGE = {
+    "torch": "torch",
+    "torchvision": "torch",
+    "onnx": "torch",
+    "onnx_ir": "torch",
+    "onnxscript": "torch",
+}
+
+
+class CnndeployError(Exception):
+    """Base of all errors that cnndeploy raises on purpose; ``exit_code`` is what the CLI exits with."""
+
+    exit_code = 1
+
+
+class UnknownNameError(CnndeployError):
+    """A name that the registry does not know; the nearest known one is suggested."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = list(known)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+
+
+class MissingDependencyError(CnndeployError):
+    """A package that this operation needs is not installed."""
+
+    def __init__(self, package: str) -> None:
+        if package == "onnxruntime":
+            install = "pip install 'cnndeploy[cpu]', or on a machine with an NVIDIA GPU pip install 'cnndeploy[gpu]'"
+        elif package in _EXTRA_OF_PACKAGE:
+            install = f"pip install 'cnndeploy[{_EXTRA_OF_PACKAGE[package]}]'"
+        else:
+            install = f"pip install {package}"
+        super().__init__(f"The package {package} is not installed. Install it with: {install}")
+
+
+class DeviceUnavailableError(CnndeployError):
+    """The device asked for does not work on this machine."""
+
+
+class DataError(CnndeployError):
+    """A data set or image file is missing, damaged or not what it should be."""
+
+
+class CheckpointError(CnndeployError):
+    """A checkpoint cannot be read."""
+
+
+class ArtifactError(CnndeployError):
+    """An exported file cannot be read, written, opened or run."""
+
+
+class TrainingError(CnndeployError):
+    """Training cannot go on."""
+
+
+class ExportError(CnndeployError):
+    """An exporter could not write a file that passes its own checks."""
+
+
+class InputMismatchError(CnndeployError):
+    """An array's name, dtype or shape differs from what the model takes."""
+
+
+class BenchmarkError(CnndeployError):
+    """A candidate could not be measured."""
+
+
+class NotEquivalentError(CnndeployError):
+    """The artifact does not compute what its checkpoint computes; ``report`` says where they differ."""
+
+    exit_code = 3
+
+    def __init__(self, report: EquivalenceReport) -> None:
+        super().__init__(f"{report.artifact_path} is not equivalent: {'; '.join(report.reasons)}")
+        self.report = report

@@ -1,0 +1,29 @@
+"""File formats: how a model file is recognised, and read without the framework that wrote it.
+
+``cnndeploy predict`` and ``inspect`` work in an environment with neither torch nor onnx, so each format
+reads its manifest with the standard library alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from cnndeploy.specs import Manifest
+
+
+class Format(Protocol):
+    """One file format; the module's ``FORMAT`` is an instance."""
+
+    def recognises(self, path: Path) -> bool:
+        """Whether the content, not the name, is of this format."""
+
+    def read_manifest(self, path: Path) -> Manifest | None:
+        """The manifest inside the file, None where cnndeploy did not write the file.
+
+        Raises:
+            ArtifactError: The file, or its manifest, is damaged.
+        """
+
+    def describe(self, path: Path) -> dict[str, Any]:
+        """JSON-ready facts of the format's own: at least ``operators``, name to count."""

@@ -1,0 +1,96 @@
+"""The machine this runs on: what a process may use of it, and how to name it beside a figure."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("numpy", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use: its affinity and its cgroup's quota, not the machine's size."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            return max(1, min(affinity, math.floor(int(quota) / int(period))))
+    return affinity
+
+
+@dataclass(frozen=True, slots=True)
+class CudaDriver:
+    """The GPUs that the NVIDIA driver shows, by name, and why there are none."""
+
+    gpus: tuple[str, ...]
+    version: str | None = None
+    reason: str = ""
+
+
+@cache
+def cuda_driver() -> CudaDriver:
+    """Ask the NVIDIA driver itself, so that neither torch nor onnxruntime has to be imported.
+
+    Source: CUDA Driver API, cuInit, cuDriverGetVersion, cuDeviceGetCount, cuDeviceGetName.
+    """
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return CudaDriver((), reason="no NVIDIA driver on this machine")
+    if status := driver.cuInit(0):
+        return CudaDriver((), reason=f"the NVIDIA driver does not start (CUDA error {status})")
+    count, version = ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    name = ctypes.create_string_buffer(256)
+    gpus = []
+    for index in range(count.value):
+        driver.cuDeviceGetName(name, len(name), index)
+        gpus.append(name.value.decode())
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return CudaDriver(tuple(gpus), cuda, "" if gpus else "the NVIDIA driver shows no GPU")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a figure or a file depends on, without importing them."""
+    found = {"python": platform.python_version(), "cnndeploy": metadata.version("cnndeploy")}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """What a measurement must be read beside: processor, CPUs, memory in bytes, GPUs, system, versions."""
+    return {
+        "cpu": _cpu_model(),
+        "usable_cpus": usable_cpus(),
+        "memory_bytes": _memory_bytes(),
+        "gpus": list(cuda_driver().gpus),
+        "cuda_driver": cuda_driver().version,
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "versions": versions(),
+    }
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):
+        return None

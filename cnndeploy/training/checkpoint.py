@@ -1,0 +1,112 @@
+"""Checkpoint: weights and manifest in one file that opens with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from cnndeploy import registry
+from cnndeploy.architectures import Architecture
+from cnndeploy.artifact import Artifact, write_file
+from cnndeploy.data import LABELS
+from cnndeploy.errors import CheckpointError
+from cnndeploy.formats.checkpoint import MANIFEST_KEY, WEIGHTS_KEY
+from cnndeploy.machine import versions
+from cnndeploy.specs import Manifest, TensorSpec
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network's weights, parameter name to tensor on the CPU, and its manifest.
+
+    ``sha256`` is that of the file it was loaded from, None if it was not.
+    """
+
+    weights: Mapping[str, torch.Tensor]
+    manifest: Manifest
+    sha256: str | None = None
+
+    @classmethod
+    def of(
+        cls, name: str, network: torch.nn.Module, training: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The present weights of a network of the architecture ``name``."""
+        weights = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
+        return cls(weights, manifest_of(name, registry.get("architectures", name), training or {}))
+
+    @classmethod
+    def untrained(cls, name: str, seed: int = 0) -> Self:
+        """Initial weights, the same for the same seed and torch."""
+        return cls.of(name, initialised(name, seed))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a checkpoint; nothing in the file is run.
+
+        Raises:
+            CheckpointError: The file is no checkpoint of ours, is damaged, or wants to run code.
+            ArtifactError: The file is missing or cannot be read.
+        """
+        artifact = Artifact.open(path)
+        if artifact.format != "checkpoint":
+            raise CheckpointError(f"{path} is {artifact.format}, not a checkpoint. Make one with: cnndeploy train")
+        manifest = artifact.require_manifest()
+        try:
+            weights = torch.load(Path(path), map_location="cpu", weights_only=True)[WEIGHTS_KEY]
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
+        return cls(weights, manifest, artifact.sha256)
+
+    def save(self, path: str | os.PathLike[str]) -> Artifact:
+        """Write the checkpoint, whole or not at all.
+
+        Raises:
+            ArtifactError: ``path`` cannot be written; what was there is untouched.
+        """
+        buffer = io.BytesIO()
+        torch.save({WEIGHTS_KEY: dict(self.weights), MANIFEST_KEY: self.manifest.to_json()}, buffer)
+        write_file(path, buffer.getvalue())
+        return Artifact.open(path)
+
+    def network(self) -> torch.nn.Module:
+        """The network with these weights, on the CPU, in eval mode.
+
+        Raises:
+            CheckpointError: The weights are not those of the architecture.
+        """
+        name = self.manifest.architecture
+        network = registry.get("architectures", name).build()
+        try:
+            network.load_state_dict(dict(self.weights))
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"these are not the weights of {name}: {error}") from error
+        return network.eval()
+
+
+def initialised(name: str, seed: int) -> torch.nn.Module:
+    """A network with fresh weights; torch's global random state is left as it was."""
+    architecture = registry.get("architectures", name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return architecture.build()
+
+
+def manifest_of(name: str, architecture: Architecture, training: Mapping[str, Any]) -> Manifest:
+    """The manifest of a checkpoint of this architecture."""
+    height, width = architecture.preprocessing.size
+    return Manifest(
+        architecture=name,
+        input=TensorSpec("image", "float32", ("batch", 1, height, width)),
+        output=TensorSpec("logits", "float32", ("batch", len(LABELS))),
+        preprocessing=architecture.preprocessing,
+        labels=LABELS,
+        training=training,
+        versions=versions(),
+    )

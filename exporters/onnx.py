@@ -1,0 +1,127 @@
+"""ONNX by torch.export: one self-contained file with a symbolic batch axis."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir
+import torch
+
+from cnndeploy.artifact import Artifact, replacing
+from cnndeploy.errors import ExportError
+from cnndeploy.exporters import ExportOptions, exported_manifest
+from cnndeploy.formats.onnx import MANIFEST_KEY
+from cnndeploy.specs import Manifest
+from cnndeploy.training.checkpoint import Checkpoint
+
+DEFAULT_OPSET = 20
+SUPPORTED_OPSETS = range(18, 24)
+
+# torch.export fixes an axis whose example is 1, so the example batch is longer.
+_EXAMPLE_BATCH = 2
+# What torch notes on nodes and values holds absolute paths; the module scopes are worth keeping.
+_KEPT_METADATA = ("pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
+
+
+class OnnxExporter:
+    """torch.onnx.export with dynamo, cleaned of the machine's paths."""
+
+    format = "onnx"
+    suffix = ".onnx"
+    options = frozenset({"opset"})
+
+    def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
+        """Write the file, reopen it, check it, and only then give it its name."""
+        opset = options.opset or DEFAULT_OPSET
+        if opset not in SUPPORTED_OPSETS:
+            raise ExportError(
+                f"opset {opset} is not supported; choose {SUPPORTED_OPSETS[0]} to {SUPPORTED_OPSETS[-1]}"
+            )
+        manifest = exported_manifest(checkpoint)
+        model = _to_onnx(checkpoint, manifest, opset)
+        _strip(model)
+        model.metadata_props[MANIFEST_KEY] = manifest.to_json()
+        content = onnx_ir.to_proto(model).SerializeToString(deterministic=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+            _check(temporary, manifest, opset)
+        return Artifact.open(path)
+
+
+def _to_onnx(checkpoint: Checkpoint, manifest: Manifest, opset: int) -> onnx_ir.Model:
+    example = torch.zeros(manifest.input.with_batch(_EXAMPLE_BATCH))
+    with _silent():
+        program = torch.onnx.export(
+            checkpoint.network(),
+            (example,),
+            input_names=[manifest.input.name],
+            output_names=[manifest.output.name],
+            dynamic_shapes=({0: torch.export.Dim(str(manifest.input.shape[0]))},),
+            opset_version=opset,
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch.onnx.export gave no program")
+    return program.model
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """torch.onnx.export reports its steps; what matters is checked on the file instead."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _strip(model: onnx_ir.Model) -> None:
+    """Remove everything that tells of the machine the file was made on."""
+    model.doc_string = model.graph.doc_string = None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    values = [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]
+    for node in model.graph:
+        node.doc_string = None
+        kept = {key: node.metadata_props[key] for key in _KEPT_METADATA if key in node.metadata_props}
+        node.metadata_props.clear()
+        node.metadata_props.update(kept)
+        values += node.outputs
+    for value in values:
+        value.metadata_props.clear()
+
+
+def _check(path: Path, manifest: Manifest, opset: int) -> None:
+    """The checks that a saved file must pass; a failure leaves no file."""
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported file does not pass ONNX's checker: {error}") from error
+    model = onnx.load(path, load_external_data=False)
+    faults = []
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        faults.append("its weights lie in another file")
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.shape.dim[0].dim_param != manifest.input.shape[0]:
+            faults.append(f"the batch axis of {value.name} is fixed")
+    if any(node.op_type == "Dropout" for node in model.graph.node):
+        faults.append("it contains Dropout")
+    if [entry.version for entry in model.opset_import if entry.domain == ""] != [opset]:
+        faults.append(f"its opset is not {opset}")
+    if Artifact.open(path).manifest != manifest:
+        faults.append("its manifest does not read back")
+    if faults:
+        raise ExportError(f"the exported ONNX file is unusable: {'; '.join(faults)}")
+
+
+EXPORTER = OnnxExporter()

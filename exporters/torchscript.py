@@ -1,0 +1,90 @@
+"""TorchScript: the scripted and frozen network, in eval mode, as one archive.
+
+torch.jit is deprecated as a whole and unsupported from Python 3.14; prefer ONNX for new deployments. A
+TorchScript archive is a program: open only what you trust.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cnndeploy.artifact import Artifact, replacing
+from cnndeploy.errors import ExportError
+from cnndeploy.exporters import ExportOptions, exported_manifest
+from cnndeploy.formats.torchscript import MANIFEST_FILE
+from cnndeploy.specs import Manifest
+from cnndeploy.training.checkpoint import Checkpoint
+
+# A class scripted for the nth time in a process is named after n, which would make two exports differ.
+_MANGLE = re.compile(rb"___torch_mangle_\d+")
+_UNMANGLED = b"___torch_mangle_0"
+# Source paths, and records that the writer makes itself.
+_LEFT_OUT = re.compile(r"\.debug_pkl$|^version$|^\.data/")
+
+
+class TorchScriptExporter:
+    """torch.jit.script and freeze, cleaned of the machine's paths and the process's counters."""
+
+    format = "torchscript"
+    suffix = ".torchscript"
+    options: frozenset[str] = frozenset()
+
+    def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
+        """Write the file, reopen it, check it, and only then give it its name."""
+        del options
+        manifest = exported_manifest(checkpoint)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+            frozen = torch.jit.freeze(torch.jit.script(checkpoint.network()))
+            archive = io.BytesIO()
+            torch.jit.save(frozen, archive, _extra_files={MANIFEST_FILE: manifest.to_json()})
+            content = _cleaned(archive.getvalue())
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
+                _check(temporary, manifest)
+        return Artifact.open(path)
+
+
+def _cleaned(archive: bytes) -> bytes:
+    """The same archive without source paths and with class names that do not depend on the process."""
+    reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
+    cleaned = io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(cleaned)
+    for name in reader.get_all_records():
+        if _LEFT_OUT.search(name):
+            continue
+        record = reader.get_record(name)
+        if name.startswith("code/") or name.endswith(".pkl"):
+            record = _MANGLE.sub(_UNMANGLED, record)
+        writer.write_record(_MANGLE.sub(_UNMANGLED, name.encode()).decode(), record, len(record))
+    writer.write_end_of_file()
+    return cleaned.getvalue()
+
+
+def _check(path: Path, manifest: Manifest) -> None:
+    """The checks that a saved file must pass; a failure leaves no file."""
+    module: Any = torch.jit.load(str(path), map_location="cpu")
+    faults = []
+    if any("dropout" in node.kind() for node in module.inlined_graph.nodes()):
+        faults.append("it contains dropout")
+    if module.training or list(module.parameters()):
+        faults.append("it is not frozen in eval mode")
+    with torch.inference_mode():
+        for batch in (1, 3):
+            shape = tuple(module(torch.zeros(manifest.input.with_batch(batch))).shape)
+            if shape != manifest.output.with_batch(batch):
+                faults.append(f"a batch of {batch} gives the shape {shape}")
+    if Artifact.open(path).manifest != manifest:
+        faults.append("its manifest does not read back")
+    if faults:
+        raise ExportError(f"the exported TorchScript file is unusable: {'; '.join(faults)}")
+
+
+EXPORTER = TorchScriptExporter()

@@ -1,0 +1,182 @@
+"""Runtimes: open an artifact on a device and run it. One file each; imported as ``cnndeploy.runtimes``.
+
+A runtime never runs anywhere but on the device it was asked for, and never times itself.
+"""
+
+from __future__ import annotations
+
+if __name__ != "cnndeploy.runtimes":
+    raise ImportError(f"import this package as cnndeploy.runtimes, not as {__name__}")
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from numpy.typing import NDArray
+
+from cnndeploy import registry
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError, MissingDependencyError
+from cnndeploy.machine import usable_cpus
+from cnndeploy.specs import TensorSpec
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """Whether a device works on this machine, and if not, why."""
+
+    usable: bool
+    reason: str = ""
+
+
+class Session(ABC):
+    """An artifact opened on one device, ready to run; a context manager.
+
+    ``inputs`` and ``outputs`` are what the opened file says of itself, not what its manifest claims.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        device: str,
+        threads: int,
+    ) -> None:
+        self.artifact = artifact
+        self.inputs = inputs
+        self.outputs = outputs
+        self.device = device
+        self.threads = threads
+        self._closed = False
+
+    def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        """Run one batch through the graph; returns when the results are there.
+
+        Args:
+            feeds: Input name to array; ``image`` is float32 (batch, 1, height, width), NCHW, preprocessed.
+
+        Returns:
+            Output name to array; ``logits`` is float32 (batch, classes), unnormalised. The caller owns it.
+
+        Raises:
+            InputMismatchError: A name, dtype or fixed axis differs from ``inputs``.
+            ArtifactError: The session is closed, or the runtime failed on this batch.
+        """
+        if self._closed:
+            raise ArtifactError(f"the session of {self.artifact.path} is closed; open it anew")
+        for spec in self.inputs:
+            array = feeds.get(spec.name)
+            if array is None:
+                raise InputMismatchError(f"input {spec.name!r} is missing; expected {spec}, got {sorted(feeds)}")
+            if not spec.accepts(array):
+                raise InputMismatchError(
+                    f"input {spec.name!r}: expected {spec}, got {TensorSpec('', str(array.dtype), array.shape)}"
+                )
+        if len(feeds) != len(self.inputs):
+            expected = [spec.name for spec in self.inputs]
+            raise InputMismatchError(f"expected the inputs {expected}, got {sorted(feeds)}")
+        return self._run(feeds)
+
+    @abstractmethod
+    def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        """Run feeds that fit; raises ArtifactError where the runtime fails."""
+
+    @abstractmethod
+    def placement(self) -> dict[str, str]:
+        """Where the work is done: node or tensor name to execution provider or device."""
+
+    def synchronize(self) -> None:  # noqa: B027 - nothing to wait for is the common case
+        """Wait until all work handed to the device is done."""
+
+    def close(self) -> None:
+        """Release the model; closing twice is harmless."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Runtime(Protocol):
+    """One way to run artifacts; the module's ``RUNTIME`` is an instance.
+
+    Its module imports without the package it drives, so that ``formats`` can be read and ``cnndeploy list``
+    can say what is missing.
+    """
+
+    formats: tuple[str, ...]
+
+    def devices(self) -> dict[str, DeviceStatus]:
+        """Every device this runtime knows, and whether it works on this machine; never raises."""
+
+    def open(self, artifact: Artifact, *, device: str, threads: int) -> Session:
+        """Open an artifact.
+
+        Args:
+            artifact: Of one of ``formats``.
+            device: ``cpu``, ``cuda`` or ``cuda:N``.
+            threads: CPU threads for one run, at least 1.
+
+        Raises:
+            DeviceUnavailableError: The device does not work here; there is no fallback.
+            MissingDependencyError: The runtime's package is not installed.
+            ArtifactError: The runtime cannot open the file.
+        """
+
+
+def open_session(
+    artifact: Artifact, *, runtime: str | None = None, device: str = "cpu", threads: int | None = None
+) -> Session:
+    """Open an artifact on the runtime named, or on the first that opens its format.
+
+    ``threads`` defaults to the CPUs that this process may use. Raises what :meth:`Runtime.open` raises.
+    """
+    name = runtime if runtime is not None else default_runtime(artifact.format)
+    chosen = registry.get("runtimes", name)
+    if artifact.format not in chosen.formats:
+        raise ArtifactError(
+            f"the runtime {name} opens {', '.join(chosen.formats)}, but {artifact.path} is {artifact.format}. "
+            f"Use --runtime {default_runtime(artifact.format)}."
+        )
+    return chosen.open(artifact, device=device, threads=threads or usable_cpus())
+
+
+def default_runtime(model_format: str) -> str:
+    """The name of the first runtime that opens a format."""
+    for name in registry.names("runtimes"):
+        try:
+            if model_format in registry.get("runtimes", name).formats:
+                return name
+        except MissingDependencyError:  # a third party's runtime whose package is gone
+            continue
+    raise ArtifactError(f"no runtime opens the format {model_format}")
+
+
+def device_index(device: str, runtime: str, devices: Mapping[str, DeviceStatus]) -> int | None:
+    """The GPU that a device names, or None for the CPU, once it is known to work; ``cuda`` is ``cuda:0``.
+
+    Raises:
+        DeviceUnavailableError: Unknown, or it does not work here; the message lists those that do.
+    """
+    name = "cuda:0" if device == "cuda" else device
+    status = devices.get(name, DeviceStatus(False, "no such device is known"))
+    if name not in devices and re.fullmatch(r"cuda:\d+", name):
+        status = devices.get("cuda", DeviceStatus(False, "this machine has no such GPU"))
+    if not status.usable:
+        usable = ", ".join(each for each, its in devices.items() if its.usable) or "none"
+        raise DeviceUnavailableError(
+            f"The device {device!r} is not available to {runtime}: {status.reason}. "
+            f"Available: {usable}. Nothing was run on another device instead."
+        )
+    return int(name.partition(":")[2]) if name != "cpu" else None

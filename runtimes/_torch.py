@@ -1,0 +1,86 @@
+"""What the two runtimes that need torch share: devices, and a session around a module."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError, MissingDependencyError
+from cnndeploy.machine import cuda_driver
+from cnndeploy.runtimes import Arrays, DeviceStatus, Session, device_index
+
+if TYPE_CHECKING:
+    import torch
+
+
+def torch_devices() -> dict[str, DeviceStatus]:
+    """The devices that torch can compute on here."""
+    if importlib.util.find_spec("torch") is None:
+        return {"cpu": DeviceStatus(False, str(MissingDependencyError("torch")))}
+    devices = {"cpu": DeviceStatus(True)}
+    driver = cuda_driver()
+    if not driver.gpus:  # torch itself need not be imported to know
+        return devices | {"cuda": DeviceStatus(False, driver.reason)}
+    import torch
+
+    if not torch.cuda.is_available():
+        reason = f"torch {torch.__version__} cannot use this GPU (its CUDA: {torch.version.cuda or 'none'})"
+        return devices | {"cuda": DeviceStatus(False, reason)}
+    return devices | {f"cuda:{index}": DeviceStatus(True) for index in range(torch.cuda.device_count())}
+
+
+def open_device(device: str, runtime: str, threads: int) -> torch.device:
+    """The torch device, once it is known to work.
+
+    ``threads`` is set for the whole process: torch has one pool for all its sessions.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependencyError("torch")
+    import torch
+
+    index = device_index(device, runtime, torch_devices())
+    torch.set_num_threads(threads)
+    return torch.device("cpu") if index is None else torch.device("cuda", index)
+
+
+class TorchSession(Session):
+    """A module that maps one float32 tensor to one, on one device."""
+
+    def __init__(
+        self, artifact: Artifact, module: torch.nn.Module, device: torch.device, threads: int
+    ) -> None:
+        manifest = artifact.require_manifest()
+        super().__init__(
+            artifact, inputs=(manifest.input,), outputs=(manifest.output,), device=str(device), threads=threads
+        )
+        self._module: torch.nn.Module | None = module
+        self._torch_device = device
+
+    def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        import torch
+
+        assert self._module is not None  # noqa: S101 - run() has refused a closed session
+        (image,) = feeds.values()
+        try:
+            with torch.inference_mode():
+                logits = self._module(torch.from_numpy(image).to(self._torch_device))
+                return {self.outputs[0].name: logits.cpu().numpy()}
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"torch could not run {self.artifact.path} on a batch of shape {image.shape}: {error}"
+            ) from error
+
+    def synchronize(self) -> None:
+        """Wait for the GPU; a CPU has nothing to wait for."""
+        import torch
+
+        if self._torch_device.type == "cuda":
+            torch.cuda.synchronize(self._torch_device)
+
+    def close(self) -> None:
+        """Drop the module, and with it its memory."""
+        super().close()
+        self._module = None

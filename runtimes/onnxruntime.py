@@ -1,0 +1,199 @@
+"""ONNX Runtime, on its CPU and CUDA execution providers.
+
+Left to itself ONNX Runtime runs on the CPU, with a line in a log, what it cannot run on the GPU. Here
+every node's placement is read back after a session is made, and one node elsewhere is an error.
+
+Source: onnxruntime_session_options_config_keys.h, session.disable_cpu_ep_fallback and
+session.record_ep_graph_assignment_info.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
+from cnndeploy.machine import cuda_driver
+from cnndeploy.runtimes import Arrays, DeviceStatus, Session, device_index
+from cnndeploy.specs import TensorSpec
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(uint8)": "uint8",
+    "tensor(int64)": "int64",
+}
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+# The smallest model that computes, y = Relu(x) with x float32 (1,), opset 13: shows whether a provider runs.
+_PROBE = (
+    b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02'
+    b"\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+
+
+class OnnxRuntimeSession(Session):
+    """An InferenceSession whose every node was seen to be on the device asked for."""
+
+    def __init__(self, artifact: Artifact, session: ort.InferenceSession, device: str, threads: int) -> None:
+        super().__init__(
+            artifact,
+            inputs=tuple(map(_spec, session.get_inputs())),
+            outputs=tuple(map(_spec, session.get_outputs())),
+            device=device,
+            threads=threads,
+        )
+        self._session = session
+        self._placement = _placement(session)
+        self._output_names = [spec.name for spec in self.outputs]
+
+    def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        try:
+            return dict(zip(self._output_names, self._session.run(self._output_names, feeds), strict=True))
+        except _ort_errors() as error:
+            shapes = {name: array.shape for name, array in feeds.items()}
+            raise ArtifactError(
+                f"ONNX Runtime could not run {self.artifact.path} on inputs of shape {shapes}: {error}"
+            ) from error
+
+    def placement(self) -> dict[str, str]:
+        """Node name to execution provider, as ONNX Runtime assigned them."""
+        return dict(self._placement)
+
+    def close(self) -> None:
+        """Drop the InferenceSession, and with it its memory and threads."""
+        super().close()
+        self._session = None
+
+
+class OnnxRuntimeRuntime:
+    """Opens ONNX files, ours or anybody's."""
+
+    formats = ("onnx",)
+
+    def devices(self) -> dict[str, DeviceStatus]:
+        """The CPU, and each GPU that the CUDA execution provider really runs on."""
+        if importlib.util.find_spec("onnxruntime") is None:
+            return {"cpu": DeviceStatus(False, str(MissingDependencyError("onnxruntime")))}
+        return {"cpu": DeviceStatus(True)} | _cuda_devices()
+
+    def open(self, artifact: Artifact, *, device: str, threads: int) -> OnnxRuntimeSession:
+        """Make a session with the one provider asked for, and prove that it got every node."""
+        _import()
+        index = None if device == "cpu" else device_index(device, "onnxruntime", self.devices())
+        try:
+            session = _session(str(artifact.path), index, threads)
+        except _ort_errors() as error:
+            if index is not None:
+                raise DeviceUnavailableError(
+                    f"ONNX Runtime cannot run all of {artifact.path} on {device}: {error}. "
+                    "Nothing was run on another device instead."
+                ) from error
+            raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {error}") from error
+        opened = OnnxRuntimeSession(artifact, session, device, threads)
+        wanted = _CPU if index is None else _CUDA
+        elsewhere = [node for node, provider in opened.placement().items() if provider != wanted]
+        if elsewhere or session.get_providers()[0] != wanted:
+            raise DeviceUnavailableError(
+                f"ONNX Runtime put {len(elsewhere)} nodes of {artifact.path} elsewhere than on {device}: "
+                f"{', '.join(elsewhere[:5])}. Use --device cpu, or a runtime build that has these operators."
+            )
+        return opened
+
+
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError("onnxruntime") from error
+    return onnxruntime
+
+
+def _session(model: str | bytes, cuda_index: int | None, threads: int) -> Any:
+    """An InferenceSession on one provider that may not hand nodes to another."""
+    ort = _import()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if cuda_index is None:
+        return ort.InferenceSession(model, options, providers=[_CPU])
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # TF32 keeps 10 bits of a float32's 23-bit mantissa; a float32 model is run in float32
+    provider = (_CUDA, {"device_id": str(cuda_index), "use_tf32": "0"})
+    return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
+
+
+@cache
+def _cuda_devices() -> dict[str, DeviceStatus]:
+    ort = _import()
+    driver = cuda_driver()
+    if _CUDA not in ort.get_available_providers():
+        reason = (
+            "the installed onnxruntime is built without CUDA; "
+            "pip uninstall onnxruntime, then pip install 'cnndeploy[gpu]'"
+        )
+        return {"cuda": DeviceStatus(False, reason)}
+    if not driver.gpus:
+        return {"cuda": DeviceStatus(False, driver.reason)}
+    with contextlib.suppress(Exception):  # finds the CUDA libraries that torch or nvidia packages brought
+        ort.preload_dlls()
+    return {f"cuda:{index}": _probe(index) for index in range(len(driver.gpus))}
+
+
+def _probe(index: int) -> DeviceStatus:
+    """Whether the smallest model runs on a GPU."""
+    try:
+        with _quiet():
+            session = _session(_PROBE, index, 1)
+    except _ort_errors() as error:
+        reason = f"the CUDA execution provider does not start; are CUDA and cuDNN installed? ({error})"
+        return DeviceStatus(False, reason)
+    usable = session.get_providers()[0] == _CUDA
+    return DeviceStatus(usable, "" if usable else "the CUDA execution provider does not start")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime logs a failed provider to stderr; here that is an answer, not a fault."""
+    ort = _import()
+    ort.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        ort.set_default_logger_severity(2)
+
+
+def _placement(session: Any) -> dict[str, str]:
+    placed: dict[str, str] = {}
+    for subgraph in session.get_provider_graph_assignment_info():
+        for node in subgraph.get_nodes():
+            name = node.name or node.op_type
+            placed[name if name not in placed else f"{name} #{len(placed)}"] = subgraph.ep_name
+    return placed
+
+
+def _ort_errors() -> tuple[type[Exception], ...]:
+    """ONNX Runtime's exceptions have no base class of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    return (*own, RuntimeError, ValueError)
+
+
+def _spec(argument: Any) -> TensorSpec:
+    shape = tuple(axis if isinstance(axis, int) else str(axis or "unknown") for axis in argument.shape)
+    return TensorSpec(argument.name, _DTYPES.get(argument.type, argument.type), shape)
+
+
+RUNTIME = OnnxRuntimeRuntime()
