@@ -101,5 +101,5 @@ class NotEquivalentError(CnndeployError):
     exit_code = 3
 
     def __init__(self, report: EquivalenceReport) -> None:
-        super().__init__(f"{report.artifact_path} is not equivalent: {'; '.join(report.reasons)}")
+        super().__init__(f"{report.artifact.path} is not equivalent: {'; '.join(report.reasons)}")
         self.report = report

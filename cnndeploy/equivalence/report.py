@@ -1,0 +1,77 @@
+"""EquivalenceReport: the verdict and its figures, JSON both ways."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cnndeploy.equivalence.comparison import Tolerance
+from cnndeploy.errors import NotEquivalentError
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """A file by name and content."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class EquivalenceReport:
+    """What verification found.
+
+    Errors are of logits: ``max_abs_error`` in logits, ``max_rel_error`` relative to the largest logit of the
+    same image. ``top1_agreement`` is the share of ``images`` given the same label. ``reasons`` is empty
+    exactly where the two are equivalent.
+    """
+
+    artifact: FileIdentity
+    against: FileIdentity
+    runtime: str
+    device: str
+    threads: int
+    images: int
+    batch_sizes: tuple[int, ...]
+    max_abs_error: float
+    max_rel_error: float
+    top1_agreement: float
+    tolerance: Tolerance
+    reasons: tuple[str, ...]
+
+    @property
+    def equivalent(self) -> bool:
+        """Whether something was compared and nothing speaks against it."""
+        return self.images > 0 and not self.reasons
+
+    def require(self) -> None:
+        """Raise NotEquivalentError, carrying this report, unless the two are equivalent."""
+        if not self.equivalent:
+            raise NotEquivalentError(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; a figure that is not finite becomes None, because JSON has no such number."""
+        values = {"equivalent": self.equivalent, **asdict(self)}
+        for name in ("max_abs_error", "max_rel_error"):
+            values[name] = values[name] if math.isfinite(values[name]) else None
+        return values
+
+    @classmethod
+    def from_json(cls, text: str) -> EquivalenceReport:
+        """Read the JSON of :meth:`to_dict`."""
+        values = json.loads(text)
+        del values["equivalent"]
+        for name in ("max_abs_error", "max_rel_error"):
+            values[name] = math.inf if values[name] is None else values[name]
+        return cls(
+            **{
+                **values,
+                "artifact": FileIdentity(**values["artifact"]),
+                "against": FileIdentity(**values["against"]),
+                "tolerance": Tolerance(**values["tolerance"]),
+                "batch_sizes": tuple(values["batch_sizes"]),
+                "reasons": tuple(values["reasons"]),
+            }
+        )
