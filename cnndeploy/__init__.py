@@ -35,7 +35,7 @@ _MODULE_OF = {
     "verify": "cnndeploy.equivalence",
 }
 
-__all__ = [  # noqa: RUF022 - in the order of _MODULE_OF, which a test holds them to
+__all__ = [
     "Artifact",
     "BenchmarkReport",
     "Classifier",

@@ -127,7 +127,9 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
             if max(image.size) > _MAX_SIDE:
-                raise DataError(f"{path} is {image.size[0]} x {image.size[1]}; at most {_MAX_SIDE} a side are taken")
+                raise DataError(
+                    f"{path} is {image.size[0]} x {image.size[1]}; at most {_MAX_SIDE} a side are taken"
+                )
             if image.mode.startswith(("I", "F")):
                 raise DataError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
             return np.asarray(image.convert("L"))

@@ -82,7 +82,9 @@ class Images:
         if count is None:
             return self
         if not 0 < count <= len(self):
-            raise DataError(f"{count} images were asked for; the split has {len(self)}, so ask for 1 to {len(self)}")
+            raise DataError(
+                f"{count} images were asked for; the split has {len(self)}, so ask for 1 to {len(self)}"
+            )
         return Images(self.images[:count], self.labels[:count], self.sha256)
 
 
@@ -152,7 +154,9 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress | Non
     try:
         raw.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"cannot make the folder {raw}: {error.strerror}. Choose another with --data-dir.") from error
+        raise DataError(
+            f"cannot make the folder {raw}: {error.strerror}. Choose another with --data-dir."
+        ) from error
     refusals = []
     for label, source in _sources(data_folder(folder)):
         try:

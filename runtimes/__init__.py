@@ -74,7 +74,9 @@ class Session(ABC):
         for spec in self.inputs:
             array = feeds.get(spec.name)
             if array is None:
-                raise InputMismatchError(f"input {spec.name!r} is missing; expected {spec}, got {sorted(feeds)}")
+                raise InputMismatchError(
+                    f"input {spec.name!r} is missing; expected {spec}, got {sorted(feeds)}"
+                )
             if not spec.accepts(array):
                 raise InputMismatchError(
                     f"input {spec.name!r}: expected {spec}, got {TensorSpec('', str(array.dtype), array.shape)}"

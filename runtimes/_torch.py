@@ -54,7 +54,11 @@ class TorchSession(Session):
     ) -> None:
         manifest = artifact.require_manifest()
         super().__init__(
-            artifact, inputs=(manifest.input,), outputs=(manifest.output,), device=str(device), threads=threads
+            artifact,
+            inputs=(manifest.input,),
+            outputs=(manifest.output,),
+            device=str(device),
+            threads=threads,
         )
         self._module: torch.nn.Module | None = module
         self._torch_device = device

@@ -187,7 +187,9 @@ def _ort_errors() -> tuple[type[Exception], ...]:
     """ONNX Runtime's exceptions have no base class of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    own = (value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception))
+    own = (
+        value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)
+    )
     return (*own, RuntimeError, ValueError)
 
 

@@ -10,7 +10,9 @@ from cnndeploy.specs import Preprocessing
 from cnndeploy.training.recipe import Recipe
 
 
-def nin_block(channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Sequential:
+def nin_block(
+    channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0
+) -> nn.Sequential:
     """A convolution and two 1x1 convolutions, each with ReLU."""
     return nn.Sequential(
         nn.Conv2d(channels, width, kernel_size, stride, padding),

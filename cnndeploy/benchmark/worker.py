@@ -23,7 +23,9 @@ def main(path: str, runtime: str, device: str, threads: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not end up among the answers
     try:
-        with open_session(Artifact.open(path), runtime=runtime, device=device, threads=int(threads)) as session:
+        with open_session(
+            Artifact.open(path), runtime=runtime, device=device, threads=int(threads)
+        ) as session:
             _send(answers, {"device": session.device})
             for line in sys.stdin:
                 request = json.loads(line)
@@ -49,10 +51,13 @@ def _feeds(session: Session, batch_size: int) -> dict[str, NDArray[Any]]:
     random = np.random.default_rng(0)
     try:
         return {
-            spec.name: random.random(spec.with_batch(batch_size)).astype(spec.dtype) for spec in session.inputs
+            spec.name: random.random(spec.with_batch(batch_size)).astype(spec.dtype)
+            for spec in session.inputs
         }
     except (ValueError, TypeError) as error:
-        raise BenchmarkError(f"{session.artifact.path} cannot be fed a batch of {batch_size}: {error}") from error
+        raise BenchmarkError(
+            f"{session.artifact.path} cannot be fed a batch of {batch_size}: {error}"
+        ) from error
 
 
 def _send(answers: TextIO, message: dict[str, Any]) -> None:

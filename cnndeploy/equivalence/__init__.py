@@ -122,7 +122,9 @@ def _compare(
     for batch in _batches(images, BATCH_SIZES):
         image = manifest.preprocessing(batch)
         parts = range(0, len(image), REFERENCE_BATCH)
-        expected = np.concatenate([reference.run({name: image[i : i + REFERENCE_BATCH]})[output] for i in parts])
+        expected = np.concatenate(
+            [reference.run({name: image[i : i + REFERENCE_BATCH]})[output] for i in parts]
+        )
         try:
             actual = candidate.run({name: image})[output]
         except (ArtifactError, InputMismatchError) as error:

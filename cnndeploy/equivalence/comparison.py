@@ -44,7 +44,7 @@ class Comparison:
             )
         for side, logits in (("the checkpoint", expected), ("the artifact", actual)):
             if not np.isfinite(logits).all():
-                return f"{side} gives NaN or infinite logits, first in images {self.images} to {self.images + batch - 1}"
+                return f"{side} gives NaN or infinite logits within images {self.images} to {self.images + batch - 1}"
         error = np.abs(actual.astype(np.float64) - expected).max(axis=1)  # (batch,)
         scale = np.abs(expected).max(axis=1).astype(np.float64)  # (batch,)
         beyond = error > self.tolerance.absolute + self.tolerance.relative * scale

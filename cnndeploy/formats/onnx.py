@@ -11,18 +11,21 @@ from __future__ import annotations
 import mmap
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cnndeploy.errors import ArtifactError
-from cnndeploy.specs import Manifest
+from cnndeploy.specs import Manifest, TensorSpec
 
 MANIFEST_KEY = "cnndeploy.manifest"
 
 _MODEL_IR_VERSION, _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA = 1, 2, 7, 8, 14
-_GRAPH_NODE, _NODE_OP_TYPE = 1, 4
+_GRAPH_NODE, _GRAPH_INPUT, _GRAPH_OUTPUT, _NODE_OP_TYPE = 1, 11, 12, 4
+# TensorProto.DataType
+_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-_Message = memoryview
+_Message = memoryview | bytes
 
 
 class OnnxFormat:
@@ -50,19 +53,19 @@ class OnnxFormat:
         return None
 
     def describe(self, path: Path) -> dict[str, Any]:
-        """IR version, opset of each domain, producer and operator counts."""
+        """IR version, opset of each domain, producer, operator counts, the graph's inputs and outputs."""
         with _Model(path) as model:
             top = dict(_fields(model))
-            operators: Counter[str] = Counter()
-            for graph in _messages(model, _MODEL_GRAPH):
-                for node in _messages(graph, _GRAPH_NODE):
-                    operators[bytes(dict(_fields(node)).get(_NODE_OP_TYPE, b"")).decode()] += 1
+            graph = top[_MODEL_GRAPH]
+            operators = Counter(_text(node, _NODE_OP_TYPE) for node in _messages(graph, _GRAPH_NODE))
             opsets = (dict(_fields(entry)) for entry in _messages(model, _MODEL_OPSET))
             return {
                 "ir_version": top.get(_MODEL_IR_VERSION),
                 "opset": {bytes(entry.get(1, b"")).decode() or "ai.onnx": entry.get(2) for entry in opsets},
-                "producer": bytes(top.get(_MODEL_PRODUCER, b"")).decode(),
+                "producer": _text(model, _MODEL_PRODUCER),
                 "operators": dict(sorted(operators.items())),
+                "inputs": [asdict(_value_info(value)) for value in _messages(graph, _GRAPH_INPUT)],
+                "outputs": [asdict(_value_info(value)) for value in _messages(graph, _GRAPH_OUTPUT)],
             }
 
 
@@ -82,6 +85,18 @@ class _Model:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _value_info(value: _Message) -> TensorSpec:
+    """ValueInfoProto: name 1, type 2; TypeProto.tensor_type 1; elem_type 1, shape 2; dim 1; value 1, name 2."""
+    tensor = dict(_fields(dict(_fields(dict(_fields(value)).get(2, b"")))[1]))
+    axes = [dict(_fields(dim)) for dim in _messages(tensor.get(2, b""), 1)]
+    shape = tuple(axis[1] if 1 in axis else bytes(axis.get(2, b"unknown")).decode() for axis in axes)
+    return TensorSpec(_text(value, 1), _DTYPES.get(tensor.get(1, 0), "other"), shape)
+
+
+def _text(message: _Message, wanted: int) -> str:
+    return next((bytes(value).decode() for value in _messages(message, wanted)), "")
 
 
 def _messages(message: _Message, wanted: int) -> Iterator[_Message]:

@@ -34,9 +34,7 @@ class Checkpoint:
     sha256: str | None = None
 
     @classmethod
-    def of(
-        cls, name: str, network: torch.nn.Module, training: Mapping[str, Any] | None = None
-    ) -> Self:
+    def of(cls, name: str, network: torch.nn.Module, training: Mapping[str, Any] | None = None) -> Self:
         """The present weights of a network of the architecture ``name``."""
         weights = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
         return cls(weights, manifest_of(name, registry.get("architectures", name), training or {}))
@@ -56,7 +54,9 @@ class Checkpoint:
         """
         artifact = Artifact.open(path)
         if artifact.format != "checkpoint":
-            raise CheckpointError(f"{path} is {artifact.format}, not a checkpoint. Make one with: cnndeploy train")
+            raise CheckpointError(
+                f"{path} is {artifact.format}, not a checkpoint. Make one with: cnndeploy train"
+            )
         manifest = artifact.require_manifest()
         try:
             weights = torch.load(Path(path), map_location="cpu", weights_only=True)[WEIGHTS_KEY]

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cnndeploy.machine import usable_cpus
 from cnndeploy.runtimes._torch import open_device
 from cnndeploy.specs import Preprocessing
 from cnndeploy.training.checkpoint import Checkpoint, initialised
+from cnndeploy.training.recipe import Recipe
 
 _EVALUATION_BATCH = 256
 
@@ -92,9 +93,13 @@ def train(
         TrainingError: The loss became infinite or NaN.
         ArtifactError: ``output`` cannot be written; found out before training.
     """
-    chosen = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     design = registry.get("architectures", architecture)
-    recipe = replace(design.recipe, **{name: value for name, value in chosen.items() if value is not None})
+    default = design.recipe
+    recipe = Recipe(
+        epochs=default.epochs if epochs is None else epochs,
+        batch_size=batch_size or default.batch_size,
+        learning_rate=learning_rate or default.learning_rate,
+    )
     threads = threads or usable_cpus()
     torch_device = open_device(device, "training", threads)
     training_set = data.load("train", data_dir).first(limit)

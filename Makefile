@@ -1,0 +1,44 @@
+# The README's commands. Every target sets the project up first; the second time that takes no time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# onnxruntime-gpu, which also runs on the CPU, has wheels for Linux on x86-64 only (of what make runs on).
+RUNTIME := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cpu)
+
+.PHONY: help setup demo test lint clean
+
+help:
+	@echo "make demo    train, export, verify, measure, and leave a report in cnndeploy-demo/"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff and mypy --strict"
+	@echo "make setup   install into $(VENV), which the others do by themselves"
+	@echo "make clean   remove everything that make made"
+
+setup: $(VENV)/.stamp
+
+$(VENV)/.stamp: pyproject.toml constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "cnndeploy needs Python 3.11 or newer; say which with: make PYTHON=python3.11"; exit 1; }
+	@echo "Setting up $(VENV) (once, some minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.[torch,$(RUNTIME),dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/cnndeploy demo --output cnndeploy-demo
+
+test: setup
+	@$(BIN)/python -m pytest
+
+# Type checkers need the folders where their import names say they are.
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@rm -rf build/typing && mkdir -p build/typing/cnndeploy
+	@ln -s $(CURDIR)/cnndeploy/* $(CURDIR)/exporters $(CURDIR)/runtimes build/typing/cnndeploy/
+	@cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p cnndeploy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info cnndeploy-demo .mypy_cache .pytest_cache .ruff_cache
+	find cnndeploy exporters runtimes tests -name __pycache__ -prune -exec rm -rf {} +

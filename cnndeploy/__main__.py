@@ -1,0 +1,5 @@
+"""``python -m cnndeploy`` is the command ``cnndeploy``."""
+
+from cnndeploy.cli import main
+
+main()

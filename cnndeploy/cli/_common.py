@@ -1,0 +1,100 @@
+"""What several commands share: options, JSON output, progress bars."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from cnndeploy import registry
+from cnndeploy.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PATH = click.Path(path_type=Path)
+POSITIVE = click.IntRange(min=1)
+
+device_option = click.option(
+    "--device", default="cpu", show_default=True, metavar="cpu|cuda[:N]", help="Never another than asked for."
+)
+threads_option = click.option("--threads", type=POSITIVE, help="CPU threads.  [default: all usable CPUs]")
+data_dir_option = click.option(
+    "--data-dir", type=PATH, help="Folder of the data set.  [default: $CNNDEPLOY_DATA, else the cache folder]"
+)
+json_file_option = click.option(
+    "--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output."
+)
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class Update(Protocol):
+    """Moves a progress bar; ``total`` is 0 where it is unknown."""
+
+    def __call__(self, done: int, total: int, text: str = ..., /) -> None: ...
+
+
+class RegisteredName(click.ParamType[str]):
+    """A name that the registry knows; the nearest one is suggested for another."""
+
+    def __init__(self, kind: registry.Kind) -> None:
+        self.kind = kind
+        self.name = kind.removesuffix("s")
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """The known names."""
+        del ctx
+        names = "|".join(registry.names(self.kind))
+        return f"{{{names}}}" if isinstance(param, click.Argument) else f"[{names}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name itself."""
+        if value not in registry.names(self.kind):
+            self.fail(str(UnknownNameError(self.name, value, registry.names(self.kind))), param, ctx)
+        return str(value)
+
+
+def print_json(values: Any) -> None:
+    """Print JSON on standard output."""
+    click.echo(json.dumps(values, indent=2))
+
+
+def write_json(target: str, values: Any) -> None:
+    """Write JSON to a file, whole or not at all, or to standard output for ``-``."""
+    from cnndeploy.artifact import write_file
+
+    if target == "-":
+        print_json(values)
+    else:
+        write_file(target, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def console_for(json_file: str | None = None) -> Console:
+    """Where tables go: standard output, unless JSON goes there."""
+    from rich.console import Console
+
+    # Without a terminal rich assumes 80 columns and cuts; a log has no width.
+    width = None if sys.stdout.isatty() else 120
+    return Console(stderr=json_file == "-", highlight=False, width=width)
+
+
+@contextlib.contextmanager
+def progress_bar(description: str) -> Iterator[Update]:
+    """A bar on standard error, gone when done; call what it gives with done, total and a text."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=None)
+
+        def update(done: int, total: int, text: str = description) -> None:
+            progress.update(task, completed=done, total=total or None, description=escape(text))
+
+        yield update

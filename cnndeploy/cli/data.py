@@ -1,0 +1,73 @@
+"""``cnndeploy data``: find, fetch and describe Fashion-MNIST."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cnndeploy.cli._common import data_dir_option, json_flag, print_json, progress_bar
+
+
+@click.group()
+def command() -> None:
+    """Find or fetch the data set, Fashion-MNIST."""
+
+
+@command.command()
+@data_dir_option
+def fetch(data_dir: Path | None) -> None:
+    """Make sure the data set is there, whole.
+
+    Looks in the data folder, the folder of Debian's package dataset-fashion-mnist, torchvision's mirror, and
+    the package itself by apt-get download. Every file's SHA-256 is checked.
+
+    \b
+    Example:
+      cnndeploy data fetch
+    """
+    from cnndeploy import data
+
+    with progress_bar("Fashion-MNIST") as update:
+        origin = data.fetch(data_dir, progress=lambda name, done, total: update(done, total, name))
+    click.echo(f"Fashion-MNIST: {origin}")
+    click.echo(f"Folder: {data.data_folder(data_dir)}")
+
+
+@command.command()
+@data_dir_option
+@json_flag
+def info(data_dir: Path | None, as_json: bool) -> None:
+    """Print where the data set is and what is in it.
+
+    \b
+    Example:
+      cnndeploy data info --json
+    """
+    from cnndeploy import data
+
+    files = data.status(data_dir)
+    complete = all(state == "ok" for state in files.values())
+    counts = (
+        {"train": len(data.load("train", data_dir)), "test": len(data.load("test", data_dir))}
+        if complete
+        else {}
+    )
+    facts = {
+        "folder": str(data.data_folder(data_dir)),
+        "files": files,
+        "images": counts,
+        "image_size": [data.IMAGE_SIZE, data.IMAGE_SIZE],
+        "labels": list(data.LABELS),
+    }
+    if as_json:
+        print_json(facts)
+        return
+    click.echo(f"Folder: {facts['folder']}")
+    for name, state in files.items():
+        click.echo(f"  {name}: {state}")
+    if complete:
+        click.echo(f"Images: {counts['train']:,} to train, {counts['test']:,} to test, uint8, 28 x 28")
+        click.echo(f"Labels: {', '.join(data.LABELS)}")
+    else:
+        click.echo("Get what is missing with: cnndeploy data fetch")

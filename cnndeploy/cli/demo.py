@@ -1,0 +1,125 @@
+"""``cnndeploy demo``: the whole way, from the data set to a verified, measured deployment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cnndeploy import registry
+from cnndeploy.cli._common import (
+    PATH,
+    POSITIVE,
+    RegisteredName,
+    console_for,
+    data_dir_option,
+    progress_bar,
+    write_json,
+)
+from cnndeploy.cli.train import describe_epoch, run_training
+
+if TYPE_CHECKING:
+    from cnndeploy.artifact import Artifact
+    from cnndeploy.benchmark.report import BenchmarkReport
+    from cnndeploy.equivalence.report import EquivalenceReport
+
+_BATCH_SIZES = (1, 64)
+
+
+@click.command()
+@click.option("--architecture", type=RegisteredName("architectures"), default="lenet", show_default=True)
+@click.option(
+    "--output", type=PATH, default=Path("cnndeploy-demo"), show_default=True, help="Folder for all files."
+)
+@click.option("--epochs", type=POSITIVE, help="[default: the recipe's]")
+@click.option(
+    "--limit", type=POSITIVE, help="Use only the first N images of each split, for a large network."
+)
+@data_dir_option
+def command(
+    architecture: str, output: Path, epochs: int | None, limit: int | None, data_dir: Path | None
+) -> None:
+    """Fetch the data, train, export, verify, measure, and leave a report.
+
+    \b
+    Example:
+      cnndeploy demo --architecture lenet --output cnndeploy-demo
+    """
+    from cnndeploy.artifact import Artifact, write_file
+    from cnndeploy.exporters import export
+    from cnndeploy.report.page import render
+
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoint = output / f"{architecture}.pt"
+
+    _heading(1, "Data")
+    _fetch(data_dir)
+    _heading(2, "Train")
+    run_training(
+        architecture,
+        checkpoint,
+        lambda epoch: click.echo(describe_epoch(epoch)),
+        epochs=epochs,
+        limit=limit,
+        data_dir=data_dir,
+    )
+    _heading(3, "Export")
+    exported = []
+    for name in registry.names("exporters"):
+        exported.append(export(checkpoint, name))
+        click.echo(f"Wrote {exported[-1].path}")
+    _heading(4, "Verify")
+    reports = _verify(exported, checkpoint, limit, data_dir)
+    _heading(5, "Measure")
+    timings = _measure([checkpoint, *(artifact.path for artifact in exported)], output / "bench.json")
+    _heading(6, "Report")
+    page = output / "report.html"
+    write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings).encode())
+    click.echo(f"Open {page}")
+    for report in reports:
+        report.require()
+
+
+def _heading(number: int, step: str) -> None:
+    click.secho(f"\n[{number}/6] {step}", bold=True)
+
+
+def _fetch(data_dir: Path | None) -> None:
+    from cnndeploy import data
+
+    with progress_bar("Fashion-MNIST") as update:
+        origin = data.fetch(data_dir, progress=lambda name, done, total: update(done, total, name))
+    click.echo(f"Fashion-MNIST: {origin}")
+
+
+def _verify(
+    exported: list[Artifact], checkpoint: Path, limit: int | None, data_dir: Path | None
+) -> list[EquivalenceReport]:
+    from cnndeploy import data
+    from cnndeploy.equivalence import verify
+    from cnndeploy.report.tables import equivalence_table
+
+    images = min(limit, len(data.load("test", data_dir))) if limit else None
+    reports = []
+    for artifact in exported:
+        with progress_bar(f"Verifying {artifact.path.name}") as update:
+            reports.append(verify(artifact, checkpoint, images=images, data_dir=data_dir, on_batch=update))
+        write_json(f"{artifact.path}.verify.json", reports[-1].to_dict())
+    console_for().print(equivalence_table(reports))
+    return reports
+
+
+def _measure(targets: list[Path], json_file: Path) -> BenchmarkReport:
+    from cnndeploy.benchmark import bench
+    from cnndeploy.report.tables import benchmark_table
+
+    with progress_bar("Starting") as update:
+        timings = bench(
+            targets,
+            batch_sizes=_BATCH_SIZES,
+            on_progress=lambda label, done, total: update(done, total, f"Timing {label}"),
+        )
+    write_json(str(json_file), timings.to_dict())
+    console_for().print(benchmark_table(timings))
+    return timings

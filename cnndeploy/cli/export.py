@@ -1,0 +1,39 @@
+"""``cnndeploy export``: write a checkpoint as self-contained files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cnndeploy import registry
+from cnndeploy.cli._common import PATH, RegisteredName
+
+
+@click.command()
+@click.argument("checkpoint", type=PATH)
+@click.option(
+    "--format", "formats", type=RegisteredName("exporters"), multiple=True, help="Repeatable.  [default: all]"
+)
+@click.option("--output-dir", type=PATH, help="[default: beside the checkpoint]")
+@click.option("--opset", type=int, help="ONNX opset, 18 to 23.  [default: 20]")
+def command(checkpoint: Path, formats: tuple[str, ...], output_dir: Path | None, opset: int | None) -> None:
+    """Export a checkpoint to self-contained files, each checked after it was saved.
+
+    \b
+    Example:
+      cnndeploy export lenet.pt --format onnx --format torchscript
+    """
+    from cnndeploy.exporters import export
+
+    chosen = dict.fromkeys(formats or registry.names("exporters"))
+    exporters = {name: registry.get("exporters", name) for name in chosen}
+    if opset is not None and not any("opset" in exporter.options for exporter in exporters.values()):
+        raise click.UsageError(f"--opset does not apply to {', '.join(exporters)}")
+    if output_dir is not None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    for name, exporter in exporters.items():
+        folder = output_dir or checkpoint.parent
+        artifact = export(checkpoint, name, folder / f"{checkpoint.stem}{exporter.suffix}", opset=opset)
+        size = artifact.path.stat().st_size
+        click.echo(f"Wrote {artifact.path}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}")

@@ -1,0 +1,56 @@
+"""``cnndeploy list``: what there is, and what works on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cnndeploy import registry
+from cnndeploy.cli._common import console_for, json_flag, print_json
+from cnndeploy.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from cnndeploy.runtimes import DeviceStatus
+
+
+@click.command()
+@json_flag
+def command(as_json: bool) -> None:
+    """List architectures, exporters and runtimes, and which devices work here.
+
+    \b
+    Example:
+      cnndeploy list --json
+    """
+    runtimes = {name: _devices(name) for name in registry.names("runtimes")}
+    facts: dict[str, Any] = {
+        "architectures": registry.names("architectures"),
+        "exporters": registry.names("exporters"),
+        "runtimes": {
+            runtime: {
+                "devices": {name: {"usable": s.usable, "reason": s.reason} for name, s in devices.items()}
+            }
+            for runtime, devices in runtimes.items()
+        },
+    }
+    if as_json:
+        print_json(facts)
+        return
+    console = console_for()
+    console.print(f"Architectures: {', '.join(facts['architectures'])}")
+    console.print(f"Exporters: {', '.join(facts['exporters'])}")
+    console.print("Runtimes:")
+    for runtime, devices in runtimes.items():
+        for name, status in devices.items():
+            answer = "usable" if status.usable else f"not usable: {status.reason}"
+            console.print(f"  {runtime} on {name}: {answer}", markup=False)
+
+
+def _devices(runtime: str) -> dict[str, DeviceStatus]:
+    from cnndeploy.runtimes import DeviceStatus
+
+    try:
+        return registry.get("runtimes", runtime).devices()
+    except MissingDependencyError as error:  # a third party's runtime whose package is gone
+        return {"cpu": DeviceStatus(False, str(error))}

@@ -1,0 +1,73 @@
+"""``cnndeploy verify``: does an exported file compute what its checkpoint computes?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cnndeploy.cli._common import (
+    PATH,
+    POSITIVE,
+    RegisteredName,
+    console_for,
+    data_dir_option,
+    device_option,
+    json_file_option,
+    progress_bar,
+    threads_option,
+    write_json,
+)
+from cnndeploy.errors import CnndeployError
+
+
+@click.command()
+@click.argument("artifact", type=PATH)
+@click.option("--against", type=PATH, required=True, help="The checkpoint it was exported from.")
+@click.option("--runtime", type=RegisteredName("runtimes"), help="[default: the first that opens the format]")
+@device_option
+@threads_option
+@click.option("--images", type=POSITIVE, help="Use the first N test images.  [default: all 10,000]")
+@data_dir_option
+@json_file_option
+def command(
+    artifact: Path,
+    against: Path,
+    runtime: str | None,
+    device: str,
+    threads: int | None,
+    images: int | None,
+    data_dir: Path | None,
+    json_file: str | None,
+) -> None:
+    """Verify an exported file against its checkpoint on real test images.
+
+    Exits with 0 if the two are equivalent and with 3 if not.
+
+    \b
+    Example:
+      cnndeploy verify lenet.onnx --against lenet.pt
+    """
+    from cnndeploy.equivalence import verify
+    from cnndeploy.report.tables import equivalence_table
+
+    try:
+        with progress_bar(f"Verifying {artifact.name}") as update:
+            report = verify(
+                artifact,
+                against,
+                runtime=runtime,
+                device=device,
+                threads=threads,
+                images=images,
+                data_dir=data_dir,
+                on_batch=update,
+            )
+    except CnndeployError as error:
+        if json_file:  # a report of an earlier pass must not outlive a verification that could not be done
+            write_json(json_file, {"equivalent": False, "reasons": [str(error)]})
+        raise
+    if json_file:
+        write_json(json_file, report.to_dict())
+    console_for(json_file).print(equivalence_table([report]))
+    report.require()

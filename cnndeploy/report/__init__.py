@@ -1,0 +1,1 @@
+"""Reports: tables for a terminal, one HTML page for people."""

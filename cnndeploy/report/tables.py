@@ -1,0 +1,102 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from cnndeploy.benchmark.report import BenchmarkReport
+from cnndeploy.equivalence.report import EquivalenceReport
+from cnndeploy.report.units import duration, machine_line, size
+from cnndeploy.specs import Manifest
+
+
+def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
+    """Verdict and figures, a column for each artifact."""
+    table = Table(title="Equivalence with eager PyTorch", title_justify="left")
+    table.add_column("")
+    for report in reports:
+        table.add_column(report.artifact.path, overflow="fold")
+    rows: dict[str, Callable[[EquivalenceReport], str | Text]] = {
+        "equivalent": lambda r: Text("yes", "green") if r.equivalent else Text("NO", "bold red"),
+        "against": lambda r: r.against.path,
+        "runtime": lambda r: f"{r.runtime} on {r.device}, {r.threads} threads",
+        "images": lambda r: f"{r.images:,}",
+        "batch sizes": lambda r: ", ".join(map(str, r.batch_sizes)),
+        "max absolute error": lambda r: f"{r.max_abs_error:.3g}",
+        "max relative error": lambda r: f"{r.max_rel_error:.3g} (tolerance {r.tolerance.relative:g})",
+        "top-1 agreement": lambda r: f"{r.top1_agreement:.2%}",
+    }
+    for label, value in rows.items():
+        table.add_row(label, *(value(report) for report in reports))
+    return Group(table)
+
+
+def benchmark_table(report: BenchmarkReport) -> Group:
+    """A row for each result, and the machine below."""
+    table = Table(title="Latency and throughput", title_justify="left")
+    table.add_column("file", overflow="fold")
+    for heading in ("runtime", "device"):
+        table.add_column(heading)
+    for heading in ("threads", "batch", "p50", "p90", "images/s", "times as fast"):
+        table.add_column(heading, justify="right")
+    for result in report.results:
+        table.add_row(
+            result.target,
+            result.runtime,
+            result.device,
+            str(result.threads),
+            str(result.batch_size),
+            duration(result.p50_s),
+            duration(result.p90_s),
+            f"{result.images_per_s:,.0f}",
+            f"{result.ratio:.2f}",
+        )
+    return Group(table, Text(machine_line(report.environment)))
+
+
+def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
+    """What ``cnndeploy inspect`` prints."""
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in facts.items():
+        if key == "bytes":
+            table.add_row("size", f"{value:,} bytes ({size(value)})")
+        elif isinstance(value, Mapping) and key != "manifest":
+            table.add_row(key, ", ".join(f"{name} {count}" for name, count in value.items()) or "none")
+        elif key in ("inputs", "outputs"):
+            specs = (
+                f"{spec['name']}: {spec['dtype']} ({', '.join(map(str, spec['shape']))})" for spec in value
+            )
+            table.add_row(key, "\n".join(specs))
+        elif key != "manifest":
+            table.add_row(key, str(value))
+    if manifest is None:
+        table.add_row("manifest", "none: cnndeploy did not write this file")
+        return Group(table)
+    table.add_section()
+    training, preprocessing = manifest.training, manifest.preprocessing
+    accuracy = training.get("test_accuracy")
+    table.add_row("architecture", manifest.architecture)
+    height, width = preprocessing.size
+    steps = f"uint8 times {preprocessing.scale:.6g}, resized to {height} x {width}"
+    if preprocessing.mean or preprocessing.std != 1:
+        steps += f", minus {preprocessing.mean:g}, divided by {preprocessing.std:g}"
+    table.add_row("preprocessing", steps)
+    table.add_row("labels", ", ".join(manifest.labels))
+    table.add_row(
+        "test accuracy",
+        "untrained" if accuracy is None else f"{accuracy:.4f} on {training['test_images']:,} images",
+    )
+    if recipe := training.get("recipe"):
+        table.add_row(
+            "recipe", ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)
+        )
+    table.add_row("checkpoint", manifest.checkpoint_sha256 or "this file")
+    table.add_row("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items()))
+    return Group(table)
