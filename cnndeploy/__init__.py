@@ -53,7 +53,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'cnndeploy' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    try:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    except ModuleNotFoundError as error:
+        from cnndeploy.errors import missing_dependency
+
+        raise missing_dependency(error) from error
     globals()[name] = value
     return value
 

@@ -63,6 +63,14 @@ class MissingDependencyError(CnndeployError):
         super().__init__(f"The package {package} is not installed. Install it with: {install}")
 
 
+def missing_dependency(error: ModuleNotFoundError) -> MissingDependencyError:
+    """What to raise where an import failed for want of a third-party package; a fault of our own propagates."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "cnndeploy"):
+        raise error
+    return MissingDependencyError(package)
+
+
 class DeviceUnavailableError(CnndeployError):
     """The device asked for does not work on this machine."""
 

@@ -13,7 +13,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from cnndeploy.errors import MissingDependencyError, UnknownNameError
+from cnndeploy.errors import UnknownNameError, missing_dependency
 
 if TYPE_CHECKING:
     from cnndeploy.architectures import Architecture
@@ -52,10 +52,7 @@ def get(kind: Kind, name: str) -> Any:
             return getattr(module, kind.removesuffix("s").upper())
         return _entry_points(kind)[name].load()
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", "cnndeploy"):
-            raise
-        raise MissingDependencyError(package) from error
+        raise missing_dependency(error) from error
 
 
 @cache

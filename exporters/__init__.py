@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cnndeploy import registry
 from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError
 from cnndeploy.machine import versions
 from cnndeploy.specs import Manifest
 
@@ -66,7 +67,10 @@ def export(
     from cnndeploy.training.checkpoint import Checkpoint  # needs torch, which get() has just made sure of
 
     target = Path(path) if path is not None else Path(checkpoint).with_suffix(exporter.suffix)
-    return exporter.export(Checkpoint.load(checkpoint), target, ExportOptions(opset=opset))
+    loaded = Checkpoint.load(checkpoint)
+    if target.exists() and target.samefile(checkpoint):
+        raise ArtifactError(f"{target} is the checkpoint itself; give the export another name or folder")
+    return exporter.export(loaded, target, ExportOptions(opset=opset))
 
 
 def exported_manifest(checkpoint: Checkpoint) -> Manifest:

@@ -38,7 +38,7 @@ class OnnxExporter:
 
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write the file, reopen it, check it, and only then give it its name."""
-        opset = options.opset or DEFAULT_OPSET
+        opset = DEFAULT_OPSET if options.opset is None else options.opset
         if opset not in SUPPORTED_OPSETS:
             raise ExportError(
                 f"opset {opset} is not supported; choose {SUPPORTED_OPSETS[0]} to {SUPPORTED_OPSETS[-1]}"

@@ -11,7 +11,7 @@ import pkgutil
 
 import click
 
-from cnndeploy.errors import CnndeployError
+from cnndeploy.errors import CnndeployError, missing_dependency
 
 _INTERRUPTED = 130
 
@@ -49,11 +49,12 @@ class _Commands(click.Group):
             ctx.exit(_INTERRUPTED)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe has gone
-        except (CnndeployError, OSError) as error:
+        except (CnndeployError, OSError, ModuleNotFoundError) as error:
             if ctx.params["debug"]:
                 raise
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(getattr(error, "exit_code", 1))
+            expected = missing_dependency(error) if isinstance(error, ModuleNotFoundError) else error
+            click.echo(f"Error: {expected}", err=True)
+            ctx.exit(getattr(expected, "exit_code", 1))
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
 
 PATH = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1)
+
+
+class _PositiveNumber(click.FloatRange):
+    """A number above zero; click's own range lets NaN and infinity through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+POSITIVE_NUMBER = _PositiveNumber(min=0, min_open=True)
 
 device_option = click.option(
     "--device", default="cpu", show_default=True, metavar="cpu|cuda[:N]", help="Never another than asked for."

@@ -9,6 +9,7 @@ import click
 from cnndeploy.cli._common import (
     PATH,
     POSITIVE,
+    POSITIVE_NUMBER,
     console_for,
     device_option,
     json_file_option,
@@ -33,7 +34,7 @@ from cnndeploy.cli._common import (
 @device_option
 @click.option(
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=POSITIVE_NUMBER,
     default=5.0,
     show_default=True,
     help="Seconds of measurement for each file and batch size.",

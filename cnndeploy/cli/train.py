@@ -10,6 +10,7 @@ import click
 from cnndeploy.cli._common import (
     PATH,
     POSITIVE,
+    POSITIVE_NUMBER,
     RegisteredName,
     data_dir_option,
     device_option,
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
     "--epochs", type=click.IntRange(min=0), help="0 writes untrained weights.  [default: the recipe's]"
 )
 @click.option("--batch-size", type=POSITIVE, help="[default: the recipe's]")
-@click.option(
-    "--lr", type=click.FloatRange(min=0, min_open=True), help="Adam's learning rate.  [default: the recipe's]"
-)
+@click.option("--lr", type=POSITIVE_NUMBER, help="Adam's learning rate.  [default: the recipe's]")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights and order."
 )

@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from PIL import Image
+
+from cnndeploy import data
+from cnndeploy.artifact import Artifact
+from helpers import Trained
+
+Cli = Callable[..., Result]
+COMMANDS = ["bench", "data", "demo", "export", "inspect", "list", "predict", "train", "verify"]
+
+
+def _process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cnndeploy", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+
+
+def test_help_lists_every_command_and_each_shows_an_example(cli: Cli) -> None:
+    overview = cli("--help")
+    for name in COMMANDS:
+        assert f"\n  {name} " in overview.output
+        if name != "data":
+            assert f"cnndeploy {name} " in cli(name, "--help").output
+    for name in ("fetch", "info"):
+        assert f"cnndeploy data {name}" in cli("data", name, "--help").output
+
+
+def test_the_whole_way_by_hand(tmp_path: Path) -> None:
+    """As a user would, in processes of their own."""
+    checkpoint = tmp_path / "lenet.pt"
+    trained = _process("train", "lenet", "--epochs", 1, "--limit", 1000, "--output", checkpoint)
+    assert trained.returncode == 0, trained.stderr
+    assert "epoch 1/1" in trained.stdout
+    assert "test accuracy" in trained.stdout
+    exported = _process(
+        "export", checkpoint, "--format", "onnx", "--format", "torchscript", "--output-dir", tmp_path
+    )
+    assert exported.returncode == 0, exported.stderr
+    for name in ("lenet.onnx", "lenet.torchscript"):
+        report = tmp_path / "report.json"
+        verified = _process(
+            "verify", tmp_path / name, "--against", checkpoint, "--images", 20, "--json", report
+        )
+        assert verified.returncode == 0, verified.stderr
+        assert json.loads(report.read_text())["equivalent"] is True
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "lenet.onnx", "lenet.pt", "lenet.torchscript", "report.json",
+    ]  # fmt: skip
+
+
+def test_verify_json_has_the_keys_that_other_tools_read(cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    result = cli(
+        "verify", trained.onnx, "--against", trained.checkpoint, "--images", 9, "--json", tmp_path / "r.json"
+    )
+    assert result.exit_code == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["equivalent"] is True
+    assert report["artifact"] == {"path": str(trained.onnx), "sha256": Artifact.open(trained.onnx).sha256}
+    assert report["against"]["sha256"] == Artifact.open(trained.checkpoint).sha256
+    assert (report["runtime"], report["device"], report["images"]) == ("onnxruntime", "cpu", 9)
+    assert report["batch_sizes"] == [1, 2, 3]
+    assert report["max_abs_error"] < 1e-4
+    assert report["max_rel_error"] < 1e-5
+    assert report["top1_agreement"] == 1.0
+    assert report["reasons"] == []
+
+
+def test_a_file_that_is_not_equivalent_exits_with_3(
+    cli: Cli, trained: Trained, edited: Callable[..., Path]
+) -> None:
+    def change_one_weight(model: object) -> None:
+        tensor = next(t for t in model.graph.initializer if t.name == "features.0.weight")  # type: ignore[attr-defined]
+        content = bytearray(tensor.raw_data)
+        content[3] ^= 0x01  # the lowest bit of the first weight's exponent: doubles or halves it
+        tensor.raw_data = bytes(content)
+
+    result = cli(
+        "verify", edited(change_one_weight), "--against", trained.checkpoint, "--images", 50, "--json", "-"
+    )
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["equivalent"] is False
+    assert "is not equivalent" in result.stderr
+
+
+def test_an_old_pass_does_not_outlive_a_verification_that_could_not_be_done(
+    cli: Cli, trained: Trained, tmp_path: Path
+) -> None:
+    report, artifact = tmp_path / "r.json", tmp_path / "lenet.onnx"
+    report.write_text('{"equivalent": true}')
+    artifact.write_bytes(b"damaged")
+    result = cli("verify", artifact, "--against", trained.checkpoint, "--json", report)
+    assert result.exit_code == 1
+    assert json.loads(report.read_text())["equivalent"] is False
+    assert "damaged" in json.loads(report.read_text())["reasons"][0]
+
+
+def test_bench_json_has_the_keys_that_other_tools_read(trained: Trained) -> None:
+    result = _process(
+        "bench", trained.checkpoint, trained.onnx, "--threads", 1, "--budget", 0.1, "--json", "-"
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    first, second = report["results"]
+    assert first["ratio"] == 1.0
+    assert second["target"] == str(trained.onnx)
+    keys = ("runtime", "device", "threads", "batch_size", "p50_s", "p90_s", "images_per_s", "ratio")
+    assert all(key in second for key in keys)
+    assert report["environment"]["usable_cpus"] >= 1
+    assert "times as fast" in result.stderr
+
+
+def test_list_json_has_the_keys_that_other_tools_read(cli: Cli) -> None:
+    facts = json.loads(cli("list", "--json").output)
+    assert "lenet" in facts["architectures"]
+    assert facts["exporters"] == ["onnx", "torchscript"]
+    for runtime in ("eager", "onnxruntime", "torchscript"):
+        devices = facts["runtimes"][runtime]["devices"]
+        assert devices["cpu"] == {"usable": True, "reason": ""}
+        assert all(status["usable"] or status["reason"] for status in devices.values())
+    assert "onnxruntime on cpu: usable" in cli("list").output
+
+
+def test_predict(cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
+    found = json.loads(cli("predict", trained.onnx, tmp_path / "shoe.png", "--json").output)
+    classes = found["predictions"][0]["classes"]
+    assert sorted(each["label"] for each in classes) == sorted(data.LABELS)
+    probabilities = [each["probability"] for each in classes]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+    assert (
+        classes[0]["label"] in cli("predict", trained.checkpoint, tmp_path / "shoe.png").output.split("\n")[1]
+    )
+
+
+@pytest.mark.parametrize("model_format", ["checkpoint", "onnx", "torchscript"])
+def test_inspect(model_format: str, cli: Cli, trained: Trained) -> None:
+    path = trained.file_of(model_format)
+    facts = json.loads(cli("inspect", path, "--json").output)
+    assert facts["format"] == model_format
+    assert facts["bytes"] == path.stat().st_size
+    assert facts["manifest"]["architecture"] == "lenet"
+    assert facts["inputs"][0]["shape"] == ["batch", 1, 28, 28]
+    assert bool(facts["operators"]) == (model_format != "checkpoint")
+    text = cli("inspect", path).output
+    assert facts["sha256"] in text
+    assert "float32 (batch, 1, 28, 28)" in text
+
+
+def test_data_info(cli: Cli, tmp_path: Path) -> None:
+    facts = json.loads(cli("data", "info", "--json").output)
+    assert facts["images"] == {"train": 60_000, "test": 10_000}
+    empty = cli("data", "info", "--data-dir", tmp_path)
+    assert empty.exit_code == 0
+    assert empty.output.count("missing") == 5  # four files and what to do
+    assert "cnndeploy data fetch" in empty.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "lenett"], 2, ["Unknown architecture 'lenett'", "Did you mean 'lenet'"]),
+        (
+            ["export", "{checkpoint}", "--format", "onix"],
+            2,
+            ["Unknown exporter 'onix'", "Did you mean 'onnx'"],
+        ),
+        (["export", "{checkpoint}", "--format", "onnx", "--opset", "99"], 1, ["opset 99", "18 to 23"]),
+        (["export", "{checkpoint}", "--format", "torchscript", "--opset", "20"], 2, ["does not apply"]),
+        (["export", "{tmp}/none.pt"], 1, ["none.pt: no such file"]),
+        (["export", "{onnx}"], 1, ["is onnx, not a checkpoint"]),
+        (["bench", "{onnx}", "--batch-size", "-1"], 2, ["-1 is not in the range"]),
+        (["bench", "{onnx}", "--device", "cuda:9"], 1, ["cuda:9", "Available: cpu"]),
+        (["bench"], 2, ["TARGETS"]),
+        (["verify", "{onnx}"], 2, ["--against"]),
+        (["verify", "{onnx}", "--against", "{checkpoint}", "--runtime", "onnxrt"], 2, ["'onnxruntime'"]),
+        (
+            ["verify", "{onnx}", "--against", "{checkpoint}", "--runtime", "eager"],
+            1,
+            ["Use --runtime onnxruntime"],
+        ),
+        (["predict", "{onnx}", "{checkpoint}"], 1, ["not an image"]),
+        (["predict", "{tmp}", "{checkpoint}"], 1, ["not an image"]),
+        (["inspect", "{tmp}"], 1, ["is a folder"]),
+        (["train", "lenet", "--limit", "0"], 2, ["0 is not in the range"]),
+        (["train", "lenet", "--lr", "nan"], 2, ["lr"]),
+        (["train", "lenet", "--data-dir", "{tmp}"], 1, ["is missing", "cnndeploy data fetch"]),
+        (["train", "lenet", "--output", "{tmp}/no/lenet.pt"], 1, ["does not exist"]),
+        (["verfy"], 2, ["Did you mean 'verify'"]),
+    ],
+)
+def test_bad_input(
+    arguments: list[str], code: int, words: list[str], cli: Cli, trained: Trained, tmp_path: Path
+) -> None:
+    names = {"checkpoint": trained.checkpoint, "onnx": trained.onnx, "tmp": tmp_path}
+    result = cli(*(argument.format(**names) for argument in arguments))
+    assert result.exit_code == code, result.output
+    for word in words:
+        assert word in result.stderr
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    assert "Traceback" in _process("--debug", "inspect", tmp_path).stderr
+
+
+def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cnndeploy", "train", "lenet", "--output", str(tmp_path / "lenet.pt")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert "epoch 1/5" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert "lenet.pt holds epoch 1" in process.stderr.read()
+    assert list(tmp_path.iterdir()) == [tmp_path / "lenet.pt"]
+    assert Artifact.open(tmp_path / "lenet.pt").format == "checkpoint"
+
+
+def test_ctrl_c_ends_the_workers_of_a_benchmark(trained: Trained) -> None:
+    command = [sys.executable, "-m", "cnndeploy", "bench", str(trained.onnx), "--budget", "600"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 60
+        while not (workers := children.read_text().split()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert workers
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+        assert process.wait(60) == 130
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+
+
+def test_the_demo_leaves_a_report(tmp_path: Path) -> None:
+    done = _process("demo", "--output", tmp_path / "demo", "--epochs", 1, "--limit", 600)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
+        "bench.json",
+        "lenet.onnx",
+        "lenet.onnx.verify.json",
+        "lenet.pt",
+        "lenet.torchscript",
+        "lenet.torchscript.verify.json",
+        "report.html",
+    ]
+    page = (tmp_path / "demo" / "report.html").read_text()
+    for word in (
+        "lenet",
+        "every exported file is equivalent",
+        "lenet.onnx",
+        "Latency at batch 64",
+        "Machine",
+    ):
+        assert word in page
+    for outside in ("http:", "https:", "src=", "<script", "url(", "@import"):
+        assert outside not in page

@@ -1,0 +1,101 @@
+"""What stays out of memory, and what works where it is not installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cnndeploy import data
+from helpers import Trained
+
+HEAVY = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy")
+
+WITHOUT = """
+import sys
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        absent = name.partition(".")[0] in {absent!r}
+        return None if absent else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = map(Without, sys.meta_path)
+"""
+
+
+def _run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def _cli_without(absent: tuple[str, ...], *arguments: object) -> subprocess.CompletedProcess[str]:
+    code = WITHOUT.format(absent=absent) + "from cnndeploy.cli import main; main()"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import cnndeploy",
+        "from cnndeploy.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from cnndeploy.cli import main\ntry: main(['bench', '--help'])\nexcept SystemExit: pass",
+    ],
+)
+def test_importing_and_helping_load_nothing_heavy(code: str) -> None:
+    loaded = _run(
+        f"{code}\nimport sys; print(); print(*sorted({{n.partition('.')[0] for n in sys.modules}}))"
+    )
+    assert not set(HEAVY) & set(loaded.splitlines()[-1].split())
+
+
+def test_loading_an_onnx_file_loads_no_torch(trained: Trained) -> None:
+    code = (
+        f"import sys, cnndeploy\ncnndeploy.load({str(trained.onnx)!r}).close()\nprint('torch' in sys.modules)"
+    )
+    assert _run(code).strip() == "False"
+
+
+def test_what_needs_no_torch_works_without_it(trained: Trained, tmp_path: Path) -> None:
+    absent = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir")
+    Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
+    predicted = _cli_without(absent, "predict", trained.onnx, tmp_path / "shoe.png", "--json")
+    assert predicted.returncode == 0, predicted.stderr
+    assert len(json.loads(predicted.stdout)["predictions"][0]["classes"]) == 10
+    for path in (trained.onnx, trained.torchscript, trained.checkpoint):
+        inspected = _cli_without(absent, "inspect", path, "--json")
+        assert json.loads(inspected.stdout)["manifest"]["architecture"] == "lenet", inspected.stderr
+    listed = json.loads(_cli_without(absent, "list", "--json").stdout)
+    assert listed["runtimes"]["onnxruntime"]["devices"]["cpu"]["usable"]
+    assert "cnndeploy[torch]" in listed["runtimes"]["eager"]["devices"]["cpu"]["reason"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "lenet"], ["export", "{0}"], ["verify", "{1}", "--against", "{0}"], ["predict", "{0}", "{2}"]],
+)
+def test_what_needs_torch_says_how_to_install_it(
+    arguments: list[str], trained: Trained, tmp_path: Path
+) -> None:
+    Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
+    names = (trained.checkpoint, trained.onnx, tmp_path / "shoe.png")
+    absent = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir")
+    done = _cli_without(absent, *(argument.format(*names) for argument in arguments))
+    assert done.returncode == 1
+    assert "pip install 'cnndeploy[torch]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_any_onnx_runtime_both_commands_are_named(trained: Trained, tmp_path: Path) -> None:
+    Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
+    done = _cli_without(("onnxruntime",), "predict", trained.onnx, tmp_path / "shoe.png")
+    assert done.returncode == 1
+    assert "pip install 'cnndeploy[cpu]'" in done.stderr
+    assert "pip install 'cnndeploy[gpu]'" in done.stderr
+    listed = json.loads(_cli_without(("onnxruntime",), "list", "--json").stdout)
+    assert not listed["runtimes"]["onnxruntime"]["devices"]["cpu"]["usable"]

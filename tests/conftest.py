@@ -1,0 +1,53 @@
+"""Fixtures that many tests share: the data set, and one trained network with its exported files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+from cnndeploy import data
+from cnndeploy.cli import main
+from cnndeploy.exporters import export
+from cnndeploy.training.loop import train
+from helpers import Trained
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _data_set() -> None:
+    """The tests run on the real data set; the first run on a machine fetches it."""
+    data.fetch()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, _data_set: None) -> Trained:
+    checkpoint = tmp_path_factory.mktemp("trained") / "lenet.pt"
+    train("lenet", checkpoint, epochs=2, limit=8000, batch_size=32, learning_rate=0.003)
+    return Trained(checkpoint, export(checkpoint, "onnx").path, export(checkpoint, "torchscript").path)
+
+
+@pytest.fixture
+def cli() -> Callable[..., Result]:
+    """Run the command line in this process; gives click's Result."""
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def edited(trained: Trained, tmp_path: Path) -> Callable[[Callable[[onnx.ModelProto], None]], Path]:
+    """Save a copy of the trained ONNX file after an edit."""
+
+    def edit_and_save(edit: Callable[[onnx.ModelProto], None]) -> Path:
+        model = onnx.load(trained.onnx)
+        edit(model)
+        path = tmp_path / "edited.onnx"
+        onnx.save(model, path)
+        return path
+
+    return edit_and_save

@@ -1,0 +1,88 @@
+"""What holds for every runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cnndeploy import data, registry
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError
+from cnndeploy.runtimes import Session, open_session
+from helpers import Trained
+
+RUNTIMES = registry.names("runtimes")
+
+
+def _open(trained: Trained, runtime: str, device: str = "cpu") -> Session:
+    (model_format,) = registry.get("runtimes", runtime).formats
+    return open_session(
+        Artifact.open(trained.file_of(model_format)), runtime=runtime, device=device, threads=1
+    )
+
+
+def _images(batch: int) -> np.ndarray:
+    return np.ascontiguousarray(data.load("test").images[:batch, None].astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("batch", [1, 2, 3, 7])
+def test_every_runtime_agrees_with_eager(runtime: str, batch: int, trained: Trained) -> None:
+    feeds = {"image": _images(batch)}
+    with _open(trained, runtime) as session, _open(trained, "eager") as eager:
+        logits = session.run(feeds)["logits"]
+        assert logits.shape == (batch, 10)
+        assert logits.dtype == np.float32
+        assert not np.shares_memory(logits, feeds["image"])
+        np.testing.assert_allclose(logits, eager.run(feeds)["logits"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_what_does_not_fit_is_refused(runtime: str, trained: Trained) -> None:
+    with _open(trained, runtime) as session:
+        expected = r"input 'image': expected float32 \(batch, 1, 28, 28\), got float64 \(8, 28, 28\)"
+        with pytest.raises(InputMismatchError, match=expected):
+            session.run({"image": np.zeros((8, 28, 28))})
+        with pytest.raises(InputMismatchError, match="missing"):
+            session.run({"picture": _images(1)})
+        with pytest.raises(InputMismatchError, match="picture"):
+            session.run({"image": _images(1), "picture": _images(1)})
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_closed_session_says_so(runtime: str, trained: Trained) -> None:
+    session = _open(trained, runtime)
+    session.close()
+    session.close()
+    with pytest.raises(ArtifactError, match="is closed"):
+        session.run({"image": _images(1)})
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_everything_is_placed_on_the_device_asked_for(runtime: str, trained: Trained) -> None:
+    with _open(trained, runtime) as session:
+        assert session.device == "cpu"
+        assert set(session.placement().values()) <= {"cpu", "CPUExecutionProvider"}
+        assert len(session.placement()) >= 8
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7", "tpu", "cpu:0", ""])
+def test_a_device_that_does_not_work_is_an_error(runtime: str, device: str, trained: Trained) -> None:
+    devices = registry.get("runtimes", runtime).devices()
+    assert devices["cpu"].usable
+    name = "cuda:0" if device == "cuda" else device
+    if name in devices and devices[name].usable:
+        pytest.skip(f"{device} works on this machine")
+    with pytest.raises(
+        DeviceUnavailableError, match=rf"'{device}' is not available to {runtime}.*Available: cpu"
+    ):
+        _open(trained, runtime, device)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_format_it_does_not_open_is_refused(runtime: str, trained: Trained) -> None:
+    own = registry.get("runtimes", runtime).formats
+    other = next(name for name in registry.names("formats") if name not in own)
+    with pytest.raises(ArtifactError, match=f"opens {', '.join(own)}.*is {other}.*Use --runtime"):
+        open_session(Artifact.open(trained.file_of(other)), runtime=runtime)

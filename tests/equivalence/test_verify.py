@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.equivalence import BATCH_SIZES, verify
+from cnndeploy.equivalence.report import EquivalenceReport
+from cnndeploy.errors import ArtifactError, DataError, DeviceUnavailableError, NotEquivalentError
+from cnndeploy.formats.onnx import MANIFEST_KEY
+from cnndeploy.specs import Manifest
+from cnndeploy.training.checkpoint import Checkpoint
+from helpers import Trained
+
+Edited = Callable[[Callable[[onnx.ModelProto], None]], Path]
+
+
+@pytest.mark.parametrize("model_format", ["onnx", "torchscript", "checkpoint"])
+def test_all_test_images_in_all_batch_sizes(model_format: str, trained: Trained) -> None:
+    done: list[tuple[int, int]] = []
+    report = verify(trained.file_of(model_format), trained.checkpoint, on_batch=lambda *at: done.append(at))
+    assert report.equivalent
+    report.require()
+    assert report.images == 10_000
+    assert set(BATCH_SIZES) <= set(report.batch_sizes)
+    assert report.top1_agreement == 1.0
+    assert done[-1] == (10_000, 10_000)
+    assert report.artifact.sha256 == Artifact.open(trained.file_of(model_format)).sha256
+
+
+def test_the_report_survives_json(trained: Trained) -> None:
+    report = verify(trained.onnx, trained.checkpoint, images=5)
+    text = json.dumps(report.to_dict(), allow_nan=False)
+    assert EquivalenceReport.from_json(text) == report
+    failed = replace(report, max_abs_error=float("inf"), reasons=("why",))
+    assert EquivalenceReport.from_json(json.dumps(failed.to_dict(), allow_nan=False)) == failed
+
+
+def _weights(model: onnx.ModelProto, name: str) -> tuple[onnx.TensorProto, np.ndarray]:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    return tensor, numpy_helper.to_array(tensor).copy()
+
+
+def one_weight_changed(model: onnx.ModelProto) -> None:
+    tensor, values = _weights(model, "features.0.weight")
+    values[2, 0, 1, 3] += 0.01
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def weights_nan(model: onnx.ModelProto) -> None:
+    tensor, values = _weights(model, "features.3.bias")
+    values[:] = np.nan
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def channels_swapped(model: onnx.ModelProto) -> None:
+    tensor, values = _weights(model, "classifier.5.weight")
+    values[[1, 7]] = values[[7, 1]]
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def batch_axis_fixed(model: onnx.ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def batch_secretly_fixed(model: onnx.ModelProto) -> None:
+    """The graph's input says "batch", but a Reshape inside takes one image only; ONNX Runtime infers it."""
+    node = next(node for node in model.graph.node if node.op_type == "Reshape")
+    shape = numpy_helper.from_array(np.array([1, 256], np.int64), "one_image")
+    model.graph.initializer.append(shape)
+    node.input[1] = "one_image"
+    del model.graph.value_info[:]
+
+
+def output_renamed(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].output[0] = model.graph.output[0].name = "scores"
+
+
+def probabilities_instead_of_logits(model: onnx.ModelProto) -> None:
+    model.graph.node[-1].output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Softmax", ["before"], ["logits"]))
+
+
+def _edit_manifest(model: onnx.ModelProto, **changes: object) -> None:
+    entry = next(entry for entry in model.metadata_props if entry.key == MANIFEST_KEY)
+    entry.value = replace(Manifest.from_json(entry.value), **changes).to_json()
+
+
+def labels_permuted(model: onnx.ModelProto) -> None:
+    _edit_manifest(model, labels=("Bag", *["x"] * 9))
+
+
+def another_checkpoint(model: onnx.ModelProto) -> None:
+    _edit_manifest(model, checkpoint_sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (one_weight_changed, "beyond the tolerance"),
+        (channels_swapped, "labels differ"),
+        (weights_nan, "the artifact gives NaN"),
+        (batch_axis_fixed, r"the graph's input is image float32 \(1, 1, 28, 28\)"),
+        (batch_secretly_fixed, r"the graph's output is logits float32 \(1, 10\)"),
+        (output_renamed, "the graph's output is scores"),
+        (probabilities_instead_of_logits, "beyond the tolerance"),
+        (labels_permuted, "manifests differ in labels"),
+        (another_checkpoint, "exported from another checkpoint"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_broken_files_are_rejected(
+    edit: Callable[[onnx.ModelProto], None], reason: str, trained: Trained, edited: Edited
+) -> None:
+    report = verify(edited(edit), trained.checkpoint, images=13)
+    assert not report.equivalent
+    with pytest.raises(NotEquivalentError, match=reason) as caught:
+        report.require()
+    assert caught.value.report is report
+
+
+def test_an_untouched_copy_is_not_rejected(trained: Trained, edited: Edited) -> None:
+    assert verify(edited(lambda model: None), trained.checkpoint, images=13).equivalent
+
+
+def test_the_file_of_another_checkpoint_is_rejected(trained: Trained, tmp_path: Path) -> None:
+    other = Checkpoint.untrained("lenet").save(tmp_path / "other.pt")
+    report = verify(trained.onnx, other.path, images=13)
+    assert any("exported from another checkpoint" in reason for reason in report.reasons)
+    assert report.images == 0
+
+
+def test_nan_on_both_sides_is_rejected(trained: Trained, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(trained.checkpoint)
+    weights = {name: value.clone() * float("nan") for name, value in checkpoint.weights.items()}
+    path = Checkpoint(weights, checkpoint.manifest).save(tmp_path / "nan.pt").path
+    assert "NaN" in verify(path, path, images=13).reasons[0]
+
+
+def test_only_a_checkpoint_is_a_reference(trained: Trained) -> None:
+    with pytest.raises(ArtifactError, match="verify against the checkpoint"):
+        verify(trained.onnx, trained.torchscript)
+
+
+def test_the_device_is_never_another(trained: Trained) -> None:
+    with pytest.raises(DeviceUnavailableError):
+        verify(trained.onnx, trained.checkpoint, device="cuda:99")
+
+
+def test_more_images_than_there_are(trained: Trained) -> None:
+    with pytest.raises(DataError, match="10000"):
+        verify(trained.onnx, trained.checkpoint, images=10_001)
+
+
+def test_a_file_without_manifest_is_refused(trained: Trained, edited: Edited) -> None:
+    with pytest.raises(ArtifactError, match="carries no cnndeploy manifest"):
+        verify(edited(lambda model: model.ClearField("metadata_props")), trained.checkpoint, images=13)
+
+
+def test_every_image_is_compared_once_and_in_order(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def spy(images: np.ndarray, sizes: object) -> object:
+        batches = list(original(images, sizes))
+        seen.extend(len(batch) for batch in batches)
+        np.testing.assert_array_equal(np.concatenate(batches), images)
+        return iter(batches)
+
+    import cnndeploy.equivalence as module
+
+    original = module._batches
+    monkeypatch.setattr(module, "_batches", spy)
+    verify(trained.onnx, trained.checkpoint, images=300)
+    assert seen == [*BATCH_SIZES, *list(itertools.islice(BATCH_SIZES, 4)), 300 - 269 - 13]

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cnndeploy.artifact import Artifact, replacing, write_file
+from cnndeploy.errors import ArtifactError
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"before")
+
+    def write_half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_takes_the_place_and_the_permissions_of_an_ordinary_file(tmp_path: Path) -> None:
+    path, ordinary = tmp_path / "model.onnx", tmp_path / "ordinary"
+    write_file(path, b"before")
+    write_file(path, b"after")
+    ordinary.touch()
+    assert path.read_bytes() == b"after"
+    assert path.stat().st_mode == ordinary.stat().st_mode
+
+
+def test_a_write_through_a_link_keeps_the_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_bytes(b"before")
+    link.symlink_to(target)
+    write_file(link, b"after")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"after"
+
+
+def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
+    """The kernel refuses the write for real: a process may be limited to files of 1 kB."""
+    (tmp_path / "model").write_bytes(b"before")
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"
+        "from cnndeploy.artifact import write_file\n"
+        "from cnndeploy.errors import ArtifactError\n"
+        "try: write_file(sys.argv[1], bytes(4096))\n"
+        "except ArtifactError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path / "model"], capture_output=True, text=True, check=True
+    )
+    assert "was not written" in done.stdout
+    assert (tmp_path / "model").read_bytes() == b"before"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="does not exist; create it first"):
+        write_file(tmp_path / "no" / "model", b"")
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "."])
+def test_only_regular_files_are_replaced(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match="not a regular file"):
+        write_file(path, b"")
+    assert Path(path).exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"random bytes" * 50, os.urandom(4096), b"PK\x05\x06" + bytes(18)])
+def test_what_is_no_model_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="damaged or not a model file"):
+        Artifact.open(path)
+
+
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no such file"):
+        Artifact.open(tmp_path / "none.onnx")
+    with pytest.raises(ArtifactError, match="is a folder"):
+        Artifact.open(tmp_path)

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+import cnndeploy
+from cnndeploy import errors
+
+
+def test_every_public_name_is_importable_and_listed() -> None:
+    assert cnndeploy.__all__ == sorted(cnndeploy._MODULE_OF)
+    for name in cnndeploy.__all__:
+        assert getattr(cnndeploy, name).__name__ == name
+
+
+def test_every_error_is_in_the_tree_that_the_docstring_draws() -> None:
+    defined = {
+        name for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__
+    }
+    for name in defined:
+        assert issubclass(getattr(errors, name), errors.CnndeployError)
+        assert name in (errors.__doc__ or "")
+
+
+def test_unknown_name_suggests_the_nearest() -> None:
+    assert "Did you mean 'onnxruntime'?" in str(
+        errors.UnknownNameError("runtime", "onnxrt", ["eager", "onnxruntime"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        ("onnxruntime", ["cnndeploy[cpu]", "cnndeploy[gpu]"]),
+        ("torch", ["cnndeploy[torch]"]),
+        ("foo", ["foo"]),
+    ],
+)
+def test_missing_dependency_names_the_commands(package: str, expected: list[str]) -> None:
+    message = str(errors.MissingDependencyError(package))
+    assert all(f"pip install '{name}'" in message or f"pip install {name}" in message for name in expected)

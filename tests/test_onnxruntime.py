@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError, DeviceUnavailableError
+from cnndeploy.machine import CudaDriver
+from cnndeploy.runtimes import onnxruntime as runtime
+from cnndeploy.runtimes import open_session
+
+
+def test_the_probe_is_the_model_that_its_comment_says() -> None:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model.ClearField("producer_name")
+    assert model.SerializeToString() == runtime._PROBE
+
+
+def test_a_gpu_that_the_provider_cannot_use_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver shows a GPU, but the provider cannot start, as where cuDNN is missing."""
+    monkeypatch.setattr(runtime, "cuda_driver", lambda: CudaDriver(("A GPU",), "13.0"))
+    if runtime.cuda_driver.__name__ != "<lambda>":
+        pytest.fail("the driver was not replaced")
+    runtime._cuda_devices.cache_clear()
+    try:
+        status = runtime._cuda_devices()["cuda:0"]
+    finally:
+        runtime._cuda_devices.cache_clear()
+    if status.usable:
+        pytest.skip("CUDA works on this machine")
+    assert "does not start" in status.reason
+
+
+def test_one_node_on_another_provider_is_an_error(
+    trained: object, edited: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = edited(lambda model: None)
+    monkeypatch.setattr(
+        runtime, "_placement", lambda session: {"conv": "CPUExecutionProvider", "relu": "Other"}
+    )
+    with pytest.raises(DeviceUnavailableError, match=r"put 1 nodes of .* elsewhere than on cpu: relu"):
+        open_session(Artifact.open(path))
+
+
+def test_an_operator_it_does_not_know_is_a_clear_error(edited: Callable[..., Path]) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        model.graph.node[0].op_type = "Convolution"
+
+    with pytest.raises(ArtifactError, match="ONNX Runtime cannot open"):
+        open_session(Artifact.open(edited(rename)))

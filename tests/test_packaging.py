@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("folder", ["exporters", "runtimes"])
+def test_the_folders_refuse_their_bare_names(folder: str) -> None:
+    """A host app may have a package of that name; ours must not pass for it."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {folder}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"import this package as cnndeploy.{folder}" in done.stderr
+
+
+def test_the_wheel_holds_every_module_under_cnndeploy(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("cnndeploy", "exporters", "runtimes"):
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(source),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    ours = {
+        str(path.relative_to(REPOSITORY / "cnndeploy" if folder == "cnndeploy" else REPOSITORY))
+        for folder in ("cnndeploy", "exporters", "runtimes")
+        for path in (REPOSITORY / folder).rglob("*.py")
+    }
+    assert held == {f"cnndeploy/{name}" for name in ours} | {"cnndeploy/py.typed"}
+
+
+def test_an_app_that_only_deploys_carries_no_torch() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert {re.split(r"\W", name)[0] for name in project["dependencies"]} == {
+        "click",
+        "numpy",
+        "pillow",
+        "rich",
+    }
+    assert [re.split(r"[><=]", name)[0] for name in project["optional-dependencies"]["cpu"]] == [
+        "onnxruntime"
+    ]
+    assert [re.split(r"[><=]", name)[0] for name in project["optional-dependencies"]["gpu"]] == [
+        "onnxruntime-gpu"
+    ]
+
+
+def test_only_the_modules_that_may_import_torch_do() -> None:
+    allowed = ("cnndeploy/architectures/", "cnndeploy/training/", "exporters/", "runtimes/eager.py")
+    more = (
+        "runtimes/torchscript.py",
+        "runtimes/_torch.py",
+        "cnndeploy/data.py",
+    )  # data: the mirror's addresses
+    importing = re.compile(r"^\s*(import|from) (torch|torchvision)\b", re.MULTILINE)
+    for folder in ("cnndeploy", "exporters", "runtimes"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            name = path.relative_to(REPOSITORY).as_posix()
+            if importing.search(path.read_text()):
+                assert name.startswith((*allowed, *more)), name

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cnndeploy.specs import Manifest, Preprocessing, TensorSpec
+from cnndeploy.training.loop import preprocess
+
+IMAGE = TensorSpec("image", "float32", ("batch", 1, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "accepted"),
+    [
+        ((5, 1, 28, 28), "float32", True),
+        ((1, 1, 28, 28), "float32", True),
+        ((5, 1, 28, 28), "float64", False),
+        ((5, 3, 28, 28), "float32", False),
+        ((1, 28, 28), "float32", False),
+    ],
+)
+def test_spec_accepts(shape: tuple[int, ...], dtype: str, accepted: bool) -> None:
+    assert IMAGE.accepts(np.zeros(shape, dtype)) is accepted
+
+
+def test_batch_of_a_spec() -> None:
+    assert IMAGE.with_batch(7) == (7, 1, 28, 28)
+    with pytest.raises(ValueError, match="fixed to 1"):
+        TensorSpec("image", "float32", (1, 1, 28, 28)).with_batch(2)
+    with pytest.raises(ValueError, match="other than the first"):
+        TensorSpec("image", "float32", ("batch", 1, "height", 28)).with_batch(2)
+
+
+@pytest.mark.parametrize("size", [(28, 28), (96, 96), (224, 224), (20, 31)])
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.286, 0.353)])
+def test_preprocessing_is_the_same_in_numpy_and_torch(size: tuple[int, int], mean: float, std: float) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    preprocessing = Preprocessing(size, mean=mean, std=std)
+    ours = preprocessing(images)
+    assert ours.shape == (3, 1, *size)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, preprocess(torch.from_numpy(images), preprocessing).numpy(), atol=1e-5)
+
+
+def test_preprocessing_known_answer() -> None:
+    doubled = Preprocessing((2, 4), scale=1.0)(np.array([[[0, 100], [200, 100]]], np.uint8))
+    np.testing.assert_allclose(doubled[0, 0], [[0, 25, 75, 100], [200, 175, 125, 100]])
+
+
+def test_manifest_survives_json() -> None:
+    manifest = Manifest(
+        architecture="lenet",
+        input=IMAGE,
+        output=TensorSpec("logits", "float32", ("batch", 2)),
+        preprocessing=Preprocessing((28, 28), mean=0.5),
+        labels=("a", "b"),
+        training={"recipe": {"epochs": 5}},
+        versions={"torch": "2"},
+        checkpoint_sha256="0" * 64,
+    )
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"input": 1}', json.dumps({"x": 1})])
+def test_junk_is_no_manifest(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - json's own errors are ValueErrors too
+        Manifest.from_json(text)

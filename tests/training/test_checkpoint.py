@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError, CheckpointError
+from cnndeploy.training.checkpoint import Checkpoint
+from helpers import Trained
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (os.fspath(self.path),)
+
+
+def test_a_checkpoint_survives_the_disk(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.untrained("lenet", seed=3)
+    artifact = checkpoint.save(tmp_path / "lenet.pt")
+    loaded = Checkpoint.load(artifact.path)
+    assert loaded.manifest == checkpoint.manifest == artifact.manifest
+    assert loaded.sha256 == artifact.sha256
+    assert all(torch.equal(loaded.weights[key], value) for key, value in checkpoint.weights.items())
+
+
+def test_it_opens_with_weights_only(trained: Trained) -> None:
+    content = torch.load(trained.checkpoint, weights_only=True)
+    assert set(content) == {"weights", "manifest"}
+
+
+def test_the_manifest_says_how_it_was_trained(trained: Trained) -> None:
+    training = Artifact.open(trained.checkpoint).require_manifest().training
+    assert training["recipe"]["epochs"] == 2
+    assert training["recipe"]["learning_rate"] == 0.003
+    assert training["test_accuracy"] == training["epochs"][-1]["test_accuracy"] > 0.5
+    assert len(training["dataset_sha256"]) == 4
+
+
+@pytest.mark.parametrize("key", ["weights", "manifest", "more"])
+def test_a_pickle_bomb_is_refused_and_does_not_go_off(key: str, trained: Trained, tmp_path: Path) -> None:
+    content = torch.load(trained.checkpoint, weights_only=True)
+    torch.save({**content, key: Bomb(tmp_path / "exploded")}, tmp_path / "bomb.pt")
+    for use in (Artifact.open, Checkpoint.load):
+        with pytest.raises(CheckpointError, match=r"refused: it asks to run (os|posix)\.mkdir"):
+            use(tmp_path / "bomb.pt")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_bare_pickle_bomb_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "bomb.pt").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    with pytest.raises(ArtifactError):
+        Artifact.open(tmp_path / "bomb.pt")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("length", [1, 100, 1000, 10_000, 100_000, -1])
+def test_a_truncated_checkpoint_is_refused(length: int, trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "short.pt").write_bytes(trained.checkpoint.read_bytes()[:length])
+    with pytest.raises((ArtifactError, CheckpointError), match="damaged"):
+        Checkpoint.load(tmp_path / "short.pt")
+
+
+def test_other_weights_than_the_architectures_are_refused(tmp_path: Path) -> None:
+    mixed = Checkpoint(Checkpoint.untrained("vgg11_small").weights, Checkpoint.untrained("lenet").manifest)
+    mixed.save(tmp_path / "mixed.pt")
+    with pytest.raises(CheckpointError, match="not the weights of lenet"):
+        Checkpoint.load(tmp_path / "mixed.pt").network()
+
+
+def test_what_torch_saved_but_not_we_is_refused(tmp_path: Path) -> None:
+    torch.save({"weights": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(CheckpointError, match="no cnndeploy checkpoint"):
+        Checkpoint.load(tmp_path / "foreign.pt")
+
+
+def test_an_exported_file_is_no_checkpoint(trained: Trained) -> None:
+    with pytest.raises(CheckpointError, match="is onnx, not a checkpoint"):
+        Checkpoint.load(trained.onnx)
