@@ -21,7 +21,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt Makefile
 		{ echo "cnndeploy needs Python 3.11 or newer; say which with: make PYTHON=python3.11"; exit 1; }
 	@echo "Setting up $(VENV) (once, some minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
 		--editable '.[torch,$(RUNTIME),dev]'
 	@touch $@
 

@@ -99,13 +99,14 @@ def console_for(json_file: str | None = None) -> Console:
 
 @contextlib.contextmanager
 def progress_bar(description: str) -> Iterator[Update]:
-    """A bar on standard error, gone when done; call what it gives with done, total and a text."""
+    """A bar on standard error, if that is a terminal; call what it gives with done, total and a text."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=None)
 
         def update(done: int, total: int, text: str = description) -> None:

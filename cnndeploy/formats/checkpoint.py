@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import io
 import pickle
-import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 from cnndeploy.errors import CheckpointError
+from cnndeploy.formats._archive import member_names, read_members
 from cnndeploy.specs import Manifest
 
 WEIGHTS_KEY, MANIFEST_KEY = "weights", "manifest"
-
-# What the pickle of a state dict names; each is replaced by something inert.
-_TENSOR_PARTS = ("torch._utils", "torch")
 
 
 class CheckpointFormat:
@@ -27,10 +24,7 @@ class CheckpointFormat:
 
     def recognises(self, path: Path) -> bool:
         """Whether it is a zip archive as torch.save writes it."""
-        if not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            names = [name.partition("/")[2] for name in archive.namelist()]
+        names = member_names(path)
         return "data.pkl" in names and "constants.pkl" not in names
 
     def read_manifest(self, path: Path) -> Manifest:
@@ -40,10 +34,8 @@ class CheckpointFormat:
             CheckpointError: The file is damaged, runs code, or was not written by cnndeploy.
         """
         try:
-            with zipfile.ZipFile(path) as archive:
-                name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-                content = _InertUnpickler(io.BytesIO(archive.read(name))).load()
-            return Manifest.from_json(content[MANIFEST_KEY])
+            pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
+            return Manifest.from_json(_InertUnpickler(io.BytesIO(pickled)).load()[MANIFEST_KEY])
         except _Refused as error:
             raise CheckpointError(
                 f"{path} is refused: it asks to run {error} when opened. Open only checkpoints you trust."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -20,10 +21,10 @@ def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
     table = Table(title="Equivalence with eager PyTorch", title_justify="left")
     table.add_column("")
     for report in reports:
-        table.add_column(report.artifact.path, overflow="fold")
+        table.add_column(Path(report.artifact.path).name, overflow="fold")
     rows: dict[str, Callable[[EquivalenceReport], str | Text]] = {
         "equivalent": lambda r: Text("yes", "green") if r.equivalent else Text("NO", "bold red"),
-        "against": lambda r: r.against.path,
+        "against": lambda r: Path(r.against.path).name,
         "runtime": lambda r: f"{r.runtime} on {r.device}, {r.threads} threads",
         "images": lambda r: f"{r.images:,}",
         "batch sizes": lambda r: ", ".join(map(str, r.batch_sizes)),
@@ -44,9 +45,10 @@ def benchmark_table(report: BenchmarkReport) -> Group:
         table.add_column(heading)
     for heading in ("threads", "batch", "p50", "p90", "images/s", "times as fast"):
         table.add_column(heading, justify="right")
+    names = _short_names([result.target for result in report.results])
     for result in report.results:
         table.add_row(
-            result.target,
+            names[result.target],
             result.runtime,
             result.device,
             str(result.threads),
@@ -57,6 +59,12 @@ def benchmark_table(report: BenchmarkReport) -> Group:
             f"{result.ratio:.2f}",
         )
     return Group(table, Text(machine_line(report.environment)))
+
+
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Path to file name, or to itself where two files have the same name."""
+    ambiguous = len({Path(path).name for path in paths}) < len(set(paths))
+    return {path: path if ambiguous else Path(path).name for path in paths}
 
 
 def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
