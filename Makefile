@@ -40,5 +40,5 @@ lint: setup
 	@cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p cnndeploy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info cnndeploy-demo .mypy_cache .pytest_cache .ruff_cache
-	find cnndeploy exporters runtimes tests -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf $(VENV) build dist *.egg-info cnndeploy-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find cnndeploy exporters runtimes tests examples -name __pycache__ -prune -exec rm -rf {} +
