@@ -1,5 +1,5 @@
 """``python -m cnndeploy`` is the command ``cnndeploy``."""
 
-from cnndeploy.cli import main
+from cnndeploy.cli import run
 
-main()
+run()

@@ -7,12 +7,14 @@ import errno
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cnndeploy import registry
-from cnndeploy.errors import ArtifactError
+from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.specs import Manifest
 
 
@@ -34,11 +36,13 @@ class Artifact:
         """Recognise a file by its content and read its manifest; loads neither torch nor onnxruntime.
 
         Raises:
-            ArtifactError: The file is missing, unreadable, or of no known format.
-            CheckpointError: The file is a damaged checkpoint, or one that would run code.
+            ArtifactError: The file is missing, unreadable, damaged, or of no known format.
+            CheckpointError: The file is a checkpoint that would run code, or that cnndeploy did not write.
         """
         path = Path(path)
         try:
+            if path.exists() and not path.is_file():
+                raise ArtifactError(f"{path} is a folder or device; give the path of a model file")
             with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             for name in registry.names("formats"):
@@ -47,13 +51,26 @@ class Artifact:
                     return cls(path, name, sha256, model_format.read_manifest(path))
         except FileNotFoundError as error:
             raise ArtifactError(f"{path}: no such file") from error
-        except IsADirectoryError as error:
-            raise ArtifactError(f"{path} is a folder; give the path of a model file") from error
         except OSError as error:
             raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
+        except CnndeployError:
+            raise
+        except Exception as error:  # whatever a damaged or hostile file makes its reader do
+            raise ArtifactError(f"{path} is damaged ({error!r}). Make it anew.") from error
         raise ArtifactError(
             f"{path} is damaged or not a model file. Known formats: {', '.join(registry.names('formats'))}."
         )
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready facts of the format's own, at least ``operators``, name to count.
+
+        Raises:
+            ArtifactError: The file is damaged.
+        """
+        try:
+            return registry.get("formats", self.format).describe(self.path)
+        except Exception as error:  # as in open()
+            raise ArtifactError(f"{self.path} is damaged ({error!r}). Make it anew.") from error
 
     def require_manifest(self) -> Manifest:
         """The manifest.
@@ -102,11 +119,49 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def check_writable(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
+    """Find out before long work that its result cannot be written, or would take the place of an input.
+
+    Raises:
+        ArtifactError: As :func:`replacing`, or ``path`` is one of ``inputs``.
+    """
+    path = Path(path)
+    for given in inputs:
+        if path.exists() and Path(given).exists() and path.samefile(given):
+            raise ArtifactError(
+                f"{path} is also an input and would be overwritten; choose another output path"
+            )
+    real = Path(os.path.realpath(path))
+    if real.exists():
+        if not real.is_file():
+            raise ArtifactError(f"{path} exists and is not a regular file; choose another output path")
+        if not os.access(real, os.W_OK):
+            raise ArtifactError(f"{path} exists and may not be written to; choose another output path")
+    try:
+        descriptor, probe = tempfile.mkstemp(prefix=f".{real.name}.", suffix=".tmp", dir=real.parent)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be written: {_advice(error, real.parent)}") from error
+    os.close(descriptor)
+    Path(probe).unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if they are not there; raises ArtifactError where it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"the folder {path} cannot be made: {_advice(error, path)}") from error
+
+
 def _advice(error: OSError, folder: Path) -> str:
-    if error.errno == errno.ENOENT:
+    if error.errno == errno.ENOENT and not folder.exists():
         return f"the folder {folder} does not exist; create it first"
     if error.errno == errno.ENOSPC:
         return f"the disk that holds {folder} is full; free some space or choose another folder"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"the folder {folder} cannot be written to ({error.strerror}); choose another"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+        return f"the folder {folder} cannot be written to; choose another"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "a file of that name, or of one above it, is in the way; choose another"
+    if error.errno == errno.ENAMETOOLONG:
+        return "the file name is too long; choose a shorter one"
     return error.strerror or str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import DataError, InputMismatchError
+from cnndeploy.errors import ArtifactError, DataError, InputMismatchError
 from cnndeploy.runtimes import Session, open_session
 from cnndeploy.specs import Manifest
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _BATCH = 256
-_MAX_SIDE = 10_000
+_MAX_SIDE = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,17 @@ class Classifier:
             float32 (n, classes).
 
         Raises:
-            InputMismatchError: Another dtype or shape.
+            InputMismatchError: No images, or another dtype or shape.
+            ArtifactError: The model gives NaN or infinity.
         """
         name, output = self.manifest.input.name, self.manifest.output.name
         prepared = [self.manifest.preprocessing(batch) for batch in _batches(images)]
-        return np.concatenate([self._session.run({name: image})[output] for image in prepared])
+        if not prepared:
+            raise InputMismatchError("no images were given")
+        logits = np.concatenate([self._session.run({name: image})[output] for image in prepared])
+        if not np.isfinite(logits).all():
+            raise ArtifactError(f"{self._session.artifact.path} gives NaN or infinite logits; do not use it")
+        return logits
 
     def probabilities(self, images: NDArray[np.uint8] | Sequence[Image] | Image) -> NDArray[np.float32]:
         """Softmax of :meth:`logits`; takes and raises the same, gives float32 (n, classes) that sum to 1."""
@@ -125,16 +132,21 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             if max(image.size) > _MAX_SIDE:
                 raise DataError(
                     f"{path} is {image.size[0]} x {image.size[1]}; at most {_MAX_SIDE} a side are taken"
                 )
             if image.mode.startswith(("I", "F")):
                 raise DataError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
+            if image.has_transparency_data:  # what is transparent is background, which is black here
+                black = Image.new("RGBA", image.size, "black")
+                return np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("L"))
             return np.asarray(image.convert("L"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a folder; give the paths of image files") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is not an image that Pillow can read") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import shutil
 import subprocess
@@ -19,10 +20,11 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cnndeploy.artifact import write_file
+from cnndeploy.artifact import make_folder, write_file
 from cnndeploy.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ Progress = Callable[[str, int, int], None]
 
 _PREFIX = {"train": "train", "test": "t10k"}
 _TIMEOUT_S = 20
+_LIMIT_BYTES = 64 * 2**20  # the largest file has 47 MB uncompressed
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,10 @@ class Images:
 def data_folder(folder: str | os.PathLike[str] | None = None) -> Path:
     """``folder`` if given, else $CNNDEPLOY_DATA, else the user's cache folder."""
     if chosen := folder or os.environ.get("CNNDEPLOY_DATA"):
-        return Path(chosen).expanduser()
+        try:
+            return Path(chosen).expanduser()
+        except RuntimeError as error:
+            raise DataError(f"the data folder {chosen} names a user that does not exist") from error
     if os.name == "nt":
         cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
@@ -151,12 +157,7 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress | Non
     missing = [name for name in SHA256 if not _present(raw / name)]
     if not missing:
         return f"already in {raw}"
-    try:
-        raw.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"cannot make the folder {raw}: {error.strerror}. Choose another with --data-dir."
-        ) from error
+    make_folder(raw)
     refusals = []
     for label, source in _sources(data_folder(folder)):
         try:
@@ -210,9 +211,17 @@ def _from_mirror(name: str, progress: Progress) -> bytes:
     reasons = []
     for mirror in FashionMNIST.mirrors:
         try:
-            return _uncompressed(_download(f"{mirror}{name}.gz", name, progress), mirror)
-        except OSError as error:  # URLError, HTTPError and time-outs are OSErrors
+            content = _uncompressed(_download(f"{mirror}{name}.gz", name, progress), mirror)
+            _check(content, name, mirror)
+        except (
+            OSError,
+            HTTPException,
+            ValueError,
+            DataError,
+        ) as error:  # of the network, or of who answers on it
             reasons.append(f"{getattr(error, 'reason', None) or error}")
+        else:
+            return content
     raise _Unreachable("; ".join(reasons))
 
 
@@ -223,6 +232,8 @@ def _download(url: str, name: str, progress: Progress) -> bytes:
         while chunk := response.read(1 << 16):
             content += chunk
             progress(name, len(content), total)
+            if len(content) > _LIMIT_BYTES:
+                raise DataError(f"{url} gives more than {_LIMIT_BYTES:,} bytes")
     return bytes(content)
 
 
@@ -265,7 +276,8 @@ def _call(command: list[str], folder: Path) -> None:
 
 def _uncompressed(content: bytes, origin: str) -> bytes:
     try:
-        return gzip.decompress(content)
+        with gzip.open(io.BytesIO(content)) as file:
+            return file.read(_LIMIT_BYTES)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{origin} is damaged ({error}). Delete it and run: cnndeploy data fetch") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Axis = int | str
+_MAX_SIDE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +142,53 @@ class Manifest:
         """
         try:
             values = json.loads(text)
-            values["input"] = _tensor_spec(values["input"])
-            values["output"] = _tensor_spec(values["output"])
-            preprocessing = values["preprocessing"]
-            height, width = preprocessing["size"]
-            values["preprocessing"] = Preprocessing(**{**preprocessing, "size": (int(height), int(width))})
-            values["labels"] = tuple(map(str, values["labels"]))
-            return cls(**values)
-        except (KeyError, TypeError, AttributeError, RecursionError) as error:
+            manifest = cls(
+                architecture=values["architecture"],
+                input=_tensor_spec(values["input"]),
+                output=_tensor_spec(values["output"]),
+                preprocessing=_preprocessing(values["preprocessing"]),
+                labels=tuple(values["labels"]),
+                training=values["training"],
+                versions=values["versions"],
+                checkpoint_sha256=values["checkpoint_sha256"],
+            )
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a cnndeploy manifest: {error!r}") from error
+        manifest._validate()
+        return manifest
+
+    def _validate(self) -> None:
+        """Raise ValueError where a value is not what the rest of cnndeploy relies on."""
+        texts = (self.architecture, *self.labels, *self.versions, *self.versions.values())
+        classes = self.output.shape[-1]
+        requirements = {
+            "texts": all(isinstance(text, str) for text in texts),
+            "labels": len(self.labels) == classes,
+            "input": len(self.input.shape) == 4 and self.input.shape[2:] == self.preprocessing.size,
+            "output": len(self.output.shape) == 2,
+            "training": isinstance(self.training, dict),
+            "versions": isinstance(self.versions, dict),
+            "checkpoint_sha256": isinstance(self.checkpoint_sha256, str | None),
+        }
+        wrong = [name for name, met in requirements.items() if not met]
+        if wrong:
+            raise ValueError(f"not a cnndeploy manifest: {', '.join(wrong)}")
 
 
 def _tensor_spec(values: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(name=values["name"], dtype=values["dtype"], shape=tuple(values["shape"]))
+    name, dtype, shape = values["name"], values["dtype"], tuple(values["shape"])
+    if not (isinstance(name, str) and isinstance(dtype, str) and shape):
+        raise ValueError(f"not a tensor's name, dtype and shape: {values}")
+    if not all(isinstance(axis, str) or (type(axis) is int and axis > 0) for axis in shape):
+        raise ValueError(f"not a shape: {shape}")
+    return TensorSpec(name, dtype, shape)
+
+
+def _preprocessing(values: Mapping[str, Any]) -> Preprocessing:
+    height, width = values["size"]
+    numbers = {name: float(values[name]) for name in ("scale", "mean", "std")}
+    if not all(map(math.isfinite, numbers.values())) or numbers["std"] <= 0:
+        raise ValueError(f"not a preprocessing: {values}")
+    if not all(type(side) is int and 0 < side <= _MAX_SIDE for side in (height, width)):
+        raise ValueError(f"not a size in pixels: {height} x {width}")
+    return Preprocessing((height, width), **numbers)

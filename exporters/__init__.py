@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cnndeploy import registry
-from cnndeploy.artifact import Artifact
-from cnndeploy.errors import ArtifactError
+from cnndeploy.artifact import Artifact, check_writable
+from cnndeploy.errors import ExportError
 from cnndeploy.machine import versions
 from cnndeploy.specs import Manifest
 
@@ -68,8 +68,9 @@ def export(
 
     target = Path(path) if path is not None else Path(checkpoint).with_suffix(exporter.suffix)
     loaded = Checkpoint.load(checkpoint)
-    if target.exists() and target.samefile(checkpoint):
-        raise ArtifactError(f"{target} is the checkpoint itself; give the export another name or folder")
+    check_writable(target, checkpoint)
+    if not loaded.is_finite():
+        raise ExportError(f"{checkpoint} holds weights that are NaN or infinite; train it anew")
     return exporter.export(loaded, target, ExportOptions(opset=opset))
 
 

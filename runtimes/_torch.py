@@ -72,9 +72,9 @@ class TorchSession(Session):
             with torch.inference_mode():
                 logits = self._module(torch.from_numpy(image).to(self._torch_device))
                 return {self.outputs[0].name: logits.cpu().numpy()}
-        except RuntimeError as error:
+        except Exception as error:  # an archive is a program, and may do and give anything
             raise ArtifactError(
-                f"torch could not run {self.artifact.path} on a batch of shape {image.shape}: {error}"
+                f"torch could not run {self.artifact.path} on a batch of shape {image.shape}: {last_line(error)}"
             ) from error
 
     def synchronize(self) -> None:
@@ -88,3 +88,9 @@ class TorchSession(Session):
         """Drop the module, and with it its memory."""
         super().close()
         self._module = None
+
+
+def last_line(error: Exception) -> str:
+    """torch puts its own stack before what went wrong."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
 from cnndeploy.runtimes import DeviceStatus
-from cnndeploy.runtimes._torch import TorchSession, open_device, torch_devices
+from cnndeploy.runtimes._torch import TorchSession, last_line, open_device, torch_devices
 
 if TYPE_CHECKING:
     import torch
@@ -52,13 +52,9 @@ class TorchScriptRuntime:
                 module: torch.nn.Module = torch.jit.load(str(artifact.path), map_location=torch_device)
         except RuntimeError as error:
             raise ArtifactError(
-                f"torch cannot open {artifact.path}; it is damaged, or from a newer torch: {_first_line(error)}"
+                f"torch cannot open {artifact.path}; it is damaged, or from a newer torch ({last_line(error)})"
             ) from error
         return TorchScriptSession(artifact, module, torch_device, threads)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 RUNTIME = TorchScriptRuntime()

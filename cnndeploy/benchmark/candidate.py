@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from typing import Any, Self
 
 from cnndeploy import errors
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import BenchmarkError
+from cnndeploy.errors import BenchmarkError, CnndeployError
 
 
 class Candidate:
@@ -23,7 +24,11 @@ class Candidate:
         self.threads = threads
         command = [sys.executable, "-m", "cnndeploy.benchmark.worker", str(artifact.path), runtime, device]
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [*command, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [*command, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a terminal's Ctrl-C is ours alone; __exit__ ends the worker
         )
 
     def wait_until_open(self) -> None:
@@ -56,7 +61,12 @@ class Candidate:
             )
         message: dict[str, Any] = json.loads(line)
         if "error" in message:
-            raise getattr(errors, message["error"])(message["text"])
+            kind: type[CnndeployError] = getattr(errors, message["error"])
+            error = kind.__new__(
+                kind
+            )  # the text is the message already made, not what the class makes it from
+            error.args = (message["text"],)
+            raise error
         return message
 
     def __enter__(self) -> Self:
@@ -69,7 +79,8 @@ class Candidate:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # a request that the worker did not live to read
+                    pipe.close()
 
 
 class BatchOf:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import time
 from typing import Any, TextIO
@@ -19,7 +18,6 @@ from cnndeploy.runtimes import Session, open_session
 
 def main(path: str, runtime: str, device: str, threads: str) -> None:
     """Answer each line of JSON on standard input until it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it ends its workers
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not end up among the answers
     try:
@@ -30,8 +28,12 @@ def main(path: str, runtime: str, device: str, threads: str) -> None:
             for line in sys.stdin:
                 request = json.loads(line)
                 _send(answers, {"seconds": _time(session, request["batch_size"], request["calls"])})
+    except BrokenPipeError:
+        pass  # the parent has gone
     except CnndeployError as error:
         _send(answers, {"error": type(error).__name__, "text": str(error)})
+    except Exception as error:  # noqa: BLE001 - a batch that no memory holds, a runtime's own fault: the parent tells
+        _send(answers, {"error": "BenchmarkError", "text": f"{path} could not be measured: {error!r}"})
 
 
 def _time(session: Session, batch_size: int, calls: int) -> list[float]:

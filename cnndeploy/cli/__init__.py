@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import pkgutil
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from cnndeploy.errors import CnndeployError, missing_dependency
 
-_INTERRUPTED = 130
+_INTERRUPTED, _TERMINATED = 130, 143
+_signals: list[int] = []
 
 
 class _Commands(click.Group):
@@ -45,8 +51,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("\nInterrupted.", err=True)
-            ctx.exit(_INTERRUPTED)
+            return _interrupted(ctx)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe has gone
         except (CnndeployError, OSError, ModuleNotFoundError) as error:
@@ -55,6 +60,15 @@ class _Commands(click.Group):
             expected = missing_dependency(error) if isinstance(error, ModuleNotFoundError) else error
             click.echo(f"Error: {expected}", err=True)
             ctx.exit(getattr(expected, "exit_code", 1))
+        except Exception:
+            if _signals:  # a library, as torch while it is imported, may turn Ctrl-C into an error of its own
+                return _interrupted(ctx)
+            raise
+
+
+def _interrupted(ctx: click.Context) -> NoReturn:
+    click.echo("\nInterrupted.", err=True)
+    ctx.exit(_INTERRUPTED)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,3 +87,25 @@ def main(debug: bool) -> None:
       cnndeploy predict lenet.onnx shoe.png
     """
     del debug  # read from the context by _Commands.invoke
+
+
+def run() -> None:
+    """What the command ``cnndeploy`` starts: :func:`main`, with a process's signals and streams seen to."""
+    signal.signal(signal.SIGINT, _on_interrupt)
+    signal.signal(signal.SIGTERM, _on_terminate)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started this
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for the life of the process
+        else:
+            stream.reconfigure(errors="replace")  # a terminal without "µ" shows "?"
+    main()
+
+
+def _on_interrupt(number: int, _frame: object) -> None:
+    _signals.append(number)
+    raise KeyboardInterrupt
+
+
+def _on_terminate(_number: int, _frame: object) -> None:
+    sys.exit(_TERMINATED)  # as an exception, so that temporary files are removed and workers ended

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PATH = click.Path(path_type=Path)
-POSITIVE = click.IntRange(min=1)
+POSITIVE = click.IntRange(min=1, max=2**31 - 1)
 
 
 class _PositiveNumber(click.FloatRange):
@@ -32,12 +32,14 @@ class _PositiveNumber(click.FloatRange):
         return number
 
 
-POSITIVE_NUMBER = _PositiveNumber(min=0, min_open=True)
+POSITIVE_NUMBER = _PositiveNumber(min=0, min_open=True, max=1e6)
 
 device_option = click.option(
     "--device", default="cpu", show_default=True, metavar="cpu|cuda[:N]", help="Never another than asked for."
 )
-threads_option = click.option("--threads", type=POSITIVE, help="CPU threads.  [default: all usable CPUs]")
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1, max=256), help="CPU threads.  [default: all usable CPUs]"
+)
 data_dir_option = click.option(
     "--data-dir", type=PATH, help="Folder of the data set.  [default: $CNNDEPLOY_DATA, else the cache folder]"
 )
@@ -75,7 +77,7 @@ class RegisteredName(click.ParamType[str]):
 
 def print_json(values: Any) -> None:
     """Print JSON on standard output."""
-    click.echo(json.dumps(values, indent=2))
+    click.echo(json.dumps(values, indent=2, allow_nan=False))
 
 
 def write_json(target: str, values: Any) -> None:
@@ -85,7 +87,7 @@ def write_json(target: str, values: Any) -> None:
     if target == "-":
         print_json(values)
     else:
-        write_file(target, (json.dumps(values, indent=2) + "\n").encode())
+        write_file(target, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
 
 
 def console_for(json_file: str | None = None) -> Console:
@@ -107,7 +109,7 @@ def progress_bar(description: str) -> Iterator[Update]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(description, total=None)
+        task = progress.add_task(escape(description), total=None)
 
         def update(done: int, total: int, text: str = description) -> None:
             progress.update(task, completed=done, total=total or None, description=escape(text))

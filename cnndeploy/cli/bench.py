@@ -56,9 +56,12 @@ def command(
     Example:
       cnndeploy bench lenet.pt lenet.onnx lenet.torchscript --batch-size 1 --batch-size 64
     """
+    from cnndeploy.artifact import check_writable
     from cnndeploy.benchmark import bench
     from cnndeploy.report.tables import benchmark_table
 
+    if json_file is not None and json_file != "-":
+        check_writable(json_file, *targets)
     with progress_bar("Starting") as update:
         report = bench(
             targets,
@@ -68,6 +71,6 @@ def command(
             budget_s=budget,
             on_progress=lambda label, done, total: update(done, total, f"Timing {label}"),
         )
-    if json_file:
+    if json_file is not None:
         write_json(json_file, report.to_dict())
     console_for(json_file).print(benchmark_table(report))

@@ -70,4 +70,7 @@ def info(data_dir: Path | None, as_json: bool) -> None:
         click.echo(f"Images: {counts['train']:,} to train, {counts['test']:,} to test, uint8, 28 x 28")
         click.echo(f"Labels: {', '.join(data.LABELS)}")
     else:
-        click.echo("Get what is missing with: cnndeploy data fetch")
+        first = (
+            "Delete what is damaged, then get it" if "damaged" in files.values() else "Get what is missing"
+        )
+        click.echo(f"{first} with: cnndeploy data fetch")

@@ -46,11 +46,11 @@ def command(
     Example:
       cnndeploy demo --architecture lenet --output cnndeploy-demo
     """
-    from cnndeploy.artifact import Artifact, write_file
+    from cnndeploy.artifact import Artifact, make_folder, write_file
     from cnndeploy.exporters import export
     from cnndeploy.report.page import render
 
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     checkpoint = output / f"{architecture}.pt"
 
     _heading(1, "Data")

@@ -24,14 +24,16 @@ def command(checkpoint: Path, formats: tuple[str, ...], output_dir: Path | None,
     Example:
       cnndeploy export lenet.pt --format onnx --format torchscript
     """
+    from cnndeploy.artifact import Artifact, make_folder
     from cnndeploy.exporters import export
 
     chosen = dict.fromkeys(formats or registry.names("exporters"))
     exporters = {name: registry.get("exporters", name) for name in chosen}
     if opset is not None and not any("opset" in exporter.options for exporter in exporters.values()):
         raise click.UsageError(f"--opset does not apply to {', '.join(exporters)}")
+    Artifact.open(checkpoint)  # before a folder is made for what comes of it
     if output_dir is not None:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(output_dir)
     for name, exporter in exporters.items():
         folder = output_dir or checkpoint.parent
         artifact = export(checkpoint, name, folder / f"{checkpoint.stem}{exporter.suffix}", opset=opset)

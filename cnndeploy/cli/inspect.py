@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from cnndeploy import registry
 from cnndeploy.cli._common import PATH, json_flag, print_json
 
 
@@ -32,7 +31,7 @@ def command(model: Path, as_json: bool) -> None:
         "bytes": artifact.path.stat().st_size,
         "sha256": artifact.sha256,
         **claimed,  # replaced by what the file's own graph says, where the format has one
-        **registry.get("formats", artifact.format).describe(artifact.path),
+        **artifact.describe(),
         "manifest": manifest.to_dict() if manifest else None,
     }
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnndeploy import registry
-from cnndeploy.cli._common import console_for, json_flag, print_json
+from cnndeploy.cli._common import json_flag, print_json
 from cnndeploy.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -37,14 +37,13 @@ def command(as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    console = console_for()
-    console.print(f"Architectures: {', '.join(facts['architectures'])}")
-    console.print(f"Exporters: {', '.join(facts['exporters'])}")
-    console.print("Runtimes:")
+    click.echo(f"Architectures: {', '.join(facts['architectures'])}")
+    click.echo(f"Exporters: {', '.join(facts['exporters'])}")
+    click.echo("Runtimes:")
     for runtime, devices in runtimes.items():
         for name, status in devices.items():
             answer = "usable" if status.usable else f"not usable: {status.reason}"
-            console.print(f"  {runtime} on {name}: {answer}", markup=False)
+            click.echo(f"  {runtime} on {name}: {answer}")
 
 
 def _devices(runtime: str) -> dict[str, DeviceStatus]:

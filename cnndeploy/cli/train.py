@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=POSITIVE, help="[default: the recipe's]")
 @click.option("--lr", type=POSITIVE_NUMBER, help="Adam's learning rate.  [default: the recipe's]")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of weights and order."
+    "--seed",
+    type=click.IntRange(min=0, max=2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of weights and order.",
 )
 @device_option
 @threads_option

@@ -48,9 +48,13 @@ def command(
     Example:
       cnndeploy verify lenet.onnx --against lenet.pt
     """
+    from cnndeploy.artifact import check_writable
     from cnndeploy.equivalence import verify
     from cnndeploy.report.tables import equivalence_table
 
+    if json_file is not None and json_file != "-":  # an earlier pass must not outlive this run
+        check_writable(json_file, artifact, against)
+        write_json(json_file, {"equivalent": False, "reasons": ["the verification did not end"]})
     try:
         with progress_bar(f"Verifying {artifact.name}") as update:
             report = verify(
@@ -64,10 +68,10 @@ def command(
                 on_batch=update,
             )
     except CnndeployError as error:
-        if json_file:  # a report of an earlier pass must not outlive a verification that could not be done
+        if json_file is not None:
             write_json(json_file, {"equivalent": False, "reasons": [str(error)]})
         raise
-    if json_file:
+    if json_file is not None:
         write_json(json_file, report.to_dict())
     console_for(json_file).print(equivalence_table([report]))
     report.require()

@@ -96,7 +96,7 @@ def _mismatches(artifact: Artifact, against: Artifact, candidate: Session) -> li
     source = artifact.sha256 if artifact.format == "checkpoint" else ours.checkpoint_sha256
     if source != against.sha256:
         reasons.append(f"it was exported from another checkpoint: {source}, not {against.sha256}")
-    for field in ("architecture", "input", "output", "preprocessing", "labels"):
+    for field in ("architecture", "input", "output", "preprocessing", "labels", "training"):
         if getattr(ours, field) != getattr(theirs, field):
             reasons.append(f"the manifests differ in {field}")
     for kind, specs, expected in (

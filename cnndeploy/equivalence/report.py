@@ -52,10 +52,10 @@ class EquivalenceReport:
             raise NotEquivalentError(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; a figure that is not finite becomes None, because JSON has no such number."""
+        """JSON-ready; a figure of nothing, or one that is not finite, becomes None."""
         values = {"equivalent": self.equivalent, **asdict(self)}
         for name in ("max_abs_error", "max_rel_error"):
-            values[name] = values[name] if math.isfinite(values[name]) else None
+            values[name] = values[name] if self.images and math.isfinite(values[name]) else None
         return values
 
     @classmethod

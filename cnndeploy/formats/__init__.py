@@ -13,17 +13,17 @@ from cnndeploy.specs import Manifest
 
 
 class Format(Protocol):
-    """One file format; the module's ``FORMAT`` is an instance."""
+    """One file format; the module's ``FORMAT`` is an instance.
+
+    Files may be damaged or hostile, so any exception but a CnndeployError of these methods means just that;
+    :class:`~cnndeploy.artifact.Artifact` calls them and says so.
+    """
 
     def recognises(self, path: Path) -> bool:
         """Whether the content, not the name, is of this format."""
 
     def read_manifest(self, path: Path) -> Manifest | None:
-        """The manifest inside the file, None where cnndeploy did not write the file.
-
-        Raises:
-            ArtifactError: The file, or its manifest, is damaged.
-        """
+        """The manifest inside the file, None where cnndeploy did not write the file."""
 
     def describe(self, path: Path) -> dict[str, Any]:
         """JSON-ready facts of the format's own: at least ``operators``, name to count."""

@@ -1,22 +1,28 @@
 """Checkpoint: what torch.save wrote, a zip archive with one pickle and the tensors beside it.
 
-The manifest is the key ``manifest`` of the pickled dict. It is read here without torch, by an unpickler
-that can make nothing but plain values and ordered dicts: a pickle that asks for anything else is refused.
+The manifest is the key ``manifest`` of the pickled dict. A pickle is a program, so this one is not run: its
+instructions are read, the manifest is taken from among them, and a file that names anything but tensors is
+refused. torch then loads the weights with ``weights_only=True``.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections import OrderedDict
+import itertools
+import pickletools
 from pathlib import Path
 from typing import Any
 
 from cnndeploy.errors import CheckpointError
-from cnndeploy.formats._archive import member_names, read_members
+from cnndeploy.formats._archive import check_whole, member_names, read_members
 from cnndeploy.specs import Manifest
 
 WEIGHTS_KEY, MANIFEST_KEY = "weights", "manifest"
+
+_NAMING = {"GLOBAL", "INST"}
+# Other ways to name or call something; torch.save, at its protocol 2, uses none of them.
+_FORBIDDEN = {"STACK_GLOBAL", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2", "EXT4", "PERSID"}
+_ALLOWED = {("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2")}
+_MEMOISING = {"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"}
 
 
 class CheckpointFormat:
@@ -31,19 +37,26 @@ class CheckpointFormat:
         """The manifest.
 
         Raises:
-            CheckpointError: The file is damaged, runs code, or was not written by cnndeploy.
+            CheckpointError: The file would run code, or was not written by cnndeploy.
+            ValueError: The file is damaged.
         """
-        try:
-            pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
-            return Manifest.from_json(_InertUnpickler(io.BytesIO(pickled)).load()[MANIFEST_KEY])
-        except _Refused as error:
-            raise CheckpointError(
-                f"{path} is refused: it asks to run {error} when opened. Open only checkpoints you trust."
-            ) from error
-        except Exception as error:
-            raise CheckpointError(
-                f"{path} is damaged or no cnndeploy checkpoint ({error}). Make one with: cnndeploy train"
-            ) from error
+        check_whole(path)
+        pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
+        instructions: list[tuple[str, Any]] = [
+            (opcode.name, argument)
+            for opcode, argument, _ in pickletools.genops(pickled)
+            if opcode.name not in _MEMOISING
+        ]
+        for name, argument in instructions:
+            if name in _FORBIDDEN or (name in _NAMING and not _harmless(argument)):
+                raise CheckpointError(
+                    f"{path} is refused: it asks to run {str(argument or name).replace(' ', '.')} when opened. "
+                    "Open only checkpoints you trust."
+                )
+        for (_, key), (name, value) in itertools.pairwise(instructions):
+            if key == MANIFEST_KEY and name == "BINUNICODE":
+                return Manifest.from_json(value)
+        raise CheckpointError(f"{path} is no cnndeploy checkpoint. Make one with: cnndeploy train")
 
     def describe(self, path: Path) -> dict[str, Any]:
         """A checkpoint holds weights and no graph, so it has no operators."""
@@ -51,28 +64,9 @@ class CheckpointFormat:
         return {"operators": {}}
 
 
-class _Refused(Exception):  # noqa: N818 - says what happened; never leaves this module
-    pass
-
-
-class _InertUnpickler(pickle.Unpickler):
-    """Gives None for every tensor and refuses every other object that is not a plain value."""
-
-    def persistent_load(self, pid: Any) -> None:
-        del pid
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if module == "torch._utils" and name.startswith("_rebuild_"):
-            return _nothing
-        if module == "torch" and name.endswith("Storage"):
-            return None
-        raise _Refused(f"{module}.{name}")
-
-
-def _nothing(*_: object) -> None:
-    return None
+def _harmless(argument: str) -> bool:
+    module, _, name = argument.partition(" ")
+    return (module, name) in _ALLOWED or (module == "torch" and name.endswith("Storage"))
 
 
 FORMAT = CheckpointFormat()

@@ -21,11 +21,14 @@ from cnndeploy.specs import Manifest, TensorSpec
 MANIFEST_KEY = "cnndeploy.manifest"
 
 _MODEL_IR_VERSION, _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA = 1, 2, 7, 8, 14
-_GRAPH_NODE, _GRAPH_INPUT, _GRAPH_OUTPUT, _NODE_OP_TYPE = 1, 11, 12, 4
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
+_NODE_OP_TYPE, _NODE_ATTRIBUTE, _ATTRIBUTE_TENSOR = 4, 5, 5
+_TENSOR_DATA_LOCATION, _EXTERNAL = 14, 1
 # TensorProto.DataType
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _Message = memoryview | bytes
+_MAX_FIELDS = 1_000_000
 
 
 class OnnxFormat:
@@ -41,27 +44,31 @@ class OnnxFormat:
         return {_MODEL_IR_VERSION, _MODEL_GRAPH} <= numbers
 
     def read_manifest(self, path: Path) -> Manifest | None:
-        """The manifest in ``metadata_props``."""
+        """The manifest in ``metadata_props``.
+
+        Raises:
+            ArtifactError: The file's weights lie in other files, which its SHA-256 says nothing about.
+        """
         with _Model(path) as model:
+            if any(_is_external(tensor) for tensor in _tensors(model)):
+                raise ArtifactError(
+                    f"{path} is not self-contained: its weights lie in other files. "
+                    "Save it as one file with: onnx.save(onnx.load(PATH), PATH)"
+                )
             for entry in _messages(model, _MODEL_METADATA):
-                pair = dict(_fields(entry))
-                if bytes(pair.get(1, b"")) == MANIFEST_KEY.encode():
-                    try:
-                        return Manifest.from_json(bytes(pair.get(2, b"")))
-                    except ValueError as error:
-                        raise ArtifactError(f"{path}: its manifest is damaged: {error}") from error
+                if _text(entry, 1) == MANIFEST_KEY:
+                    return Manifest.from_json(_text(entry, 2))
         return None
 
     def describe(self, path: Path) -> dict[str, Any]:
         """IR version, opset of each domain, producer, operator counts, the graph's inputs and outputs."""
         with _Model(path) as model:
-            top = dict(_fields(model))
-            graph = top[_MODEL_GRAPH]
+            (graph,) = _messages(model, _MODEL_GRAPH)
             operators = Counter(_text(node, _NODE_OP_TYPE) for node in _messages(graph, _GRAPH_NODE))
-            opsets = (dict(_fields(entry)) for entry in _messages(model, _MODEL_OPSET))
+            opsets = _messages(model, _MODEL_OPSET)
             return {
-                "ir_version": top.get(_MODEL_IR_VERSION),
-                "opset": {bytes(entry.get(1, b"")).decode() or "ai.onnx": entry.get(2) for entry in opsets},
+                "ir_version": _number(model, _MODEL_IR_VERSION),
+                "opset": {_text(entry, 1) or "ai.onnx": _number(entry, 2) for entry in opsets},
                 "producer": _text(model, _MODEL_PRODUCER),
                 "operators": dict(sorted(operators.items())),
                 "inputs": [asdict(_value_info(value)) for value in _messages(graph, _GRAPH_INPUT)],
@@ -89,26 +96,54 @@ class _Model:
 
 def _value_info(value: _Message) -> TensorSpec:
     """ValueInfoProto: name 1, type 2; TypeProto.tensor_type 1; elem_type 1, shape 2; dim 1; value 1, name 2."""
-    tensor = dict(_fields(dict(_fields(dict(_fields(value)).get(2, b"")))[1]))
-    axes = [dict(_fields(dim)) for dim in _messages(tensor.get(2, b""), 1)]
-    shape = tuple(axis[1] if 1 in axis else bytes(axis.get(2, b"unknown")).decode() for axis in axes)
-    return TensorSpec(_text(value, 1), _DTYPES.get(tensor.get(1, 0), "other"), shape)
+    tensor = _message(_message(value, 2), 1)  # empty for a sequence, map or optional
+    axes = _messages(_message(tensor, 2), 1)
+    shape = tuple(
+        number if (number := _number(axis, 1)) is not None else _text(axis, 2) or "?" for axis in axes
+    )
+    return TensorSpec(_text(value, 1), _DTYPES.get(_number(tensor, 1) or 0, "other"), shape)
+
+
+def _tensors(model: _Message) -> Iterator[_Message]:
+    """Every TensorProto of the graph: its initializers and its nodes' attributes."""
+    for graph in _messages(model, _MODEL_GRAPH):
+        yield from _messages(graph, _GRAPH_INITIALIZER)
+        for node in _messages(graph, _GRAPH_NODE):
+            for attribute in _messages(node, _NODE_ATTRIBUTE):
+                yield from _messages(attribute, _ATTRIBUTE_TENSOR)
+
+
+def _is_external(tensor: _Message) -> bool:
+    return _number(tensor, _TENSOR_DATA_LOCATION) == _EXTERNAL
 
 
 def _text(message: _Message, wanted: int) -> str:
-    return next((bytes(value).decode() for value in _messages(message, wanted)), "")
+    return bytes(_message(message, wanted)).decode()
+
+
+def _message(message: _Message, wanted: int) -> _Message:
+    return next(_messages(message, wanted), b"")
 
 
 def _messages(message: _Message, wanted: int) -> Iterator[_Message]:
-    return (value for number, value in _fields(message) if number == wanted)
+    return (value for number, value in _fields(message) if number == wanted and not isinstance(value, int))
 
 
-def _fields(message: _Message) -> Iterator[tuple[int, Any]]:
-    """Field numbers and values: int for a varint, a view for anything length-delimited."""
-    position = 0
+def _number(message: _Message, wanted: int) -> int | None:
+    return next(
+        (value for number, value in _fields(message) if number == wanted and isinstance(value, int)), None
+    )
+
+
+def _fields(message: _Message) -> Iterator[tuple[int, int | _Message]]:
+    """Field numbers and values: int for a varint, a view for anything else."""
+    position = count = 0
     while position < len(message):
+        count += 1
         tag, position = _varint(message, position)
         number, wire_type = tag >> 3, tag & 7
+        if number == 0 or count > _MAX_FIELDS:
+            raise ValueError("a field without a number, or more fields than any model has")
         if wire_type == _VARINT:
             value, position = _varint(message, position)
             yield number, value
@@ -119,7 +154,7 @@ def _fields(message: _Message) -> Iterator[tuple[int, Any]]:
             length = 4 if wire_type == _FIXED32 else 8
         else:
             raise ValueError(f"wire type {wire_type} is not used in ONNX")
-        if number == 0 or position + length > len(message):
+        if position + length > len(message):
             raise ValueError("the message ends before its field does")
         yield number, message[position : position + length]
         position += length

@@ -10,8 +10,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cnndeploy.errors import ArtifactError
-from cnndeploy.formats._archive import member_names, read_members
+from cnndeploy.formats._archive import check_whole, member_names, read_members
 from cnndeploy.specs import Manifest
 
 MANIFEST_FILE = "cnndeploy_manifest.json"
@@ -29,22 +28,17 @@ class TorchScriptFormat:
 
     def read_manifest(self, path: Path) -> Manifest | None:
         """The manifest among the extra files."""
-        try:
-            found = read_members(path, lambda name: name == f"extra/{MANIFEST_FILE}")
-            return next((Manifest.from_json(content) for content in found.values()), None)
-        except ValueError as error:
-            raise ArtifactError(f"{path} is a damaged TorchScript archive: {error}") from error
+        check_whole(path)
+        found = read_members(path, lambda name: name == f"extra/{MANIFEST_FILE}")
+        return next((Manifest.from_json(content) for content in found.values()), None)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Counts of the operators that the archived code calls."""
         operators: Counter[str] = Counter()
-        try:
-            for code in read_members(
-                path, lambda name: name.startswith("code/") and name.endswith(".py")
-            ).values():
-                operators.update(_OPERATOR.findall(code.decode()))
-        except ValueError as error:
-            raise ArtifactError(f"{path} is a damaged TorchScript archive: {error}") from error
+        for code in read_members(
+            path, lambda name: name.startswith("code/") and name.endswith(".py")
+        ).values():
+            operators.update(_OPERATOR.findall(code.decode()))
         return {"operators": dict(sorted(operators.items()))}
 
 

@@ -21,7 +21,7 @@ def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
     table = Table(title="Equivalence with eager PyTorch", title_justify="left")
     table.add_column("")
     for report in reports:
-        table.add_column(Path(report.artifact.path).name, overflow="fold")
+        table.add_column(Text(Path(report.artifact.path).name), overflow="fold")
     rows: dict[str, Callable[[EquivalenceReport], str | Text]] = {
         "equivalent": lambda r: Text("yes", "green") if r.equivalent else Text("NO", "bold red"),
         "against": lambda r: Path(r.against.path).name,
@@ -33,7 +33,7 @@ def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
         "top-1 agreement": lambda r: f"{r.top1_agreement:.2%}",
     }
     for label, value in rows.items():
-        table.add_row(label, *(value(report) for report in reports))
+        _add_row(table, label, *(value(report) for report in reports))
     return Group(table)
 
 
@@ -47,7 +47,8 @@ def benchmark_table(report: BenchmarkReport) -> Group:
         table.add_column(heading, justify="right")
     names = _short_names([result.target for result in report.results])
     for result in report.results:
-        table.add_row(
+        _add_row(
+            table,
             names[result.target],
             result.runtime,
             result.device,
@@ -59,6 +60,11 @@ def benchmark_table(report: BenchmarkReport) -> Group:
             f"{result.ratio:.2f}",
         )
     return Group(table, Text(machine_line(report.environment)))
+
+
+def _add_row(table: Table, *cells: str | Text) -> None:
+    """File names and manifests are shown as they are; rich would read their brackets as markup."""
+    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
 
 
 def _short_names(paths: Sequence[str]) -> dict[str, str]:
@@ -74,37 +80,40 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
     table.add_column(overflow="fold")
     for key, value in facts.items():
         if key == "bytes":
-            table.add_row("size", f"{value:,} bytes ({size(value)})")
+            _add_row(table, "size", f"{value:,} bytes ({size(value)})")
         elif isinstance(value, Mapping) and key != "manifest":
-            table.add_row(key, ", ".join(f"{name} {count}" for name, count in value.items()) or "none")
+            _add_row(table, key, ", ".join(f"{name} {count}" for name, count in value.items()) or "none")
         elif key in ("inputs", "outputs"):
             specs = (
                 f"{spec['name']}: {spec['dtype']} ({', '.join(map(str, spec['shape']))})" for spec in value
             )
-            table.add_row(key, "\n".join(specs))
+            _add_row(table, key, "\n".join(specs))
         elif key != "manifest":
-            table.add_row(key, str(value))
+            _add_row(table, key, str(value))
     if manifest is None:
-        table.add_row("manifest", "none: cnndeploy did not write this file")
+        _add_row(table, "manifest", "none: cnndeploy did not write this file")
         return Group(table)
     table.add_section()
     training, preprocessing = manifest.training, manifest.preprocessing
     accuracy = training.get("test_accuracy")
-    table.add_row("architecture", manifest.architecture)
+    _add_row(table, "architecture", manifest.architecture)
     height, width = preprocessing.size
     steps = f"uint8 times {preprocessing.scale:.6g}, resized to {height} x {width}"
     if preprocessing.mean or preprocessing.std != 1:
         steps += f", minus {preprocessing.mean:g}, divided by {preprocessing.std:g}"
-    table.add_row("preprocessing", steps)
-    table.add_row("labels", ", ".join(manifest.labels))
-    table.add_row(
+    _add_row(table, "preprocessing", steps)
+    _add_row(table, "labels", ", ".join(manifest.labels))
+    _add_row(
+        table,
         "test accuracy",
         "untrained" if accuracy is None else f"{accuracy:.4f} on {training['test_images']:,} images",
     )
     if recipe := training.get("recipe"):
-        table.add_row(
-            "recipe", ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)
+        _add_row(
+            table,
+            "recipe",
+            ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None),
         )
-    table.add_row("checkpoint", manifest.checkpoint_sha256 or "this file")
-    table.add_row("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items()))
+    _add_row(table, "checkpoint", manifest.checkpoint_sha256 or "this file")
+    _add_row(table, "versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items()))
     return Group(table)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +59,12 @@ class Checkpoint:
         manifest = artifact.require_manifest()
         try:
             weights = torch.load(Path(path), map_location="cpu", weights_only=True)[WEIGHTS_KEY]
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged: {str(error).partition(chr(10))[0]}") from error
+        except Exception as error:  # its own message may advise to load without weights_only
+            raise CheckpointError(f"{path} is damaged: torch cannot read its weights") from error
+        if not isinstance(weights, dict) or not all(
+            isinstance(each, torch.Tensor) for each in weights.values()
+        ):
+            raise CheckpointError(f"{path} is damaged: its weights are not tensors")
         return cls(weights, manifest, artifact.sha256)
 
     def save(self, path: str | os.PathLike[str]) -> Artifact:
@@ -79,15 +82,25 @@ class Checkpoint:
         """The network with these weights, on the CPU, in eval mode.
 
         Raises:
-            CheckpointError: The weights are not those of the architecture.
+            CheckpointError: The weights are not those of the architecture, in name, shape or dtype.
         """
         name = self.manifest.architecture
         network = registry.get("architectures", name).build()
-        try:
-            network.load_state_dict(dict(self.weights))
-        except (RuntimeError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"these are not the weights of {name}: {error}") from error
+        expected = {key: (value.shape, value.dtype) for key, value in network.state_dict().items()}
+        found = {key: (value.shape, value.dtype) for key, value in self.weights.items()}
+        if wrong := sorted(
+            key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)
+        ):
+            raise CheckpointError(
+                f"the checkpoint's weights are not those of {name}: {len(wrong)} differ in name, shape or dtype, "
+                f"first {wrong[0]}"
+            )
+        network.load_state_dict(dict(self.weights))
         return network.eval()
+
+    def is_finite(self) -> bool:
+        """Whether no weight is NaN or infinite."""
+        return all(bool(torch.isfinite(value).all()) for value in self.weights.values())
 
 
 def initialised(name: str, seed: int) -> torch.nn.Module:

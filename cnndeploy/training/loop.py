@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from cnndeploy import data, registry
-from cnndeploy.artifact import Artifact, replacing
-from cnndeploy.errors import DataError, TrainingError
+from cnndeploy.artifact import Artifact, check_writable
+from cnndeploy.errors import TrainingError
 from cnndeploy.machine import usable_cpus
 from cnndeploy.runtimes._torch import open_device
 from cnndeploy.specs import Preprocessing
@@ -28,6 +27,7 @@ from cnndeploy.training.checkpoint import Checkpoint, initialised
 from cnndeploy.training.recipe import Recipe
 
 _EVALUATION_BATCH = 256
+_TOO_FAST = "The learning rate is probably too high; try a tenth of it with --lr."
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def train(
     training_set = data.load("train", data_dir).first(limit)
     test_set = data.load("test", data_dir)
     test_set = test_set.first(min(limit, len(test_set)) if limit is not None else None)
-    _check_writable(Path(output))
+    check_writable(output)
 
     facts: dict[str, Any] = {
         "recipe": {**asdict(recipe), "optimizer": "Adam", "seed": seed, "limit": limit},
@@ -140,7 +140,10 @@ def train(
             )
             facts["epochs"].append({key: value for key, value in asdict(done).items() if key != "seconds"})
             facts["test_accuracy"] = accuracy
-            artifact = Checkpoint.of(architecture, network, facts).save(output)
+            checkpoint = Checkpoint.of(architecture, network, facts)
+            if not checkpoint.is_finite():
+                raise TrainingError(f"Weights became NaN or infinite in epoch {epoch}. {_TOO_FAST}")
+            artifact = checkpoint.save(output)
             if on_epoch is not None:
                 on_epoch(done)
     return artifact
@@ -187,10 +190,7 @@ def _train_epoch(
         correct += (logits.argmax(dim=1) == labels).sum().item()
         seen += len(labels)
         if not math.isfinite(loss_sum):
-            raise TrainingError(
-                f"The loss is {loss.item()} at step {step} of epoch {epoch}; "
-                "the learning rate is probably too high. Try a tenth of it with --lr."
-            )
+            raise TrainingError(f"The loss is {loss.item()} at step {step} of epoch {epoch}. {_TOO_FAST}")
         state = Step(epoch, epochs, step, len(batches), loss_sum / seen, correct / seen)
         if on_step is not None:
             on_step(state)
@@ -226,13 +226,3 @@ def preprocess(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tens
             prepared, preprocessing.size, mode="bilinear", align_corners=False, antialias=False
         )
     return (prepared - preprocessing.mean) / preprocessing.std
-
-
-def _check_writable(output: Path) -> None:
-    """Find out now, and not after an hour, that the checkpoint cannot be written."""
-    if output.suffix == "":
-        raise DataError(f"{output}: give the checkpoint a file name such as {output.name}.pt")
-    probe = output.with_name(f".{output.name}.probe")
-    with replacing(probe):
-        pass
-    probe.unlink()
