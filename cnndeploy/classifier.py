@@ -137,12 +137,7 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
                 raise DataError(
                     f"{path} is {image.size[0]} x {image.size[1]}; at most {_MAX_SIDE} a side are taken"
                 )
-            if image.mode.startswith(("I", "F")):
-                raise DataError(f"{path} has more than 8 bits a channel; convert it to 8 bits first")
-            if image.has_transparency_data:  # what is transparent is background, which is black here
-                black = Image.new("RGBA", image.size, "black")
-                return np.asarray(Image.alpha_composite(black, image.convert("RGBA")).convert("L"))
-            return np.asarray(image.convert("L"))
+            return _grey(image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except IsADirectoryError as error:
@@ -153,12 +148,23 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
+def _grey(image: Image) -> NDArray[np.uint8]:
+    """A PIL image as uint8 (height, width); what is transparent is background, which is black here."""
+    from PIL import Image as Pillow
+
+    if image.mode.startswith(("I", "F")):
+        raise DataError("the image has more than 8 bits a channel; convert it to 8 bits first")
+    if image.has_transparency_data:
+        image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "black"), image.convert("RGBA"))
+    return np.asarray(image.convert("L"))
+
+
 def _batches(images: Any) -> list[NDArray[np.uint8]]:
     """Raw images as uint8 (batch, height, width) arrays of one size each, at most _BATCH long."""
     if hasattr(images, "convert"):
         images = [images]
     if not isinstance(images, np.ndarray):
-        arrays = [np.asarray(image.convert("L") if hasattr(image, "convert") else image) for image in images]
+        arrays = [_grey(image) if hasattr(image, "convert") else np.asarray(image) for image in images]
         return [batch for array in arrays for batch in _batches(array)]
     if images.ndim == 2:
         images = images[None]

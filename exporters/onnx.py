@@ -91,7 +91,7 @@ def _strip(model: onnx_ir.Model) -> None:
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     values = [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]
-    for node in model.graph:
+    for node in onnx_ir.traversal.RecursiveGraphIterator(model.graph):
         node.doc_string = None
         kept = {key: node.metadata_props[key] for key in _KEPT_METADATA if key in node.metadata_props}
         node.metadata_props.clear()
@@ -113,6 +113,8 @@ def _check(path: Path, manifest: Manifest, opset: int) -> None:
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.shape.dim[0].dim_param != manifest.input.shape[0]:
             faults.append(f"the batch axis of {value.name} is fixed")
+    if model.functions:
+        faults.append("it contains functions, whose insides are not checked")
     if any(node.op_type == "Dropout" for node in model.graph.node):
         faults.append("it contains Dropout")
     if [entry.version for entry in model.opset_import if entry.domain == ""] != [opset]:

@@ -48,13 +48,16 @@ class TorchScriptExporter:
             content = _cleaned(archive.getvalue())
             with replacing(path) as temporary:
                 temporary.write_bytes(content)
-                _check(temporary, manifest)
+                _check(temporary, manifest, checkpoint.network())
         return Artifact.open(path)
 
 
 def _cleaned(archive: bytes) -> bytes:
     """The same archive without source paths and with class names that do not depend on the process."""
     reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
+    mangled = {name for record in reader.get_all_records() for name in _MANGLE.findall(record.encode())}
+    if len(mangled) > 1:  # two classes would come to have one name
+        raise ExportError(f"the frozen network still has {len(mangled)} classes; freezing should leave one")
     cleaned = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(cleaned)
     for name in reader.get_all_records():
@@ -68,7 +71,7 @@ def _cleaned(archive: bytes) -> bytes:
     return cleaned.getvalue()
 
 
-def _check(path: Path, manifest: Manifest) -> None:
+def _check(path: Path, manifest: Manifest, network: torch.nn.Module) -> None:
     """The checks that a saved file must pass; a failure leaves no file."""
     module: Any = torch.jit.load(str(path), map_location="cpu")
     faults = []
@@ -78,9 +81,10 @@ def _check(path: Path, manifest: Manifest) -> None:
         faults.append("it is not frozen")
     with torch.inference_mode():
         for batch in (1, 3):
-            shape = tuple(module(torch.zeros(manifest.input.with_batch(batch))).shape)
-            if shape != manifest.output.with_batch(batch):
-                faults.append(f"a batch of {batch} gives the shape {shape}")
+            images = torch.rand(manifest.input.with_batch(batch), generator=torch.Generator().manual_seed(0))
+            logits, expected = module(images), network(images)
+            if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-4, atol=1e-5):
+                faults.append(f"a batch of {batch} gives other logits than the network")
     if Artifact.open(path).manifest != manifest:
         faults.append("its manifest does not read back")
     if faults:

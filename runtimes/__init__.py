@@ -37,7 +37,8 @@ class DeviceStatus:
 class Session(ABC):
     """An artifact opened on one device, ready to run; a context manager.
 
-    ``inputs`` and ``outputs`` are what the opened file says of itself, not what its manifest claims.
+    ``inputs`` and ``outputs`` are what the opened file says of itself; a format that says nothing, as those
+    of torch, has its manifest's. ``placed_on`` is what :meth:`placement` must give for every part.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class Session(ABC):
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
         device: str,
+        placed_on: str,
         threads: int,
     ) -> None:
         self.artifact = artifact
+        self.placed_on = placed_on
         self.inputs = inputs
         self.outputs = outputs
         self.device = device
@@ -142,7 +145,8 @@ def open_session(
 ) -> Session:
     """Open an artifact on the runtime named, or on the first that opens its format.
 
-    ``threads`` defaults to the CPUs that this process may use. Raises what :meth:`Runtime.open` raises.
+    ``threads`` defaults to the CPUs that this process may use. Raises what :meth:`Runtime.open` raises, and
+    DeviceUnavailableError where a part of the model is seen to be elsewhere than on ``device``.
     """
     name = runtime if runtime is not None else default_runtime(artifact.format)
     chosen = registry.get("runtimes", name)
@@ -151,7 +155,16 @@ def open_session(
             f"the runtime {name} opens {', '.join(chosen.formats)}, but {artifact.path} is {artifact.format}. "
             f"Use --runtime {default_runtime(artifact.format)}."
         )
-    return chosen.open(artifact, device=device, threads=threads or usable_cpus())
+    session = chosen.open(artifact, device=device, threads=usable_cpus() if threads is None else threads)
+    placement = session.placement()
+    elsewhere = [part for part, where in placement.items() if where != session.placed_on]
+    if elsewhere or not placement:
+        session.close()
+        raise DeviceUnavailableError(
+            f"{name} put {len(elsewhere)} of {len(placement)} parts of {artifact.path} elsewhere than on {device}: "
+            f"{', '.join(elsewhere[:5])}. Use --device cpu, or a build that has these operators there."
+        )
+    return session
 
 
 def default_runtime(model_format: str) -> str:

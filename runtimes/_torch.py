@@ -29,13 +29,24 @@ def torch_devices() -> dict[str, DeviceStatus]:
     if not torch.cuda.is_available():
         reason = f"torch {torch.__version__} cannot use this GPU (its CUDA: {torch.version.cuda or 'none'})"
         return devices | {"cuda": DeviceStatus(False, reason)}
-    return devices | {f"cuda:{index}": DeviceStatus(True) for index in range(torch.cuda.device_count())}
+    return devices | {f"cuda:{index}": _probe(index) for index in range(torch.cuda.device_count())}
+
+
+def _probe(index: int) -> DeviceStatus:
+    """Whether torch computes on a GPU: one that its build has no kernels for is there all the same."""
+    import torch
+
+    try:
+        torch.ones(1, device=f"cuda:{index}").add(1).item()
+    except RuntimeError as error:
+        return DeviceStatus(False, f"torch {torch.__version__} cannot compute on it: {last_line(error)}")
+    return DeviceStatus(True)
 
 
 def open_device(device: str, runtime: str, threads: int) -> torch.device:
     """The torch device, once it is known to work.
 
-    ``threads`` is set for the whole process: torch has one pool for all its sessions.
+    ``threads``, and on CUDA the choice against TF32, is set for the whole process: torch has one of each.
     """
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError("torch")
@@ -43,7 +54,11 @@ def open_device(device: str, runtime: str, threads: int) -> torch.device:
 
     index = device_index(device, runtime, torch_devices())
     torch.set_num_threads(threads)
-    return torch.device("cpu") if index is None else torch.device("cuda", index)
+    if index is None:
+        return torch.device("cpu")
+    # as for ONNX Runtime: a float32 model is run in float32, not in TF32 with its 10 bits of mantissa
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return torch.device("cuda", index)
 
 
 class TorchSession(Session):
@@ -58,6 +73,7 @@ class TorchSession(Session):
             inputs=(manifest.input,),
             outputs=(manifest.output,),
             device=str(device),
+            placed_on=str(device),
             threads=threads,
         )
         self._module: torch.nn.Module | None = module

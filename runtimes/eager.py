@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError, DeviceUnavailableError
 from cnndeploy.runtimes import DeviceStatus
 from cnndeploy.runtimes._torch import TorchSession, open_device, torch_devices
-
-if TYPE_CHECKING:
-    import torch
 
 
 class EagerSession(TorchSession):
@@ -34,9 +30,19 @@ class EagerRuntime:
         """Build the network, load its weights, move it to ``device``."""
         torch_device = open_device(device, "eager", threads)
 
+        import torch
+
         from cnndeploy.training.checkpoint import Checkpoint
 
-        network: torch.nn.Module = Checkpoint.load(artifact.path).network().to(torch_device)
+        checkpoint = Checkpoint.load(artifact.path)
+        if checkpoint.sha256 != artifact.sha256:
+            raise ArtifactError(f"{artifact.path} has changed since it was opened; open it anew")
+        try:
+            network = checkpoint.network().to(torch_device)
+        except torch.OutOfMemoryError as error:
+            raise DeviceUnavailableError(
+                f"{artifact.path} does not fit into the memory of {device}"
+            ) from error
         return EagerSession(artifact, network, torch_device, threads)
 
 

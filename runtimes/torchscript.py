@@ -19,16 +19,20 @@ if TYPE_CHECKING:
 
 
 class TorchScriptSession(TorchSession):
-    """A frozen archive: its weights are constants of the graph."""
+    """An archive; one that we wrote is frozen, so that its weights are constants of the graph."""
 
     def placement(self) -> dict[str, str]:
-        """Constant tensor name to device."""
-        graph: Any = getattr(self._module, "graph", None)
-        if graph is None:
+        """Name of each constant tensor, parameter and buffer to its device."""
+        import torch
+
+        module: Any = self._module
+        if module is None:
             return {}
+        graph = module.inlined_graph  # its nodes live as long as it is held
         constants = (node.output() for node in graph.findAllNodes("prim::Constant"))
-        tensors = (value for value in constants if str(value.type()) == "Tensor")
-        return {value.debugName(): str(value.node().t("value").device) for value in tensors}
+        tensors = (value for value in constants if value.type().isSubtypeOf(torch.TensorType.get()))
+        placed = {value.debugName(): str(value.node().t("value").device) for value in tensors}
+        return placed | {name: str(value.device) for name, value in module.state_dict().items()}
 
 
 class TorchScriptRuntime:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import ExportError
+from cnndeploy.errors import ArtifactError, ExportError
 from cnndeploy.exporters import export
 from cnndeploy.exporters import onnx as exporter
 from helpers import Trained
@@ -63,7 +63,7 @@ def test_weights_in_another_file_are_refused(trained: Trained, tmp_path: Path) -
         location="weights.bin",
         size_threshold=1024,
     )
-    with pytest.raises(ExportError, match="another file"):
+    with pytest.raises(ArtifactError, match="not self-contained"):
         exporter._check(tmp_path / "split.onnx", manifest, 20)
 
 

@@ -25,8 +25,7 @@ def test_the_probe_is_the_model_that_its_comment_says() -> None:
 def test_a_gpu_that_the_provider_cannot_use_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver shows a GPU, but the provider cannot start, as where cuDNN is missing."""
     monkeypatch.setattr(runtime, "cuda_driver", lambda: CudaDriver(("A GPU",), "13.0"))
-    if runtime.cuda_driver.__name__ != "<lambda>":
-        pytest.fail("the driver was not replaced")
+    monkeypatch.setattr(runtime._import(), "get_available_providers", lambda: [runtime._CUDA])
     runtime._cuda_devices.cache_clear()
     try:
         status = runtime._cuda_devices()["cuda:0"]
@@ -44,7 +43,7 @@ def test_one_node_on_another_provider_is_an_error(
     monkeypatch.setattr(
         runtime, "_placement", lambda session: {"conv": "CPUExecutionProvider", "relu": "Other"}
     )
-    with pytest.raises(DeviceUnavailableError, match=r"put 1 nodes of .* elsewhere than on cpu: relu"):
+    with pytest.raises(DeviceUnavailableError, match=r"put 1 of 2 parts of .* elsewhere than on cpu: relu"):
         open_session(Artifact.open(path))
 
 

@@ -46,7 +46,7 @@ def bench(
         raise BenchmarkError("nothing to measure; give at least one model file")
     if any(size < 1 for size in batch_sizes):
         raise BenchmarkError(f"batch sizes are at least 1, got {list(batch_sizes)}")
-    threads = threads or usable_cpus()
+    threads = usable_cpus() if threads is None else threads
     results: list[Result] = []
     with contextlib.ExitStack() as stack:
         candidates = []

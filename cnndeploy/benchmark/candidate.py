@@ -61,7 +61,7 @@ class Candidate:
             )
         message: dict[str, Any] = json.loads(line)
         if "error" in message:
-            kind: type[CnndeployError] = getattr(errors, message["error"])
+            kind: type[CnndeployError] = getattr(errors, message["error"], BenchmarkError)
             error = kind.__new__(
                 kind
             )  # the text is the message already made, not what the class makes it from

@@ -49,7 +49,7 @@ def _time(session: Session, batch_size: int, calls: int) -> list[float]:
 
 
 def _feeds(session: Session, batch_size: int) -> dict[str, NDArray[Any]]:
-    """The same images for every candidate: random, in the range that preprocessing gives."""
+    """Random images in the range that preprocessing gives; the same for every candidate of one input shape."""
     random = np.random.default_rng(0)
     try:
         return {

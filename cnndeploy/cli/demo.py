@@ -51,6 +51,8 @@ def command(
     from cnndeploy.report.page import render
 
     make_folder(output)
+    for old in (*output.glob("*.verify.json"), output / "bench.json", output / "report.html"):
+        old.unlink(missing_ok=True)  # of an earlier run, which a failing one must not seem to confirm
     checkpoint = output / f"{architecture}.pt"
 
     _heading(1, "Data")

@@ -50,11 +50,19 @@ def command(
     """
     from cnndeploy.artifact import check_writable
     from cnndeploy.equivalence import verify
+    from cnndeploy.equivalence.report import EquivalenceReport
     from cnndeploy.report.tables import equivalence_table
 
-    if json_file is not None and json_file != "-":  # an earlier pass must not outlive this run
+    def write(report: EquivalenceReport) -> None:
+        if json_file is not None:
+            write_json(json_file, report.to_dict())
+
+    def undecided(reason: str) -> EquivalenceReport:
+        return EquivalenceReport.undecided(artifact, against, device, reason)
+
+    if json_file is not None and json_file != "-":
         check_writable(json_file, artifact, against)
-        write_json(json_file, {"equivalent": False, "reasons": ["the verification did not end"]})
+        write(undecided("the verification did not end"))  # so that no earlier pass outlives this run
     try:
         with progress_bar(f"Verifying {artifact.name}") as update:
             report = verify(
@@ -68,10 +76,8 @@ def command(
                 on_batch=update,
             )
     except CnndeployError as error:
-        if json_file is not None:
-            write_json(json_file, {"equivalent": False, "reasons": [str(error)]})
+        write(undecided(str(error)))
         raise
-    if json_file is not None:
-        write_json(json_file, report.to_dict())
+    write(report)
     console_for(json_file).print(equivalence_table([report]))
     report.require()

@@ -56,8 +56,9 @@ def verify(
         DeviceUnavailableError: ``device`` does not work here.
         DataError: The data set is missing or damaged.
     """
-    artifact = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
-    against = against if isinstance(against, Artifact) else Artifact.open(against)
+    # opened anew even where they are open, so that what is hashed is what is run
+    artifact = Artifact.open(artifact.path if isinstance(artifact, Artifact) else artifact)
+    against = Artifact.open(against.path if isinstance(against, Artifact) else against)
     if against.format != "checkpoint":
         raise ArtifactError(f"{against.path} is {against.format}; verify against the checkpoint it came from")
     runtime = runtime or default_runtime(artifact.format)
@@ -73,6 +74,9 @@ def verify(
         if not reasons:
             error = _compare(candidate, reference, manifest, test_images, comparison, on_batch)
             reasons = [*([error] if error else []), *comparison.reasons()]
+        for file in (artifact, against):
+            if Artifact.open(file.path).sha256 != file.sha256:
+                reasons.append(f"{file.path} was replaced while it was verified")
         return EquivalenceReport(
             artifact=FileIdentity(str(artifact.path), artifact.sha256),
             against=FileIdentity(str(against.path), against.sha256),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+# In tolerances: below, a network that ignores its input would be hard to tell from one that does not.
+_LEAST_SENSITIVITY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +37,19 @@ class Comparison:
     agreeing: int = 0
     beyond_tolerance: int = 0
     first_beyond: int | None = None
+    lowest: NDArray[np.float32] | None = None
+    highest: NDArray[np.float32] | None = None
 
     def add(self, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> str | None:
         """Compare a batch of logits, float32 (batch, classes); gives the reason where it cannot be."""
+        reason = self._incomparable(expected, actual)
+        if reason is not None:
+            self.max_abs_error = self.max_rel_error = math.inf  # of what cannot be compared nothing is known
+            return reason
         batch = len(expected)
-        if actual.shape != expected.shape or actual.dtype != expected.dtype:
-            return (
-                f"a batch of {batch} gives {actual.dtype} {actual.shape}, "
-                f"not {expected.dtype} {expected.shape}"
-            )
-        for side, logits in (("the checkpoint", expected), ("the artifact", actual)):
-            if not np.isfinite(logits).all():
-                return f"{side} gives NaN or infinite logits within images {self.images} to {self.images + batch - 1}"
+        lowest, highest = expected.min(axis=0), expected.max(axis=0)  # (classes,)
+        self.lowest = lowest if self.lowest is None else np.minimum(self.lowest, lowest)
+        self.highest = highest if self.highest is None else np.maximum(self.highest, highest)
         error = np.abs(actual.astype(np.float64) - expected).max(axis=1)  # (batch,)
         scale = np.abs(expected).max(axis=1).astype(np.float64)  # (batch,)
         beyond = error > self.tolerance.absolute + self.tolerance.relative * scale
@@ -59,6 +64,23 @@ class Comparison:
         self.batch_sizes.add(batch)
         return None
 
+    def _incomparable(self, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> str | None:
+        batch = len(expected)
+        if actual.shape != expected.shape or actual.dtype != expected.dtype:
+            return f"a batch of {batch} gives {actual.dtype} {actual.shape}, not {expected.dtype} {expected.shape}"
+        for side, logits in (("the checkpoint", expected), ("the artifact", actual)):
+            if not np.isfinite(logits).all():
+                return f"{side} gives NaN or infinite logits within images {self.images} to {self.images + batch - 1}"
+        return None
+
+    @property
+    def sensitivity(self) -> float:
+        """How far the checkpoint's logits vary from image to image, relative to the largest."""
+        if self.lowest is None or self.highest is None:
+            return 0.0
+        largest = max(float(np.abs(self.lowest).max()), float(np.abs(self.highest).max()))
+        return float((self.highest - self.lowest).max()) / largest if largest else 0.0
+
     @property
     def top1_agreement(self) -> float:
         """The share of images given the same label, 0 where nothing was compared."""
@@ -71,6 +93,11 @@ class Comparison:
         """
         if self.images == 0:
             return ["nothing was compared"]
+        if self.images > 1 and self.sensitivity < _LEAST_SENSITIVITY * self.tolerance.relative:
+            return [
+                f"the checkpoint gives all images the same logits, to {self.sensitivity:.1g} of the largest, "
+                "so agreement proves nothing; train it"
+            ]
         if not self.beyond_tolerance:
             return []
         reasons = [

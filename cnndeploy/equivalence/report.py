@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from cnndeploy.equivalence.comparison import Tolerance
@@ -46,16 +47,34 @@ class EquivalenceReport:
         """Whether something was compared and nothing speaks against it."""
         return self.images > 0 and not self.reasons
 
+    @classmethod
+    def undecided(cls, artifact: Path, against: Path, device: str, reason: str) -> EquivalenceReport:
+        """The report of a verification that could not be done, or has not ended; it is no pass."""
+        return cls(
+            artifact=FileIdentity(str(artifact), ""),
+            against=FileIdentity(str(against), ""),
+            runtime="",
+            device=device,
+            threads=0,
+            images=0,
+            batch_sizes=(),
+            max_abs_error=math.inf,
+            max_rel_error=math.inf,
+            top1_agreement=0.0,
+            tolerance=Tolerance(),
+            reasons=(reason,),
+        )
+
     def require(self) -> None:
         """Raise NotEquivalentError, carrying this report, unless the two are equivalent."""
         if not self.equivalent:
             raise NotEquivalentError(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; a figure of nothing, or one that is not finite, becomes None."""
+        """JSON-ready; a figure that is not finite becomes None, because JSON has none."""
         values = {"equivalent": self.equivalent, **asdict(self)}
         for name in ("max_abs_error", "max_rel_error"):
-            values[name] = values[name] if self.images and math.isfinite(values[name]) else None
+            values[name] = values[name] if math.isfinite(values[name]) else None
         return values
 
     @classmethod

@@ -22,8 +22,9 @@ MANIFEST_KEY = "cnndeploy.manifest"
 
 _MODEL_IR_VERSION, _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA = 1, 2, 7, 8, 14
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
-_NODE_OP_TYPE, _NODE_ATTRIBUTE, _ATTRIBUTE_TENSOR = 4, 5, 5
-_TENSOR_DATA_LOCATION, _EXTERNAL = 14, 1
+_GRAPH_SPARSE, _MODEL_FUNCTION, _FUNCTION_NODE, _NODE_OP_TYPE, _NODE_ATTRIBUTE = 15, 25, 7, 4, 5
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 # TensorProto.DataType
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -50,7 +51,8 @@ class OnnxFormat:
             ArtifactError: The file's weights lie in other files, which its SHA-256 says nothing about.
         """
         with _Model(path) as model:
-            if any(_is_external(tensor) for tensor in _tensors(model)):
+            graphs = (*_messages(model, _MODEL_GRAPH), *_messages(model, _MODEL_FUNCTION))
+            if any(_is_external(tensor) for graph in graphs for tensor in _tensors(graph)):
                 raise ArtifactError(
                     f"{path} is not self-contained: its weights lie in other files. "
                     "Save it as one file with: onnx.save(onnx.load(PATH), PATH)"
@@ -104,17 +106,31 @@ def _value_info(value: _Message) -> TensorSpec:
     return TensorSpec(_text(value, 1), _DTYPES.get(_number(tensor, 1) or 0, "other"), shape)
 
 
-def _tensors(model: _Message) -> Iterator[_Message]:
-    """Every TensorProto of the graph: its initializers and its nodes' attributes."""
-    for graph in _messages(model, _MODEL_GRAPH):
-        yield from _messages(graph, _GRAPH_INITIALIZER)
-        for node in _messages(graph, _GRAPH_NODE):
-            for attribute in _messages(node, _NODE_ATTRIBUTE):
-                yield from _messages(attribute, _ATTRIBUTE_TENSOR)
+def _tensors(graph: _Message) -> Iterator[_Message]:
+    """Every TensorProto of a graph or function and of what it contains."""
+    yield from _messages(graph, _GRAPH_INITIALIZER)
+    for sparse in _messages(graph, _GRAPH_SPARSE):
+        yield from (*_messages(sparse, 1), *_messages(sparse, 2))  # values and indices
+    for node in (*_messages(graph, _GRAPH_NODE), *_messages(graph, _FUNCTION_NODE)):
+        for attribute in _messages(node, _NODE_ATTRIBUTE):
+            for field in _ATTRIBUTE_TENSORS:
+                yield from _messages(attribute, field)
+            for field in _ATTRIBUTE_SPARSE:
+                for sparse in _messages(attribute, field):
+                    yield from (*_messages(sparse, 1), *_messages(sparse, 2))
+            for field in _ATTRIBUTE_GRAPHS:
+                for inner in _messages(attribute, field):
+                    yield from _tensors(inner)
 
 
 def _is_external(tensor: _Message) -> bool:
-    return _number(tensor, _TENSOR_DATA_LOCATION) == _EXTERNAL
+    return any(
+        value and number in (_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION)
+        for number, value in _fields(tensor)
+    )
+
+
+# Where a field that is meant to stand once stands twice, protobuf takes the last.
 
 
 def _text(message: _Message, wanted: int) -> str:
@@ -122,7 +138,8 @@ def _text(message: _Message, wanted: int) -> str:
 
 
 def _message(message: _Message, wanted: int) -> _Message:
-    return next(_messages(message, wanted), b"")
+    found = [*_messages(message, wanted)]
+    return found[-1] if found else b""
 
 
 def _messages(message: _Message, wanted: int) -> Iterator[_Message]:
@@ -130,9 +147,8 @@ def _messages(message: _Message, wanted: int) -> Iterator[_Message]:
 
 
 def _number(message: _Message, wanted: int) -> int | None:
-    return next(
-        (value for number, value in _fields(message) if number == wanted and isinstance(value, int)), None
-    )
+    found = [value for number, value in _fields(message) if number == wanted and isinstance(value, int)]
+    return found[-1] if found else None
 
 
 def _fields(message: _Message) -> Iterator[tuple[int, int | _Message]]:

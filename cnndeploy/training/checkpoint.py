@@ -104,11 +104,18 @@ class Checkpoint:
 
 
 def initialised(name: str, seed: int) -> torch.nn.Module:
-    """A network with fresh weights; torch's global random state is left as it was."""
+    """A network with fresh weights, as its recipe says; torch's random state on the CPU is left as it was."""
     architecture = registry.get("architectures", name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return architecture.build()
+        network = architecture.build()
+        if architecture.recipe.initialisation == "he":
+            for module in network.modules():
+                if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+                    torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                    if module.bias is not None:
+                        torch.nn.init.zeros_(module.bias)
+        return network
 
 
 def manifest_of(name: str, architecture: Architecture, training: Mapping[str, Any]) -> Manifest:

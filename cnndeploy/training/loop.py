@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,9 @@ from cnndeploy import data, registry
 from cnndeploy.artifact import Artifact, check_writable
 from cnndeploy.errors import TrainingError
 from cnndeploy.machine import usable_cpus
-from cnndeploy.runtimes._torch import open_device
+from cnndeploy.runtimes._torch import last_line, open_device
 from cnndeploy.specs import Preprocessing
 from cnndeploy.training.checkpoint import Checkpoint, initialised
-from cnndeploy.training.recipe import Recipe
 
 _EVALUATION_BATCH = 256
 _TOO_FAST = "The learning rate is probably too high; try a tenth of it with --lr."
@@ -94,13 +93,11 @@ def train(
         ArtifactError: ``output`` cannot be written; found out before training.
     """
     design = registry.get("architectures", architecture)
-    default = design.recipe
-    recipe = Recipe(
-        epochs=default.epochs if epochs is None else epochs,
-        batch_size=batch_size or default.batch_size,
-        learning_rate=learning_rate or default.learning_rate,
-    )
-    threads = threads or usable_cpus()
+    chosen: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    recipe = replace(design.recipe, **{name: value for name, value in chosen.items() if value is not None})
+    if recipe.epochs < 0 or recipe.batch_size < 1 or not 0 < recipe.learning_rate < math.inf:
+        raise TrainingError(f"epochs from 0, batch size from 1, learning rate above 0, but got {recipe}")
+    threads = usable_cpus() if threads is None else threads
     torch_device = open_device(device, "training", threads)
     training_set = data.load("train", data_dir).first(limit)
     test_set = data.load("test", data_dir)
@@ -127,7 +124,11 @@ def train(
         torch.manual_seed(seed)  # dropout's
         for epoch in range(1, recipe.epochs + 1):
             started = time.perf_counter()
-            last = _train_epoch(network, optimizer, batches, order, epoch, recipe.epochs, on_step)
+            try:
+                last = _train_epoch(network, optimizer, batches, order, epoch, recipe.epochs, on_step)
+            except RuntimeError as error:  # torch's own; memory is by far the likeliest
+                advice = f"If memory ran out, try --batch-size {max(1, recipe.batch_size // 2)}."
+                raise TrainingError(f"torch stopped in epoch {epoch}: {last_line(error)} {advice}") from error
             accuracy = _accuracy(network, test_set, design.preprocessing, torch_device)
             done = Epoch(
                 epoch,

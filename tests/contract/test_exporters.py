@@ -62,7 +62,8 @@ def test_no_path_of_this_machine_is_in_the_file(name: str, trained: Trained) -> 
             contents += [archive.read(member) for member in archive.namelist()]
             assert not [member for member in archive.namelist() if "debug" in member]
     telling = [str(Path(module.__file__ or "").parent) for module in (torch, cnndeploy)]
-    telling += [str(Path.home()), sys.prefix, socket.gethostname(), str(trained.checkpoint.parent)]
+    telling += [str(Path.home()), sys.prefix, str(trained.checkpoint.parent)]
+    telling += [name for name in (socket.gethostname(),) if len(name) > 4]  # "vm" stands in any file
     for content in contents:
         for word in telling:
             assert word.encode() not in content
@@ -91,6 +92,6 @@ def test_an_export_that_fails_its_checks_leaves_what_was_there(
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_a_checkpoint_is_not_overwritten_by_its_export(name: str, trained: Trained) -> None:
     before = trained.checkpoint.read_bytes()
-    with pytest.raises(ArtifactError, match="is the checkpoint itself"):
+    with pytest.raises(ArtifactError, match="is also an input"):
         export(trained.checkpoint, name, trained.checkpoint)
     assert trained.checkpoint.read_bytes() == before

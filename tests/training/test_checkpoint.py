@@ -73,7 +73,7 @@ def test_a_truncated_checkpoint_is_refused(length: int, trained: Trained, tmp_pa
 def test_other_weights_than_the_architectures_are_refused(tmp_path: Path) -> None:
     mixed = Checkpoint(Checkpoint.untrained("vgg11_small").weights, Checkpoint.untrained("lenet").manifest)
     mixed.save(tmp_path / "mixed.pt")
-    with pytest.raises(CheckpointError, match="not the weights of lenet"):
+    with pytest.raises(CheckpointError, match="are not those of lenet"):
         Checkpoint.load(tmp_path / "mixed.pt").network()
 
 
