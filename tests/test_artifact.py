@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cnndeploy.artifact import Artifact, replacing, write_file
+from cnndeploy.artifact import Artifact, check_writable, replacing, write_file
 from cnndeploy.errors import ArtifactError
 
 
@@ -60,6 +60,44 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     assert "was not written" in done.stdout
     assert (tmp_path / "model").read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0,
+    reason="needs Linux and root, to mount a file system of 64 kB",
+)
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False)  # noqa: S607
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        write_file(disk / "model", b"before")
+        with pytest.raises(ArtifactError, match="is full; free some space"):
+            write_file(disk / "model", bytes(2**20))
+        assert (disk / "model").read_bytes() == b"before"
+        assert len(list(disk.iterdir())) == 1
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)  # noqa: S607
+
+
+def test_a_folder_that_cannot_be_written_to() -> None:
+    with pytest.raises(ArtifactError, match="/proc cannot be written to; choose another"):
+        write_file("/proc/model", b"")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        check_writable("/proc/model")
+
+
+def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
+    path, link = tmp_path / "model", tmp_path / "link"
+    path.touch()
+    link.symlink_to(path)
+    for target in (path, link):
+        with pytest.raises(ArtifactError, match="is also an input"):
+            check_writable(target, path)
+    check_writable(tmp_path / "other", path)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

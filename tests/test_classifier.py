@@ -57,6 +57,10 @@ def test_what_is_no_batch_of_images_is_refused(images: np.ndarray, trained: Trai
 
 def test_image_files(tmp_path: Path) -> None:
     pixels = np.arange(28 * 28, dtype=np.uint16).reshape(28, 28)
+    clear = Image.new("RGBA", (2, 1), (255, 255, 255, 0))
+    clear.putpixel((1, 0), (255, 255, 255, 255))
+    clear.save(tmp_path / "clear.png")
+    assert read_image(tmp_path / "clear.png").tolist() == [[0, 255]]
     grey = (pixels % 256).astype(np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
     Image.fromarray(np.stack([grey] * 3, axis=-1)).save(tmp_path / "colour.png")

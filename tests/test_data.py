@@ -5,6 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +120,33 @@ def test_no_source_says_why_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyP
         data.fetch(tmp_path)
     for word in ("files in", "/nowhere", "torchvision's mirror", "refused", "apt-get is not on this machine"):
         assert word in str(caught.value)
+    assert list(data.raw_folder(tmp_path).iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", [b"<html>log in first</html>", gzip.compress(b"short"), b""])
+def test_a_mirror_that_answers_something_else_is_passed_over(
+    answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Portal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:  # type: ignore[override]
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Portal) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(data, "DEBIAN_FOLDER", Path("/nowhere"))
+        monkeypatch.setattr(FashionMNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        monkeypatch.setenv("PATH", "/nowhere")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with pytest.raises(
+            DataError, match=r"torchvision's mirror: .*damaged.*apt-get is not on this machine"
+        ):
+            data.fetch(tmp_path)
+        server.shutdown()
     assert list(data.raw_folder(tmp_path).iterdir()) == []
 
 

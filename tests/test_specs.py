@@ -64,6 +64,31 @@ def test_manifest_survives_json() -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"architecture": None},
+        {"labels": ["a"]},
+        {"labels": [1, 2]},
+        {"training": []},
+        {"versions": {"torch": 2}},
+        {"checkpoint_sha256": 5},
+        {"input": {"name": "image", "dtype": "float32", "shape": []}},
+        {"output": {"name": ["x"], "dtype": "float32", "shape": ["batch", 2]}},
+        {"preprocessing": {"size": [28, 28], "scale": 1, "mean": 0, "std": 0}},
+        {"preprocessing": {"size": [28, 28], "scale": "x", "mean": 0, "std": 1}},
+        {"preprocessing": {"size": [10**6, 10**6], "scale": 1, "mean": 0, "std": 1}},
+        {"preprocessing": {"size": [29, 29], "scale": 1, "mean": 0, "std": 1}},
+    ],
+)
+def test_a_manifest_with_values_that_nothing_can_use_is_refused(change: dict[str, object]) -> None:
+    output = TensorSpec("logits", "float32", ("batch", 2))
+    good = Manifest("lenet", IMAGE, output, Preprocessing((28, 28)), ("a", "b")).to_dict()
+    Manifest.from_json(json.dumps(good))
+    with pytest.raises(ValueError, match=r"."):
+        Manifest.from_json(json.dumps(good | change))
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"input": 1}', json.dumps({"x": 1})])
 def test_junk_is_no_manifest(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - json's own errors are ValueErrors too

@@ -105,6 +105,55 @@ def test_an_old_pass_does_not_outlive_a_verification_that_could_not_be_done(
     assert "damaged" in json.loads(report.read_text())["reasons"][0]
 
 
+@pytest.mark.parametrize("command", ["verify", "bench"])
+def test_a_report_never_takes_the_place_of_a_model(command: str, cli: Cli, trained: Trained) -> None:
+    before = trained.checkpoint.read_bytes()
+    arguments = {"verify": [trained.onnx, "--against", trained.checkpoint], "bench": [trained.checkpoint]}
+    result = cli(command, *arguments[command], "--json", trained.checkpoint)
+    assert result.exit_code == 1
+    assert "is also an input" in result.stderr
+    assert trained.checkpoint.read_bytes() == before
+
+
+def test_brackets_in_a_file_name_are_shown_as_they_are(cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "[red]g[bold].onnx"
+    path.write_bytes(trained.onnx.read_bytes())
+    assert "[red]g[bold].onnx" in cli("verify", path, "--against", trained.checkpoint, "--images", 3).output
+    assert "[red]g[bold].onnx" in cli("inspect", path).output
+
+
+def test_a_terminal_without_greek_and_no_terminal_at_all(trained: Trained) -> None:
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    shown = _process("bench", trained.onnx, "--budget", 0.1, env=environment)
+    assert shown.returncode == 0, shown.stderr
+    assert "?s" in shown.stdout
+    closed = subprocess.run(
+        f"{sys.executable} -m cnndeploy inspect {trained.onnx} >&-",
+        shell=True,
+        check=False,
+        capture_output=True,
+    )
+    assert closed.returncode == 0, closed.stderr
+
+
+def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
+    script = (
+        "import sys, time\nfrom cnndeploy import cli\nfrom cnndeploy.artifact import replacing\n"
+        "def slow():\n"
+        "    with replacing(sys.argv[1]):\n"
+        "        print('there', flush=True)\n"
+        "        time.sleep(60)\n"
+        "cli.main = slow\ncli.run()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "model")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        process.terminate()
+        assert process.wait(30) == 143
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bench_json_has_the_keys_that_other_tools_read(trained: Trained) -> None:
     result = _process(
         "bench", trained.checkpoint, trained.onnx, "--threads", 1, "--budget", 0.1, "--json", "-"
@@ -194,7 +243,11 @@ def test_data_info(cli: Cli, tmp_path: Path) -> None:
         (["predict", "{tmp}", "{checkpoint}"], 1, ["not an image"]),
         (["inspect", "{tmp}"], 1, ["is a folder"]),
         (["train", "lenet", "--limit", "0"], 2, ["0 is not in the range"]),
-        (["train", "lenet", "--lr", "nan"], 2, ["lr"]),
+        (["train", "lenet", "--lr", "nan"], 2, ["nan"]),
+        (["train", "lenet", "--lr", "inf"], 2, ["inf"]),
+        (["train", "lenet", "--seed", "18446744073709551616"], 2, ["range"]),
+        (["export", "{checkpoint}", "--format", "onnx", "--opset", "0"], 1, ["opset 0"]),
+        (["bench", "{onnx}", "--threads", "99999999999"], 2, ["range"]),
         (["train", "lenet", "--data-dir", "{tmp}"], 1, ["is missing", "cnndeploy data fetch"]),
         (["train", "lenet", "--output", "{tmp}/no/lenet.pt"], 1, ["does not exist"]),
         (["verfy"], 2, ["Did you mean 'verify'"]),

@@ -25,11 +25,20 @@ def _images(batch: int) -> np.ndarray:
     return np.ascontiguousarray(data.load("test").images[:batch, None].astype(np.float32) / 255)
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+# Every device that works on this machine: the CPU, and where there is one, a GPU.
+PLACES = [
+    (runtime, device)
+    for runtime in RUNTIMES
+    for device, status in registry.get("runtimes", runtime).devices().items()
+    if status.usable
+]
+
+
+@pytest.mark.parametrize(("runtime", "device"), PLACES)
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])
-def test_every_runtime_agrees_with_eager(runtime: str, batch: int, trained: Trained) -> None:
+def test_every_runtime_agrees_with_eager(runtime: str, device: str, batch: int, trained: Trained) -> None:
     feeds = {"image": _images(batch)}
-    with _open(trained, runtime) as session, _open(trained, "eager") as eager:
+    with _open(trained, runtime, device) as session, _open(trained, "eager") as eager:
         logits = session.run(feeds)["logits"]
         assert logits.shape == (batch, 10)
         assert logits.dtype == np.float32
@@ -58,12 +67,23 @@ def test_a_closed_session_says_so(runtime: str, trained: Trained) -> None:
         session.run({"image": _images(1)})
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_everything_is_placed_on_the_device_asked_for(runtime: str, trained: Trained) -> None:
-    with _open(trained, runtime) as session:
-        assert session.device == "cpu"
-        assert set(session.placement().values()) <= {"cpu", "CPUExecutionProvider"}
+@pytest.mark.parametrize(("runtime", "device"), PLACES)
+def test_everything_is_placed_on_the_device_asked_for(runtime: str, device: str, trained: Trained) -> None:
+    with _open(trained, runtime, device) as session:
+        assert session.device == device
+        assert set(session.placement().values()) == {session.placed_on}
         assert len(session.placement()) >= 8
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("placement", [{}, {"convolution": "elsewhere"}])
+def test_what_is_not_seen_to_be_there_is_refused(
+    runtime: str, placement: dict[str, str], trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _open(trained, runtime) as session:
+        monkeypatch.setattr(type(session), "placement", lambda self: placement)
+    with pytest.raises(DeviceUnavailableError, match="elsewhere than on cpu"):
+        _open(trained, runtime)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

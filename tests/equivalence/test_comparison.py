@@ -71,3 +71,16 @@ def test_zero_logits() -> None:
     comparison.add(zeros, zeros + np.float32(1e-3))
     assert comparison.max_rel_error == np.inf
     assert comparison.reasons() != []
+
+
+def test_a_network_that_gives_all_images_the_same_logits_proves_nothing() -> None:
+    constant = np.tile(LOGITS[:1], (5, 1)) * (1 + np.linspace(0, 1e-5, 5, dtype=np.float32))[:, None]
+    comparison = Comparison()
+    comparison.add(constant, constant)
+    assert "agreement proves nothing" in comparison.reasons()[0]
+
+
+def test_nothing_is_known_of_what_cannot_be_compared() -> None:
+    comparison = _compare(LOGITS.copy())
+    comparison.add(LOGITS, LOGITS * np.float32(np.nan))
+    assert comparison.max_abs_error == comparison.max_rel_error == np.inf

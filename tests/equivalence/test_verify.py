@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.equivalence import BATCH_SIZES, verify
 from cnndeploy.equivalence.report import EquivalenceReport
 from cnndeploy.errors import ArtifactError, DataError, DeviceUnavailableError, NotEquivalentError
+from cnndeploy.exporters import export
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.specs import Manifest
 from cnndeploy.training.checkpoint import Checkpoint
@@ -181,3 +184,46 @@ def test_every_image_is_compared_once_and_in_order(trained: Trained, monkeypatch
     monkeypatch.setattr(module, "_batches", spy)
     verify(trained.onnx, trained.checkpoint, images=300)
     assert seen == [*BATCH_SIZES, *list(itertools.islice(BATCH_SIZES, 4)), 300 - 269 - 13]
+
+
+def test_a_file_that_is_replaced_meanwhile_is_rejected(trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "lenet.onnx"
+    path.write_bytes(trained.onnx.read_bytes())
+
+    def replace_it(done: int, total: int) -> None:
+        if done == total:
+            path.write_bytes(trained.torchscript.read_bytes())
+
+    report = verify(path, trained.checkpoint, images=13, on_batch=replace_it)
+    assert any("was replaced while it was verified" in reason for reason in report.reasons)
+
+
+def test_an_artifact_opened_earlier_is_read_anew(trained: Trained, tmp_path: Path, edited: Edited) -> None:
+    path = tmp_path / "lenet.onnx"
+    path.write_bytes(trained.onnx.read_bytes())
+    artifact = Artifact.open(path)
+    path.write_bytes(edited(one_weight_changed).read_bytes())
+    report = verify(artifact, trained.checkpoint, images=13)
+    assert not report.equivalent
+    assert report.artifact.sha256 != artifact.sha256
+
+
+def test_a_false_claim_about_training_is_rejected(trained: Trained, edited: Edited) -> None:
+    path = edited(lambda model: _edit_manifest(model, training={"test_accuracy": 0.999}))
+    assert "the manifests differ in training" in verify(path, trained.checkpoint, images=13).reasons
+
+
+def test_alexnet_is_verified_within_2_gib(tmp_path: Path) -> None:
+    """In a process of its own, whose peak the kernel reports; 269 images use every batch size once."""
+    script = (
+        "import resource, sys, cnndeploy\n"
+        "from cnndeploy.training.checkpoint import Checkpoint\n"
+        "assert cnndeploy.verify(sys.argv[1], sys.argv[2], images=269).equivalent\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    checkpoint = Checkpoint.untrained("alexnet").save(tmp_path / "alexnet.pt").path
+    artifact = export(checkpoint, "onnx").path
+    done = subprocess.run(
+        [sys.executable, "-c", script, artifact, checkpoint], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 2 * 2**20  # ru_maxrss is in KiB on Linux

@@ -46,6 +46,49 @@ def test_a_damaged_manifest_is_refused(edited: Callable[..., Path]) -> None:
         Artifact.open(edited(damage))
 
 
+@pytest.mark.parametrize("hidden", [False, True])
+def test_weights_in_another_file_are_refused(hidden: bool, trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "split.onnx"
+    model = onnx.load(trained.onnx)
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=1024)
+    if hidden:  # a field said twice counts as said last: "not external", and then the truth
+        content = path.read_bytes()
+        graph = onnx.load(path, load_external_data=False).graph
+        tensor = next(each for each in graph.initializer if each.data_location)
+        before = tensor.SerializeToString()
+        graph.ClearField("initializer")
+        assert before in content
+        model = onnx.load(path, load_external_data=False)
+        model.graph.ClearField("initializer")
+        twice = bytes([14 << 3, 0]) + before
+        extra = bytes([5 << 3 | 2]) + _varint(len(twice)) + twice
+        path.write_bytes(model.SerializeToString() + bytes([7 << 3 | 2]) + _varint(len(extra)) + extra)
+    with pytest.raises(ArtifactError, match="not self-contained"):
+        Artifact.open(path)
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + _varint(value >> 7)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x08\x08" + b"\x3a\x00" + b"\x72" + _varint(10**13),  # metadata longer than the file
+        b"\x08\x08\x3a\x00\x70" + _varint(10**13),  # metadata that is a number
+        b"\x08\x08\x3a\x00" + b"\x0a\xff" * 2_000_000,  # nothing but fields
+        b"\x08\x08\x3a\x05\x0a\x03\x22\x01\xff",  # an operator whose name is no text
+    ],
+)
+def test_hostile_bytes_are_refused_or_harmless(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "hostile.onnx").write_bytes(content)
+    try:
+        artifact = Artifact.open(tmp_path / "hostile.onnx")
+        artifact.describe()
+    except ArtifactError as error:
+        assert "damaged" in str(error)  # noqa: PT017 - being read as what it is would be well, too
+
+
 def test_a_truncated_file_is_refused(trained: Trained, tmp_path: Path) -> None:
     content = trained.onnx.read_bytes()
     for length in (1, 10, 1000, len(content) // 2, len(content) - 1):

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import ArtifactError, CheckpointError
+from cnndeploy.errors import ArtifactError, CheckpointError, ExportError
+from cnndeploy.exporters import export
 from cnndeploy.training.checkpoint import Checkpoint
 from helpers import Trained
 
@@ -68,6 +69,24 @@ def test_a_truncated_checkpoint_is_refused(length: int, trained: Trained, tmp_pa
     (tmp_path / "short.pt").write_bytes(trained.checkpoint.read_bytes()[:length])
     with pytest.raises((ArtifactError, CheckpointError), match="damaged"):
         Checkpoint.load(tmp_path / "short.pt")
+
+
+@pytest.mark.parametrize("model_format", ["checkpoint", "torchscript"])
+def test_one_flipped_bit_of_a_weight_is_refused(model_format: str, trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "flipped"
+    content = bytearray(trained.file_of(model_format).read_bytes())
+    content[len(content) // 2] ^= 1  # half of a LeNet file is one large weight
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="checksum"):
+        Artifact.open(path)
+
+
+def test_weights_that_are_not_finite_are_not_exported(trained: Trained, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(trained.checkpoint)
+    weights = {name: value * float("inf") for name, value in checkpoint.weights.items()}
+    path = Checkpoint(weights, checkpoint.manifest).save(tmp_path / "inf.pt").path
+    with pytest.raises(ExportError, match="NaN or infinite"):
+        export(path, "onnx")
 
 
 def test_other_weights_than_the_architectures_are_refused(tmp_path: Path) -> None:
