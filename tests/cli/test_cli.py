@@ -127,12 +127,8 @@ def test_a_terminal_without_greek_and_no_terminal_at_all(trained: Trained) -> No
     shown = _process("bench", trained.onnx, "--budget", 0.1, env=environment)
     assert shown.returncode == 0, shown.stderr
     assert "?s" in shown.stdout
-    closed = subprocess.run(
-        f"{sys.executable} -m cnndeploy inspect {trained.onnx} >&-",
-        shell=True,
-        check=False,
-        capture_output=True,
-    )
+    closing = ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "cnndeploy", "inspect", str(trained.onnx)]
+    closed = subprocess.run(closing, check=False, capture_output=True)
     assert closed.returncode == 0, closed.stderr
 
 

@@ -213,17 +213,21 @@ def test_a_false_claim_about_training_is_rejected(trained: Trained, edited: Edit
     assert "the manifests differ in training" in verify(path, trained.checkpoint, images=13).reasons
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc, which only Linux has")
 def test_alexnet_is_verified_within_2_gib(tmp_path: Path) -> None:
-    """In a process of its own, whose peak the kernel reports; 269 images use every batch size once."""
+    """In a process of its own, whose peak the kernel reports; 269 images use every batch size once.
+
+    (resource.getrusage would report this process's peak, if that is higher.)
+    """
     script = (
-        "import resource, sys, cnndeploy\n"
+        "import sys, cnndeploy\n"
         "from cnndeploy.training.checkpoint import Checkpoint\n"
         "assert cnndeploy.verify(sys.argv[1], sys.argv[2], images=269).equivalent\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))\n"
     )
     checkpoint = Checkpoint.untrained("alexnet").save(tmp_path / "alexnet.pt").path
     artifact = export(checkpoint, "onnx").path
     done = subprocess.run(
         [sys.executable, "-c", script, artifact, checkpoint], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) < 2 * 2**20  # ru_maxrss is in KiB on Linux
+    assert int(done.stdout) < 2 * 2**20  # KiB
