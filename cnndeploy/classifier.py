@@ -106,7 +106,7 @@ def load(
 
     Args:
         path: What ``cnndeploy export`` or ``cnndeploy train`` wrote; ONNX needs no torch.
-        runtime: What runs it; the first that opens its format by default.
+        runtime: What runs it; its format's own by default.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads, all that the process may use by default.
 

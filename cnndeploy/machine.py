@@ -7,6 +7,7 @@ import ctypes
 import math
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -24,6 +25,25 @@ def usable_cpus() -> int:
         if quota != "max":
             return max(1, min(affinity, math.floor(int(quota) / int(period))))
     return affinity
+
+
+@contextlib.contextmanager
+def patient_threads() -> Iterator[None]:
+    """While torch is first imported: have its OpenMP threads sleep when they wait, unless the user says else.
+
+    By default they spin, and wait for a thread that another process has pushed off its core: on a busy machine
+    a training epoch then takes many times as long. Processes that are started later are not affected.
+
+    Source: OpenMP 5.2, OMP_WAIT_POLICY; libgomp reads it once, when it is loaded.
+    """
+    if "OMP_WAIT_POLICY" in os.environ:
+        yield
+        return
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    try:
+        yield
+    finally:
+        del os.environ["OMP_WAIT_POLICY"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,8 @@ Kind = Literal["architectures", "exporters", "runtimes", "formats"]
 
 
 def names(kind: Kind) -> list[str]:
-    """All names of a kind without importing their modules: our own, sorted, then third parties'.
-
-    Our own come first because the first runtime that opens a format is its default.
-    """
-    own = _own(kind)
-    return [*sorted(own), *sorted(_entry_points(kind).keys() - own)]
+    """All names of a kind, sorted, without importing their modules."""
+    return sorted({*_own(kind), *_entry_points(kind)})
 
 
 @overload

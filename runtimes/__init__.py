@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cnndeploy import registry
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError, MissingDependencyError
+from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError
 from cnndeploy.machine import usable_cpus
 from cnndeploy.specs import TensorSpec
 
@@ -97,6 +97,10 @@ class Session(ABC):
     def placement(self) -> dict[str, str]:
         """Where the work is done: node or tensor name to execution provider or device."""
 
+    def settings(self) -> dict[str, Any]:
+        """JSON-ready: what else bears on the numbers; at least ``threads`` and ``tf32``."""
+        return {"threads": self.threads, "tf32": False}
+
     def synchronize(self) -> None:  # noqa: B027 - nothing to wait for is the common case
         """Wait until all work handed to the device is done."""
 
@@ -143,7 +147,7 @@ class Runtime(Protocol):
 def open_session(
     artifact: Artifact, *, runtime: str | None = None, device: str = "cpu", threads: int | None = None
 ) -> Session:
-    """Open an artifact on the runtime named, or on the first that opens its format.
+    """Open an artifact on the runtime named, or on its format's default.
 
     ``threads`` defaults to the CPUs that this process may use. Raises what :meth:`Runtime.open` raises, and
     DeviceUnavailableError where a part of the model is seen to be elsewhere than on ``device``.
@@ -155,10 +159,13 @@ def open_session(
             f"the runtime {name} opens {', '.join(chosen.formats)}, but {artifact.path} is {artifact.format}. "
             f"Use --runtime {default_runtime(artifact.format)}."
         )
+    index = device_index(
+        device, name, chosen.devices()
+    )  # a runtime that ignores its device is not asked at all
     session = chosen.open(artifact, device=device, threads=usable_cpus() if threads is None else threads)
     placement = session.placement()
     elsewhere = [part for part, where in placement.items() if where != session.placed_on]
-    if elsewhere or not placement:
+    if elsewhere or not placement or session.device != ("cpu" if index is None else f"cuda:{index}"):
         session.close()
         raise DeviceUnavailableError(
             f"{name} put {len(elsewhere)} of {len(placement)} parts of {artifact.path} elsewhere than on {device}: "
@@ -168,14 +175,8 @@ def open_session(
 
 
 def default_runtime(model_format: str) -> str:
-    """The name of the first runtime that opens a format."""
-    for name in registry.names("runtimes"):
-        try:
-            if model_format in registry.get("runtimes", name).formats:
-                return name
-        except MissingDependencyError:  # a third party's runtime whose package is gone
-            continue
-    raise ArtifactError(f"no runtime opens the format {model_format}")
+    """The runtime that opens a format unless another is asked for."""
+    return registry.get("formats", model_format).default_runtime
 
 
 def device_index(device: str, runtime: str, devices: Mapping[str, DeviceStatus]) -> int | None:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError
-from cnndeploy.runtimes import DeviceStatus
+from cnndeploy.runtimes import Arrays, DeviceStatus
 from cnndeploy.runtimes._torch import TorchSession, open_device, torch_devices
+
+if TYPE_CHECKING:
+    import torch
 
 
 class EagerSession(TorchSession):
@@ -15,6 +23,22 @@ class EagerSession(TorchSession):
         """Parameter name to device."""
         module = self._module
         return {} if module is None else {name: str(p.device) for name, p in module.named_parameters()}
+
+
+class OracleSession(EagerSession):
+    """The same network computed in float64: takes float32 images, gives float64 logits."""
+
+    def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        return super()._run({name: array.astype(np.float64) for name, array in feeds.items()})
+
+
+def open_oracle(artifact: Artifact, *, threads: int) -> OracleSession:
+    """Open a checkpoint on the CPU in float64, whose rounding is a billionth of float32's.
+
+    Raises what :meth:`EagerRuntime.open` raises.
+    """
+    device = open_device("cpu", "eager", threads)
+    return OracleSession(artifact, _network(artifact, device).double(), device, threads)
 
 
 class EagerRuntime:
@@ -29,21 +53,21 @@ class EagerRuntime:
     def open(self, artifact: Artifact, *, device: str, threads: int) -> EagerSession:
         """Build the network, load its weights, move it to ``device``."""
         torch_device = open_device(device, "eager", threads)
+        return EagerSession(artifact, _network(artifact, torch_device), torch_device, threads)
 
-        import torch
 
-        from cnndeploy.training.checkpoint import Checkpoint
+def _network(artifact: Artifact, device: torch.device) -> torch.nn.Module:
+    import torch
 
-        checkpoint = Checkpoint.load(artifact.path)
-        if checkpoint.sha256 != artifact.sha256:
-            raise ArtifactError(f"{artifact.path} has changed since it was opened; open it anew")
-        try:
-            network = checkpoint.network().to(torch_device)
-        except torch.OutOfMemoryError as error:
-            raise DeviceUnavailableError(
-                f"{artifact.path} does not fit into the memory of {device}"
-            ) from error
-        return EagerSession(artifact, network, torch_device, threads)
+    from cnndeploy.training.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.load(artifact.path)
+    if checkpoint.sha256 != artifact.sha256:
+        raise ArtifactError(f"{artifact.path} has changed since it was opened; open it anew")
+    try:
+        return checkpoint.network().to(device)
+    except torch.OutOfMemoryError as error:
+        raise DeviceUnavailableError(f"{artifact.path} does not fit into the memory of {device}") from error
 
 
 RUNTIME = EagerRuntime()

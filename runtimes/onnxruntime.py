@@ -72,6 +72,11 @@ class OnnxRuntimeSession(Session):
         """Node name to execution provider, as ONNX Runtime assigned them."""
         return dict(self._placement)
 
+    def settings(self) -> dict[str, Any]:
+        """As every session's, and ONNX Runtime's own graph optimisation level."""
+        level = self._session.get_session_options().graph_optimization_level
+        return {**super().settings(), "graph_optimization_level": str(level).rpartition(".")[2]}
+
     def close(self) -> None:
         """Drop the InferenceSession, and with it its memory and threads."""
         super().close()

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
-from typing import Any, TextIO
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import BenchmarkError, CnndeployError
+from cnndeploy.errors import BenchmarkError
+from cnndeploy.process import Message, serve
 from cnndeploy.runtimes import Session, open_session
 
 
 def main(path: str, runtime: str, device: str, threads: str) -> None:
-    """Answer each line of JSON on standard input until it ends."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not end up among the answers
-    try:
-        with open_session(
-            Artifact.open(path), runtime=runtime, device=device, threads=int(threads)
-        ) as session:
-            _send(answers, {"device": session.device})
-            for line in sys.stdin:
-                request = json.loads(line)
-                _send(answers, {"seconds": _time(session, request["batch_size"], request["calls"])})
-    except BrokenPipeError:
-        pass  # the parent has gone
-    except CnndeployError as error:
-        _send(answers, {"error": type(error).__name__, "text": str(error)})
-    except Exception as error:  # noqa: BLE001 - a batch that no memory holds, a runtime's own fault: the parent tells
-        _send(answers, {"error": "BenchmarkError", "text": f"{path} could not be measured: {error!r}"})
+    """Say where the artifact was opened, then answer each request with the seconds of its calls."""
+
+    def answers(requests: Iterator[Message]) -> Iterator[Message]:
+        artifact = Artifact.open(path)
+        with open_session(artifact, runtime=runtime, device=device, threads=int(threads)) as session:
+            yield {"device": session.device}
+            for request in requests:
+                yield {"seconds": _time(session, request["batch_size"], request["calls"])}
+
+    serve(path, answers)
 
 
 def _time(session: Session, batch_size: int, calls: int) -> list[float]:
@@ -56,15 +49,10 @@ def _feeds(session: Session, batch_size: int) -> dict[str, NDArray[Any]]:
             spec.name: random.random(spec.with_batch(batch_size)).astype(spec.dtype)
             for spec in session.inputs
         }
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, MemoryError) as error:
         raise BenchmarkError(
             f"{session.artifact.path} cannot be fed a batch of {batch_size}: {error}"
         ) from error
-
-
-def _send(answers: TextIO, message: dict[str, Any]) -> None:
-    answers.write(json.dumps(message) + "\n")
-    answers.flush()
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def command(
     from cnndeploy.report.page import render
 
     make_folder(output)
-    for old in (*output.glob("*.verify.json"), output / "bench.json", output / "report.html"):
+    for old in (*output.glob("*.verified.json"), output / "bench.json", output / "report.html"):
         old.unlink(missing_ok=True)  # of an earlier run, which a failing one must not seem to confirm
     checkpoint = output / f"{architecture}.pt"
 
@@ -100,6 +100,7 @@ def _verify(
 ) -> list[EquivalenceReport]:
     from cnndeploy import data
     from cnndeploy.equivalence import verify
+    from cnndeploy.equivalence.certificate import certify
     from cnndeploy.report.tables import equivalence_table
 
     images = min(limit, len(data.load("test", data_dir))) if limit else None
@@ -107,7 +108,7 @@ def _verify(
     for artifact in exported:
         with progress_bar(f"Verifying {artifact.path.name}") as update:
             reports.append(verify(artifact, checkpoint, images=images, data_dir=data_dir, on_batch=update))
-        write_json(f"{artifact.path}.verify.json", reports[-1].to_dict())
+        certify(reports[-1], f"cnndeploy verify {artifact.path} --against {checkpoint}")
     console_for().print(equivalence_table(reports))
     return reports
 

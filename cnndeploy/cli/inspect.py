@@ -21,6 +21,7 @@ def command(model: Path, as_json: bool) -> None:
       cnndeploy inspect lenet.onnx
     """
     from cnndeploy.artifact import Artifact
+    from cnndeploy.equivalence.certificate import read_certificate
 
     artifact = Artifact.open(model)
     manifest = artifact.manifest
@@ -32,6 +33,7 @@ def command(model: Path, as_json: bool) -> None:
         "sha256": artifact.sha256,
         **claimed,  # replaced by what the file's own graph says, where the format has one
         **artifact.describe(),
+        "certificate": read_certificate(artifact),
         "manifest": manifest.to_dict() if manifest else None,
     }
     if as_json:

@@ -19,7 +19,7 @@ from cnndeploy.cli._common import (
 @click.command()
 @click.argument("model", type=PATH)
 @click.argument("images", type=PATH, nargs=-1, required=True)
-@click.option("--runtime", type=RegisteredName("runtimes"), help="[default: the first that opens the format]")
+@click.option("--runtime", type=RegisteredName("runtimes"), help="[default: the format's own]")
 @device_option
 @threads_option
 @json_flag

@@ -17,6 +17,7 @@ from cnndeploy.cli._common import (
     progress_bar,
     threads_option,
 )
+from cnndeploy.machine import patient_threads
 
 if TYPE_CHECKING:
     from cnndeploy.training.loop import Epoch, Step
@@ -90,7 +91,8 @@ def command(
 
 def run_training(architecture: str, output: Path, on_epoch: object, **settings: object) -> None:
     """Train with a progress bar; ``settings`` are those of :func:`cnndeploy.training.loop.train`."""
-    from cnndeploy.training.loop import train
+    with patient_threads():
+        from cnndeploy.training.loop import train
 
     with progress_bar(f"Training {architecture}") as update:
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +13,22 @@ from numpy.typing import NDArray
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.equivalence.comparison import Comparison
-from cnndeploy.equivalence.report import EquivalenceReport, FileIdentity
-from cnndeploy.errors import ArtifactError, InputMismatchError
-from cnndeploy.runtimes import Session, default_runtime, open_session
-from cnndeploy.specs import Manifest
+from cnndeploy.equivalence.decisions import Decisions, decide
+from cnndeploy.equivalence.invariance import BatchInvariance, check_invariance, probes
+from cnndeploy.equivalence.oracle import OracleCheck, check_against_oracle
+from cnndeploy.equivalence.report import EquivalenceReport, FileIdentity, SideFacts
+from cnndeploy.equivalence.side import NotRun, Side
+from cnndeploy.errors import ArtifactError
+from cnndeploy.machine import usable_cpus
+from cnndeploy.runtimes import default_runtime
 
-BATCH_SIZES = (1, 2, 3, 7, 256)
+BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 # Eager PyTorch keeps every activation of a layer at once; smaller batches bound the memory of large networks.
 REFERENCE_BATCH = 64
+# float64 takes eager several times as long: all images of a small network, so many of a larger one.
+ORACLE_IMAGES, ORACLE_BATCH, ORACLE_SEED, _SMALL = 256, 32, 0, 28 * 28
+
+Progress = Callable[[int, int], None]
 
 
 def verify(
@@ -31,22 +40,23 @@ def verify(
     threads: int | None = None,
     images: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    on_batch: Progress | None = None,
 ) -> EquivalenceReport:
-    """Run test images through an artifact and through its checkpoint in eager PyTorch on the CPU.
+    """Run test images through an artifact and through its checkpoint, and compare.
 
-    Images are streamed in batches of :data:`BATCH_SIZES` in turn, so that every size is used throughout and
-    memory stays bounded.
+    The artifact is opened from disk in a process of its own, which loads no torch for an ONNX file; its
+    checkpoint, in eager PyTorch on the CPU, in another. Images are run in batches of :data:`BATCH_SIZES` in
+    turn, so that every size is used throughout and memory stays bounded.
 
     Args:
         artifact: The exported file.
         against: The checkpoint it was exported from.
-        runtime: What runs the artifact; the first that opens its format by default.
+        runtime: What runs the artifact; its format's own by default.
         device: Where the artifact is run.
         threads: CPU threads for each side, all that the process may use by default.
         images: The first so many test images, all 10,000 by default.
         data_dir: Folder of the data set.
-        on_batch: Called with the images done and the images in all.
+        on_batch: Called with the images run and the images to run in all, on both sides together.
 
     Returns:
         The report; nothing is raised where the two differ, see :meth:`EquivalenceReport.require`.
@@ -61,40 +71,48 @@ def verify(
     against = Artifact.open(against.path if isinstance(against, Artifact) else against)
     if against.format != "checkpoint":
         raise ArtifactError(f"{against.path} is {against.format}; verify against the checkpoint it came from")
+    test = data.load("test", data_dir).first(images)
     runtime = runtime or default_runtime(artifact.format)
-    manifest = against.require_manifest()
-    test_images = data.load("test", data_dir).first(images).images
-
+    shared: dict[str, Any] = {
+        "threads": usable_cpus() if threads is None else threads,
+        "data_dir": None if data_dir is None else os.fspath(data_dir),
+    }
     with (
-        open_session(artifact, runtime=runtime, device=device, threads=threads) as candidate,
-        open_session(against, threads=threads) as reference,
+        Side(artifact, runtime=runtime, device=device, **shared) as candidate,
+        Side(against, runtime=default_runtime("checkpoint"), device="cpu", **shared) as reference,
     ):
-        comparison = Comparison()
-        reasons = _mismatches(artifact, against, candidate)
-        if not reasons:
-            error = _compare(candidate, reference, manifest, test_images, comparison, on_batch)
-            reasons = [*([error] if error else []), *comparison.reasons()]
-        for file in (artifact, against):
-            if Artifact.open(file.path).sha256 != file.sha256:
-                reasons.append(f"{file.path} was replaced while it was verified")
-        return EquivalenceReport(
-            artifact=FileIdentity(str(artifact.path), artifact.sha256),
-            against=FileIdentity(str(against.path), against.sha256),
-            runtime=runtime,
-            device=candidate.device,
-            threads=candidate.threads,
-            images=comparison.images,
-            batch_sizes=tuple(sorted(comparison.batch_sizes)),
-            max_abs_error=comparison.max_abs_error,
-            max_rel_error=comparison.max_rel_error,
-            top1_agreement=comparison.top1_agreement,
-            tolerance=comparison.tolerance,
-            reasons=tuple(reasons),
-        )
+        candidate.wait_until_open()
+        reference.wait_until_open()
+        evidence = _Evidence(candidate, reference, test, on_batch)
+        reasons = _mismatches(candidate, reference) or evidence.gather()
+        for side in (candidate, reference):
+            if Artifact.open(side.artifact.path).sha256 != side.artifact.sha256:
+                reasons.append(f"{side.artifact.path} was replaced while it was verified")
+    comparison = evidence.comparison
+    return EquivalenceReport(
+        artifact=FileIdentity(str(artifact.path), artifact.sha256),
+        against=FileIdentity(str(against.path), against.sha256),
+        runtime=runtime,
+        device=candidate.device,
+        threads=candidate.threads,
+        images=comparison.images,
+        batch_sizes=tuple(sorted(comparison.batch_sizes)),
+        max_abs_error=comparison.max_abs_error,
+        max_rel_error=comparison.max_rel_error,
+        top1_agreement=comparison.top1_agreement,
+        tolerance=comparison.tolerance,
+        reasons=tuple(reasons),
+        oracle=evidence.oracle,
+        decisions=evidence.decisions,
+        batch_invariance=evidence.invariance,
+        artifact_side=SideFacts(candidate.placement, candidate.settings),
+        against_side=SideFacts(reference.placement, reference.settings),
+    )
 
 
-def _mismatches(artifact: Artifact, against: Artifact, candidate: Session) -> list[str]:
+def _mismatches(candidate: Side, reference: Side) -> list[str]:
     """What can be said to differ before anything is run."""
+    artifact, against = candidate.artifact, reference.artifact
     ours, theirs = artifact.require_manifest(), against.require_manifest()
     reasons = []
     source = artifact.sha256 if artifact.format == "checkpoint" else ours.checkpoint_sha256
@@ -109,42 +127,80 @@ def _mismatches(artifact: Artifact, against: Artifact, candidate: Session) -> li
     ):
         if specs != (expected,):
             found = ", ".join(f"{spec.name} {spec}" for spec in specs)
-            reasons.append(f"the graph's {kind} is {found}, not {expected.name} {expected}")
+            fixed = isinstance(specs[0].shape[0], int) if specs and specs[0].shape else False
+            reasons.append(
+                f"the graph's {kind} is {found}, not {expected.name} {expected}"
+                + (": the batch axis is fixed" if fixed else "")
+            )
     return reasons
 
 
-def _compare(
-    candidate: Session,
-    reference: Session,
-    manifest: Manifest,
-    images: NDArray[np.uint8],
-    comparison: Comparison,
-    on_batch: Callable[[int, int], None] | None,
-) -> str | None:
-    """Run both sides batch by batch; gives the reason where the candidate cannot go on."""
-    name, output = manifest.input.name, manifest.output.name
-    for batch in _batches(images, BATCH_SIZES):
-        image = manifest.preprocessing(batch)
-        parts = range(0, len(image), REFERENCE_BATCH)
-        expected = np.concatenate(
-            [reference.run({name: image[i : i + REFERENCE_BATCH]})[output] for i in parts]
-        )
+class _Evidence:
+    """Runs both sides, one after the other, and keeps what each check found."""
+
+    def __init__(
+        self, candidate: Side, reference: Side, test: data.Images, on_batch: Progress | None
+    ) -> None:
+        self.comparison = Comparison()
+        self.oracle: OracleCheck | None = None
+        self.decisions: Decisions | None = None
+        self.invariance: BatchInvariance | None = None
+        self._candidate = candidate
+        self._reference = reference
+        self._test = test
+        self._on_batch = on_batch
+        self._sample = _oracle_sample(test, reference.artifact)
+        self._probes = probes(len(test))
+        self._done = 0
+        self._total = 2 * len(test) + len(self._sample) + sum(map(len, self._probes))
+
+    def gather(self) -> list[str]:
+        """The reasons against equivalence; empty where there are none."""
+        plan = list(_batches(len(self._test), BATCH_SIZES))
         try:
-            actual = candidate.run({name: image})[output]
-        except (ArtifactError, InputMismatchError) as error:
-            return f"it fails on a batch of {len(batch)}: {error}"
-        if (mismatch := comparison.add(expected, actual)) is not None:
-            return mismatch
-        if on_batch is not None:
-            on_batch(comparison.images, len(images))
-    return None
+            ours = list(self._counted(self._candidate.logits(plan)))
+            invariance = list(self._counted(self._candidate.logits(self._probes)))
+        except NotRun as error:
+            return [str(error)]
+        theirs = self._all(self._reference, range(len(self._test)), REFERENCE_BATCH, "float32")
+        for batch, logits in zip(plan, ours, strict=True):
+            if (reason := self.comparison.add(theirs[batch], logits)) is not None:
+                return [reason]
+        artifact = np.concatenate(ours)
+        exact = self._all(self._reference, self._sample, ORACLE_BATCH, "float64")
+        limit = self.comparison.tolerance.relative
+        self.invariance = check_invariance(self._probes, invariance, limit)
+        self.oracle = check_against_oracle(artifact[self._sample], theirs[self._sample], exact, ORACLE_SEED)
+        self.decisions = decide(artifact, theirs, self._test.labels)
+        return [*self.comparison.reasons(), *self.oracle.reasons(), *self.invariance.reasons()]
+
+    def _all(self, side: Side, images: Sequence[int], batch: int, precision: Any) -> NDArray[Any]:
+        numbers = list(images)
+        plan = [numbers[start : start + batch] for start in range(0, len(numbers), batch)]
+        return np.concatenate(list(self._counted(side.logits(plan, precision))))
+
+    def _counted(self, logits: Iterator[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+        for batch in logits:
+            self._done += len(batch) if batch.ndim else 0
+            if self._on_batch is not None:
+                self._on_batch(self._done, self._total)
+            yield batch
 
 
-def _batches(images: NDArray[np.uint8], sizes: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-    """The images in order, in batches of each size in turn; the last batch is what is left."""
+def _oracle_sample(test: data.Images, checkpoint: Artifact) -> list[int]:
+    """The images that float64 is run on, in order."""
+    height, width = checkpoint.require_manifest().preprocessing.size
+    if height * width <= _SMALL or len(test) <= ORACLE_IMAGES:
+        return list(range(len(test)))
+    drawn = np.random.default_rng(ORACLE_SEED).choice(len(test), ORACLE_IMAGES, replace=False)
+    return sorted(drawn.tolist())
+
+
+def _batches(images: int, sizes: Sequence[int]) -> Iterator[list[int]]:
+    """The images' numbers in order, in batches of each size in turn; the last batch is what is left."""
     start = 0
     for size in itertools.cycle(sizes):
-        if start >= len(images):
+        if start >= images:
             return
-        yield images[start : start + size]
+        yield list(range(start, min(start + size, images)))
         start += size

@@ -22,7 +22,7 @@ class Tolerance:
     """
 
     absolute: float = 1e-8
-    relative: float = 1e-5
+    relative: float = 3e-5
 
 
 @dataclass(slots=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cnndeploy.equivalence.comparison import Tolerance
+from cnndeploy.equivalence.decisions import Decisions
+from cnndeploy.equivalence.invariance import BatchInvariance
+from cnndeploy.equivalence.oracle import OracleCheck
 from cnndeploy.errors import NotEquivalentError
 
 
@@ -21,12 +25,20 @@ class FileIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class SideFacts:
+    """How one side was run: each node's, or parameter's, place, and the settings that bear on numbers."""
+
+    placement: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class EquivalenceReport:
     """What verification found.
 
     Errors are of logits: ``max_abs_error`` in logits, ``max_rel_error`` relative to the largest logit of the
     same image. ``top1_agreement`` is the share of ``images`` given the same label. ``reasons`` is empty
-    exactly where the two are equivalent.
+    exactly where the two are equivalent. What could not be looked into is None.
     """
 
     artifact: FileIdentity
@@ -41,6 +53,11 @@ class EquivalenceReport:
     top1_agreement: float
     tolerance: Tolerance
     reasons: tuple[str, ...]
+    oracle: OracleCheck | None = None
+    decisions: Decisions | None = None
+    batch_invariance: BatchInvariance | None = None
+    artifact_side: SideFacts | None = None
+    against_side: SideFacts | None = None
 
     @property
     def equivalent(self) -> bool:
@@ -84,13 +101,23 @@ class EquivalenceReport:
         del values["equivalent"]
         for name in ("max_abs_error", "max_rel_error"):
             values[name] = math.inf if values[name] is None else values[name]
-        return cls(
-            **{
-                **values,
-                "artifact": FileIdentity(**values["artifact"]),
-                "against": FileIdentity(**values["against"]),
-                "tolerance": Tolerance(**values["tolerance"]),
-                "batch_sizes": tuple(values["batch_sizes"]),
-                "reasons": tuple(values["reasons"]),
-            }
-        )
+        for name, kind in _PARTS.items():
+            if values[name] is not None:
+                values[name] = kind(**{key: _frozen(value) for key, value in values[name].items()})
+        return cls(**{key: _frozen(value) for key, value in values.items()})
+
+
+_PARTS: dict[str, type[Any]] = {
+    "artifact": FileIdentity,
+    "against": FileIdentity,
+    "tolerance": Tolerance,
+    "oracle": OracleCheck,
+    "decisions": Decisions,
+    "batch_invariance": BatchInvariance,
+    "artifact_side": SideFacts,
+    "against_side": SideFacts,
+}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -19,6 +19,8 @@ class Format(Protocol):
     :class:`~cnndeploy.artifact.Artifact` calls them and says so.
     """
 
+    default_runtime: str
+
     def recognises(self, path: Path) -> bool:
         """Whether the content, not the name, is of this format."""
 

@@ -28,6 +28,8 @@ _MEMOISING = {"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"}
 class CheckpointFormat:
     """Checkpoints, with the manifest under their key ``manifest``."""
 
+    default_runtime = "eager"
+
     def recognises(self, path: Path) -> bool:
         """Whether it is a zip archive as torch.save writes it."""
         names = member_names(path)

@@ -35,6 +35,8 @@ _MAX_FIELDS = 1_000_000
 class OnnxFormat:
     """ONNX files, with the manifest in ``metadata_props``."""
 
+    default_runtime = "onnxruntime"
+
     def recognises(self, path: Path) -> bool:
         """Whether the bytes parse as a ModelProto with an IR version and a graph."""
         try:

@@ -21,6 +21,8 @@ _OPERATOR = re.compile(r"\b(?:torch|ops\.\w+)\.(\w+)\(")
 class TorchScriptFormat:
     """TorchScript archives, with the manifest in ``extra/``."""
 
+    default_runtime = "torchscript"
+
     def recognises(self, path: Path) -> bool:
         """Whether it is a zip archive with TorchScript's constants and code."""
         names = member_names(path)

@@ -28,13 +28,73 @@ def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
         "runtime": lambda r: f"{r.runtime} on {r.device}, {r.threads} threads",
         "images": lambda r: f"{r.images:,}",
         "batch sizes": lambda r: ", ".join(map(str, r.batch_sizes)),
-        "max absolute error": lambda r: f"{r.max_abs_error:.3g}",
-        "max relative error": lambda r: f"{r.max_rel_error:.3g} (tolerance {r.tolerance.relative:g})",
-        "top-1 agreement": lambda r: f"{r.top1_agreement:.2%}",
+        "max absolute error": lambda r: f"{r.max_abs_error:.3g}" if r.images else "not compared",
+        "max relative error": _relative_cell,
+        "top-1 agreement": lambda r: f"{r.top1_agreement:.2%}" if r.images else "not compared",
+        "against float64": _oracle_cell,
+        "alone or in a batch": _invariance_cell,
+        "labels that flipped": _flipped_cell,
+        "no flip was possible": lambda r: f"{r.decisions.certified:,} images" if r.decisions else "-",
+        "test accuracy": _accuracy_cell,
     }
     for label, value in rows.items():
         _add_row(table, label, *(value(report) for report in reports))
     return Group(table)
+
+
+def _fact_cell(key: str, value: Any) -> str:
+    if key == "certificate":
+        return _certificate_cell(value)
+    if key == "bytes":
+        return f"{value:,} bytes ({size(value)})"
+    if key in ("inputs", "outputs"):
+        specs = (f"{spec['name']}: {spec['dtype']} ({', '.join(map(str, spec['shape']))})" for spec in value)
+        return "\n".join(specs)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {count}" for name, count in value.items()) or "none"
+    return str(value)
+
+
+def _certificate_cell(certificate: Mapping[str, Any] | None) -> str:
+    if certificate is None:
+        return "none for this file; make one with: cnndeploy verify"
+    return (
+        f"equivalent to {certificate['against']['sha256'][:16]} on {certificate['images']:,} images, "
+        f"{certificate['runtime']} on {certificate['device']}, {certificate['date']}"
+    )
+
+
+def _relative_cell(report: EquivalenceReport) -> str:
+    found = f"{report.max_rel_error:.3g}" if report.images else "not compared"
+    return f"{found} (tolerance {report.tolerance.relative:g})"
+
+
+def _oracle_cell(report: EquivalenceReport) -> str:
+    if (found := report.oracle) is None:
+        return "-"
+    return f"{found.ratio:.2f} times eager's own error (limit {found.limit:g}), {found.images:,} images"
+
+
+def _invariance_cell(report: EquivalenceReport) -> str:
+    if (found := report.batch_invariance) is None:
+        return "-"
+    return f"spread {found.max_rel_spread:.3g} (limit {found.limit:g})"
+
+
+def _flipped_cell(report: EquivalenceReport) -> str:
+    if report.decisions is None:
+        return "-"
+    flipped = report.decisions.flipped
+    named = (
+        f": images {', '.join(map(str, flipped[:5]))}{' ...' if len(flipped) > 5 else ''}" if flipped else ""
+    )
+    return f"{len(flipped)}{named}"
+
+
+def _accuracy_cell(report: EquivalenceReport) -> str:
+    if (found := report.decisions) is None:
+        return "-"
+    return f"{found.artifact_accuracy:.4f}, checkpoint {found.checkpoint_accuracy:.4f} (p = {found.mcnemar_p:.2g})"
 
 
 def benchmark_table(report: BenchmarkReport) -> Group:
@@ -79,17 +139,8 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in facts.items():
-        if key == "bytes":
-            _add_row(table, "size", f"{value:,} bytes ({size(value)})")
-        elif isinstance(value, Mapping) and key != "manifest":
-            _add_row(table, key, ", ".join(f"{name} {count}" for name, count in value.items()) or "none")
-        elif key in ("inputs", "outputs"):
-            specs = (
-                f"{spec['name']}: {spec['dtype']} ({', '.join(map(str, spec['shape']))})" for spec in value
-            )
-            _add_row(table, key, "\n".join(specs))
-        elif key != "manifest":
-            _add_row(table, key, str(value))
+        if key != "manifest" and (key != "operators" or value):  # a checkpoint has weights and no graph
+            _add_row(table, "size" if key == "bytes" else key, _fact_cell(key, value))
     if manifest is None:
         _add_row(table, "manifest", "none: cnndeploy did not write this file")
         return Group(table)

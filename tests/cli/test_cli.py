@@ -55,7 +55,8 @@ def test_the_whole_way_by_hand(tmp_path: Path) -> None:
         assert verified.returncode == 0, verified.stderr
         assert json.loads(report.read_text())["equivalent"] is True
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "lenet.onnx", "lenet.pt", "lenet.torchscript", "report.json",
+        "lenet.onnx", "lenet.onnx.verified.json", "lenet.pt", "lenet.torchscript",
+        "lenet.torchscript.verified.json", "report.json",
     ]  # fmt: skip
 
 
@@ -72,6 +73,10 @@ def test_verify_json_has_the_keys_that_other_tools_read(cli: Cli, trained: Train
     assert report["batch_sizes"] == [1, 2, 3]
     assert report["max_abs_error"] < 1e-4
     assert report["max_rel_error"] < 1e-5
+    assert report["oracle"]["ratio"] <= report["oracle"]["limit"] == 4
+    assert report["decisions"]["flipped"] == []
+    assert report["artifact_side"]["settings"]["graph_optimization_level"] == "ORT_ENABLE_ALL"
+    assert set(report["artifact_side"]["placement"].values()) == {"CPUExecutionProvider"}
     assert report["top1_agreement"] == 1.0
     assert report["reasons"] == []
 
@@ -299,10 +304,10 @@ def test_the_demo_leaves_a_report(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
         "bench.json",
         "lenet.onnx",
-        "lenet.onnx.verify.json",
+        "lenet.onnx.verified.json",
         "lenet.pt",
         "lenet.torchscript",
-        "lenet.torchscript.verify.json",
+        "lenet.torchscript.verified.json",
         "report.html",
     ]
     page = (tmp_path / "demo" / "report.html").read_text()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -34,9 +36,12 @@ def _run(code: str) -> str:
 
 
 def _cli_without(absent: tuple[str, ...], *arguments: object) -> subprocess.CompletedProcess[str]:
-    code = WITHOUT.format(absent=absent) + "from cnndeploy.cli import main; main()"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    """As if these packages were not installed, for the command and for the processes that it starts."""
+    with tempfile.TemporaryDirectory() as folder:  # Python itself imports sitecustomize when it starts
+        (Path(folder) / "sitecustomize.py").write_text(WITHOUT.format(absent=absent))
+        command = [sys.executable, "-m", "cnndeploy", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": folder}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +75,8 @@ def test_what_needs_no_torch_works_without_it(trained: Trained, tmp_path: Path) 
     for path in (trained.onnx, trained.torchscript, trained.checkpoint):
         inspected = _cli_without(absent, "inspect", path, "--json")
         assert json.loads(inspected.stdout)["manifest"]["architecture"] == "lenet", inspected.stderr
+    bench = _cli_without(absent, "bench", trained.onnx, "--budget", "0.1")
+    assert bench.returncode == 0, bench.stderr
     listed = json.loads(_cli_without(absent, "list", "--json").stdout)
     assert listed["runtimes"]["onnxruntime"]["devices"]["cpu"]["usable"]
     assert "cnndeploy[torch]" in listed["runtimes"]["eager"]["devices"]["cpu"]["reason"]

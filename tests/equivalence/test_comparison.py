@@ -32,7 +32,7 @@ def test_errors_are_measured_against_the_images_largest_logit() -> None:
 
 def test_rounding_passes_and_ten_times_the_tolerance_does_not() -> None:
     assert _compare(LOGITS * np.float32(1 + 1e-6)).reasons() == []
-    assert _compare(LOGITS * np.float32(1 + 1e-4)).reasons() != []
+    assert _compare(LOGITS * np.float32(1 + 3e-4)).reasons() != []
 
 
 def test_labels_that_differ_are_counted() -> None:

@@ -1,0 +1,64 @@
+"""The certificate: ``<artifact>.verified.json``, written on a pass and only then.
+
+It names both files by SHA-256, so that it says nothing about any other file of the same name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cnndeploy.artifact import Artifact, write_file
+from cnndeploy.equivalence.report import EquivalenceReport
+from cnndeploy.errors import ArtifactError
+from cnndeploy.machine import environment
+
+
+def certificate_path(artifact: str | os.PathLike[str]) -> Path:
+    """Where the certificate of an artifact lies: beside it."""
+    return Path(f"{os.fspath(artifact)}.verified.json")
+
+
+def certify(report: EquivalenceReport, command: str) -> Path | None:
+    """Write the certificate of a pass, or remove the one that a failure has outdated.
+
+    Args:
+        report: What verification found.
+        command: The command to repeat it.
+
+    Returns:
+        The certificate's path, None where there is none.
+
+    Raises:
+        ArtifactError: It cannot be written.
+    """
+    path = certificate_path(report.artifact.path)
+    if not report.equivalent:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ArtifactError(
+                f"the outdated certificate {path} could not be removed: {error.strerror}"
+            ) from error
+        return None
+    content = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "environment": environment(),
+        **report.to_dict(),
+    }
+    write_file(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    return path
+
+
+def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
+    """The certificate of exactly this file, None where there is none or it is another file's."""
+    try:
+        content = json.loads(certificate_path(artifact.path).read_text())
+        matches = content["equivalent"] is True and content["artifact"]["sha256"] == artifact.sha256
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(content) if matches else None

@@ -1,0 +1,101 @@
+"""Worker processes, spoken to in lines of JSON: what verification and benchmarks run models in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from cnndeploy import errors
+from cnndeploy.errors import ArtifactError, CnndeployError
+
+Message = dict[str, Any]
+
+
+class WorkerProcess:
+    """A module of ours, run as a process of its own; a context manager that ends it.
+
+    ``subject`` says in an error what the process was at work on.
+    """
+
+    def __init__(self, module: str, *arguments: str, subject: str) -> None:
+        self._subject = subject
+        self._process = subprocess.Popen(  # noqa: S603 - our own module
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a terminal's Ctrl-C is ours alone; __exit__ ends the worker
+        )
+
+    def send(self, request: Message) -> None:
+        """Send a request; :meth:`receive` gives its answers."""
+        assert self._process.stdin is not None  # noqa: S101 - made with a pipe
+        with contextlib.suppress(BrokenPipeError):  # the worker has ended; receive() says how
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+
+    def receive(self) -> Message:
+        """The next answer.
+
+        Raises:
+            CnndeployError: The error that the worker met, of the same class.
+            ArtifactError: The worker ended without an answer.
+        """
+        assert self._process.stdout is not None  # noqa: S101 - made with a pipe
+        line = self._process.stdout.readline()
+        if not line:
+            status = self._process.wait()
+            cause = " (killed; out of memory?)" if status == -signal.SIGKILL else ""
+            raise ArtifactError(f"{self._subject}: its process ended with status {status}{cause}")
+        message: Message = json.loads(line)
+        if "error" in message:
+            kind: type[CnndeployError] = getattr(errors, message["error"], CnndeployError)
+            error = kind.__new__(
+                kind
+            )  # the text is the message already made, not what the class makes it from
+            error.args = (message["text"],)
+            raise error
+        return message
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # a request that the worker did not live to read
+                    pipe.close()
+
+
+def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]]) -> None:
+    """The worker's side: hand requests from standard input to ``answers``, send what it gives.
+
+    An error ends the worker and reaches the parent as what it is.
+    """
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not end up among the answers
+    try:
+        for answer in answers(json.loads(line) for line in sys.stdin):
+            _send(out, answer)
+    except BrokenPipeError:
+        pass  # the parent has gone
+    except CnndeployError as error:
+        _send(out, {"error": type(error).__name__, "text": str(error)})
+    except Exception as error:  # noqa: BLE001 - no memory, a runtime's own fault: the parent tells
+        _send(out, {"error": "ArtifactError", "text": f"{subject} could not be run: {error!r}"})
+
+
+def _send(out: TextIO, message: Message) -> None:
+    out.write(json.dumps(message) + "\n")
+    out.flush()
