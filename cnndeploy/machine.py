@@ -7,6 +7,7 @@ import ctypes
 import math
 import os
 import platform
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,26 @@ def usable_cpus() -> int:
         if quota != "max":
             return max(1, min(affinity, math.floor(int(quota) / int(period))))
     return affinity
+
+
+def busy_cpus(seconds: float) -> float | None:
+    """How many CPUs the whole machine kept busy over the next ``seconds``; None where it does not say.
+
+    Source: proc(5), /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal, in ticks.
+    """
+    try:
+        before = _cpu_ticks()
+        time.sleep(seconds)
+        busy, idle = (after - start for after, start in zip(_cpu_ticks(), before, strict=True))
+    except (OSError, ValueError):
+        return None
+    return (os.cpu_count() or 1) * busy / max(1, busy + idle)
+
+
+def _cpu_ticks() -> tuple[int, int]:
+    ticks = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return sum(ticks) - idle, idle
 
 
 @contextlib.contextmanager

@@ -11,8 +11,10 @@ from cnndeploy.benchmark.candidate import Candidate
 from cnndeploy.benchmark.engine import measure
 from cnndeploy.benchmark.report import BenchmarkReport, Result, summarise
 from cnndeploy.errors import BenchmarkError
-from cnndeploy.machine import environment, usable_cpus
+from cnndeploy.machine import busy_cpus, environment, usable_cpus
 from cnndeploy.runtimes import default_runtime
+
+_LISTEN_S, _BUSY = 0.5, 0.25
 
 
 def bench(
@@ -57,12 +59,22 @@ def bench(
             candidates.append(stack.enter_context(candidate))
         for candidate in candidates:  # all start at once; then wait for each
             candidate.wait_until_open()
+        others = busy_cpus(_LISTEN_S)  # all candidates wait now, so whatever works is somebody else
         for batch_size in batch_sizes:
             blocks = [candidate.at(batch_size) for candidate in candidates]
             label = f"batch {batch_size}"
             rounds = measure(blocks, budget_s=budget_s, on_round=_labelled(on_progress, label))
             results += summarise(candidates, rounds, batch_size)
-    return BenchmarkReport(tuple(results), environment())
+    return BenchmarkReport(tuple(results), {**environment(), "busy_cpus": others}, _warnings(others))
+
+
+def _warnings(others: float | None) -> tuple[str, ...]:
+    if others is None or others < _BUSY:
+        return ()
+    return (
+        f"Other programs kept {others:.1f} CPUs busy just before. Programs with several threads suffer from that "
+        "out of all proportion, so these figures may be far off; repeat them on an idle machine.",
+    )
 
 
 def _labelled(

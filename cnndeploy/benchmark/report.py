@@ -36,10 +36,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkReport:
-    """All results, and the machine and versions they were measured on."""
+    """All results, the machine and versions they were measured on, and what to doubt about them."""
 
     results: tuple[Result, ...]
     environment: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, field by field."""
@@ -49,7 +50,8 @@ class BenchmarkReport:
     def from_json(cls, text: str) -> BenchmarkReport:
         """Read the JSON of :meth:`to_dict`."""
         values = json.loads(text)
-        return cls(tuple(Result(**result) for result in values["results"]), values["environment"])
+        results = tuple(Result(**result) for result in values["results"])
+        return cls(results, values["environment"], tuple(values["warnings"]))
 
 
 class Measured(Protocol):

@@ -59,6 +59,7 @@ def render(
         _accuracy(artifacts[0]),
         _equivalence(equivalence),
         _latency(timings),
+        *(f'<p class="bad">{escape(warning)}</p>' for warning in timings.warnings),
         _files(artifacts),
         f"<h2>Machine</h2><p>{escape(machine_line(timings.environment))}</p>",
     )

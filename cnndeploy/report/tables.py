@@ -119,7 +119,8 @@ def benchmark_table(report: BenchmarkReport) -> Group:
             f"{result.images_per_s:,.0f}",
             f"{result.ratio:.2f}",
         )
-    return Group(table, Text(machine_line(report.environment)))
+    warnings = (Text(f"Warning: {warning}", "yellow") for warning in report.warnings)
+    return Group(table, Text(machine_line(report.environment)), *warnings)
 
 
 def _add_row(table: Table, *cells: str | Text) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ from cnndeploy.benchmark import bench
 from cnndeploy.benchmark.candidate import Candidate
 from cnndeploy.benchmark.report import BenchmarkReport, summarise
 from cnndeploy.errors import ArtifactError, BenchmarkError, DeviceUnavailableError
+from cnndeploy.machine import busy_cpus
 from helpers import Trained
 
 
@@ -56,6 +59,22 @@ def test_every_candidate_is_measured_at_every_batch_size(trained: Trained) -> No
     assert "torch" in report.environment["versions"]
     assert BenchmarkReport.from_json(json.dumps(report.to_dict())) == report
     assert _children() == before
+
+
+def test_other_programs_at_work_are_warned_of(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    for busy, warns in ((0.0, False), (1.5, True), (None, False)):
+        monkeypatch.setattr("cnndeploy.benchmark.busy_cpus", lambda seconds, busy=busy: busy)
+        report = bench([trained.onnx], budget_s=0.1)
+        assert bool(report.warnings) is warns
+        assert report.environment["busy_cpus"] == busy
+
+
+def test_a_busy_cpu_is_counted() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            assert (busy_cpus(1.0) or 0) > 0.5
+        finally:
+            process.kill()
 
 
 def test_a_device_that_does_not_work_is_an_error(trained: Trained) -> None:
