@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Self
-
 from cnndeploy.artifact import Artifact
 from cnndeploy.process import WorkerProcess
 
 
-class Candidate:
+class Candidate(WorkerProcess):
     """A worker process that opens one artifact; a context manager that ends the process."""
 
     def __init__(self, artifact: Artifact, *, runtime: str, device: str, threads: int) -> None:
@@ -18,11 +15,11 @@ class Candidate:
         self.device = device
         self.threads = threads
         arguments = (str(artifact.path), runtime, device, str(threads))
-        self._worker = WorkerProcess("cnndeploy.benchmark.worker", *arguments, subject=str(artifact.path))
+        super().__init__("cnndeploy.benchmark.worker", *arguments, subject=str(artifact.path))
 
     def wait_until_open(self) -> None:
         """Wait for the worker to open its artifact; raises the error it met."""
-        self.device = self._worker.receive()["device"]
+        self.device = self.receive()["device"]
 
     def at(self, batch_size: int) -> BatchOf:
         """The candidate at one batch size, as the engine takes it."""
@@ -30,17 +27,9 @@ class Candidate:
 
     def call(self, batch_size: int, calls: int) -> list[float]:
         """Seconds of each of ``calls`` calls on one batch."""
-        self._worker.send({"batch_size": batch_size, "calls": calls})
-        seconds: list[float] = self._worker.receive()["seconds"]
+        self.send({"batch_size": batch_size, "calls": calls})
+        seconds: list[float] = self.receive()["seconds"]
         return seconds
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._worker.__exit__(kind, error, trace)
 
 
 class BatchOf:

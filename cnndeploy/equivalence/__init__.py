@@ -114,7 +114,11 @@ def _mismatches(candidate: Side, reference: Side) -> list[str]:
     """What can be said to differ before anything is run."""
     artifact, against = candidate.artifact, reference.artifact
     ours, theirs = artifact.require_manifest(), against.require_manifest()
-    reasons = []
+    reasons = [
+        f"{side.artifact.path} was replaced before it was opened"
+        for side in (candidate, reference)
+        if side.sha256 != side.artifact.sha256
+    ]
     source = artifact.sha256 if artifact.format == "checkpoint" else ours.checkpoint_sha256
     if source != against.sha256:
         reasons.append(f"it was exported from another checkpoint: {source}, not {against.sha256}")

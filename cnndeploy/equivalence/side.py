@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ class NotRun(Exception):  # noqa: N818 - an outcome of verification, and no faul
     """The artifact cannot be run on a batch; never leaves this package."""
 
 
-class Side:
+class Side(WorkerProcess):
     """A worker process that opens one artifact; a context manager that ends the process."""
 
     def __init__(
@@ -31,11 +30,11 @@ class Side:
         self.runtime = runtime
         self.threads = threads
         arguments = (str(artifact.path), runtime, device, str(threads), data_dir or "")
-        self._worker = WorkerProcess("cnndeploy.equivalence.worker", *arguments, subject=str(artifact.path))
+        super().__init__("cnndeploy.equivalence.worker", *arguments, subject=str(artifact.path))
 
     def wait_until_open(self) -> None:
         """Wait for the worker to open its artifact; raises the error it met."""
-        facts = self._worker.receive()
+        facts = self.receive()
         self.sha256: str = facts["sha256"]
         self.device: str = facts["device"]
         self.inputs = tuple(TensorSpec(s["name"], s["dtype"], tuple(s["shape"])) for s in facts["inputs"])
@@ -52,17 +51,9 @@ class Side:
             NotRun: The artifact cannot be run on a batch; what it gave before stands.
         """
         batches = list(batches)
-        self._worker.send({"batches": batches, "precision": precision})
+        self.send({"batches": batches, "precision": precision})
         for _ in batches:
-            answer = self._worker.receive()
+            answer = self.receive()
             if "failed" in answer:
                 raise NotRun(answer["failed"])
             yield np.array(answer["logits"], dtype=answer["dtype"])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._worker.__exit__(kind, error, trace)

@@ -87,7 +87,7 @@ def test_a_device_that_does_not_work_is_an_error(trained: Trained) -> None:
 def test_a_worker_that_is_killed_is_an_error(trained: Trained) -> None:
     with Candidate(Artifact.open(trained.onnx), runtime="onnxruntime", device="cpu", threads=1) as candidate:
         candidate.wait_until_open()
-        os.kill(candidate._worker._process.pid, signal.SIGKILL)
+        os.kill(candidate._process.pid, signal.SIGKILL)
         with pytest.raises(ArtifactError, match="ended with status -9"):
             candidate.call(1, 1)
 
