@@ -201,21 +201,20 @@ def test_a_false_claim_about_training_is_rejected(trained: Trained, edited: Edit
     assert "the manifests differ in training" in verify(path, trained.checkpoint, images=13).reasons
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc, which only Linux has")
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
 def test_alexnet_is_verified_within_2_gib(tmp_path: Path) -> None:
-    """In a process of its own, whose peak the kernel reports; 333 images use every batch size once.
+    """The largest peak of the processes that run the two sides; 333 images use every batch size once.
 
-    (resource.getrusage would report this process's peak, if that is higher.)
+    They are the children of a small process: a peak counts from the fork on, and pytest's own is higher.
     """
     script = (
-        "import sys, cnndeploy\n"
-        "from cnndeploy.training.checkpoint import Checkpoint\n"
+        "import resource, sys, cnndeploy\n"
         "assert cnndeploy.verify(sys.argv[1], sys.argv[2], images=333).equivalent\n"
-        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
     )
     checkpoint = Checkpoint.untrained("alexnet").save(tmp_path / "alexnet.pt").path
     artifact = export(checkpoint, "onnx").path
     done = subprocess.run(
         [sys.executable, "-c", script, artifact, checkpoint], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) < 2 * 2**20  # KiB
+    assert 2**18 < int(done.stdout) < 2 * 2**20  # KiB; the weights alone take 0.7 of the lower bound
