@@ -159,9 +159,8 @@ def open_session(
             f"the runtime {name} opens {', '.join(chosen.formats)}, but {artifact.path} is {artifact.format}. "
             f"Use --runtime {default_runtime(artifact.format)}."
         )
-    index = device_index(
-        device, name, chosen.devices()
-    )  # a runtime that ignores its device is not asked at all
+    # Before the runtime is asked, because one that ignores its device would open the file all the same.
+    index = device_index(device, name, chosen.devices())
     session = chosen.open(artifact, device=device, threads=usable_cpus() if threads is None else threads)
     placement = session.placement()
     elsewhere = [part for part, where in placement.items() if where != session.placed_on]

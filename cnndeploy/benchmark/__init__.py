@@ -40,9 +40,9 @@ def bench(
         on_progress: Called with what is measured, the turns done, and the turns in all (0 until known).
 
     Raises:
-        ArtifactError, CheckpointError: A file cannot be opened.
+        ArtifactError, CheckpointError: A file cannot be opened, or its process ended before it was measured.
         DeviceUnavailableError: ``device`` does not work here.
-        BenchmarkError: A candidate's process ended before it was measured.
+        BenchmarkError: No targets, or a batch size that cannot be fed.
     """
     if not targets:
         raise BenchmarkError("nothing to measure; give at least one model file")
