@@ -34,6 +34,17 @@ class DeviceStatus:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What one module of a network gave: its path in the network, as ``features.3``, and its class, as
+    ``Conv2d``; the path is empty where the file does not name it.
+    """
+
+    module: str
+    kind: str
+    values: NDArray[Any]
+
+
 class Session(ABC):
     """An artifact opened on one device, ready to run; a context manager.
 
@@ -92,6 +103,15 @@ class Session(ABC):
     @abstractmethod
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Run feeds that fit; raises ArtifactError where the runtime fails."""
+
+    def activations(self, feeds: Arrays) -> list[Activation]:
+        """What each module gives for one batch, in the order computed; takes what :meth:`run` takes.
+
+        Empty where the runtime cannot look inside. To be seen, outputs are kept that the runtime may otherwise
+        fuse away, so this run need not give the same bits as :meth:`run`.
+        """
+        del feeds
+        return []
 
     @abstractmethod
     def placement(self) -> dict[str, str]:

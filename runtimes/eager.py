@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError
-from cnndeploy.runtimes import Arrays, DeviceStatus
+from cnndeploy.runtimes import Activation, Arrays, DeviceStatus
 from cnndeploy.runtimes._torch import TorchSession, open_device, torch_devices
 
 if TYPE_CHECKING:
@@ -24,6 +24,30 @@ class EagerSession(TorchSession):
         module = self._module
         return {} if module is None else {name: str(p.device) for name, p in module.named_parameters()}
 
+    def activations(self, feeds: Arrays) -> list[Activation]:
+        """By forward hooks; a container that gives what its last module gave is left out."""
+        assert self._module is not None  # noqa: S101 - as for run()
+        found: dict[str, Activation] = {}
+        given: list[torch.Tensor] = []
+
+        def keep(name: str, module: torch.nn.Module, output: torch.Tensor) -> None:
+            is_leaf = next(module.children(), None) is None
+            if is_leaf or not any(output is each for each in given):
+                given.append(output)
+                found[name] = Activation(name, type(module).__name__, output.cpu().clone().numpy())
+
+        hooks = [
+            module.register_forward_hook(lambda module, _, output, name=name: keep(name, module, output))
+            for name, module in self._module.named_modules()
+            if name
+        ]
+        try:
+            self.run(feeds)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return list(found.values())
+
 
 class OracleSession(EagerSession):
     """The same network computed in float64: takes float32 images, gives float64 logits."""
@@ -32,13 +56,17 @@ class OracleSession(EagerSession):
         return super()._run({name: array.astype(np.float64) for name, array in feeds.items()})
 
 
-def open_oracle(artifact: Artifact, *, threads: int) -> OracleSession:
+def open_oracle(artifact: Artifact, *, threads: int, weights: str = "float32") -> OracleSession:
     """Open a checkpoint on the CPU in float64, whose rounding is a billionth of float32's.
 
-    Raises what :meth:`EagerRuntime.open` raises.
+    ``weights`` names the dtype that its weights are rounded to first. Raises what :meth:`EagerRuntime.open`
+    raises.
     """
+    import torch
+
     device = open_device("cpu", "eager", threads)
-    return OracleSession(artifact, _network(artifact, device).double(), device, threads)
+    network = _network(artifact, device).to(getattr(torch, weights)).double()
+    return OracleSession(artifact, network, device, threads)
 
 
 class EagerRuntime:

@@ -9,6 +9,7 @@ session.record_ep_graph_assignment_info.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import io
@@ -21,10 +22,11 @@ from numpy.typing import NDArray
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
 from cnndeploy.machine import cuda_driver
-from cnndeploy.runtimes import Arrays, DeviceStatus, Session, device_index
+from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, Session, device_index
 from cnndeploy.specs import TensorSpec
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime as ort
 
 _DTYPES = {
@@ -34,6 +36,8 @@ _DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(int64)": "int64",
 }
+# What torch's exporter notes on a node: the modules it is in, from the network down, and their classes.
+_SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 # The smallest model that computes, y = Relu(x) with x float32 (1,), opset 13: shows whether a provider runs.
@@ -76,6 +80,29 @@ class OnnxRuntimeSession(Session):
         """As every session's, and ONNX Runtime's own graph optimisation level."""
         level = self._session.get_session_options().graph_optimization_level
         return {**super().settings(), "graph_optimization_level": str(level).rpartition(".")[2]}
+
+    def activations(self, feeds: Arrays) -> list[Activation]:
+        """By a copy of the file with more outputs, for modules that torch's exporter noted on the nodes."""
+        try:
+            import onnx
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError("onnx") from error
+        model = onnx.load(self.artifact.path)
+        modules = _modules(model.graph)
+        outputs = {value.name for value in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in modules.keys() - outputs)
+        _, _, index = self.device.partition(":")
+        try:
+            session = _session(model.SerializeToString(), int(index) if index else None, self.threads)
+            values = session.run(list(modules), feeds)
+        except _ort_errors() as error:
+            raise ArtifactError(
+                f"ONNX Runtime cannot give the inner outputs of {self.artifact.path}: {error}"
+            ) from error
+        return [
+            Activation(module, kind, each)
+            for (module, kind), each in zip(modules.values(), values, strict=True)
+        ]
 
     def close(self) -> None:
         """Drop the InferenceSession, and with it its memory and threads."""
@@ -186,6 +213,23 @@ def _placement(session: Any) -> dict[str, str]:
             name = node.name or node.op_type
             placed[name if name not in placed else f"{name} #{len(placed)}"] = subgraph.ep_name
     return placed
+
+
+def _modules(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
+    """Name of each value that a module gives, which is the last one computed within it, to path and class.
+
+    Where a container gives what its last module gave, it is that module that is named.
+    """
+    last: dict[str, tuple[str, str]] = {}
+    for node in graph.node:
+        notes = {entry.key: entry.value for entry in node.metadata_props}
+        scopes = ast.literal_eval(notes.get(_SCOPES, "[]"))[1:-1]  # between the network and the node itself
+        classes = ast.literal_eval(notes.get(_CLASSES, "[]"))[1:-1]
+        for scope, name in zip(scopes, classes, strict=True):
+            last[scope] = (node.output[0], name.rpartition(".")[2])
+    deepest_last = sorted(last.items(), key=lambda entry: entry[0].count("."))
+    modules = {value: (scope, kind) for scope, (value, kind) in deepest_last}
+    return {node.output[0]: modules[node.output[0]] for node in graph.node if node.output[0] in modules}
 
 
 def _ort_errors() -> tuple[type[Exception], ...]:

@@ -11,11 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
-from cnndeploy.runtimes import DeviceStatus
+from cnndeploy.runtimes import Activation, Arrays, DeviceStatus
 from cnndeploy.runtimes._torch import TorchSession, last_line, open_device, torch_devices
 
 if TYPE_CHECKING:
     import torch
+
+
+# An archive keeps no names of modules once it is frozen, only the operators they became.
+_KINDS = {
+    "_convolution": "Conv2d",
+    "addmm": "Linear",
+    "adaptive_avg_pool2d": "AdaptiveAvgPool2d",
+    "avg_pool2d": "AvgPool2d",
+    "conv2d": "Conv2d",
+    "dropout": "Dropout",
+    "flatten": "Flatten",
+    "linear": "Linear",
+    "max_pool2d": "MaxPool2d",
+    "relu": "ReLU",
+    "sigmoid": "Sigmoid",
+}
 
 
 class TorchScriptSession(TorchSession):
@@ -33,6 +49,33 @@ class TorchScriptSession(TorchSession):
         tensors = (value for value in constants if value.type().isSubtypeOf(torch.TensorType.get()))
         placed = {value.debugName(): str(value.node().t("value").device) for value in tensors}
         return placed | {name: str(value.device) for name, value in module.state_dict().items()}
+
+    def activations(self, feeds: Arrays) -> list[Activation]:
+        """By a copy of the graph that gives what every operator outside of branches and loops gives."""
+        import torch
+
+        module: Any = self._module
+        graph = module.inlined_graph.copy()
+        values = [
+            output
+            for node in graph.nodes()
+            for output in node.outputs()
+            if node.kind().startswith("aten::") and output.type().isSubtypeOf(torch.TensorType.get())
+        ]
+        kinds = [value.node().kind().removeprefix("aten::").removesuffix("_") for value in values]
+        everything = graph.create("prim::TupleConstruct", values, 1)
+        everything.output().setType(torch._C.TupleType([value.type() for value in values]))
+        graph.appendNode(everything)
+        graph.eraseOutput(0)
+        graph.registerOutput(everything.output())
+        function = torch._C._create_function_from_graph("activations", graph)
+        (image,) = feeds.values()
+        with torch.inference_mode():
+            tensors = function(module._c, torch.from_numpy(image).to(self._torch_device))
+        return [
+            Activation("", _KINDS.get(kind, kind), tensor.cpu().numpy())
+            for kind, tensor in zip(kinds, tensors, strict=True)
+        ]
 
 
 class TorchScriptRuntime:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.equivalence.comparison import Comparison
 from cnndeploy.equivalence.decisions import Decisions, decide
+from cnndeploy.equivalence.divergence import IMAGES, Divergence, find_divergence
 from cnndeploy.equivalence.invariance import BatchInvariance, check_invariance, probes
 from cnndeploy.equivalence.oracle import OracleCheck, check_against_oracle
 from cnndeploy.equivalence.report import EquivalenceReport, FileIdentity, SideFacts
@@ -27,6 +30,8 @@ BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 REFERENCE_BATCH = 64
 # float64 takes eager several times as long: all images of a small network, so many of a larger one.
 ORACLE_IMAGES, ORACLE_BATCH, ORACLE_SEED, _SMALL = 256, 32, 0, 28 * 28
+# Another computation explains an artifact's logits where it leaves less than this of their error.
+_EXPLAINED = 0.1
 
 Progress = Callable[[int, int], None]
 
@@ -105,6 +110,7 @@ def verify(
         oracle=evidence.oracle,
         decisions=evidence.decisions,
         batch_invariance=evidence.invariance,
+        divergence=evidence.divergence,
         artifact_side=SideFacts(candidate.placement, candidate.settings),
         against_side=SideFacts(reference.placement, reference.settings),
     )
@@ -113,21 +119,21 @@ def verify(
 def _mismatches(candidate: Side, reference: Side) -> list[str]:
     """What can be said to differ before anything is run."""
     artifact, against = candidate.artifact, reference.artifact
-    ours, theirs = artifact.require_manifest(), against.require_manifest()
+    ours, theirs = (side.require_manifest().to_dict() for side in (artifact, against))
     reasons = [
         f"{side.artifact.path} was replaced before it was opened"
         for side in (candidate, reference)
         if side.sha256 != side.artifact.sha256
     ]
-    source = artifact.sha256 if artifact.format == "checkpoint" else ours.checkpoint_sha256
+    source = artifact.sha256 if artifact.format == "checkpoint" else ours["checkpoint_sha256"]
     if source != against.sha256:
         reasons.append(f"it was exported from another checkpoint: {source}, not {against.sha256}")
     for field in ("architecture", "input", "output", "preprocessing", "labels", "training"):
-        if getattr(ours, field) != getattr(theirs, field):
-            reasons.append(f"the manifests differ in {field}")
+        if (difference := _first_difference(field, ours[field], theirs[field])) is not None:
+            reasons.append(f"the manifests differ: {difference}")
     for kind, specs, expected in (
-        ("input", candidate.inputs, theirs.input),
-        ("output", candidate.outputs, theirs.output),
+        ("input", candidate.inputs, against.require_manifest().input),
+        ("output", candidate.outputs, against.require_manifest().output),
     ):
         if specs != (expected,):
             found = ", ".join(f"{spec.name} {spec}" for spec in specs)
@@ -137,6 +143,19 @@ def _mismatches(candidate: Side, reference: Side) -> list[str]:
                 + (": the batch axis is fixed" if fixed else "")
             )
     return reasons
+
+
+def _first_difference(name: str, ours: Any, theirs: Any) -> str | None:
+    """What differs first between two values of JSON, in words."""
+    if ours == theirs:
+        return None
+    pairs: Iterable[tuple[str, Any, Any]] = ()
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        pairs = ((f"{name}.{key}", ours.get(key), theirs.get(key)) for key in ours | theirs)
+    elif isinstance(ours, list | tuple) and len(ours) == len(theirs):
+        pairs = ((f"{name}[{at}]", *both) for at, both in enumerate(zip(ours, theirs, strict=True)))
+    inner = (_first_difference(*pair) for pair in pairs)
+    return next(filter(None, inner), f"{name} is {ours!r}, the checkpoint's {theirs!r}")
 
 
 class _Evidence:
@@ -149,6 +168,7 @@ class _Evidence:
         self.oracle: OracleCheck | None = None
         self.decisions: Decisions | None = None
         self.invariance: BatchInvariance | None = None
+        self.divergence: Divergence | None = None
         self._candidate = candidate
         self._reference = reference
         self._test = test
@@ -169,14 +189,51 @@ class _Evidence:
         theirs = self._all(self._reference, range(len(self._test)), REFERENCE_BATCH, "float32")
         for batch, logits in zip(plan, ours, strict=True):
             if (reason := self.comparison.add(theirs[batch], logits)) is not None:
-                return [reason]
+                fits = all(logits.shape[1:] == theirs.shape[1:] for logits in ours)
+                return [reason, *(self._look_inside(np.concatenate(ours), theirs) if fits else ())]
         artifact = np.concatenate(ours)
         exact = self._all(self._reference, self._sample, ORACLE_BATCH, "float64")
         limit = self.comparison.tolerance.relative
         self.invariance = check_invariance(self._probes, invariance, limit)
         self.oracle = check_against_oracle(artifact[self._sample], theirs[self._sample], exact, ORACLE_SEED)
         self.decisions = decide(artifact, theirs, self._test.labels)
-        return [*self.comparison.reasons(), *self.oracle.reasons(), *self.invariance.reasons()]
+        reasons = [*self.comparison.reasons(), *self.oracle.reasons(), *self.invariance.reasons()]
+        return [*reasons, *self._look_inside(artifact, theirs)] if reasons else []
+
+    def _look_inside(self, artifact: NDArray[Any], theirs: NDArray[Any]) -> list[str]:
+        """Which module departs first, on the images (images, classes) whose logits differ most, and why."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = np.abs(artifact - theirs).max(axis=1) / np.abs(theirs).max(axis=1)
+        worst = np.argsort(np.where(np.isfinite(difference), -difference, -np.inf))[:IMAGES].tolist()
+        try:
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                self.divergence = find_divergence(
+                    worst,
+                    self._candidate.activations(worst, folder / "artifact"),
+                    self._reference.activations(worst, folder / "eager"),
+                    self._reference.activations(worst, folder / "exact", "float64"),
+                )
+            return [*self.divergence.reasons(), *self._rounded_weights(artifact[worst], worst)]
+        except NotRun as error:
+            self.divergence = Divergence(
+                tuple(worst), (), None, f"which module departs is not known: {error}"
+            )
+            return []
+
+    def _rounded_weights(self, artifact: NDArray[Any], images: list[int]) -> list[str]:
+        """Whether the checkpoint with its weights rounded to a smaller dtype explains the logits."""
+
+        def error(weights: str) -> float:
+            (exact,) = self._reference.logits([images], "float64", weights)
+            return float(np.abs(artifact - exact).max())
+
+        unrounded = error("float32")
+        return [
+            f"it computes what the checkpoint computes with its weights rounded to {dtype}"
+            for dtype in ("float16", "bfloat16")
+            if error(dtype) < _EXPLAINED * unrounded
+        ]
 
     def _all(self, side: Side, images: Sequence[int], batch: int, precision: Any) -> NDArray[Any]:
         numbers = list(images)

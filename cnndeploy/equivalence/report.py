@@ -11,6 +11,7 @@ from typing import Any
 
 from cnndeploy.equivalence.comparison import Tolerance
 from cnndeploy.equivalence.decisions import Decisions
+from cnndeploy.equivalence.divergence import Divergence
 from cnndeploy.equivalence.invariance import BatchInvariance
 from cnndeploy.equivalence.oracle import OracleCheck
 from cnndeploy.errors import NotEquivalentError
@@ -38,7 +39,7 @@ class EquivalenceReport:
 
     Errors are of logits: ``max_abs_error`` in logits, ``max_rel_error`` relative to the largest logit of the
     same image. ``top1_agreement`` is the share of ``images`` given the same label. ``reasons`` is empty
-    exactly where the two are equivalent. What could not be looked into is None.
+    exactly where the two are equivalent. What was not looked into is None, as ``divergence`` of a pass is.
     """
 
     artifact: FileIdentity
@@ -56,6 +57,7 @@ class EquivalenceReport:
     oracle: OracleCheck | None = None
     decisions: Decisions | None = None
     batch_invariance: BatchInvariance | None = None
+    divergence: Divergence | None = None
     artifact_side: SideFacts | None = None
     against_side: SideFacts | None = None
 
@@ -101,6 +103,8 @@ class EquivalenceReport:
         del values["equivalent"]
         for name in ("max_abs_error", "max_rel_error"):
             values[name] = math.inf if values[name] is None else values[name]
+        if values["divergence"] is not None:
+            values["divergence"] = Divergence.from_dict(values["divergence"])
         for name, kind in _PARTS.items():
             if values[name] is not None:
                 values[name] = kind(**{key: _frozen(value) for key, value in values[name].items()})

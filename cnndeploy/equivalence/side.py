@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.process import WorkerProcess
+from cnndeploy.process import Message, WorkerProcess
+from cnndeploy.runtimes import Activation
 from cnndeploy.specs import TensorSpec
 
 Batches = Iterable[list[int]]
 """Image numbers in the test set, batch by batch."""
+
+
+Precision = Literal["float32", "float64"]
 
 
 class NotRun(Exception):  # noqa: N818 - an outcome of verification, and no fault of the user's
@@ -43,17 +48,38 @@ class Side(WorkerProcess):
         self.settings: dict[str, Any] = facts["settings"]
 
     def logits(
-        self, batches: Batches, precision: Literal["float32", "float64"] = "float32"
+        self, batches: Batches, precision: Precision = "float32", weights: str = "float32"
     ) -> Iterator[NDArray[Any]]:
         """The logits of each batch, as they come, in the dtype that the artifact gives.
+
+        In float64, for a checkpoint, its ``weights`` are first rounded to the dtype named.
 
         Raises:
             NotRun: The artifact cannot be run on a batch; what it gave before stands.
         """
         batches = list(batches)
-        self.send({"batches": batches, "precision": precision})
+        self.send({"batches": batches, "precision": precision, "weights": weights})
         for _ in batches:
-            answer = self.receive()
-            if "failed" in answer:
-                raise NotRun(answer["failed"])
+            answer = self._receive_run()
             yield np.array(answer["logits"], dtype=answer["dtype"])
+
+    def activations(
+        self, batch: list[int], folder: Path, precision: Precision = "float32"
+    ) -> list[Activation]:
+        """What each module gives for one batch, kept in new files in ``folder`` and read from there as used.
+
+        Raises:
+            NotRun: The artifact cannot be run so.
+        """
+        folder.mkdir()
+        self.send({"batches": [batch], "precision": precision, "weights": "float32", "folder": str(folder)})
+        return [
+            Activation(each["module"], each["kind"], np.load(each["file"], mmap_mode="r"))
+            for each in self._receive_run()["activations"]
+        ]
+
+    def _receive_run(self) -> Message:
+        answer = self.receive()
+        if "failed" in answer:
+            raise NotRun(answer["failed"])
+        return answer

@@ -115,7 +115,7 @@ def another_checkpoint(model: onnx.ModelProto) -> None:
         (batch_secretly_fixed, r"the graph's output is logits float32 \(1, 10\)"),
         (output_renamed, "the graph's output is scores"),
         (probabilities_instead_of_logits, "beyond the tolerance"),
-        (labels_permuted, "manifests differ in labels"),
+        (labels_permuted, r"manifests differ: labels\[0\] is 'Bag', the checkpoint's 'T-shirt/top'"),
         (another_checkpoint, "exported from another checkpoint"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -198,7 +198,8 @@ def test_an_artifact_opened_earlier_is_read_anew(trained: Trained, tmp_path: Pat
 
 def test_a_false_claim_about_training_is_rejected(trained: Trained, edited: Edited) -> None:
     path = edited(lambda model: _edit_manifest(model, training={"test_accuracy": 0.999}))
-    assert "the manifests differ in training" in verify(path, trained.checkpoint, images=13).reasons
+    (reason,) = verify(path, trained.checkpoint, images=13).reasons
+    assert "the manifests differ: training." in reason
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")

@@ -1,0 +1,168 @@
+"""First divergence: which module of the network is the first whose output departs, and how.
+
+Both sides run a few images once more and give what each module computed. A module departs by the same rule as
+the logits: its error against float64 is more than four times eager float32's own.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnndeploy.equivalence.oracle import FLOOR, LIMIT
+from cnndeploy.runtimes import Activation
+
+IMAGES = 2
+Values = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleError:
+    """Largest errors of one module's output against float64, relative to its largest value.
+
+    The artifact's is None where it cannot be told: another shape, or NaN or infinite values.
+    """
+
+    module: str
+    kind: str
+    artifact_error: float | None
+    eager_error: float
+
+    @property
+    def departs(self) -> bool:
+        """Whether the artifact's error is more than rounding explains."""
+        allowed = LIMIT * max(self.eager_error, FLOOR)
+        return self.artifact_error is None or self.artifact_error > allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where the artifact departs from its checkpoint on ``images``, numbers in the test set.
+
+    ``modules`` are those that were compared, in the order computed, so that they show how the error grows.
+    ``first`` is the path of the first that departs, None where none does; ``description`` says so in words.
+    """
+
+    images: tuple[int, ...]
+    modules: tuple[ModuleError, ...]
+    first: str | None
+    description: str
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Divergence:
+        """Read the JSON of a report."""
+        modules = tuple(ModuleError(**module) for module in values["modules"])
+        return cls(tuple(values["images"]), modules, values["first"], values["description"])
+
+    def reasons(self) -> list[str]:
+        """What to tell beside the verdict; empty where no module is to blame."""
+        return [self.description] if self.first is not None else []
+
+
+def find_divergence(
+    images: Sequence[int],
+    artifact: Sequence[Activation],
+    eager: Sequence[Activation],
+    exact: Sequence[Activation],
+) -> Divergence:
+    """Compare what each module gave for the same images: the artifact, eager float32 and float64.
+
+    The latter two are of the same checkpoint and so name the same modules in the same order.
+    """
+    if not artifact:
+        nothing = "which module departs first is not known: the file names none, or the runtime gives no inner outputs"
+        return Divergence(tuple(images), (), None, nothing)
+    compared: list[ModuleError] = []
+    first: tuple[Activation, str] | None = None
+    absent: Activation | None = None  # the first module, since the last compared, that the file lacks
+    before: Values | None = None
+    for theirs, truth, ours in zip(eager, exact, _counterparts(exact, artifact), strict=True):
+        if ours is None:
+            passes_on = before is not None and np.array_equal(truth.values, before)  # as dropout, inactive
+            absent = absent if absent is not None or passes_on else truth
+            continue
+        own = _error(theirs.values, truth.values)
+        error = ModuleError(
+            truth.module, truth.kind, _error(ours.values, truth.values), 0.0 if own is None else own
+        )
+        compared.append(error)
+        if first is None and error.departs:
+            first = (truth, _how(ours.values, truth.values, error)) if absent is None else (absent, _LACKING)
+        absent, before = None, truth.values
+    if first is None:
+        lacking = "" if absent is None else f" (but {absent.module}, {absent.kind}: {_LACKING})"
+        agree = f"run once more on images {', '.join(map(str, images))}, all modules agree{lacking}"
+        return Divergence(tuple(images), tuple(compared), None, agree)
+    blamed, how = first
+    return Divergence(
+        tuple(images),
+        tuple(compared),
+        blamed.module,
+        f"it departs first in {blamed.module} ({blamed.kind}): {how}",
+    )
+
+
+_LACKING = "the file computes nothing of the kind"
+
+
+def _counterparts(exact: Sequence[Activation], artifact: Sequence[Activation]) -> list[Activation | None]:
+    """For each module of the checkpoint its output in the artifact, by name or, without names, by order.
+
+    Without names the longest common runs of kinds and shapes are matched; a kind that only one side knows is
+    matched by its shape alone.
+    """
+    if any(each.module for each in artifact):
+        named = {each.module: each for each in artifact}
+        return [named.get(each.module) for each in exact]
+    shared = {each.kind for each in exact} & {each.kind for each in artifact}
+    theirs, ours = (
+        [(each.kind if each.kind in shared else "", each.values.shape) for each in side]
+        for side in (exact, artifact)
+    )
+    found: list[Activation | None] = [None] * len(exact)
+    for block in difflib.SequenceMatcher(None, theirs, ours, autojunk=False).get_matching_blocks():
+        found[block.a : block.a + block.size] = artifact[block.b : block.b + block.size]
+    return found
+
+
+def _error(values: Values, exact: Values) -> float | None:
+    """The largest error relative to the largest exact value; None where it cannot be told."""
+    if values.shape != exact.shape or not np.isfinite(values).all():
+        return None
+    return float(np.abs(values - exact).max() / max(np.abs(exact).max(), np.finfo(np.float32).tiny))
+
+
+def _how(values: Values, exact: Values, error: ModuleError) -> str:
+    """What is wrong with one module's output, (batch, channels, ...), whose inputs are right."""
+    if values.shape != exact.shape:
+        return f"its output is {values.shape}, not {exact.shape}"
+    if error.artifact_error is None:
+        return "it gives NaN or infinite values"
+    allowed = LIMIT * max(error.eager_error, FLOOR) * float(np.abs(exact).max())
+    channels = [np.moveaxis(each, 1, 0).reshape(each.shape[1], -1) for each in (values, exact)]
+    ours, theirs = (each.astype(np.float64) for each in channels)
+    off = np.flatnonzero(np.abs(ours - theirs).max(axis=1) > allowed).tolist()
+    named = (
+        f"{len(off)} of its {len(ours)} output channels" if len(off) > 4 else f"output channel {_listed(off)}"
+    )
+    size = f"{named} off by up to {error.artifact_error:.2g} of its largest value, eager by {error.eager_error:.1g}"
+    if len(off) > 1 and all(_is_another(ours[each], theirs, off, allowed) for each in off):
+        return f"output channels {_listed(off)} are in another order"
+    if all(np.ptp(ours[each] - theirs[each]) <= 2 * allowed for each in off):
+        return f"{size}, each by a constant, as by another bias"
+    if values.ndim == 4 and np.abs((values - exact)[:, :, 1:-1, 1:-1]).max(initial=0) <= allowed:
+        return f"{size}, at the border alone, as by another padding"
+    return size
+
+
+def _is_another(channel: Values, theirs: Values, among: Sequence[int], allowed: float) -> bool:
+    return any(np.abs(channel - theirs[other]).max() <= allowed for other in among)
+
+
+def _listed(channels: Sequence[int]) -> str:
+    return ", ".join(map(str, channels[:4])) + (", ..." if len(channels) > 4 else "")
