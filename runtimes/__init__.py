@@ -61,7 +61,9 @@ class Session(ABC):
         device: str,
         placed_on: str,
         threads: int,
+        tf32: bool = False,
     ) -> None:
+        self.tf32 = tf32
         self.artifact = artifact
         self.placed_on = placed_on
         self.inputs = inputs
@@ -119,7 +121,7 @@ class Session(ABC):
 
     def settings(self) -> dict[str, Any]:
         """JSON-ready: what else bears on the numbers; at least ``threads`` and ``tf32``."""
-        return {"threads": self.threads, "tf32": False}
+        return {"threads": self.threads, "tf32": self.tf32}
 
     def synchronize(self) -> None:  # noqa: B027 - nothing to wait for is the common case
         """Wait until all work handed to the device is done."""
@@ -149,13 +151,14 @@ class Runtime(Protocol):
     def devices(self) -> dict[str, DeviceStatus]:
         """Every device this runtime knows, and whether it works on this machine; never raises."""
 
-    def open(self, artifact: Artifact, *, device: str, threads: int) -> Session:
+    def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> Session:
         """Open an artifact.
 
         Args:
             artifact: Of one of ``formats``.
             device: ``cpu``, ``cuda`` or ``cuda:N``.
             threads: CPU threads for one run, at least 1.
+            tf32: On CUDA, whether products of float32 may be taken in TF32, which keeps 10 bits of 23.
 
         Raises:
             DeviceUnavailableError: The device does not work here; there is no fallback.
@@ -165,12 +168,18 @@ class Runtime(Protocol):
 
 
 def open_session(
-    artifact: Artifact, *, runtime: str | None = None, device: str = "cpu", threads: int | None = None
+    artifact: Artifact,
+    *,
+    runtime: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    tf32: bool = False,
 ) -> Session:
     """Open an artifact on the runtime named, or on its format's default.
 
     ``threads`` defaults to the CPUs that this process may use. Raises what :meth:`Runtime.open` raises, and
-    DeviceUnavailableError where a part of the model is seen to be elsewhere than on ``device``.
+    DeviceUnavailableError where a part of the model is seen to be elsewhere than on ``device``, or where TF32 is
+    asked of a CPU.
     """
     name = runtime if runtime is not None else default_runtime(artifact.format)
     chosen = registry.get("runtimes", name)
@@ -181,7 +190,11 @@ def open_session(
         )
     # Before the runtime is asked, because one that ignores its device would open the file all the same.
     index = device_index(device, name, chosen.devices())
-    session = chosen.open(artifact, device=device, threads=usable_cpus() if threads is None else threads)
+    if tf32 and index is None:
+        raise DeviceUnavailableError("TF32 is a format of CUDA GPUs; leave it out, or use --device cuda")
+    session = chosen.open(
+        artifact, device=device, threads=usable_cpus() if threads is None else threads, tf32=tf32
+    )
     placement = session.placement()
     elsewhere = [part for part, where in placement.items() if where != session.placed_on]
     if elsewhere or not placement or session.device != ("cpu" if index is None else f"cuda:{index}"):

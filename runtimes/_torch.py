@@ -43,10 +43,10 @@ def _probe(index: int) -> DeviceStatus:
     return DeviceStatus(True)
 
 
-def open_device(device: str, runtime: str, threads: int) -> torch.device:
+def open_device(device: str, runtime: str, threads: int, tf32: bool = False) -> torch.device:
     """The torch device, once it is known to work.
 
-    ``threads``, and on CUDA the choice against TF32, is set for the whole process: torch has one of each.
+    ``threads``, and on CUDA ``tf32``, is set for the whole process: torch has one of each.
     """
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError("torch")
@@ -56,8 +56,7 @@ def open_device(device: str, runtime: str, threads: int) -> torch.device:
     torch.set_num_threads(threads)
     if index is None:
         return torch.device("cpu")
-    # as for ONNX Runtime: a float32 model is run in float32, not in TF32 with its 10 bits of mantissa
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     return torch.device("cuda", index)
 
 
@@ -65,7 +64,12 @@ class TorchSession(Session):
     """A module that maps one float32 tensor to one, on one device."""
 
     def __init__(
-        self, artifact: Artifact, module: torch.nn.Module, device: torch.device, threads: int
+        self,
+        artifact: Artifact,
+        module: torch.nn.Module,
+        device: torch.device,
+        threads: int,
+        tf32: bool = False,
     ) -> None:
         manifest = artifact.require_manifest()
         super().__init__(
@@ -75,6 +79,7 @@ class TorchSession(Session):
             device=str(device),
             placed_on=str(device),
             threads=threads,
+            tf32=tf32,
         )
         self._module: torch.nn.Module | None = module
         self._torch_device = device

@@ -69,6 +69,32 @@ def open_oracle(artifact: Artifact, *, threads: int, weights: str = "float32") -
     return OracleSession(artifact, network, device, threads)
 
 
+def open_tf32(artifact: Artifact, *, threads: int) -> EagerSession:
+    """Open a checkpoint on the CPU as a GPU's TF32 computes it: what is multiplied is rounded to 10 bits first.
+
+    Sums are float32's, as in TF32. Raises what :meth:`EagerRuntime.open` raises.
+
+    Source: NVIDIA A100 Tensor Core GPU architecture, 2020, on TF32.
+    """
+    import torch
+
+    device = open_device("cpu", "eager", threads)
+    network = _network(artifact, device)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.weight.data = _to_tf32(module.weight.data)
+            module.register_forward_pre_hook(lambda _, inputs: (_to_tf32(inputs[0]),))
+    return EagerSession(artifact, network, device, threads)
+
+
+def _to_tf32(values: torch.Tensor) -> torch.Tensor:
+    """float32 rounded to the nearest number with 10 bits of mantissa, to even where two are as near."""
+    import torch
+
+    bits = values.contiguous().view(torch.int32)
+    return ((bits + 0xFFF + (bits >> 13 & 1)) & ~0x1FFF).view(torch.float32)
+
+
 class EagerRuntime:
     """Opens checkpoints."""
 
@@ -78,10 +104,10 @@ class EagerRuntime:
         """As torch sees them."""
         return torch_devices()
 
-    def open(self, artifact: Artifact, *, device: str, threads: int) -> EagerSession:
+    def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> EagerSession:
         """Build the network, load its weights, move it to ``device``."""
-        torch_device = open_device(device, "eager", threads)
-        return EagerSession(artifact, _network(artifact, torch_device), torch_device, threads)
+        torch_device = open_device(device, "eager", threads, tf32)
+        return EagerSession(artifact, _network(artifact, torch_device), torch_device, threads, tf32)
 
 
 def _network(artifact: Artifact, device: torch.device) -> torch.nn.Module:

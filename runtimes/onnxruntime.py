@@ -50,7 +50,9 @@ _PROBE = (
 class OnnxRuntimeSession(Session):
     """An InferenceSession, and where ONNX Runtime put each node."""
 
-    def __init__(self, artifact: Artifact, session: ort.InferenceSession, device: str, threads: int) -> None:
+    def __init__(
+        self, artifact: Artifact, session: ort.InferenceSession, device: str, threads: int, tf32: bool
+    ) -> None:
         super().__init__(
             artifact,
             inputs=tuple(map(_spec, session.get_inputs())),
@@ -58,6 +60,7 @@ class OnnxRuntimeSession(Session):
             device=device,
             placed_on=_CPU if device == "cpu" else _CUDA,
             threads=threads,
+            tf32=tf32,
         )
         self._session = session
         self._placement = _placement(session)
@@ -89,11 +92,15 @@ class OnnxRuntimeSession(Session):
             raise MissingDependencyError("onnx") from error
         model = onnx.load(self.artifact.path)
         modules = _modules(model.graph)
+        if not modules:  # of no names ONNX Runtime gives all outputs
+            return []
         outputs = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in modules.keys() - outputs)
         _, _, index = self.device.partition(":")
         try:
-            session = _session(model.SerializeToString(), int(index) if index else None, self.threads)
+            session = _session(
+                model.SerializeToString(), int(index) if index else None, self.threads, self.tf32
+            )
             values = session.run(list(modules), feeds)
         except _ort_errors() as error:
             raise ArtifactError(
@@ -121,12 +128,12 @@ class OnnxRuntimeRuntime:
             return {"cpu": DeviceStatus(False, str(MissingDependencyError("onnxruntime")))}
         return {"cpu": DeviceStatus(True)} | _cuda_devices()
 
-    def open(self, artifact: Artifact, *, device: str, threads: int) -> OnnxRuntimeSession:
+    def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> OnnxRuntimeSession:
         """Make a session that has no provider but the one asked for."""
         _import()
         index = None if device == "cpu" else device_index(device, "onnxruntime", self.devices())
         try:
-            session = _session(str(artifact.path), index, threads)
+            session = _session(str(artifact.path), index, threads, tf32)
         except _ort_errors() as error:
             if index is not None:
                 raise DeviceUnavailableError(
@@ -134,7 +141,8 @@ class OnnxRuntimeRuntime:
                     "Nothing was run on another device instead."
                 ) from error
             raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {error}") from error
-        return OnnxRuntimeSession(artifact, session, "cpu" if index is None else f"cuda:{index}", threads)
+        where = "cpu" if index is None else f"cuda:{index}"
+        return OnnxRuntimeSession(artifact, session, where, threads, tf32)
 
 
 def _import() -> Any:
@@ -145,7 +153,7 @@ def _import() -> Any:
     return onnxruntime
 
 
-def _session(model: str | bytes, cuda_index: int | None, threads: int) -> Any:
+def _session(model: str | bytes, cuda_index: int | None, threads: int, tf32: bool = False) -> Any:
     """An InferenceSession on one provider that may not hand nodes to another."""
     ort = _import()
     options = ort.SessionOptions()
@@ -155,9 +163,12 @@ def _session(model: str | bytes, cuda_index: int | None, threads: int) -> Any:
     if cuda_index is None:
         return ort.InferenceSession(model, options, providers=[_CPU])
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    # TF32 keeps 10 bits of a float32's 23-bit mantissa; a float32 model is run in float32. The default search
-    # times algorithms for every new shape, so that results may differ from run to run.
-    settings = {"device_id": str(cuda_index), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    # The default search times algorithms for every new shape, so that results may differ from run to run.
+    settings = {
+        "device_id": str(cuda_index),
+        "use_tf32": str(int(tf32)),
+        "cudnn_conv_algo_search": "HEURISTIC",
+    }
     provider = (_CUDA, settings)
     return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
 

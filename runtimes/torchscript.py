@@ -87,9 +87,9 @@ class TorchScriptRuntime:
         """As torch sees them."""
         return torch_devices()
 
-    def open(self, artifact: Artifact, *, device: str, threads: int) -> TorchScriptSession:
+    def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> TorchScriptSession:
         """Load the archive straight onto ``device``."""
-        torch_device = open_device(device, "torchscript", threads)
+        torch_device = open_device(device, "torchscript", threads, tf32)
         import torch
 
         try:
@@ -101,7 +101,7 @@ class TorchScriptRuntime:
             raise ArtifactError(
                 f"torch cannot open {artifact.path}; it is damaged, or from a newer torch ({last_line(error)})"
             ) from error
-        return TorchScriptSession(artifact, module, torch_device, threads)
+        return TorchScriptSession(artifact, module, torch_device, threads, tf32)
 
 
 RUNTIME = TorchScriptRuntime()

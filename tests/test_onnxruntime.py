@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -12,6 +13,7 @@ from cnndeploy.errors import ArtifactError, DeviceUnavailableError
 from cnndeploy.machine import CudaDriver
 from cnndeploy.runtimes import onnxruntime as runtime
 from cnndeploy.runtimes import open_session
+from helpers import Trained
 
 
 def test_the_probe_is_the_model_that_its_comment_says() -> None:
@@ -53,3 +55,32 @@ def test_an_operator_it_does_not_know_is_a_clear_error(edited: Callable[..., Pat
 
     with pytest.raises(ArtifactError, match="ONNX Runtime cannot open"):
         open_session(Artifact.open(edited(rename)))
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_is_used_only_where_it_is_asked_for(tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(
+        runtime._import(),
+        "InferenceSession",
+        lambda model, options, providers, enable_fallback: given.append(providers[0][1]),
+    )
+    runtime._session(b"", 0, 1, tf32)
+    assert [options["use_tf32"] for options in given] == ["1" if tf32 else "0"]
+
+
+def test_a_cpu_has_no_tf32(trained: Trained) -> None:
+    with pytest.raises(DeviceUnavailableError, match="TF32 is a format of CUDA GPUs"):
+        open_session(Artifact.open(trained.onnx), tf32=True)
+
+
+def test_modules_are_named_as_in_the_network(trained: Trained) -> None:
+    image = np.random.default_rng(0).random((2, 1, 28, 28), dtype=np.float32)
+    with open_session(Artifact.open(trained.onnx)) as session:
+        found = session.activations({"image": image})
+        assert np.array_equal(found[-1].values, session.run({"image": image})["logits"])
+    with open_session(Artifact.open(trained.checkpoint)) as eager:
+        expected = eager.activations({"image": image})
+    assert [(each.module, each.kind, each.values.shape) for each in found] == [
+        (each.module, each.kind, each.values.shape) for each in expected
+    ]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--runtime", type=RegisteredName("runtimes"), help="[default: the format's own]")
 @device_option
 @threads_option
+@click.option("--tf32", is_flag=True, help="On CUDA, allow TF32, as ONNX Runtime does by default.")
 @click.option("--images", type=POSITIVE, help="Use the first N test images.  [default: all 10,000]")
 @data_dir_option
 @json_file_option
@@ -43,6 +44,7 @@ def command(
     runtime: str | None,
     device: str,
     threads: int | None,
+    tf32: bool,
     images: int | None,
     data_dir: Path | None,
     json_file: str | None,
@@ -85,6 +87,7 @@ def command(
                 runtime=runtime,
                 device=device,
                 threads=threads,
+                tf32=tf32,
                 images=images,
                 data_dir=data_dir,
                 on_batch=update,

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
-from cnndeploy.equivalence.comparison import Comparison
+from cnndeploy.equivalence.comparison import Comparison, Tolerance
 from cnndeploy.equivalence.decisions import Decisions, decide
 from cnndeploy.equivalence.divergence import IMAGES, Divergence, find_divergence
 from cnndeploy.equivalence.invariance import BatchInvariance, check_invariance, probes
 from cnndeploy.equivalence.oracle import OracleCheck, check_against_oracle
 from cnndeploy.equivalence.report import EquivalenceReport, FileIdentity, SideFacts
-from cnndeploy.equivalence.side import NotRun, Side
-from cnndeploy.errors import ArtifactError
+from cnndeploy.equivalence.side import NotRun, Precision, Side
+from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.machine import usable_cpus
 from cnndeploy.runtimes import default_runtime
 
@@ -33,6 +33,10 @@ ORACLE_IMAGES, ORACLE_BATCH, ORACLE_SEED, _SMALL = 256, 32, 0, 28 * 28
 # Another computation explains an artifact's logits where it leaves less than this of their error.
 _EXPLAINED = 0.1
 
+# Operators that a network ready to deploy has no use for. ONNX Runtime removes even a Dropout in training mode from
+# the middle of a graph by default (EliminateDropout), so that only its absence is proof.
+_RANDOM = {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
+
 Progress = Callable[[int, int], None]
 
 
@@ -43,6 +47,7 @@ def verify(
     runtime: str | None = None,
     device: str = "cpu",
     threads: int | None = None,
+    tf32: bool = False,
     images: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     on_batch: Progress | None = None,
@@ -59,6 +64,9 @@ def verify(
         runtime: What runs the artifact; its format's own by default.
         device: Where the artifact is run.
         threads: CPU threads for each side, all that the process may use by default.
+        tf32: Verify as many apps deploy on CUDA, where ONNX Runtime's default lets products be taken in TF32. The
+            tolerance is TF32's then, and the artifact's error is held against that of the checkpoint computed in
+            TF32. The default is strict: float32 on both sides.
         images: The first so many test images, all 10,000 by default.
         data_dir: Folder of the data set.
         on_batch: Called with the images run and the images to run in all, on both sides together.
@@ -83,15 +91,15 @@ def verify(
         "data_dir": None if data_dir is None else os.fspath(data_dir),
     }
     with (
-        Side(artifact, runtime=runtime, device=device, **shared) as candidate,
+        Side(artifact, runtime=runtime, device=device, tf32=tf32, **shared) as candidate,
         Side(against, runtime=default_runtime("checkpoint"), device="cpu", **shared) as reference,
     ):
         candidate.wait_until_open()
         reference.wait_until_open()
-        evidence = _Evidence(candidate, reference, test, on_batch)
+        evidence = _Evidence(candidate, reference, test, tf32, on_batch)
         reasons = _mismatches(candidate, reference) or evidence.gather()
         for side in (candidate, reference):
-            if Artifact.open(side.artifact.path).sha256 != side.artifact.sha256:
+            if not _is_unchanged(side.artifact):
                 reasons.append(f"{side.artifact.path} was replaced while it was verified")
     comparison = evidence.comparison
     return EquivalenceReport(
@@ -131,6 +139,11 @@ def _mismatches(candidate: Side, reference: Side) -> list[str]:
     for field in ("architecture", "input", "output", "preprocessing", "labels", "training"):
         if (difference := _first_difference(field, ours[field], theirs[field])) is not None:
             reasons.append(f"the manifests differ: {difference}")
+    if random := sorted(_RANDOM & artifact.describe()["operators"].keys()):
+        reasons.append(
+            f"the graph contains {', '.join(random)}: something random is active, as dropout in training is, even "
+            "where a runtime's optimisation removes it"
+        )
     for kind, specs, expected in (
         ("input", candidate.inputs, against.require_manifest().input),
         ("output", candidate.outputs, against.require_manifest().output),
@@ -143,6 +156,13 @@ def _mismatches(candidate: Side, reference: Side) -> list[str]:
                 + (": the batch axis is fixed" if fixed else "")
             )
     return reasons
+
+
+def _is_unchanged(artifact: Artifact) -> bool:
+    try:
+        return Artifact.open(artifact.path).sha256 == artifact.sha256
+    except CnndeployError:  # gone, or no model file any more
+        return False
 
 
 def _first_difference(name: str, ours: Any, theirs: Any) -> str | None:
@@ -162,9 +182,10 @@ class _Evidence:
     """Runs both sides, one after the other, and keeps what each check found."""
 
     def __init__(
-        self, candidate: Side, reference: Side, test: data.Images, on_batch: Progress | None
+        self, candidate: Side, reference: Side, test: data.Images, tf32: bool, on_batch: Progress | None
     ) -> None:
-        self.comparison = Comparison()
+        self.comparison = Comparison(Tolerance.of_tf32() if tf32 else Tolerance())
+        self._maths: Precision = "tf32" if tf32 else "float32"
         self.oracle: OracleCheck | None = None
         self.decisions: Decisions | None = None
         self.invariance: BatchInvariance | None = None
@@ -195,7 +216,10 @@ class _Evidence:
         exact = self._all(self._reference, self._sample, ORACLE_BATCH, "float64")
         limit = self.comparison.tolerance.relative
         self.invariance = check_invariance(self._probes, invariance, limit)
-        self.oracle = check_against_oracle(artifact[self._sample], theirs[self._sample], exact, ORACLE_SEED)
+        rounded = theirs[self._sample]  # as eager rounds, where it computes in the artifact's maths
+        if self._maths != "float32":
+            rounded = self._all(self._reference, self._sample, ORACLE_BATCH, self._maths)
+        self.oracle = check_against_oracle(artifact[self._sample], rounded, exact, ORACLE_SEED)
         self.decisions = decide(artifact, theirs, self._test.labels)
         reasons = [*self.comparison.reasons(), *self.oracle.reasons(), *self.invariance.reasons()]
         return [*reasons, *self._look_inside(artifact, theirs)] if reasons else []
@@ -211,7 +235,7 @@ class _Evidence:
                 self.divergence = find_divergence(
                     worst,
                     self._candidate.activations(worst, folder / "artifact"),
-                    self._reference.activations(worst, folder / "eager"),
+                    self._reference.activations(worst, folder / "eager", self._maths),
                     self._reference.activations(worst, folder / "exact", "float64"),
                 )
             return [*self.divergence.reasons(), *self._rounded_weights(artifact[worst], worst)]
@@ -235,7 +259,7 @@ class _Evidence:
             if error(dtype) < _EXPLAINED * unrounded
         ]
 
-    def _all(self, side: Side, images: Sequence[int], batch: int, precision: Any) -> NDArray[Any]:
+    def _all(self, side: Side, images: Sequence[int], batch: int, precision: Precision) -> NDArray[Any]:
         numbers = list(images)
         plan = [numbers[start : start + batch] for start in range(0, len(numbers), batch)]
         return np.concatenate(list(self._counted(side.logits(plan, precision))))

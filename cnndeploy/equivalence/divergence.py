@@ -150,7 +150,10 @@ def _how(values: Values, exact: Values, error: ModuleError) -> str:
     named = (
         f"{len(off)} of its {len(ours)} output channels" if len(off) > 4 else f"output channel {_listed(off)}"
     )
-    size = f"{named} off by up to {error.artifact_error:.2g} of its largest value, eager by {error.eager_error:.1g}"
+    size = (
+        f"{named} off by up to {error.artifact_error:.2g} of the largest value, "
+        f"where eager's rounding is {error.eager_error:.1g}"
+    )
     if len(off) > 1 and all(_is_another(ours[each], theirs, off, allowed) for each in off):
         return f"output channels {_listed(off)} are in another order"
     if all(np.ptp(ours[each] - theirs[each]) <= 2 * allowed for each in off):

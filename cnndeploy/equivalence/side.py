@@ -18,7 +18,7 @@ Batches = Iterable[list[int]]
 """Image numbers in the test set, batch by batch."""
 
 
-Precision = Literal["float32", "float64"]
+Precision = Literal["float32", "float64", "tf32"]
 
 
 class NotRun(Exception):  # noqa: N818 - an outcome of verification, and no fault of the user's
@@ -29,12 +29,20 @@ class Side(WorkerProcess):
     """A worker process that opens one artifact; a context manager that ends the process."""
 
     def __init__(
-        self, artifact: Artifact, *, runtime: str, device: str, threads: int, data_dir: str | None
+        self,
+        artifact: Artifact,
+        *,
+        runtime: str,
+        device: str,
+        threads: int,
+        data_dir: str | None,
+        tf32: bool = False,
     ) -> None:
         self.artifact = artifact
         self.runtime = runtime
         self.threads = threads
-        arguments = (str(artifact.path), runtime, device, str(threads), data_dir or "")
+        maths = "tf32" if tf32 else "float32"
+        arguments = (str(artifact.path), runtime, device, str(threads), maths, data_dir or "")
         super().__init__("cnndeploy.equivalence.worker", *arguments, subject=str(artifact.path))
 
     def wait_until_open(self) -> None:

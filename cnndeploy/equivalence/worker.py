@@ -5,6 +5,7 @@ For an ONNX file nothing here loads torch: the artifact is run as an app would r
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -21,18 +22,21 @@ from cnndeploy.process import Message, serve
 from cnndeploy.runtimes import Activation, Session, open_session
 
 
-def main(path: str, runtime: str, device: str, threads: str, data_dir: str) -> None:
+def main(path: str, runtime: str, device: str, threads: str, tf32: str, data_dir: str) -> None:
     """Say what was opened and how, then answer each request, batch by batch, with logits.
 
     A request names batches as lists of image numbers in the test set, and the ``precision``: ``float32``, the
-    artifact's own, or ``float64``, the oracle's, for checkpoints, whose ``weights`` are rounded to a dtype
-    first. A request with a ``folder`` is answered with what each module gives for its one batch, in files there.
+    artifact's own, or for checkpoints ``tf32`` or ``float64``, the oracle's, with the ``weights`` rounded to a
+    dtype first. A request with a ``folder`` is answered with what each module gives for its one batch, in files there.
     """
 
     def answers(requests: Iterator[Message]) -> Iterator[Message]:
         artifact = Artifact.open(path)
         images = data.load("test", data_dir or None).images
-        with open_session(artifact, runtime=runtime, device=device, threads=int(threads)) as session:
+        opened = open_session(
+            artifact, runtime=runtime, device=device, threads=int(threads), tf32=tf32 == "tf32"
+        )
+        with opened as session:
             yield {
                 "sha256": artifact.sha256,
                 "device": session.device,
@@ -42,16 +46,22 @@ def main(path: str, runtime: str, device: str, threads: str, data_dir: str) -> N
                 "settings": session.settings(),
             }
             for request in requests:
-                if request["precision"] == "float32":
-                    yield from _answer(session, images, request)
-                else:
-                    from cnndeploy.runtimes.eager import open_oracle
-
-                    with open_oracle(artifact, threads=int(threads), weights=request["weights"]) as oracle:
-                        yield from _answer(oracle, images, request)
+                with _as_asked(session, request) as asked:
+                    yield from _answer(asked, images, request)
 
     with patient_threads():
         serve(path, answers)
+
+
+def _as_asked(session: Session, request: Message) -> contextlib.AbstractContextManager[Session]:
+    """The session in the precision that a request asks for; one opened for it is closed after it."""
+    if request["precision"] == "float32":
+        return contextlib.nullcontext(session)
+    from cnndeploy.runtimes.eager import open_oracle, open_tf32
+
+    if request["precision"] == "tf32":
+        return open_tf32(session.artifact, threads=session.threads)
+    return open_oracle(session.artifact, threads=session.threads, weights=request["weights"])
 
 
 def _answer(session: Session, images: NDArray[np.uint8], request: Message) -> Iterator[Message]:

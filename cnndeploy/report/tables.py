@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cnndeploy.benchmark.report import BenchmarkReport
-from cnndeploy.equivalence.report import EquivalenceReport
+from cnndeploy.equivalence.report import EquivalenceReport, SideFacts
 from cnndeploy.report.units import duration, machine_line, size
 from cnndeploy.specs import Manifest
 
@@ -36,7 +37,12 @@ def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
         "labels that flipped": _flipped_cell,
         "no flip was possible": lambda r: f"{r.decisions.certified:,} images" if r.decisions else "-",
         "test accuracy": _accuracy_cell,
+        "artifact was run": lambda r: _side_cell(r.artifact_side),
+        "checkpoint was run": lambda r: _side_cell(r.against_side),
     }
+    if any(report.divergence for report in reports):
+        rows["first divergence"] = _divergence_cell
+        rows["error growth"] = _growth_cell
     for label, value in rows.items():
         _add_row(table, label, *(value(report) for report in reports))
     return Group(table)
@@ -79,6 +85,43 @@ def _invariance_cell(report: EquivalenceReport) -> str:
     if (found := report.batch_invariance) is None:
         return "-"
     return f"spread {found.max_rel_spread:.3g} (limit {found.limit:g})"
+
+
+def _side_cell(side: SideFacts | None) -> str:
+    """How many nodes, or parameters, were where, and under which settings."""
+    if side is None:
+        return "-"
+    places = Counter(side.placement.values())
+    placed = ", ".join(f"{count} parts on {place}" for place, count in places.items())
+    settings = ", ".join(
+        f"{name} {('off', 'on')[value] if isinstance(value, bool) else value}"
+        for name, value in side.settings.items()
+    )
+    return f"{placed}; {settings}"
+
+
+def _divergence_cell(report: EquivalenceReport) -> str:
+    return report.divergence.description if report.divergence else "-"
+
+
+def _growth_cell(report: EquivalenceReport) -> str:
+    """The modules' errors around the first that departs, and the last one's."""
+    if report.divergence is None or not report.divergence.modules:
+        return "-"
+    modules = report.divergence.modules
+    first = next((at for at, module in enumerate(modules) if module.departs), len(modules) - 1)
+    shown = [at for at in range(len(modules)) if first - 2 <= at <= first + 2 or at == len(modules) - 1]
+    lines: list[str] = []
+    for at in shown:
+        module = modules[at]
+        error = (
+            "not finite, or of another shape"
+            if module.artifact_error is None
+            else f"{module.artifact_error:.1e}"
+        )
+        gap = "...\n" if lines and at - 1 not in shown else ""
+        lines.append(f"{gap}{module.module} ({module.kind}): {error}, eager {module.eager_error:.1e}")
+    return "\n".join(lines)
 
 
 def _flipped_cell(report: EquivalenceReport) -> str:

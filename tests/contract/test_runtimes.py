@@ -104,8 +104,8 @@ def test_a_runtime_that_ignores_the_device_is_not_believed(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Careless(type(registry.get("runtimes", "onnxruntime"))):  # type: ignore[misc]
-        def open(self, artifact: Artifact, *, device: str, threads: int) -> Session:
-            return super().open(artifact, device="cpu", threads=threads)
+        def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> Session:
+            return super().open(artifact, device="cpu", threads=threads, tf32=tf32)
 
     careless = Careless()
     monkeypatch.setattr("cnndeploy.runtimes.onnxruntime.RUNTIME", careless)

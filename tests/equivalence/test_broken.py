@@ -1,0 +1,36 @@
+"""The check is checked: every broken artifact is rejected, with a reason that names its defect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from broken import DEFECTS, Defect, good_files, importable
+
+from helpers import Trained
+
+IMAGES = 9
+
+
+@pytest.fixture(scope="session")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
+    folder = tmp_path_factory.mktemp("good")
+    return cache(lambda name: good_files(name, seed=0, folder=folder, formats=("onnx", "torchscript")))
+
+
+@pytest.mark.parametrize(
+    ("defect", "architecture"),
+    [
+        pytest.param(defect, architecture, id=f"{defect.name}, {defect.format}, {architecture}")
+        for defect in DEFECTS
+        for architecture in defect.architectures
+    ],
+)
+def test_a_broken_artifact_is_rejected(
+    defect: Defect, architecture: str, good: Callable[[str], Trained], tmp_path: Path
+) -> None:
+    with importable(tmp_path):
+        reasons = defect.reasons(good(architecture), tmp_path, IMAGES)
+    assert defect.is_named_by(reasons), reasons

@@ -1,0 +1,139 @@
+"""The first divergence, on outputs made by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import Result
+
+from cnndeploy.equivalence import verify
+from cnndeploy.equivalence.divergence import Divergence, find_divergence
+from cnndeploy.runtimes import Activation
+from helpers import Trained
+
+DRAW = np.random.default_rng(0)
+SHAPES = {
+    "features.0": ("Conv2d", (2, 4, 6, 6)),
+    "features.1": ("ReLU", (2, 4, 6, 6)),
+    "features.2": ("Dropout", (2, 4, 6, 6)),
+    "features.3": ("Conv2d", (2, 4, 6, 6)),
+    "classifier": ("Linear", (2, 10)),
+}
+EXACT = [Activation(name, kind, DRAW.normal(size=shape)) for name, (kind, shape) in SHAPES.items()]
+EXACT[2] = replace(EXACT[2], values=EXACT[1].values)  # dropout that is inactive
+EAGER = [replace(each, values=each.values.astype(np.float32)) for each in EXACT]
+
+
+def _with(number: int, change: Callable[[np.ndarray], np.ndarray]) -> list[Activation]:
+    """The outputs of an artifact that differs in one module, and after it."""
+    changed = [*EAGER]
+    changed[number] = replace(EAGER[number], values=change(EAGER[number].values.copy()))
+    return [
+        replace(each, values=each.values * np.float32(1.01)) if at > number else each
+        for at, each in enumerate(changed)
+    ]
+
+
+def _swapped(values: np.ndarray) -> np.ndarray:
+    return values[:, [0, 2, 1, 3]]
+
+
+def _offset(values: np.ndarray) -> np.ndarray:
+    values[:, 2] += np.float32(0.1)
+    return values
+
+
+def _at_the_border(values: np.ndarray) -> np.ndarray:
+    values[:, :, 0] *= 2
+    return values
+
+
+def _noisy(values: np.ndarray) -> np.ndarray:
+    return values + np.float32(0.1) * DRAW.normal(size=values.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [
+        (_swapped, "output channels 1, 2 are in another order"),
+        (_offset, "output channel 2 off by .*by a constant"),
+        (_at_the_border, "at the border alone"),
+        (
+            _noisy,
+            "output channel 0, 1, 2, 3 off by up to 0.[0-9]+ of the largest value, where eager's rounding",
+        ),
+        (lambda values: values * np.float32(np.nan), "NaN or infinite"),
+        (lambda values: values[:, :, 1:], r"its output is \(2, 4, 5, 6\), not \(2, 4, 6, 6\)"),
+    ],
+)
+def test_the_first_module_that_departs_is_named(change: Callable[[np.ndarray], np.ndarray], how: str) -> None:
+    found = find_divergence((5, 7), _with(3, change), EAGER, EXACT)
+    assert found.first == "features.3"
+    assert found.reasons() == [found.description]
+    assert [module.departs for module in found.modules] == [False, False, False, True, True]
+    assert re.search(how, found.description), found.description
+    assert Divergence.from_dict(json.loads(json.dumps(asdict(found)))) == found
+
+
+def test_without_names_modules_are_matched_by_kind_shape_and_order() -> None:
+    artifact = [replace(each, module="") for each in _with(3, _noisy) if each.kind != "Dropout"]
+    found = find_divergence((0,), artifact, EAGER, EXACT)
+    assert found.first == "features.3"
+    assert [module.module for module in found.modules] == [
+        "features.0",
+        "features.1",
+        "features.3",
+        "classifier",
+    ]
+
+
+def test_a_module_that_the_file_lacks_is_named() -> None:
+    artifact = [each for each in _with(3, lambda values: values * 2) if each.module != "features.1"]
+    del artifact[1]  # and dropout, which passes on what it is given and is not missed
+    found = find_divergence((0,), artifact, EAGER, EXACT)
+    assert (found.first, found.modules[-1].departs) == ("features.1", True)
+    assert "computes nothing of the kind" in found.description
+
+
+def test_inactive_dropout_is_not_missed() -> None:
+    artifact = [each for each in _with(3, lambda values: values * 2) if each.kind != "Dropout"]
+    assert find_divergence((0,), artifact, EAGER, EXACT).first == "features.3"
+
+
+def test_where_all_modules_agree_none_is_blamed() -> None:
+    found = find_divergence((3, 4), EAGER, EAGER, EXACT)
+    assert found.first is None
+    assert found.reasons() == []
+    assert "all modules agree" in found.description
+
+
+def test_a_file_without_names_is_said_to_be_so(trained: Trained, edited: Callable[..., Path]) -> None:
+    def edit(model: onnx.ModelProto) -> None:
+        for node in model.graph.node:
+            node.ClearField("metadata_props")
+        model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+
+    report = verify(edited(edit), trained.checkpoint, images=3)
+    assert not report.equivalent
+    assert report.divergence is not None
+    assert "is not known" in report.divergence.description
+
+
+def test_the_table_shows_how_the_error_grows(
+    trained: Trained, edited: Callable[..., Path], cli: Callable[..., Result]
+) -> None:
+    def edit(model: onnx.ModelProto) -> None:
+        tensor = next(each for each in model.graph.initializer if each.name == "features.3.weight")
+        tensor.raw_data = bytes(len(tensor.raw_data))
+
+    result = cli("verify", edited(edit), "--against", trained.checkpoint, "--images", 3)
+    assert result.exit_code == 3
+    for words in ("first divergence", "features.3 (Conv2d): 1.", "classifier.5 (Linear)", "tf32 off"):
+        assert words in result.output
