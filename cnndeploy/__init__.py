@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cnndeploy.equivalence import verify as verify
     from cnndeploy.equivalence.report import EquivalenceReport as EquivalenceReport
     from cnndeploy.errors import CnndeployError as CnndeployError
+    from cnndeploy.evaluation import Evaluation as Evaluation
+    from cnndeploy.evaluation import evaluate as evaluate
     from cnndeploy.exporters import export as export
     from cnndeploy.training.loop import train as train
 
@@ -27,8 +29,10 @@ _MODULE_OF = {
     "Classifier": "cnndeploy.classifier",
     "CnndeployError": "cnndeploy.errors",
     "EquivalenceReport": "cnndeploy.equivalence.report",
+    "Evaluation": "cnndeploy.evaluation",
     "Prediction": "cnndeploy.classifier",
     "bench": "cnndeploy.benchmark",
+    "evaluate": "cnndeploy.evaluation",
     "export": "cnndeploy.exporters",
     "load": "cnndeploy.classifier",
     "train": "cnndeploy.training.loop",
@@ -41,8 +45,10 @@ __all__ = [
     "Classifier",
     "CnndeployError",
     "EquivalenceReport",
+    "Evaluation",
     "Prediction",
     "bench",
+    "evaluate",
     "export",
     "load",
     "train",

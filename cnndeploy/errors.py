@@ -31,6 +31,8 @@ _EXTRA_OF_PACKAGE = {
     "onnx": "torch",
     "onnx_ir": "torch",
     "onnxscript": "torch",
+    "matplotlib": "torch",
+    "tensorboard": "tensorboard",
 }
 
 

@@ -83,7 +83,16 @@ def good_files(architecture: str, seed: int, folder: Path, formats: Sequence[str
     """
     path = folder / f"{architecture}-{seed}.pt"
     if architecture == "lenet":
-        train("lenet", path, epochs=2, limit=8000, batch_size=32, learning_rate=0.003, seed=seed)
+        train(
+            "lenet",
+            path,
+            recipe="original",
+            epochs=2,
+            limit=8000,
+            batch_size=32,
+            learning_rate=0.003,
+            seed=seed,
+        )
     else:
         fresh = Checkpoint.untrained(architecture, seed)
         draw = torch.Generator().manual_seed(seed)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# No test measures time, and beside other programs torch's spinning threads make training many times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import onnx
 import pytest
@@ -25,7 +29,7 @@ def _data_set() -> None:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, _data_set: None) -> Trained:
     checkpoint = tmp_path_factory.mktemp("trained") / "lenet.pt"
-    train("lenet", checkpoint, epochs=2, limit=8000, batch_size=32, learning_rate=0.003)
+    train("lenet", checkpoint, recipe="original", epochs=2, limit=8000, batch_size=32, learning_rate=0.003)
     return Trained(checkpoint, export(checkpoint, "onnx").path, export(checkpoint, "torchscript").path)
 
 

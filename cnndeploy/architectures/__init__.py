@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,11 @@ class Architecture:
     """A network, what it takes and how it is trained.
 
     ``build`` makes it with fresh weights; it maps float32 (batch, 1, *preprocessing.size) to float32 logits
-    (batch, 10). ``paper`` is its source.
+    (batch, 10). ``recipes`` are ``original``, that of the network's first training here, and ``tuned``, the best
+    that was found. ``paper`` is its source.
     """
 
     build: Callable[[], torch.nn.Module]
     preprocessing: Preprocessing
-    recipe: Recipe
+    recipes: Mapping[str, Recipe]
     paper: str

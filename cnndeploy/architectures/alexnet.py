@@ -50,6 +50,9 @@ class AlexNet(nn.Module):
 ARCHITECTURE = Architecture(
     build=AlexNet,
     preprocessing=Preprocessing(size=(224, 224)),
-    recipe=Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
+    recipes={
+        "original": Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
+        "tuned": Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
+    },
     paper="Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional networks, 2012",
 )

@@ -79,6 +79,9 @@ class GoogLeNet(nn.Module):
 ARCHITECTURE = Architecture(
     build=GoogLeNet,
     preprocessing=Preprocessing(size=(96, 96)),
-    recipe=Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
+    recipes={
+        "original": Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
+        "tuned": Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
+    },
     paper="Szegedy et al.: Going deeper with convolutions, 2014",
 )

@@ -41,6 +41,9 @@ class LeNet(nn.Module):
 ARCHITECTURE = Architecture(
     build=LeNet,
     preprocessing=Preprocessing(size=(28, 28)),
-    recipe=Recipe(epochs=5, batch_size=256, learning_rate=0.001),
+    recipes={
+        "original": Recipe(epochs=5, batch_size=256, learning_rate=0.001),
+        "tuned": Recipe(epochs=5, batch_size=256, learning_rate=0.001),
+    },
     paper="LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998",
 )

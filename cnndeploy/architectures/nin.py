@@ -50,6 +50,9 @@ class NiN(nn.Module):
 ARCHITECTURE = Architecture(
     build=NiN,
     preprocessing=Preprocessing(size=(224, 224)),
-    recipe=Recipe(epochs=5, batch_size=128, learning_rate=0.002, initialisation="he"),
+    recipes={
+        "original": Recipe(epochs=5, batch_size=128, learning_rate=0.002, initialisation="he"),
+        "tuned": Recipe(epochs=5, batch_size=128, learning_rate=0.002, initialisation="he"),
+    },
     paper="Lin, Chen, Yan: Network in network, 2013",
 )

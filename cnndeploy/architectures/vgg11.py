@@ -46,6 +46,9 @@ class VGG11(nn.Module):
 ARCHITECTURE = Architecture(
     build=VGG11,
     preprocessing=Preprocessing(size=(224, 224)),
-    recipe=Recipe(epochs=5, batch_size=64, learning_rate=0.001, initialisation="he"),
+    recipes={
+        "original": Recipe(epochs=5, batch_size=64, learning_rate=0.001, initialisation="he"),
+        "tuned": Recipe(epochs=5, batch_size=64, learning_rate=0.001, initialisation="he"),
+    },
     paper="Simonyan, Zisserman: Very deep convolutional networks for large-scale image recognition, 2014",
 )

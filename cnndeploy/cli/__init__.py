@@ -16,9 +16,10 @@ from typing import NoReturn
 
 import click
 
+from cnndeploy.cli._common import TERMINATED
 from cnndeploy.errors import CnndeployError, missing_dependency
 
-_INTERRUPTED, _TERMINATED = 130, 143
+_INTERRUPTED = 130
 _signals: list[int] = []
 
 
@@ -108,4 +109,4 @@ def _on_interrupt(number: int, _frame: object) -> None:
 
 
 def _on_terminate(_number: int, _frame: object) -> None:
-    sys.exit(_TERMINATED)  # as an exception, so that temporary files are removed and workers ended
+    sys.exit(TERMINATED)  # as an exception, so that temporary files are removed and workers ended

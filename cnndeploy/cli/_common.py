@@ -18,6 +18,7 @@ from cnndeploy.errors import UnknownNameError
 if TYPE_CHECKING:
     from rich.console import Console
 
+TERMINATED = 143  # the exit code of SIGTERM
 PATH = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1, max=2**31 - 1)
 

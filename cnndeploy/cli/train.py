@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -11,6 +14,7 @@ from cnndeploy.cli._common import (
     PATH,
     POSITIVE,
     POSITIVE_NUMBER,
+    TERMINATED,
     RegisteredName,
     data_dir_option,
     device_option,
@@ -22,74 +26,109 @@ from cnndeploy.machine import patient_threads
 if TYPE_CHECKING:
     from cnndeploy.training.loop import Epoch, Step
 
+_TENSORBOARD_SCALARS = ("train_loss", "train_accuracy", "test_accuracy", "learning_rate")
+
 
 @click.command()
-@click.argument("architecture", type=RegisteredName("architectures"))
+@click.argument("architecture", type=RegisteredName("architectures"), required=False)
 @click.option("--output", type=PATH, help="The checkpoint file.  [default: ARCHITECTURE.pt]")
+@click.option(
+    "--recipe",
+    help="'tuned', the best that was found, or 'original', as the network was trained first.  [default: tuned]",
+)
 @click.option(
     "--epochs", type=click.IntRange(min=0), help="0 writes untrained weights.  [default: the recipe's]"
 )
 @click.option("--batch-size", type=POSITIVE, help="[default: the recipe's]")
-@click.option("--lr", type=POSITIVE_NUMBER, help="Adam's learning rate.  [default: the recipe's]")
+@click.option(
+    "--lr", type=POSITIVE_NUMBER, help="Adam's learning rate, at its height.  [default: the recipe's]"
+)
 @click.option(
     "--seed",
     type=click.IntRange(min=0, max=2**32 - 1),
-    default=0,
-    show_default=True,
-    help="Of weights and order.",
+    help="Of weights, order, variation and dropout.  [default: 0]",
 )
 @device_option
 @threads_option
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bf16"]),
+    help="bf16 computes in bfloat16 where that is safe (autocast).  [default: float32]",
+)
+@click.option("--compile", "compiled", is_flag=True, help="Run the network through torch.compile.")
 @click.option("--limit", type=POSITIVE, help="Use only the first N images, for a quick trial.")
+@click.option("--resume", is_flag=True, help="Go on where the training of this output stopped.")
+@click.option(
+    "--from-checkpoint-recipe",
+    "recipe_of",
+    type=PATH,
+    metavar="CHECKPOINT",
+    help="Train as this checkpoint was: network, recipe, seed, threads and all.",
+)
+@click.option("--tensorboard", type=PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
 @data_dir_option
 def command(
-    architecture: str,
+    architecture: str | None,
     output: Path | None,
-    epochs: int | None,
-    batch_size: int | None,
     lr: float | None,
-    seed: int,
-    device: str,
-    threads: int | None,
-    limit: int | None,
-    data_dir: Path | None,
+    resume: bool,
+    recipe_of: Path | None,
+    tensorboard: Path | None,
+    **settings: Any,
 ) -> None:
     """Train a network on Fashion-MNIST and write its checkpoint after every epoch.
 
+    Beside OUTPUT lie OUTPUT.jsonl, a line for each epoch, and at the end OUTPUT.curves.png and
+    OUTPUT.confusion.png. Ctrl-C ends the step and saves; --resume goes on from there, and after a crash from the
+    last completed epoch.
+
     \b
-    Example:
-      cnndeploy train lenet --epochs 5 --output lenet.pt
+    Examples:
+      cnndeploy train lenet --output lenet.pt
+      cnndeploy train lenet --output lenet.pt --resume
+      torchrun --nproc-per-node 2 -m cnndeploy train lenet --output lenet.pt
     """
+    from cnndeploy.artifact import Artifact
+
+    if architecture is None:
+        if recipe_of is None:
+            raise click.UsageError("Missing argument 'ARCHITECTURE', or --from-checkpoint-recipe.")
+        architecture = Artifact.open(recipe_of).require_manifest().architecture
     output = output or Path(f"{architecture}.pt")
-    completed = 0
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
+        _say_what_is_there(output, resume)
+    log = _tensorboard(tensorboard) if tensorboard is not None and first else None
+    stop = _PoliteStop()
 
     def on_epoch(epoch: Epoch) -> None:
-        nonlocal completed
-        completed = epoch.epoch
         click.echo(describe_epoch(epoch))
+        if log is not None:
+            log(epoch)
 
     try:
-        run_training(
-            architecture,
-            output,
-            on_epoch,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=lr,
-            seed=seed,
-            device=device,
-            threads=threads,
-            limit=limit,
-            data_dir=data_dir,
-        )
+        with stop:
+            run_training(
+                architecture,
+                output,
+                on_epoch,
+                learning_rate=lr,
+                resume=resume,
+                recipe_of=recipe_of,
+                should_stop=stop,
+                **settings,
+            )
     except KeyboardInterrupt:
-        held = f"{output} holds epoch {completed}" if completed else f"{output} was not written"
-        click.echo(f"\nStopped before the end; {held}.", err=True)
+        if first:
+            _say_how_to_resume(architecture, output)
+        if stop.signal == signal.SIGTERM:
+            raise SystemExit(TERMINATED) from None
         raise
-    click.echo(f"Wrote {output}")
+    if first:
+        _draw(output, settings["data_dir"])
 
 
-def run_training(architecture: str, output: Path, on_epoch: object, **settings: object) -> None:
+def run_training(architecture: str, output: Path, on_epoch: Callable[[Epoch], None], **settings: Any) -> None:
     """Train with a progress bar; ``settings`` are those of :func:`cnndeploy.training.loop.train`."""
     with patient_threads():
         from cnndeploy.training.loop import train
@@ -98,10 +137,13 @@ def run_training(architecture: str, output: Path, on_epoch: object, **settings: 
 
         def on_step(step: Step) -> None:
             done = (step.epoch - 1) * step.steps + step.step
-            text = f"Epoch {step.epoch}/{step.epochs}  loss {step.loss:.3f}  accuracy {step.accuracy:.3f}"
+            text = (
+                f"Epoch {step.epoch}/{step.epochs}  loss {step.loss:.3f}  accuracy {step.accuracy:.3f}  "
+                f"{step.images_per_s:,.0f} images/s"
+            )
             update(done, step.epochs * step.steps, text)
 
-        train(architecture, output, on_step=on_step, on_epoch=on_epoch, **settings)  # type: ignore[arg-type]
+        train(architecture, output, on_step=on_step, on_epoch=on_epoch, **settings)
 
 
 def describe_epoch(epoch: Epoch) -> str:
@@ -111,3 +153,87 @@ def describe_epoch(epoch: Epoch) -> str:
         f"train accuracy {epoch.train_accuracy:.3f}  test accuracy {epoch.test_accuracy:.4f} "
         f"({epoch.test_images:,} images)  {epoch.seconds:.1f} s"
     )
+
+
+class _PoliteStop:
+    """Notes Ctrl-C and SIGTERM, to be acted upon after the step; a second Ctrl-C acts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.signal is not None
+
+    def __enter__(self) -> Self:
+        for number in self._before:
+            signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        del frame
+        self.signal = number
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+
+
+def _say_what_is_there(output: Path, resume: bool) -> None:
+    state = Path(f"{output}.resume")
+    if resume and state.exists():
+        click.echo(f"Resuming from {state}")
+    elif resume:
+        click.echo(
+            f"{output} is there already and complete, or another's"
+            if output.exists()
+            else f"Nothing to resume at {output}; starting anew."
+        )
+    elif state.exists():
+        click.echo(
+            f"{state} of an unfinished training will be replaced after the first epoch; "
+            "to go on with it instead, stop and use --resume.",
+            err=True,
+        )
+
+
+def _say_how_to_resume(architecture: str, output: Path) -> None:
+    said = f"nothing was saved yet at {output}."
+    if Path(f"{output}.resume").exists():
+        said = f"go on with: cnndeploy train {architecture} --output {output} --resume"
+    click.echo(f"\nStopped before the end; {said}", err=True)
+
+
+def _tensorboard(folder: Path) -> Callable[[Epoch], None]:
+    """Logs an epoch's figures under ``folder``."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+
+    def log(epoch: Epoch) -> None:
+        for name in _TENSORBOARD_SCALARS:
+            writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
+        writer.flush()
+
+    return log
+
+
+def _draw(output: Path, data_dir: Path | None) -> None:
+    """The plots beside a finished checkpoint."""
+    click.echo(f"Wrote {output}")
+    log = Path(f"{output}.jsonl")
+    if not log.exists():  # untrained
+        return
+    from cnndeploy.evaluation import evaluate
+
+    try:
+        from cnndeploy.report.curves import plot_confusion, plot_curves
+    except ModuleNotFoundError:
+        click.echo("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
+        return
+    curves, confusion = Path(f"{output}.curves.png"), Path(f"{output}.confusion.png")
+    plot_curves(log, curves)
+    plot_confusion(evaluate(output, data_dir=data_dir), confusion)
+    click.echo(f"Wrote {log}, {curves} and {confusion}")

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cnndeploy.benchmark.report import BenchmarkReport
 from cnndeploy.equivalence.report import EquivalenceReport, SideFacts
+from cnndeploy.evaluation import Evaluation, wilson
 from cnndeploy.report.units import duration, machine_line, size
 from cnndeploy.specs import Manifest
 
@@ -46,6 +47,37 @@ def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
     for label, value in rows.items():
         _add_row(table, label, *(value(report) for report in reports))
     return Group(table)
+
+
+def evaluation_table(evaluation: Evaluation) -> Group:
+    """Accuracy in all and for each class."""
+    table = Table(title=f"Accuracy of {Path(evaluation.artifact).name}", title_justify="left")
+    table.add_column("class")
+    for heading in ("images", "right", "accuracy", "95% interval"):
+        table.add_column(heading, justify="right")
+    for each in evaluation.per_class:
+        if each.images:
+            low, high = wilson(each.correct, each.images)
+            _add_row(
+                table,
+                each.label,
+                f"{each.images:,}",
+                f"{each.correct:,}",
+                f"{each.accuracy:.4f}",
+                f"{low:.4f} to {high:.4f}",
+            )
+    table.add_section()
+    low, high = evaluation.interval
+    _add_row(
+        table,
+        "all",
+        f"{evaluation.images:,}",
+        f"{evaluation.correct:,}",
+        f"{evaluation.accuracy:.4f}",
+        f"{low:.4f} to {high:.4f}",
+    )
+    run = f"{evaluation.runtime} on {evaluation.device}, {evaluation.threads} threads"
+    return Group(table, Text(run))
 
 
 def _fact_cell(key: str, value: Any) -> str:

@@ -103,16 +103,22 @@ class Checkpoint:
         return all(bool(torch.isfinite(value).all()) for value in self.weights.values())
 
 
-def initialised(name: str, seed: int) -> torch.nn.Module:
-    """A network with fresh weights, as its recipe says; torch's random state on the CPU is left as it was."""
+def initialised(name: str, seed: int, initialisation: str | None = None) -> torch.nn.Module:
+    """A network with fresh weights, by default as its original recipe says; torch's random state on the CPU is left
+    as it was. See :class:`~cnndeploy.training.recipe.Recipe`.
+    """
     architecture = registry.get("architectures", name)
+    initialisation = initialisation or architecture.recipes["original"].initialisation
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = architecture.build()
-        if architecture.recipe.initialisation == "he":
+        if initialisation != "torch":
             for module in network.modules():
                 if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-                    torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                    if initialisation == "he":
+                        torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                    else:
+                        torch.nn.init.xavier_uniform_(module.weight)
                     if module.bias is not None:
                         torch.nn.init.zeros_(module.bias)
         return network

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+_WARM_UP = 0.3
+_START, _END = 1 / 25, 1 / 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """Adam on the cross-entropy of ``batch_size`` images, ``epochs`` times over the training images.
 
-    ``learning_rate`` is Adam's, constant; its other parameters are torch's defaults. ``initialisation`` is
-    ``torch``, each layer's own default, or ``he``, normal with a variance of 2 over the fan-in and no bias,
-    without which the signal dies on its way through a deep network of ReLUs.
+    - ``initialisation``: ``torch``, each layer's own default; ``he``, normal with a variance of 2 over the
+      fan-in, without which the signal dies on its way through a deep network of ReLUs; ``xavier``, uniform with a
+      variance of 2 over fan-in plus fan-out, for sigmoids. Biases begin at zero in the latter two.
+    - ``schedule``: of the learning rate; ``constant``, or ``one-cycle``, up to ``learning_rate`` over the first
+      third and down to nearly nothing by the last step.
+    - ``weight_decay``: decoupled from the gradient, as in AdamW; 0 is Adam.
+    - ``label_smoothing``: this share of each label is spread over all classes.
+    - ``flip``: each image is mirrored left to right by chance; ``shift``: and moved by up to so many pixels in each
+      direction, black coming in.
 
-    Source: He, Zhang, Ren, Sun: Delving deep into rectifiers, 2015, equation 10.
+    Sources: He, Zhang, Ren, Sun: Delving deep into rectifiers, 2015, equation 10. Glorot, Bengio: Understanding
+    the difficulty of training deep feedforward neural networks, 2010, equation 16. Smith, Topin: Super-convergence,
+    2017, with torch's OneCycleLR for its proportions. Loshchilov, Hutter: Decoupled weight decay regularization,
+    2017. Szegedy et al.: Rethinking the Inception architecture, 2015, section 7, on label smoothing. Flips and
+    shifts: Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional networks, 2012, 4.1.
     """
 
     epochs: int
     batch_size: int
     learning_rate: float
-    initialisation: Literal["torch", "he"] = "torch"
+    initialisation: Literal["torch", "he", "xavier"] = "torch"
+    schedule: Literal["constant", "one-cycle"] = "constant"
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    flip: bool = False
+    shift: int = 0
+
+    def learning_rate_at(self, step: int, steps: int) -> float:
+        """Of ``step``, from 0, of all the ``steps`` of a training."""
+        if self.schedule == "constant" or steps < 2:
+            return self.learning_rate
+        done = step / (steps - 1)
+        low, part = (_START, done / _WARM_UP) if done < _WARM_UP else (_END, (1 - done) / (1 - _WARM_UP))
+        return self.learning_rate * (low + (1 - low) * (1 - math.cos(math.pi * part)) / 2)

@@ -41,7 +41,8 @@ def test_every_architecture_maps_its_input_to_ten_logits(name: str) -> None:
         logits = architecture.build()(torch.zeros(2, 1, *architecture.preprocessing.size))
     assert logits.shape == (2, 10)
     assert architecture.paper
-    assert architecture.recipe.epochs > 0
+    assert sorted(architecture.recipes) == ["original", "tuned"]
+    assert all(recipe.epochs > 0 for recipe in architecture.recipes.values())
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_own_alone() -> None:

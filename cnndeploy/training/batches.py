@@ -1,0 +1,99 @@
+"""Batches: the data set on the training device, sliced, varied, scaled and resized there."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch.nn import functional
+
+from cnndeploy.data import Images
+from cnndeploy.specs import Preprocessing
+from cnndeploy.training.distributed import Processes
+from cnndeploy.training.recipe import Recipe
+
+
+class Batches:
+    """The images, held once as uint8; what comes of an epoch depends on seed and epoch alone.
+
+    Each process gives its share of every global batch, so that all together take the same steps as one would.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        preprocessing: Preprocessing,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        processes: Processes,
+    ) -> None:
+        self._images = torch.tensor(images.images, device=device)  # uint8 (n, 28, 28)
+        self._labels = torch.tensor(images.labels, device=device, dtype=torch.long)  # (n,)
+        self._preprocessing = preprocessing
+        self._recipe = recipe
+        self._seed = seed
+        self._processes = processes
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return math.ceil(len(self._images) / self._recipe.batch_size)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        """Images float32 (share, 1, *size), labels (share,), and how many images the global batch has.
+
+        Args:
+            epoch: From 1.
+            first_step: How many batches to leave out, which were given before.
+        """
+        order = torch.randperm(len(self._images), generator=generator(self._seed, epoch))
+        for step, batch in enumerate(order.split(self._recipe.batch_size)):
+            if step < first_step:
+                continue
+            draw = generator(self._seed, epoch, step)
+            mine = self._processes.share(batch).to(self._images.device)
+            images = self._images[mine]
+            if self._recipe.flip:
+                flipped = self._processes.share(torch.rand(len(batch), generator=draw) < 0.5)
+                flipped = flipped.to(images.device)[:, None, None]
+                images = torch.where(flipped, images.flip(2), images)
+            if reach := self._recipe.shift:
+                moves = torch.randint(2 * reach + 1, (len(batch), 2), generator=draw)
+                images = _shifted(images, self._processes.share(moves).to(images.device), reach)
+            yield preprocess(images, self._preprocessing), self._labels[mine], len(batch)
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """Random numbers that depend on these numbers alone, the same on every machine."""
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _shifted(images: torch.Tensor, moves: torch.Tensor, reach: int) -> torch.Tensor:
+    """Each image (n, height, width) cut from itself within a black frame, at its ``moves`` (n, 2)."""
+    height, width = images.shape[1:]
+    framed = functional.pad(images, (reach,) * 4)
+    rows = (moves[:, :1] + torch.arange(height, device=images.device))[:, :, None]  # (n, height, 1)
+    columns = (moves[:, 1:] + torch.arange(width, device=images.device))[:, None, :]  # (n, 1, width)
+    return framed[torch.arange(len(images), device=images.device)[:, None, None], rows, columns]
+
+
+def preprocess(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """:class:`~cnndeploy.specs.Preprocessing` on torch's device.
+
+    Args:
+        images: uint8 (batch, height, width).
+
+    Returns:
+        float32 (batch, 1, *size).
+    """
+    prepared = images[:, None].float() * preprocessing.scale
+    if prepared.shape[2:] != preprocessing.size:
+        prepared = functional.interpolate(
+            prepared, preprocessing.size, mode="bilinear", align_corners=False, antialias=False
+        )
+    if preprocessing.mean == 0 and preprocessing.std == 1:
+        return prepared
+    return (prepared - preprocessing.mean) / preprocessing.std

@@ -1,0 +1,67 @@
+"""Several processes that train one network, as ``torchrun`` starts them; one process where it did not.
+
+Source: Li et al.: PyTorch Distributed: experiences on accelerating data parallel training, 2020.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process is number ``rank`` of ``count``; ``local_rank`` of ``local_count`` on its machine."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+
+    def share(self, batch: torch.Tensor) -> torch.Tensor:
+        """The rows of a global batch that this process computes."""
+        return batch[self.rank :: self.count]
+
+    def wrapped(self, network: torch.nn.Module) -> torch.nn.Module:
+        """The network, or one around it that averages gradients over the processes."""
+        return network if self.count == 1 else DistributedDataParallel(network)
+
+    def total(self, values: list[float], device: torch.device) -> list[float]:
+        """Each value summed over the processes."""
+        if self.count == 1:
+            return values
+        sums = torch.tensor(values, dtype=torch.float64, device=device)
+        distributed.all_reduce(sums)
+        return list(sums.tolist())
+
+    def wait(self) -> None:
+        """For the others to come here."""
+        if self.count > 1:
+            distributed.barrier()
+
+
+def from_environment() -> Processes:
+    """What torchrun says in the environment variables that it sets."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return Processes(*(int(os.environ[name]) for name in names))
+
+
+@contextmanager
+def joined(processes: Processes, device: torch.device) -> Iterator[None]:
+    """Connected to the others: over NCCL on GPUs, over Gloo on CPUs."""
+    if processes.count == 1 or distributed.is_initialized():
+        yield
+        return
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
