@@ -149,11 +149,19 @@ def train(
     if processes.count > 1 and device == "cuda":
         device = f"cuda:{processes.local_rank}"
     torch_device = open_device(device, "training", threads)
+    if plan["precision"] == "bf16" and not _has_bf16(torch_device):
+        raise TrainingError(f"{torch_device} does not compute in bfloat16; leave --precision out")
     for target in (path, state_path(path)):
         check_writable(target)
     run = _Run(path, state, training_set, test_set, torch_device, processes, compiled)
     with joined(processes, torch_device):
         return run.train(should_stop, on_step, on_epoch)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 _ANEW = " Leave --resume out to begin anew."

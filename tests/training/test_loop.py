@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from cnndeploy import registry
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import ArtifactError, DataError, TrainingError
+from cnndeploy.errors import ArtifactError, DataError, TrainingError, UnknownNameError
+from cnndeploy.training import loop
 from cnndeploy.training.checkpoint import Checkpoint
 from cnndeploy.training.loop import Epoch, Step, train
+from cnndeploy.training.recipe import Recipe
 
 
 def test_the_same_seed_gives_bitwise_the_same_weights(tmp_path: Path) -> None:
@@ -54,3 +60,55 @@ def test_an_output_that_cannot_be_written_is_found_before_training(tmp_path: Pat
 def test_more_images_than_there_are(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="60000"):
         train("lenet", tmp_path / "lenet.pt", limit=60_001)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_precision_is_as_good_and_says_so(
+    precision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_has_bf16", lambda device: True)
+    path = train(
+        "lenet",
+        tmp_path / "lenet.pt",
+        epochs=2,
+        limit=4000,
+        batch_size=32,
+        learning_rate=0.005,
+        precision=precision,
+    ).path
+    manifest = Artifact.open(path).require_manifest()
+    assert manifest.training["precision"] == precision
+    assert all(value.dtype == torch.float32 for value in Checkpoint.load(path).weights.values())
+    assert manifest.training["epochs"][-1]["train_accuracy"] > 0.3
+
+
+def test_bf16_is_refused_where_the_hardware_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_has_bf16", lambda device: False)
+    with pytest.raises(TrainingError, match="does not compute in bfloat16"):
+        train("lenet", tmp_path / "lenet.pt", precision="bf16", limit=100)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"recipe 'orignal'.*original"):
+        train("lenet", tmp_path / "lenet.pt", recipe="orignal")
+
+
+def test_every_choice_of_a_recipe_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One choice changed at a time changes the weights."""
+    plain = Recipe(epochs=2, batch_size=64, learning_rate=0.001)
+    others = {
+        "epochs": 1, "batch_size": 32, "learning_rate": 0.002, "initialisation": "xavier", "schedule": "one-cycle",
+        "weight_decay": 0.1, "label_smoothing": 0.1, "flip": True, "shift": 2,
+    }  # fmt: skip
+    assert others.keys() == {field.name for field in dataclasses.fields(Recipe)}
+    design = registry.get("architectures", "lenet")
+    seen = []
+    for number, recipe in enumerate(
+        [plain, *(replace(plain, **{key: value}) for key, value in others.items())]
+    ):
+        changed = replace(design, recipes={"tuned": recipe})
+        monkeypatch.setattr("cnndeploy.architectures.lenet.ARCHITECTURE", changed)
+        path = train("lenet", tmp_path / f"{number}.pt", limit=256, threads=1).path
+        seen.append(Checkpoint.load(path).weights["features.0.weight"].numpy().tobytes())
+    assert len(set(seen)) == 1 + len(others)

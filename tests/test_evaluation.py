@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from cnndeploy import data
+from cnndeploy.artifact import Artifact
+from cnndeploy.evaluation import Evaluation, evaluate, wilson
+from cnndeploy.report.curves import plot_confusion, plot_curves
+from cnndeploy.runtimes import open_session
+from helpers import Trained
+
+
+@pytest.mark.parametrize(
+    ("correct", "images", "low", "high"),
+    [  # by the score equation (share - p)^2 = z^2 p (1 - p) / n, solved by hand for p
+        (0, 10, 0.0, 0.27753),
+        (10, 10, 0.72247, 1.0),
+        (5, 10, 0.23659, 0.76341),
+        (9050, 10_000, 0.89910, 0.91059),
+    ],
+)
+def test_wilson_known_answers(correct: int, images: int, low: float, high: float) -> None:
+    assert wilson(correct, images) == pytest.approx((low, high), abs=1e-5)
+
+
+@pytest.mark.parametrize("model_format", ["checkpoint", "onnx", "torchscript"])
+def test_every_format_has_the_accuracy_that_training_found(model_format: str, trained: Trained) -> None:
+    done: list[tuple[int, int]] = []
+    found = evaluate(trained.file_of(model_format), on_batch=lambda *at: done.append(at))
+    training = Artifact.open(trained.checkpoint).require_manifest().training
+    assert training["test_images"] == 8000
+    assert found.images == 10_000
+    first = evaluate(trained.file_of(model_format), images=8000)
+    assert first.accuracy == pytest.approx(
+        training["test_accuracy"], abs=2 / 8000
+    )  # a tie may fall either way
+    assert done[-1] == (10_000, 10_000)
+    assert sum(each.images for each in found.per_class) == 10_000
+
+
+def test_the_confusion_matrix_counts_what_was_said(trained: Trained) -> None:
+    found = evaluate(trained.onnx, images=50, batch_size=7)
+    test = data.load("test").first(50)
+    artifact = Artifact.open(trained.onnx)
+    with open_session(artifact) as session:
+        image = artifact.require_manifest().preprocessing(test.images)
+        said = session.run({"image": image})["logits"].argmax(axis=1)
+    expected = np.zeros((10, 10), int)
+    for shown, given in zip(test.labels, said, strict=True):
+        expected[shown, given] += 1
+    assert np.array_equal(found.confusion, expected)
+    assert found.correct == (said == test.labels).sum()
+
+
+def test_evaluate_writes_json(cli: Callable[..., Result], trained: Trained, tmp_path: Path) -> None:
+    result = cli("evaluate", trained.onnx, "--images", 200, "--json", tmp_path / "e.json")
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert {"accuracy", "interval", "correct", "images", "per_class"} <= found.keys()
+    assert found["images"] == 200
+    assert found["accuracy"] == found["correct"] / 200
+    assert found["interval"][0] < found["accuracy"] < found["interval"][1]
+    assert sum(each["correct"] for each in found["per_class"]) == found["correct"]
+    assert "95% interval" in result.output
+    assert cli("evaluate", trained.onnx, "--json", trained.onnx).exit_code == 1
+
+
+def test_a_class_without_images_has_no_accuracy() -> None:
+    rows = ((3, 1), (0, 0))
+    found = Evaluation("f", "0", "r", "cpu", 1, ("a", "b"), rows)
+    assert found.per_class[1].images == 0
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["per_class"][1]["accuracy"] is None
+    assert found.accuracy == 0.75
+
+
+def test_plots_are_pngs(trained: Trained, tmp_path: Path) -> None:
+    plot_curves(Path(f"{trained.checkpoint}.jsonl"), tmp_path / "curves.png")
+    plot_confusion(evaluate(trained.onnx, images=20), tmp_path / "confusion.png")
+    for name in ("curves.png", "confusion.png"):
+        content = (tmp_path / name).read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) > 10_000
