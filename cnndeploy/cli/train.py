@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,6 @@ from cnndeploy.cli._common import (
     TERMINATED,
     RegisteredName,
     data_dir_option,
-    device_option,
     progress_bar,
     threads_option,
 )
@@ -48,14 +48,16 @@ _TENSORBOARD_SCALARS = ("train_loss", "train_accuracy", "test_accuracy", "learni
     type=click.IntRange(min=0, max=2**32 - 1),
     help="Of weights, order, variation and dropout.  [default: 0]",
 )
-@device_option
+@click.option("--device", help="cpu, cuda or cuda:N; never another than asked for.  [default: cpu]")
 @threads_option
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bf16"]),
     help="bf16 computes in bfloat16 where that is safe (autocast).  [default: float32]",
 )
-@click.option("--compile", "compiled", is_flag=True, help="Run the network through torch.compile.")
+@click.option(
+    "--compile", "compiled", is_flag=True, default=None, help="Run the network through torch.compile."
+)
 @click.option("--limit", type=POSITIVE, help="Use only the first N images, for a quick trial.")
 @click.option("--resume", is_flag=True, help="Go on where the training of this output stopped.")
 @click.option(
@@ -96,8 +98,8 @@ def command(
         architecture = Artifact.open(recipe_of).require_manifest().architecture
     output = output or Path(f"{architecture}.pt")
     first = os.environ.get("RANK", "0") == "0"
-    if first:
-        _say_what_is_there(output, resume)
+    if first and resume:
+        _say_what_is_there(output)
     log = _tensorboard(tensorboard) if tensorboard is not None and first else None
     stop = _PoliteStop()
 
@@ -120,12 +122,12 @@ def command(
             )
     except KeyboardInterrupt:
         if first:
-            _say_how_to_resume(architecture, output)
+            _say_how_to_resume(architecture, output, settings["data_dir"])
         if stop.signal == signal.SIGTERM:
             raise SystemExit(TERMINATED) from None
         raise
     if first:
-        _draw(output, settings["data_dir"])
+        _draw(output)
 
 
 def run_training(architecture: str, output: Path, on_epoch: Callable[[Epoch], None], **settings: Any) -> None:
@@ -181,29 +183,26 @@ class _PoliteStop:
         signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
 
-def _say_what_is_there(output: Path, resume: bool) -> None:
-    state = Path(f"{output}.resume")
-    if resume and state.exists():
-        click.echo(f"Resuming from {state}")
-    elif resume:
+def _say_what_is_there(output: Path) -> None:
+    if Path(f"{output}.resume").exists():
+        click.echo(f"Resuming from {output}.resume")
+    else:
         click.echo(
-            f"{output} is there already and complete, or another's"
+            f"{output} is there already."
             if output.exists()
             else f"Nothing to resume at {output}; starting anew."
         )
-    elif state.exists():
-        click.echo(
-            f"{state} of an unfinished training will be replaced after the first epoch; "
-            "to go on with it instead, stop and use --resume.",
-            err=True,
-        )
 
 
-def _say_how_to_resume(architecture: str, output: Path) -> None:
-    said = f"nothing was saved yet at {output}."
-    if Path(f"{output}.resume").exists():
-        said = f"go on with: cnndeploy train {architecture} --output {output} --resume"
-    click.echo(f"\nStopped before the end; {said}", err=True)
+def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -> None:
+    if not Path(f"{output}.resume").exists():
+        click.echo(f"\nStopped before the first step; nothing was saved at {output}.", err=True)
+    elif "WORLD_SIZE" in os.environ:
+        click.echo("\nStopped before the end; go on with the same command and --resume", err=True)
+    else:
+        command = ["cnndeploy", "train", architecture, "--output", str(output), "--resume"]
+        command += [] if data_dir is None else ["--data-dir", str(data_dir)]
+        click.echo(f"\nStopped before the end; go on with: {shlex.join(command)}", err=True)
 
 
 def _tensorboard(folder: Path) -> Callable[[Epoch], None]:
@@ -220,20 +219,20 @@ def _tensorboard(folder: Path) -> Callable[[Epoch], None]:
     return log
 
 
-def _draw(output: Path, data_dir: Path | None) -> None:
+def _draw(output: Path) -> None:
     """The plots beside a finished checkpoint."""
-    click.echo(f"Wrote {output}")
-    log = Path(f"{output}.jsonl")
-    if not log.exists():  # untrained
-        return
-    from cnndeploy.evaluation import evaluate
+    from cnndeploy.artifact import Artifact
 
+    click.echo(f"Wrote {output}")
+    manifest = Artifact.open(output).require_manifest()
+    if not manifest.training:  # untrained
+        return
     try:
         from cnndeploy.report.curves import plot_confusion, plot_curves
     except ModuleNotFoundError:
         click.echo("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
         return
-    curves, confusion = Path(f"{output}.curves.png"), Path(f"{output}.confusion.png")
+    log, curves, confusion = (Path(f"{output}{end}") for end in (".jsonl", ".curves.png", ".confusion.png"))
     plot_curves(log, curves)
-    plot_confusion(evaluate(output, data_dir=data_dir), confusion)
+    plot_confusion(manifest.training["confusion"], manifest.labels, confusion)
     click.echo(f"Wrote {log}, {curves} and {confusion}")

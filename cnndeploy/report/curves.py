@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from cnndeploy.artifact import write_file
-from cnndeploy.evaluation import Evaluation
-
-mpl.rcParams["savefig.dpi"] = 120
 
 
 def plot_curves(log: Path, target: Path) -> None:
@@ -33,29 +30,27 @@ def plot_curves(log: Path, target: Path) -> None:
     _save(figure, target)
 
 
-def plot_confusion(evaluation: Evaluation, target: Path) -> None:
+def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], target: Path) -> None:
     """Draw a confusion matrix, rows what is shown, columns what was said, into a PNG."""
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
     axes = figure.subplots()
-    shares = [[count / max(1, sum(row)) for count in row] for row in evaluation.confusion]
+    shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, counts in enumerate(evaluation.confusion):
+    for row, counts in enumerate(confusion):
         for column, count in enumerate(counts):
             if count:
                 color = "white" if shares[row][column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
-    places = range(len(evaluation.labels))
-    axes.set_xticks(places, evaluation.labels, rotation=45, ha="right")
-    rows = [
-        f"{each.label} ({each.accuracy:.1%})" if each.images else each.label for each in evaluation.per_class
-    ]
-    axes.set_yticks(places, rows)
+    places = range(len(labels))
+    axes.set_xticks(places, labels, rotation=45, ha="right")
+    axes.set_yticks(places, [f"{label} ({shares[at][at]:.1%})" for at, label in enumerate(labels)])
     axes.set(xlabel="label given", ylabel="shown (share right)")
-    axes.set_title(f"Accuracy {evaluation.accuracy:.4f} on {evaluation.images:,} test images")
+    images, right = sum(map(sum, confusion)), sum(confusion[at][at] for at in places)
+    axes.set_title(f"Accuracy {right / images:.4f} on {images:,} test images")
     _save(figure, target)
 
 
 def _save(figure: Figure, target: Path) -> None:
     image = io.BytesIO()
-    figure.savefig(image, format="png")
+    figure.savefig(image, format="png", dpi=120)
     write_file(target, image.getvalue())

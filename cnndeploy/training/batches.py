@@ -48,11 +48,11 @@ class Batches:
             epoch: From 1.
             first_step: How many batches to leave out, which were given before.
         """
-        order = torch.randperm(len(self._images), generator=generator(self._seed, epoch))
+        order = torch.randperm(len(self._images), generator=generator("order", self._seed, epoch))
         for step, batch in enumerate(order.split(self._recipe.batch_size)):
             if step < first_step:
                 continue
-            draw = generator(self._seed, epoch, step)
+            draw = generator("variation", self._seed, epoch, step)
             mine = self._processes.share(batch).to(self._images.device)
             images = self._images[mine]
             if self._recipe.flip:
@@ -65,9 +65,9 @@ class Batches:
             yield preprocess(images, self._preprocessing), self._labels[mine], len(batch)
 
 
-def generator(*numbers: int) -> torch.Generator:
-    """Random numbers that depend on these numbers alone, the same on every machine."""
-    digest = hashlib.sha256(repr(numbers).encode()).digest()
+def generator(purpose: str, *numbers: int) -> torch.Generator:
+    """Random numbers that depend on these arguments alone, the same on every machine."""
+    digest = hashlib.sha256(repr((purpose, *numbers)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 

@@ -6,13 +6,15 @@ Source: Li et al.: PyTorch Distributed: experiences on accelerating data paralle
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
+
+from cnndeploy.errors import TrainingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,20 @@ class Processes:
     local_rank: int = 0
     local_count: int = 1
 
+    def device(self, name: str) -> str:
+        """The device that this process is to use where ``name`` is asked for.
+
+        Raises:
+            TrainingError: Several processes of one machine cannot share one GPU.
+        """
+        if self.count == 1 or name == "cpu":
+            return name
+        if name != "cuda" and self.local_count > 1:
+            raise TrainingError(
+                f"{name} is one GPU and there are {self.local_count} processes; use --device cuda"
+            )
+        return f"cuda:{self.local_rank}" if name == "cuda" else name
+
     def share(self, batch: torch.Tensor) -> torch.Tensor:
         """The rows of a global batch that this process computes."""
         return batch[self.rank :: self.count]
@@ -32,11 +48,11 @@ class Processes:
         """The network, or one around it that averages gradients over the processes."""
         return network if self.count == 1 else DistributedDataParallel(network)
 
-    def total(self, values: list[float], device: torch.device) -> list[float]:
+    def total(self, values: Sequence[float], device: torch.device) -> list[float]:
         """Each value summed over the processes."""
         if self.count == 1:
-            return values
-        sums = torch.tensor(values, dtype=torch.float64, device=device)
+            return list(values)
+        sums = torch.tensor(list(values), dtype=torch.float64, device=device)
         distributed.all_reduce(sums)
         return list(sums.tolist())
 
@@ -60,7 +76,11 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
     if processes.count == 1 or distributed.is_initialized():
         yield
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        distributed.init_process_group("nccl", device_id=device)
+    else:
+        distributed.init_process_group("gloo")
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +13,40 @@ import torch
 
 from cnndeploy.artifact import write_file
 from cnndeploy.errors import TrainingError
+from cnndeploy.training.plan import Plan
 
 _JSON = "cnndeploy.training"
+_TENSORS = ("network", "optimizer")
 
 
 @dataclass(slots=True)
 class State:
-    """A training after ``step`` steps of the epoch that follows the ``epochs`` completed ones.
+    """A training after ``step`` steps of the epoch that follows the completed ``epochs``, which are their records.
 
-    ``plan`` says what is trained and how, as the checkpoint's manifest does; ``epochs`` are the records of the
-    completed ones. ``sums`` are of the epoch under way: loss, right answers and images.
+    ``sums`` are of the epoch under way: loss, right answers and images. ``confusion`` is of the last completed one.
     """
 
-    plan: dict[str, Any]
+    plan: Plan
+    device: str = "cpu"
+    threads: int | None = None
     epochs: list[dict[str, Any]] = field(default_factory=list)
+    confusion: list[list[int]] = field(default_factory=list)
     step: int = 0
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     network: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is no epoch left, and only the checkpoint has the weights."""
+        return len(self.epochs) == self.plan.recipe.epochs and not self.network
+
     def save(self, output: Path) -> None:
         """Write the state beside the checkpoint ``output``, whole or not at all; raises ArtifactError."""
-        facts = {"plan": self.plan, "epochs": self.epochs, "step": self.step, "sums": self.sums}
+        facts = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _TENSORS}
         buffer = io.BytesIO()
-        content = {_JSON: json.dumps(facts), "network": self.network, "optimizer": self.optimizer}
-        torch.save(content, buffer)
+        content = {_JSON: json.dumps({**facts, "plan": asdict(self.plan)})}
+        torch.save({**content, "network": self.network, "optimizer": self.optimizer}, buffer)
         write_file(state_path(output), buffer.getvalue())
 
     @classmethod
@@ -50,15 +59,8 @@ class State:
         path = state_path(output)
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            facts = json.loads(content[_JSON])
-            return cls(
-                facts["plan"],
-                facts["epochs"],
-                facts["step"],
-                facts["sums"],
-                content["network"],
-                content["optimizer"],
-            )
+            facts = json.loads(content.pop(_JSON))
+            return cls(**{**facts, **content, "plan": Plan.recorded(facts["plan"], path)})
         except Exception as error:  # whatever a damaged file makes torch raise
             raise TrainingError(
                 f"{path} cannot be resumed from: it is damaged, or not ours. Remove it to begin anew."

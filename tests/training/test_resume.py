@@ -22,11 +22,11 @@ from cnndeploy.training.checkpoint import Checkpoint
 from cnndeploy.training.loop import Epoch, train
 from cnndeploy.training.state import State, state_path
 
-QUICK = {"recipe": "tuned", "epochs": 4, "limit": 600, "batch_size": 64, "threads": 1, "seed": 3}
+QUICK = {"recipe": "tuned", "epochs": 4, "limit": 601, "batch_size": 64, "threads": 1, "seed": 3}
 COMMAND = [
     "train",
     "lenet",
-    *["--epochs", "4", "--limit", "600", "--batch-size", "64", "--threads", "1", "--seed", "3", "--output"],
+    *["--epochs", "4", "--limit", "601", "--batch-size", "64", "--threads", "1", "--seed", "3", "--output"],
 ]
 
 
@@ -37,6 +37,12 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
 def _same(first: Path, second: Path) -> bool:
     ours, theirs = _weights(first), _weights(second)
     return all(torch.equal(ours[name], theirs[name]) for name in ours.keys() | theirs.keys())
+
+
+def _log(path: Path) -> list[dict[str, object]]:
+    """What was recorded of each epoch, but its time."""
+    lines = map(json.loads, Path(f"{path}.jsonl").read_text().splitlines())
+    return [{key: line[key] for key in line if key != "seconds"} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +64,11 @@ def test_stopped_after_a_step_and_resumed(stop_after: int, unbroken: Path, tmp_p
         )
     assert len(steps) == stop_after
     assert path.exists() is (stop_after > 10)  # an epoch has ten steps
-    train("lenet", path, resume=True, threads=1, on_step=steps.append)
+    train("lenet", path, resume=True, on_step=steps.append)  # threads too are those it was begun with
     assert len(steps) == 40
     assert path.read_bytes() == unbroken.read_bytes()
     assert not state_path(path).exists()
+    assert _log(path) == _log(unbroken)
     assert [json.loads(line)["epoch"] for line in Path(f"{path}.jsonl").read_text().splitlines()] == [
         1,
         2,
@@ -73,8 +80,9 @@ def test_stopped_after_a_step_and_resumed(stop_after: int, unbroken: Path, tmp_p
 def test_a_complete_training_has_nothing_to_resume(unbroken: Path) -> None:
     before = unbroken.read_bytes()
     train("lenet", unbroken, resume=True, **QUICK)  # type: ignore[arg-type]
+    train("lenet", unbroken, resume=True)
     assert unbroken.read_bytes() == before
-    with pytest.raises(TrainingError, match="is the end of another training"):
+    with pytest.raises(TrainingError, match="was begun otherwise: seed 3, not 4"):
         train("lenet", unbroken, resume=True, **{**QUICK, "seed": 4})  # type: ignore[arg-type]
 
 
@@ -91,12 +99,19 @@ def stopped(tmp_path: Path) -> Path:
     return tmp_path / "lenet.pt"
 
 
+def test_an_unfinished_training_is_not_overwritten(stopped: Path) -> None:
+    before = state_path(stopped).read_bytes()
+    with pytest.raises(TrainingError, match="holds an unfinished training"):
+        train("lenet", stopped, **QUICK)  # type: ignore[arg-type]
+    assert state_path(stopped).read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("asked", "difference"),
     [
         ({"seed": 4}, "seed 3, not 4"),
         ({"batch_size": 32}, "batch_size 64, not 32"),
-        ({"limit": 500}, "limit 600, not 500"),
+        ({"limit": 500}, "limit 601, not 500"),
         ({"recipe": "original"}, "recipe_name tuned, not original"),
     ],
 )
@@ -114,7 +129,7 @@ def test_another_architecture_is_not_resumed(stopped: Path) -> None:
 
 def test_another_data_set_is_not_resumed(stopped: Path) -> None:
     state = State.load(stopped)
-    state.plan["dataset_sha256"]["train-images-idx3-ubyte"] = "0" * 64
+    state.plan.dataset_sha256["train-images-idx3-ubyte"] = "0" * 64  # type: ignore[index]
     state.save(stopped)
     with pytest.raises(TrainingError, match="dataset_sha256"):
         train("lenet", stopped, resume=True)
@@ -175,7 +190,7 @@ def slow(self, content, write=Path.write_bytes):
 
 Path.write_bytes = slow
 print("training", flush=True)
-train("lenet", sys.argv[1], resume=True, epochs=4, limit=600, batch_size=64, threads=1, seed=3)
+train("lenet", sys.argv[1], resume=True, epochs=4, limit=601, batch_size=64, threads=1, seed=3)
 print("done", flush=True)
 """
 
@@ -184,7 +199,7 @@ def test_kill_9_at_any_moment(unbroken: Path, tmp_path: Path) -> None:
     """Twenty kills and more: at random moments, and in every third case while a file is being written."""
     path = tmp_path / "lenet.pt"
     draw = np.random.default_rng(0)
-    kills = completed = 0
+    kills = 0
     while kills < 20:
         victim = subprocess.Popen(
             [sys.executable, "-c", _VICTIM, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -204,12 +219,12 @@ def test_kill_9_at_any_moment(unbroken: Path, tmp_path: Path) -> None:
         if path.exists():
             assert len(_weights(path)) == 10  # readable, whatever happened
         if path.exists() and not state_path(path).exists():
-            completed += 1
             assert path.read_bytes() == unbroken.read_bytes()
             path.unlink()  # on with another training
+    assert any(tmp_path.glob(".*.tmp"))  # some were killed while they wrote
     train("lenet", path, resume=True, **QUICK)  # type: ignore[arg-type]
     assert path.read_bytes() == unbroken.read_bytes()
-    assert completed < kills
+    assert _log(path) == _log(unbroken)
 
 
 def _lines(stream: Iterator[str]) -> Iterator[str]:
@@ -225,7 +240,7 @@ def test_ctrl_c_ends_the_step_saves_and_says_how_to_resume(unbroken: Path, tmp_p
     said, _ = started.communicate(timeout=60)
     assert started.returncode == 130, said
     assert f"go on with: cnndeploy train lenet --output {path} --resume" in said
-    resumed = _start("train", "lenet", "--output", path, "--resume", "--threads", 1)
+    resumed = _start("train", "lenet", "--output", path, "--resume")
     said, _ = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, said
     assert path.read_bytes() == unbroken.read_bytes()
@@ -251,13 +266,26 @@ def _torchrun(processes: int, *arguments: object) -> subprocess.CompletedProcess
     )
 
 
+# Adam divides by the size of the gradient, so that where it is next to nothing rounding grows with every step.
+BRIEF = {"recipe": "original", "epochs": 2, "limit": 601, "batch_size": 64, "threads": 1}
+BRIEF_OPTIONS = [
+    "--recipe",
+    "original",
+    "--epochs",
+    "2",
+    "--limit",
+    "601",
+    "--batch-size",
+    "64",
+    "--threads",
+    "1",
+    "--output",
+]
+
+
 @pytest.fixture(scope="module")
-def in_two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("two") / "lenet.pt"
-    done = _torchrun(2, *COMMAND, path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("epoch 4/4") == 1  # rank 0 alone speaks
-    return path
+def in_one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train("lenet", tmp_path_factory.mktemp("one") / "lenet.pt", **BRIEF).path  # type: ignore[arg-type]
 
 
 def _difference(first: Path, second: Path) -> float:
@@ -265,16 +293,35 @@ def _difference(first: Path, second: Path) -> float:
     return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
-def test_two_processes_train_as_one(in_two_processes: Path, unbroken: Path) -> None:
-    assert Artifact.open(in_two_processes).require_manifest().training["processes"] == 2
-    assert _difference(in_two_processes, unbroken) < 1e-5
+def _assert_alike(epochs: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    for ours, theirs in zip(epochs, expected, strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
+        for name in ("train_accuracy", "test_accuracy"):
+            assert ours[name] == pytest.approx(theirs[name], abs=0.01)
 
 
-def test_what_one_process_began_two_resume(unbroken: Path, stopped: Path) -> None:
-    done = _torchrun(2, "train", "lenet", "--output", stopped, "--resume")
+def test_two_processes_train_as_one(in_one_process: Path, tmp_path: Path) -> None:
+    path = tmp_path / "lenet.pt"
+    done = _torchrun(2, "train", "lenet", *BRIEF_OPTIONS, path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert _difference(stopped, unbroken) < 1e-5
+    assert done.stdout.count("epoch 2/2") == 1  # rank 0 alone speaks
+    ours, theirs = (Artifact.open(each).require_manifest().training for each in (path, in_one_process))
+    assert (ours["processes"], theirs["processes"]) == (2, 1)
+    _assert_alike(ours["epochs"], theirs["epochs"])
+    assert _difference(path, in_one_process) < 1e-5
+
+
+def test_what_one_process_began_two_resume(in_one_process: Path, tmp_path: Path) -> None:
+    path = tmp_path / "lenet.pt"
+    steps: list[object] = []
+    with pytest.raises(KeyboardInterrupt):
+        train("lenet", path, on_step=steps.append, should_stop=lambda: len(steps) == 13, **BRIEF)  # type: ignore[arg-type]
+    done = _torchrun(2, "train", "lenet", "--output", path, "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "Resuming from" in done.stdout
+    ours, theirs = (Artifact.open(each).require_manifest().training for each in (path, in_one_process))
+    _assert_alike(ours["epochs"], theirs["epochs"])
+    assert _difference(path, in_one_process) < 1e-5
 
 
 def test_the_recipe_of_a_checkpoint_gives_it_again(
