@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError
 from cnndeploy.runtimes import default_runtime, open_session
 
 _Z_95 = 1.959963984540054
@@ -117,8 +119,12 @@ def evaluate(
         for start in range(0, len(test), batch_size):
             batch = slice(start, start + batch_size)
             feeds = {manifest.input.name: manifest.preprocessing(test.images[batch])}
-            given = session.run(feeds)[manifest.output.name].argmax(axis=1)
-            np.add.at(confusion, (test.labels[batch], given), 1)
+            outputs = session.run(feeds)
+            labels = test.labels[batch]
+            given = _labels_given(
+                outputs.get(manifest.output.name), (len(labels), len(manifest.labels)), opened
+            )
+            np.add.at(confusion, (labels, given), 1)
             if on_batch is not None:
                 on_batch(min(start + batch_size, len(test)), len(test))
         return Evaluation(
@@ -130,6 +136,18 @@ def evaluate(
             labels=manifest.labels,
             confusion=tuple(tuple(row) for row in confusion.tolist()),
         )
+
+
+def _labels_given(
+    logits: NDArray[Any] | None, shape: tuple[int, int], artifact: Artifact
+) -> NDArray[np.intp]:
+    if logits is None or logits.shape != shape or logits.dtype != np.float32:
+        found = "it has no such output" if logits is None else f"they are {logits.dtype} {logits.shape}"
+        raise ArtifactError(f"{artifact.path} should give logits float32 {shape}, but {found}")
+    if not np.isfinite(logits).all():
+        raise ArtifactError(f"{artifact.path} gives NaN or infinite logits; it has no accuracy")
+    given: NDArray[np.intp] = logits.argmax(axis=1)
+    return given
 
 
 def wilson(correct: int, images: int) -> tuple[float, float]:

@@ -195,6 +195,9 @@ def open_session(
     session = chosen.open(
         artifact, device=device, threads=usable_cpus() if threads is None else threads, tf32=tf32
     )
+    if session.tf32 != tf32:
+        session.close()
+        raise DeviceUnavailableError(f"{name} does not let TF32 be {'allowed' if tf32 else 'switched off'}")
     placement = session.placement()
     elsewhere = [part for part, where in placement.items() if where != session.placed_on]
     if elsewhere or not placement or session.device != ("cpu" if index is None else f"cuda:{index}"):

@@ -234,13 +234,22 @@ def _modules(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
     last: dict[str, tuple[str, str]] = {}
     for node in graph.node:
         notes = {entry.key: entry.value for entry in node.metadata_props}
-        scopes = ast.literal_eval(notes.get(_SCOPES, "[]"))[1:-1]  # between the network and the node itself
-        classes = ast.literal_eval(notes.get(_CLASSES, "[]"))[1:-1]
-        for scope, name in zip(scopes, classes, strict=True):
+        scopes, classes = _listed(notes.get(_SCOPES)), _listed(notes.get(_CLASSES))
+        inner = zip(scopes, classes, strict=False)  # of strange notes what can be used
+        for scope, name in list(inner)[1:-1]:  # between the network and the node itself
             last[scope] = (node.output[0], name.rpartition(".")[2])
     deepest_last = sorted(last.items(), key=lambda entry: entry[0].count("."))
     modules = {value: (scope, kind) for scope, (value, kind) in deepest_last}
     return {node.output[0]: modules[node.output[0]] for node in graph.node if node.output[0] in modules}
+
+
+def _listed(note: str | None) -> list[str]:
+    """The list of strings that a note is, empty where it is none."""
+    try:
+        values = ast.literal_eval(note or "[]")
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return []
+    return values if isinstance(values, list) and all(isinstance(each, str) for each in values) else []
 
 
 def _ort_errors() -> tuple[type[Exception], ...]:

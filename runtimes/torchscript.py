@@ -52,10 +52,20 @@ class TorchScriptSession(TorchSession):
 
     def activations(self, feeds: Arrays) -> list[Activation]:
         """By a copy of the graph that gives what every operator outside of branches and loops gives."""
+        try:
+            return self._operators(feeds)
+        except Exception as error:  # an archive is a program, and torch gives its graphs no promises
+            raise ArtifactError(
+                f"torch cannot give the inner outputs of {self.artifact.path}: {last_line(error)}"
+            ) from error
+
+    def _operators(self, feeds: Arrays) -> list[Activation]:
         import torch
 
         module: Any = self._module
         graph = module.inlined_graph.copy()
+        if _hides_operators(graph):
+            return []
         values = [
             output
             for node in graph.nodes()
@@ -75,7 +85,16 @@ class TorchScriptSession(TorchSession):
         return [
             Activation("", _KINDS.get(kind, kind), tensor.cpu().numpy())
             for kind, tensor in zip(kinds, tensors, strict=True)
+            if tensor.dtype.is_floating_point and tensor.dtype != torch.bfloat16  # numpy has no bfloat16
         ]
+
+
+def _hides_operators(graph: Any) -> bool:
+    """Whether an operator works in a branch or loop, or in place, so that its output cannot be kept."""
+    kinds = {kind for kind in _KINDS if graph.findAllNodes(f"aten::{kind}_")}
+    inner = sum(len(graph.findAllNodes(f"aten::{kind}", recurse=True)) for kind in _KINDS)
+    outer = sum(len(graph.findAllNodes(f"aten::{kind}", recurse=False)) for kind in _KINDS)
+    return bool(kinds) or inner != outer
 
 
 class TorchScriptRuntime:

@@ -36,11 +36,14 @@ Weights = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Attempt:
-    """What a user would try to have verified; ``during`` is called with the images run and to run."""
+    """What a user would try to have verified; ``during`` is called with the images run and to run. ``module`` is the
+    one that is broken, where it is one.
+    """
 
     path: Path
     runtime: str | None = None
     during: Callable[[int, int], None] | None = None
+    module: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,23 +56,27 @@ class Defect:
     make: Callable[[Trained, Path], Attempt]
     architectures: tuple[str, ...] = ("lenet", "vgg11_small", "googlenet")
 
-    def reasons(self, good: Trained, folder: Path, images: int) -> list[str]:
-        """What verification has against the broken artifact; empty where it is fooled."""
+    def outcome(self, good: Trained, folder: Path, images: int) -> Outcome:
+        """Verify the broken artifact."""
         attempt = self.make(good, folder)
         try:
             report = verify(
-                attempt.path,
-                good.checkpoint,
-                runtime=attempt.runtime,
-                images=images,
-                on_batch=attempt.during,
+                attempt.path, good.checkpoint, runtime=attempt.runtime, images=images, on_batch=attempt.during
             )
+            reasons = report.reasons
         except CnndeployError as error:
-            return [str(error)]
-        return list(report.reasons)
+            reasons = (str(error),)
+        place = "" if attempt.module is None else f" {attempt.module} ("
+        named = any(re.search(self.reason, reason) and place in reason for reason in reasons)
+        return Outcome(reasons, named)
 
-    def is_named_by(self, reasons: list[str]) -> bool:
-        return any(re.search(self.reason, reason) for reason in reasons)
+
+@dataclass(frozen=True)
+class Outcome:
+    """What verification has against an artifact, empty where it is fooled, and whether that names the defect."""
+
+    reasons: tuple[str, ...]
+    named: bool
 
 
 DEFECTS: list[Defect] = []
@@ -127,18 +134,23 @@ def weights_defect(name: str, reason: str) -> Callable[[Callable[[Weights], None
             edit(weights)
             for each, values in weights.items():
                 tensors[each].CopyFrom(numpy_helper.from_array(values, each))
-            return Attempt(_saved(model, folder))
+            return Attempt(_saved(model, folder), module=_broken_module(weights, reason))
 
         def in_torchscript(good: Trained, folder: Path) -> Attempt:
             network = Checkpoint.load(good.checkpoint).network()
             weights = {name: value.numpy() for name, value in network.state_dict().items()}  # share memory
             edit(weights)
-            return Attempt(_scripted(torch.jit.freeze(torch.jit.script(network)), good, folder))
+            frozen = torch.jit.freeze(torch.jit.script(network))
+            return Attempt(_scripted(frozen, good, folder), module=_broken_module(weights, reason))
 
         DEFECTS.append(Defect(name, "onnx", reason, in_onnx))
         DEFECTS.append(Defect(name, "torchscript", reason, in_torchscript))
 
     return register
+
+
+def _broken_module(weights: Weights, reason: str) -> str | None:
+    return _middle_filter(weights).removesuffix(".weight") if "departs first" in reason else None
 
 
 def _middle_filter(weights: Weights) -> str:
@@ -168,7 +180,7 @@ def two_output_channels_swapped(weights: Weights) -> None:
         weights[each][[0, 3]] = weights[each][[3, 0]]
 
 
-@weights_defect("weights nan", r"NaN or infinite values")
+@weights_defect("weights nan", r"departs first in \S+ \(Conv2d\): it gives NaN or infinite values")
 def weights_nan(weights: Weights) -> None:
     weights[_middle_filter(weights)][0] = np.nan
 
@@ -204,7 +216,7 @@ def _first(network: torch.nn.Module, *kinds: type[torch.nn.Module]) -> tuple[tor
 
 
 @network_defect(
-    "activation removed", r"departs first in \S+ \((ReLU|Sigmoid)\): the file computes nothing of the kind"
+    "activation removed", r"departs first in \S+ \((ReLU|Sigmoid)\): the file computes nothing of that kind"
 )
 def activation_removed(network: torch.nn.Module) -> None:
     parent, name = _first(network, torch.nn.ReLU, torch.nn.Sigmoid)
@@ -273,7 +285,7 @@ def _insert_before(model: onnx.ModelProto, place: int, node: onnx.NodeProto) -> 
 
 
 @onnx_defect(
-    "activation removed", r"departs first in \S+ \((ReLU|Sigmoid)\): the file computes nothing of the kind"
+    "activation removed", r"departs first in \S+ \((ReLU|Sigmoid)\): the file computes nothing of that kind"
 )
 def activation_removed_from_onnx(model: onnx.ModelProto) -> None:
     node = _node(model, "Relu", "Sigmoid")
@@ -398,7 +410,7 @@ def truncated_(good: Trained, folder: Path) -> Attempt:
     return Attempt(path)
 
 
-@defect("file of another checkpoint", "onnx", "exported from another checkpoint")
+@defect("file of another checkpoint", "torchscript", "exported from another checkpoint")
 def file_of_another_checkpoint(good: Trained, folder: Path) -> Attempt:
     checkpoint = Checkpoint.load(good.checkpoint)
     other = {name: value * 1.5 for name, value in checkpoint.weights.items()}

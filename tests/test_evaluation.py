@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import Result
 
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError
 from cnndeploy.evaluation import Evaluation, evaluate, wilson
 from cnndeploy.report.curves import plot_confusion, plot_curves
 from cnndeploy.runtimes import open_session
+from cnndeploy.training.checkpoint import Checkpoint
 from helpers import Trained
 
 
@@ -69,6 +73,20 @@ def test_evaluate_writes_json(cli: Callable[..., Result], trained: Trained, tmp_
     assert sum(each["correct"] for each in found["per_class"]) == found["correct"]
     assert "95% interval" in result.output
     assert cli("evaluate", trained.onnx, "--json", trained.onnx).exit_code == 1
+
+
+def test_nan_and_foreign_outputs_have_no_accuracy(
+    trained: Trained, edited: Callable[..., Path], tmp_path: Path
+) -> None:
+    def rename(model: onnx.ModelProto) -> None:
+        model.graph.node[-1].output[0] = model.graph.output[0].name = "scores"
+
+    with pytest.raises(ArtifactError, match="should give logits"):
+        evaluate(edited(rename), images=3)
+    checkpoint = Checkpoint.load(trained.checkpoint)
+    weights = {name: value * float("nan") for name, value in checkpoint.weights.items()}
+    with pytest.raises(ArtifactError, match="gives NaN"):
+        evaluate(replace(checkpoint, weights=weights).save(tmp_path / "nan.pt").path, images=3)
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:

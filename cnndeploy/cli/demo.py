@@ -51,7 +51,13 @@ def command(
     from cnndeploy.report.page import render
 
     make_folder(output)
-    for old in (*output.glob("*.verified.json"), output / "bench.json", output / "report.html"):
+    olds = (
+        *output.glob("*.verified.json"),
+        *output.glob("*.resume"),
+        output / "bench.json",
+        output / "report.html",
+    )
+    for old in olds:
         old.unlink(missing_ok=True)  # of an earlier run, which a failing one must not seem to confirm
     checkpoint = output / f"{architecture}.pt"
 

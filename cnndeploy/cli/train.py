@@ -34,7 +34,8 @@ _TENSORBOARD_SCALARS = ("train_loss", "train_accuracy", "test_accuracy", "learni
 @click.option("--output", type=PATH, help="The checkpoint file.  [default: ARCHITECTURE.pt]")
 @click.option(
     "--recipe",
-    help="'tuned', the best that was found, or 'original', as the network was trained first.  [default: tuned]",
+    type=click.Choice(["tuned", "original"]),
+    help="The best that was found, or as the network was trained first.  [default: tuned]",
 )
 @click.option(
     "--epochs", type=click.IntRange(min=0), help="0 writes untrained weights.  [default: the recipe's]"
@@ -233,6 +234,7 @@ def _draw(output: Path) -> None:
         click.echo("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
         return
     log, curves, confusion = (Path(f"{output}{end}") for end in (".jsonl", ".curves.png", ".confusion.png"))
-    plot_curves(log, curves)
+    if log.exists():  # else it was removed since
+        plot_curves(log, curves)
     plot_confusion(manifest.training["confusion"], manifest.labels, confusion)
-    click.echo(f"Wrote {log}, {curves} and {confusion}")
+    click.echo(f"Wrote {', '.join(str(each) for each in (log, curves, confusion) if each.exists())}")

@@ -61,6 +61,7 @@ def command(
     """
     from cnndeploy.artifact import check_writable, write_file
     from cnndeploy.equivalence import verify
+    from cnndeploy.equivalence.certificate import remove_if_stale
     from cnndeploy.equivalence.report import EquivalenceReport
     from cnndeploy.report.junit import junit
     from cnndeploy.report.tables import equivalence_table
@@ -93,9 +94,8 @@ def command(
                 on_batch=update,
             )
     except CnndeployError as error:
-        failed = undecided(str(error))
-        write(failed)
-        _certify(failed, quiet=True)
+        write(undecided(str(error)))
+        remove_if_stale(artifact)
         raise
     write(report)
     console_for(json_file).print(equivalence_table([report]))

@@ -5,6 +5,7 @@ It names both files by SHA-256, so that it says nothing about any other file of 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from typing import Any
 
 from cnndeploy.artifact import Artifact, write_file
 from cnndeploy.equivalence.report import EquivalenceReport
-from cnndeploy.errors import ArtifactError
+from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.machine import environment
 
 
@@ -52,6 +53,17 @@ def certify(report: EquivalenceReport, command: str) -> Path | None:
     }
     write_file(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return path
+
+
+def remove_if_stale(artifact: str | os.PathLike[str]) -> None:
+    """Remove the certificate that is not of the file as it is now; one that is stands, whatever else went wrong."""
+    try:
+        stale = read_certificate(Artifact.open(artifact)) is None
+    except CnndeployError:  # gone, or no model file any more
+        stale = True
+    if stale:
+        with contextlib.suppress(OSError):
+            certificate_path(artifact).unlink(missing_ok=True)
 
 
 def read_certificate(artifact: Artifact) -> dict[str, Any] | None:

@@ -107,7 +107,7 @@ def find_divergence(
     )
 
 
-_LACKING = "the file computes nothing of the kind"
+_LACKING = "the file computes nothing of that kind and shape there"
 
 
 def _counterparts(exact: Sequence[Activation], artifact: Sequence[Activation]) -> list[Activation | None]:

@@ -22,7 +22,7 @@ from cnndeploy.process import Message, serve
 from cnndeploy.runtimes import Activation, Session, open_session
 
 
-def main(path: str, runtime: str, device: str, threads: str, tf32: str, data_dir: str) -> None:
+def main(path: str, runtime: str, device: str, threads: str, maths: str, data_dir: str) -> None:
     """Say what was opened and how, then answer each request, batch by batch, with logits.
 
     A request names batches as lists of image numbers in the test set, and the ``precision``: ``float32``, the
@@ -34,7 +34,7 @@ def main(path: str, runtime: str, device: str, threads: str, tf32: str, data_dir
         artifact = Artifact.open(path)
         images = data.load("test", data_dir or None).images
         opened = open_session(
-            artifact, runtime=runtime, device=device, threads=int(threads), tf32=tf32 == "tf32"
+            artifact, runtime=runtime, device=device, threads=int(threads), tf32=maths == "tf32"
         )
         with opened as session:
             yield {
@@ -78,6 +78,9 @@ def _answer(session: Session, images: NDArray[np.uint8], request: Message) -> It
         except (ArtifactError, InputMismatchError) as error:
             yield {"failed": f"it fails on a batch of {len(batch)}: {error}"}
             return
+        if logits.dtype.kind not in "fiu":
+            yield {"failed": f"it gives {logits.dtype} as logits"}
+            return
         if np.may_share_memory(logits, image):
             yield {"failed": "the runtime gives its input's memory back as logits"}
             return
@@ -94,6 +97,8 @@ def _saved(activations: Sequence[Activation], folder: Path) -> list[Message]:
     """Too large for a line of JSON: a large network's outputs for one image are some hundred megabytes."""
     found = []
     for number, activation in enumerate(activations):
+        if activation.values.dtype.kind not in "fiu":  # no numbers to compare
+            continue
         path = folder / f"{number}.npy"
         np.save(path, activation.values, allow_pickle=False)
         found.append({"module": activation.module, "kind": activation.kind, "file": str(path)})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,8 +53,7 @@ class OnnxFormat:
             ArtifactError: The file's weights lie in other files, which its SHA-256 says nothing about.
         """
         with _Model(path) as model:
-            graphs = (*_messages(model, _MODEL_GRAPH), *_messages(model, _MODEL_FUNCTION))
-            if any(_is_external(tensor) for graph in graphs for tensor in _tensors(graph)):
+            if any(_is_external(tensor) for tensor in _tensors(model)):
                 raise ArtifactError(
                     f"{path} is not self-contained: its weights lie in other files. "
                     "Save it as one file with: onnx.save(onnx.load(PATH), PATH)"
@@ -68,7 +67,7 @@ class OnnxFormat:
         """IR version, opset of each domain, producer, operator counts, the graph's inputs and outputs."""
         with _Model(path) as model:
             (graph,) = _messages(model, _MODEL_GRAPH)
-            operators = Counter(_text(node, _NODE_OP_TYPE) for node in _messages(graph, _GRAPH_NODE))
+            operators = Counter(_text(node, _NODE_OP_TYPE) for node in _nodes(model))
             opsets = _messages(model, _MODEL_OPSET)
             return {
                 "ir_version": _number(model, _MODEL_IR_VERSION),
@@ -108,21 +107,47 @@ def _value_info(value: _Message) -> TensorSpec:
     return TensorSpec(_text(value, 1), _DTYPES.get(_number(tensor, 1) or 0, "other"), shape)
 
 
-def _tensors(graph: _Message) -> Iterator[_Message]:
-    """Every TensorProto of a graph or function and of what it contains."""
-    yield from _messages(graph, _GRAPH_INITIALIZER)
-    for sparse in _messages(graph, _GRAPH_SPARSE):
-        yield from (*_messages(sparse, 1), *_messages(sparse, 2))  # values and indices
-    for node in (*_messages(graph, _GRAPH_NODE), *_messages(graph, _FUNCTION_NODE)):
+def _graphs(model: _Message) -> Iterator[_Message]:
+    """The model's graph, and those in the attributes of nodes, as the branches of an If."""
+    waiting = [*_messages(model, _MODEL_GRAPH), *_inner_graphs(_function_nodes(model))]
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        waiting += _inner_graphs(_messages(graph, _GRAPH_NODE))
+
+
+def _inner_graphs(nodes: Iterable[_Message]) -> Iterator[_Message]:
+    for node in nodes:
+        for attribute in _messages(node, _NODE_ATTRIBUTE):
+            for field in _ATTRIBUTE_GRAPHS:
+                yield from _messages(attribute, field)
+
+
+def _function_nodes(model: _Message) -> Iterator[_Message]:
+    for function in _messages(model, _MODEL_FUNCTION):
+        yield from _messages(function, _FUNCTION_NODE)
+
+
+def _nodes(model: _Message) -> Iterator[_Message]:
+    """Every node, of functions and inner graphs too."""
+    yield from _function_nodes(model)
+    for graph in _graphs(model):
+        yield from _messages(graph, _GRAPH_NODE)
+
+
+def _tensors(model: _Message) -> Iterator[_Message]:
+    """Every TensorProto."""
+    for graph in _graphs(model):
+        yield from _messages(graph, _GRAPH_INITIALIZER)
+        for sparse in _messages(graph, _GRAPH_SPARSE):
+            yield from (*_messages(sparse, 1), *_messages(sparse, 2))  # values and indices
+    for node in _nodes(model):
         for attribute in _messages(node, _NODE_ATTRIBUTE):
             for field in _ATTRIBUTE_TENSORS:
                 yield from _messages(attribute, field)
             for field in _ATTRIBUTE_SPARSE:
                 for sparse in _messages(attribute, field):
                     yield from (*_messages(sparse, 1), *_messages(sparse, 2))
-            for field in _ATTRIBUTE_GRAPHS:
-                for inner in _messages(attribute, field):
-                    yield from _tensors(inner)
 
 
 def _is_external(tensor: _Message) -> bool:

@@ -35,7 +35,10 @@ class Checkpoint:
     @classmethod
     def of(cls, name: str, network: torch.nn.Module, training: Mapping[str, Any] | None = None) -> Self:
         """The present weights of a network of the architecture ``name``."""
-        weights = {key: value.detach().cpu().clone() for key, value in network.state_dict().items()}
+        weights = {
+            key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, value in network.state_dict().items()
+        }
         return cls(weights, manifest_of(name, registry.get("architectures", name), training or {}))
 
     @classmethod

@@ -128,8 +128,8 @@ def train(
         raise TrainingError(
             f"{state_path(path)} holds an unfinished training. Go on with it by --resume, or remove it to begin anew."
         )
-    found = _found(path) if resume else None
-    like = found if found is not None or recipe_of is None else _like(recipe_of, architecture)
+    found = _found(path, architecture) if resume else None
+    like = found if recipe_of is None else _like(recipe_of, architecture)
     if (
         like is not None
         and like.plan.architecture == architecture
@@ -149,11 +149,13 @@ def train(
     state = State(plan) if found is None else found
     processes = from_environment()
     device = device or ("cpu" if found is None or processes.count > 1 else found.device)
-    threads = threads or (None if like is None else like.threads) or usable_cpus() // processes.local_count
+    threads = (
+        threads or (like.threads if like is not None else None) or usable_cpus() // processes.local_count
+    )
     torch_device = open_device(processes.device(device), "training", max(1, threads))
     if plan.precision == "bf16" and not _has_bf16(torch_device):
         raise TrainingError(f"{torch_device} does not compute in bfloat16; leave --precision out")
-    for target in (path, state_path(path)):
+    for target in (path, state_path(path), Path(f"{path}.jsonl")):
         check_writable(target)
     state.device, state.threads = str(torch_device), torch.get_num_threads()
     try:
@@ -169,14 +171,18 @@ def train(
         ) from error
 
 
-def _found(path: Path) -> State | None:
+def _found(path: Path, architecture: str) -> State | None:
     """The training that lies at ``path``, unfinished or complete."""
     if state_path(path).exists():
         return State.load(path)
-    training = Artifact.open(path).require_manifest().training if path.exists() else None
-    if not training:  # nothing, or untrained weights
+    if not path.exists():
         return None
-    state = _recorded(training, path)
+    manifest = Artifact.open(path).require_manifest()
+    if manifest.architecture != architecture:
+        raise TrainingError(f"{path} is a {manifest.architecture}, not a {architecture}. {_BEGIN_ANEW}")
+    if not manifest.training:  # untrained
+        return None
+    state = _recorded(manifest.training, path)
     if not state.is_complete:
         raise TrainingError(f"{path} is unfinished, and {state_path(path)} is not there. {_BEGIN_ANEW}")
     return state
@@ -228,16 +234,25 @@ class _Run:
         self._preprocessing = registry.get("architectures", plan.architecture).preprocessing
         self._batches = Batches(training_set, self._preprocessing, plan.recipe, plan.seed, device, processes)
         network = initialised(plan.architecture, plan.seed, plan.recipe.initialisation)
-        self._network = network.to(device)
-        if state.network:
-            self._network.load_state_dict(state.network)
+        # channels last is how both oneDNN and cuDNN compute convolutions best
+        self._network = network.to(device).to(memory_format=torch.channels_last)
         self._optimizer = torch.optim.AdamW(
             self._network.parameters(), weight_decay=plan.recipe.weight_decay, fused=True
         )
-        if state.optimizer:
-            self._optimizer.load_state_dict(state.optimizer)
+        if state.network:
+            self._take_up(state)
         if processes.rank > 0:  # the sums of what was done before count once
             state.sums = [0.0, 0.0, 0.0]
+
+    def _take_up(self, state: State) -> None:
+        try:
+            self._network.load_state_dict(state.network)
+            self._optimizer.load_state_dict(state.optimizer)
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise TrainingError(
+                f"{state_path(self._output)} holds weights of another network, as of another version; "
+                "remove it to begin anew."
+            ) from error
 
     def train(
         self,

@@ -60,11 +60,16 @@ class State:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             facts = json.loads(content.pop(_JSON))
-            return cls(**{**facts, **content, "plan": Plan.recorded(facts["plan"], path)})
-        except Exception as error:  # whatever a damaged file makes torch raise
+            state = cls(**{**facts, **content})
+            sound = len(state.sums) == 3 and state.step >= 0 and all("epoch" in each for each in state.epochs)
+        except Exception:  # noqa: BLE001 - whatever a damaged file makes torch raise
+            sound = False
+        if not sound:
             raise TrainingError(
                 f"{path} cannot be resumed from: it is damaged, or not ours. Remove it to begin anew."
-            ) from error
+            )
+        state.plan = Plan.recorded(facts["plan"], path)
+        return state
 
 
 def state_path(output: str | os.PathLike[str]) -> Path:

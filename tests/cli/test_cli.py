@@ -55,7 +55,8 @@ def test_the_whole_way_by_hand(tmp_path: Path) -> None:
         assert verified.returncode == 0, verified.stderr
         assert json.loads(report.read_text())["equivalent"] is True
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "lenet.onnx", "lenet.onnx.verified.json", "lenet.pt", "lenet.torchscript",
+        "lenet.onnx", "lenet.onnx.verified.json", "lenet.pt", "lenet.pt.confusion.png", "lenet.pt.curves.png",
+        "lenet.pt.jsonl", "lenet.torchscript",
         "lenet.torchscript.verified.json", "report.json",
     ]  # fmt: skip
 
@@ -278,8 +279,9 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -
         assert "epoch 1/5" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert "lenet.pt holds epoch 1" in process.stderr.read()
-    assert list(tmp_path.iterdir()) == [tmp_path / "lenet.pt"]
+        assert "--resume" in process.stderr.read()
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["lenet.pt", "lenet.pt.jsonl", "lenet.pt.resume"]
     assert Artifact.open(tmp_path / "lenet.pt").format == "checkpoint"
 
 
@@ -306,6 +308,7 @@ def test_the_demo_leaves_a_report(tmp_path: Path) -> None:
         "lenet.onnx",
         "lenet.onnx.verified.json",
         "lenet.pt",
+        "lenet.pt.jsonl",
         "lenet.torchscript",
         "lenet.torchscript.verified.json",
         "report.html",

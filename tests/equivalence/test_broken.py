@@ -32,5 +32,5 @@ def test_a_broken_artifact_is_rejected(
     defect: Defect, architecture: str, good: Callable[[str], Trained], tmp_path: Path
 ) -> None:
     with importable(tmp_path):
-        reasons = defect.reasons(good(architecture), tmp_path, IMAGES)
-    assert defect.is_named_by(reasons), reasons
+        outcome = defect.outcome(good(architecture), tmp_path, IMAGES)
+    assert outcome.named, outcome.reasons

@@ -134,7 +134,17 @@ def test_the_certificate_is_written_on_a_pass_and_removed_on_a_failure(
     assert "beyond" in (failure.text or "")
 
 
-def test_a_verification_that_cannot_be_done_removes_the_certificate(
+def test_a_verification_that_cannot_be_done_leaves_the_certificate_of_this_file(
+    cli: Callable[..., Result], trained: Trained, tmp_path: Path
+) -> None:
+    path = tmp_path / "lenet.onnx"
+    path.write_bytes(trained.onnx.read_bytes())
+    assert cli("verify", path, "--against", trained.checkpoint, "--images", 3).exit_code == 0
+    assert cli("verify", path, "--against", tmp_path / "typo.pt").exit_code == 1
+    assert read_certificate(Artifact.open(path)) is not None
+
+
+def test_a_verification_that_cannot_be_done_removes_another_files_certificate(
     cli: Callable[..., Result], trained: Trained, tmp_path: Path
 ) -> None:
     path = tmp_path / "lenet.onnx"

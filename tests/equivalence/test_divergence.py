@@ -11,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import Result
 
+from cnndeploy.artifact import Artifact
 from cnndeploy.equivalence import verify
 from cnndeploy.equivalence.divergence import Divergence, find_divergence
+from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.runtimes import Activation
+from cnndeploy.training.checkpoint import Checkpoint
 from helpers import Trained
 
 DRAW = np.random.default_rng(0)
@@ -99,7 +103,7 @@ def test_a_module_that_the_file_lacks_is_named() -> None:
     del artifact[1]  # and dropout, which passes on what it is given and is not missed
     found = find_divergence((0,), artifact, EAGER, EXACT)
     assert (found.first, found.modules[-1].departs) == ("features.1", True)
-    assert "computes nothing of the kind" in found.description
+    assert "computes nothing of that kind" in found.description
 
 
 def test_inactive_dropout_is_not_missed() -> None:
@@ -114,10 +118,16 @@ def test_where_all_modules_agree_none_is_blamed() -> None:
     assert "all modules agree" in found.description
 
 
-def test_a_file_without_names_is_said_to_be_so(trained: Trained, edited: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("note", [None, "garbage(", "[" * 5000, "{'a': 1}", "[1, 2, 3]", "['a']"])
+def test_a_file_without_names_is_said_to_be_so(
+    note: str | None, trained: Trained, edited: Callable[..., Path]
+) -> None:
     def edit(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
-            node.ClearField("metadata_props")
+            for entry in node.metadata_props:
+                entry.value = note or ""
+            if note is None:
+                node.ClearField("metadata_props")
         model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
 
     report = verify(edited(edit), trained.checkpoint, images=3)
@@ -137,3 +147,45 @@ def test_the_table_shows_how_the_error_grows(
     assert result.exit_code == 3
     for words in ("first divergence", "features.3 (Conv2d): 1.", "classifier.5 (Linear)", "tf32 off"):
         assert words in result.output
+
+
+def _script_of(trained: Trained, change: Callable[[torch.nn.Module], torch.nn.Module], path: Path) -> Path:
+    network = Checkpoint.load(trained.checkpoint).network()
+    with torch.no_grad():
+        network.classifier[5].bias[0] += 1  # type: ignore[index, union-attr, operator]
+    manifest = Artifact.open(trained.torchscript).require_manifest()
+    torch.jit.save(torch.jit.script(change(network)), path, {MANIFEST_FILE: manifest.to_json()})
+    return path
+
+
+class _InPlace(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.sigmoid_()
+
+
+class _ImageByImage(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        found = []
+        for each in image.unbind(0):
+            found.append(self.network(each[None]))
+        return torch.cat(found)
+
+
+def _in_place(network: torch.nn.Module) -> torch.nn.Module:
+    network.features[1] = _InPlace()  # type: ignore[operator, index]
+    return network
+
+
+@pytest.mark.parametrize("change", [_in_place, _ImageByImage])
+def test_an_archive_that_hides_its_operators_blames_no_module(
+    change: Callable[[torch.nn.Module], torch.nn.Module], trained: Trained, tmp_path: Path
+) -> None:
+    report = verify(_script_of(trained, change, tmp_path / "odd.torchscript"), trained.checkpoint, images=3)
+    assert not report.equivalent
+    assert report.divergence is not None
+    assert report.divergence.first is None
+    assert "is not known" in report.divergence.description

@@ -95,3 +95,37 @@ def test_a_truncated_file_is_refused(trained: Trained, tmp_path: Path) -> None:
         (tmp_path / "short.onnx").write_bytes(content[:length])
         with pytest.raises(ArtifactError, match="damaged"):
             Artifact.open(tmp_path / "short.onnx")
+
+
+def test_operators_of_branches_and_functions_count(tmp_path: Path) -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Dropout", ["x"], ["y"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    function = helper.make_function(
+        "own",
+        "a long name, as of a module",
+        ["a"],
+        ["b"],
+        [helper.make_node("Relu", ["a"], ["b"])],
+        OPSETS[:1],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("If", ["yes"], ["z"], then_branch=branch, else_branch=branch),
+            helper.make_node(function.name, ["z"], ["out"], domain="own"),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, [1])],
+        [helper.make_tensor("yes", TensorProto.BOOL, [], [True])],
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=OPSETS, functions=[function]), path)
+    facts = Artifact.open(path).describe()
+    assert facts["operators"] == {function.name: 1, "Dropout": 2, "If": 1, "Relu": 1}
+
+
+OPSETS = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
