@@ -6,5 +6,21 @@ from dataclasses import replace
 from functools import partial
 
 from cnndeploy.architectures import vgg11
+from cnndeploy.training.recipe import Recipe
 
-ARCHITECTURE = replace(vgg11.ARCHITECTURE, build=partial(vgg11.VGG11, divisor=16))
+ARCHITECTURE = replace(
+    vgg11.ARCHITECTURE,
+    build=partial(vgg11.VGG11, divisor=16),
+    recipes={
+        "original": vgg11.ARCHITECTURE.recipes["original"],
+        "tuned": Recipe(
+            epochs=10,
+            batch_size=128,
+            learning_rate=0.004,
+            initialisation="he",
+            schedule="one-cycle",
+            label_smoothing=0.05,
+            flip=True,
+        ),
+    },
+)

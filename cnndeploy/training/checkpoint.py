@@ -121,7 +121,7 @@ def initialised(name: str, seed: int, initialisation: str | None = None) -> torc
                     if initialisation == "he":
                         torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                     else:
-                        torch.nn.init.xavier_uniform_(module.weight)
+                        torch.nn.init.xavier_uniform_(module.weight, gain=4)
                     if module.bias is not None:
                         torch.nn.init.zeros_(module.bias)
         return network

@@ -16,7 +16,8 @@ class Recipe:
 
     - ``initialisation``: ``torch``, each layer's own default; ``he``, normal with a variance of 2 over the
       fan-in, without which the signal dies on its way through a deep network of ReLUs; ``xavier``, uniform with a
-      variance of 2 over fan-in plus fan-out, for sigmoids. Biases begin at zero in the latter two.
+      variance of 2 over fan-in plus fan-out, times the 4 that makes up for a sigmoid's slope of a quarter. Biases
+      begin at zero in the latter two.
     - ``schedule``: of the learning rate; ``constant``, or ``one-cycle``, up to ``learning_rate`` over the first
       third and down to nearly nothing by the last step.
     - ``weight_decay``: decoupled from the gradient, as in AdamW; 0 is Adam.
@@ -25,7 +26,8 @@ class Recipe:
       direction, black coming in.
 
     Sources: He, Zhang, Ren, Sun: Delving deep into rectifiers, 2015, equation 10. Glorot, Bengio: Understanding
-    the difficulty of training deep feedforward neural networks, 2010, equation 16. Smith, Topin: Super-convergence,
+    the difficulty of training deep feedforward neural networks, 2010, equation 16; the 4 as in the Deep Learning
+    Tutorials of their laboratory, 2010, chapter on multilayer perceptrons. Smith, Topin: Super-convergence,
     2017, with torch's OneCycleLR for its proportions. Loshchilov, Hutter: Decoupled weight decay regularization,
     2017. Szegedy et al.: Rethinking the Inception architecture, 2015, section 7, on label smoothing. Flips and
     shifts: Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional networks, 2012, 4.1.
