@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # No test measures time, and beside other programs torch's spinning threads make training many times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import onnx
 import pytest
