@@ -32,14 +32,14 @@ _BATCH_SIZES = (1, 64)
 @click.option(
     "--output", type=PATH, default=Path("cnndeploy-demo"), show_default=True, help="Folder for all files."
 )
-@click.option("--epochs", type=POSITIVE, help="[default: the recipe's]")
+@click.option(
+    "--epochs", type=POSITIVE, default=5, show_default=True, help="More are better; the recipe takes more."
+)
 @click.option(
     "--limit", type=POSITIVE, help="Use only the first N images of each split, for a large network."
 )
 @data_dir_option
-def command(
-    architecture: str, output: Path, epochs: int | None, limit: int | None, data_dir: Path | None
-) -> None:
+def command(architecture: str, output: Path, epochs: int, limit: int | None, data_dir: Path | None) -> None:
     """Fetch the data, train, export, verify, measure, and leave a report.
 
     \b

@@ -25,6 +25,7 @@ from cnndeploy.training.batches import Batches, generator, preprocess
 from cnndeploy.training.checkpoint import Checkpoint, initialised
 from cnndeploy.training.distributed import Processes, from_environment, joined
 from cnndeploy.training.plan import Plan, Precision
+from cnndeploy.training.rewrite import pool_first
 from cnndeploy.training.state import State, state_path
 
 _EVALUATION_BATCH = 256
@@ -234,6 +235,7 @@ class _Run:
         self._preprocessing = registry.get("architectures", plan.architecture).preprocessing
         self._batches = Batches(training_set, self._preprocessing, plan.recipe, plan.seed, device, processes)
         network = initialised(plan.architecture, plan.seed, plan.recipe.initialisation)
+        pool_first(network)
         # channels last is how both oneDNN and cuDNN compute convolutions best
         self._network = network.to(device).to(memory_format=torch.channels_last)
         self._optimizer = torch.optim.AdamW(
