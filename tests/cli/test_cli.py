@@ -276,7 +276,7 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert "epoch 1/5" in process.stdout.readline()
+        assert "epoch 1/" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert "--resume" in process.stderr.read()
