@@ -26,8 +26,6 @@ from cnndeploy.machine import patient_threads
 if TYPE_CHECKING:
     from cnndeploy.training.loop import Epoch, Step
 
-_TENSORBOARD_SCALARS = ("train_loss", "train_accuracy", "test_accuracy", "learning_rate")
-
 
 @click.command()
 @click.argument("architecture", type=RegisteredName("architectures"), required=False)
@@ -207,17 +205,10 @@ def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -
 
 
 def _tensorboard(folder: Path) -> Callable[[Epoch], None]:
-    """Logs an epoch's figures under ``folder``."""
-    from torch.utils.tensorboard import SummaryWriter
+    with patient_threads():
+        from cnndeploy.training.tensorboard import logger
 
-    writer = SummaryWriter(str(folder))
-
-    def log(epoch: Epoch) -> None:
-        for name in _TENSORBOARD_SCALARS:
-            writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
-        writer.flush()
-
-    return log
+    return logger(folder)
 
 
 def _draw(output: Path) -> None:

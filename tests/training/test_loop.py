@@ -38,7 +38,7 @@ def test_steps_and_epochs_are_reported(tmp_path: Path) -> None:
 
 
 def test_no_epochs_gives_the_untrained_network(tmp_path: Path) -> None:
-    train("lenet", tmp_path / "lenet.pt", epochs=0, seed=5)
+    train("lenet", tmp_path / "lenet.pt", recipe="original", epochs=0, seed=5)
     loaded, fresh = Checkpoint.load(tmp_path / "lenet.pt"), Checkpoint.untrained("lenet", seed=5)
     assert all(torch.equal(loaded.weights[key], fresh.weights[key]) for key in fresh.weights)
     assert "test_accuracy" not in loaded.manifest.training

@@ -1,0 +1,24 @@
+"""The epochs of a training, for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from cnndeploy.training.loop import Epoch
+
+_SCALARS = ("train_loss", "train_accuracy", "test_accuracy", "learning_rate")
+
+
+def logger(folder: Path) -> Callable[[Epoch], None]:
+    """What logs an epoch's figures under ``folder``; needs the extra ``tensorboard``."""
+    writer = SummaryWriter(str(folder))
+
+    def log(epoch: Epoch) -> None:
+        for name in _SCALARS:
+            writer.add_scalar(name, getattr(epoch, name), epoch.epoch)
+        writer.flush()
+
+    return log
