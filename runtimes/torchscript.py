@@ -72,7 +72,7 @@ class TorchScriptSession(TorchSession):
             for output in node.outputs()
             if node.kind().startswith("aten::") and output.type().isSubtypeOf(torch.TensorType.get())
         ]
-        kinds = [value.node().kind().removeprefix("aten::").removesuffix("_") for value in values]
+        kinds = [value.node().kind().removeprefix("aten::") for value in values]
         everything = graph.create("prim::TupleConstruct", values, 1)
         everything.output().setType(torch._C.TupleType([value.type() for value in values]))
         graph.appendNode(everything)
@@ -83,18 +83,18 @@ class TorchScriptSession(TorchSession):
         with torch.inference_mode():
             tensors = function(module._c, torch.from_numpy(image).to(self._torch_device))
         return [
-            Activation("", _KINDS.get(kind, kind), tensor.cpu().numpy())
+            Activation("", _KINDS.get(kind, kind), tensor.float().cpu().numpy())  # numpy has no bfloat16
             for kind, tensor in zip(kinds, tensors, strict=True)
-            if tensor.dtype.is_floating_point and tensor.dtype != torch.bfloat16  # numpy has no bfloat16
+            if tensor.dtype.is_floating_point
         ]
 
 
 def _hides_operators(graph: Any) -> bool:
     """Whether an operator works in a branch or loop, or in place, so that its output cannot be kept."""
-    kinds = {kind for kind in _KINDS if graph.findAllNodes(f"aten::{kind}_")}
+    in_place = any(node.kind().endswith("_") for node in graph.nodes())
     inner = sum(len(graph.findAllNodes(f"aten::{kind}", recurse=True)) for kind in _KINDS)
     outer = sum(len(graph.findAllNodes(f"aten::{kind}", recurse=False)) for kind in _KINDS)
-    return bool(kinds) or inner != outer
+    return in_place or inner != outer
 
 
 class TorchScriptRuntime:

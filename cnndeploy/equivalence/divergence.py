@@ -144,8 +144,7 @@ def _how(values: Values, exact: Values, error: ModuleError) -> str:
     if error.artifact_error is None:
         return "it gives NaN or infinite values"
     allowed = LIMIT * max(error.eager_error, FLOOR) * float(np.abs(exact).max())
-    channels = [np.moveaxis(each, 1, 0).reshape(each.shape[1], -1) for each in (values, exact)]
-    ours, theirs = (each.astype(np.float64) for each in channels)
+    ours, theirs = (_by_channel(each) for each in (values, exact))
     off = np.flatnonzero(np.abs(ours - theirs).max(axis=1) > allowed).tolist()
     named = (
         f"{len(off)} of its {len(ours)} output channels" if len(off) > 4 else f"output channel {_listed(off)}"
@@ -161,6 +160,12 @@ def _how(values: Values, exact: Values, error: ModuleError) -> str:
     if values.ndim == 4 and np.abs((values - exact)[:, :, 1:-1, 1:-1]).max(initial=0) <= allowed:
         return f"{size}, at the border alone, as by another padding"
     return size
+
+
+def _by_channel(values: Values) -> Values:
+    """float64 (channels, all else); what has no channels is one."""
+    channels = values.reshape(*values.shape, *(1,) * (2 - values.ndim)).swapaxes(0, 1)
+    return channels.reshape(len(channels), -1).astype(np.float64)
 
 
 def _is_another(channel: Values, theirs: Values, among: Sequence[int], allowed: float) -> bool:

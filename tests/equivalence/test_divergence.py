@@ -189,3 +189,10 @@ def test_an_archive_that_hides_its_operators_blames_no_module(
     assert report.divergence is not None
     assert report.divergence.first is None
     assert "is not known" in report.divergence.description
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_an_output_without_channels_is_described(shape: tuple[int, ...]) -> None:
+    exact = [Activation("score", "Score", np.ones(shape))]
+    off = [Activation("score", "Score", np.full(shape, 1.5, np.float32))]
+    assert find_divergence((0,), off, exact, exact).first == "score"
