@@ -19,7 +19,7 @@ class Architecture:
 
     ``build`` makes it with fresh weights; it maps float32 (batch, 1, *preprocessing.size) to float32 logits
     (batch, 10). ``recipes`` are ``original``, that of the network's first training here, and ``tuned``, the best
-    that was found. ``paper`` is its source.
+    that was found, by trial or in the literature. ``paper`` is its source.
     """
 
     build: Callable[[], torch.nn.Module]

@@ -7,7 +7,7 @@ from torch import nn
 
 from cnndeploy.architectures import Architecture
 from cnndeploy.specs import Preprocessing
-from cnndeploy.training.recipe import Recipe
+from cnndeploy.training.recipe import UNTRIED, Recipe
 
 
 class AlexNet(nn.Module):
@@ -52,18 +52,7 @@ ARCHITECTURE = Architecture(
     preprocessing=Preprocessing(size=(224, 224)),
     recipes={
         "original": Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
-        # not tried to the end for want of a GPU, see docs/RESULTS.md
-        "tuned": Recipe(
-            epochs=20,
-            batch_size=128,
-            learning_rate=0.0005,
-            initialisation="he",
-            schedule="one-cycle",
-            weight_decay=0.05,
-            label_smoothing=0.1,
-            flip=True,
-            shift=2,
-        ),
+        "tuned": UNTRIED,
     },
     paper="Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional networks, 2012",
 )

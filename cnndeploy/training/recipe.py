@@ -50,3 +50,17 @@ class Recipe:
         done = step / (steps - 1)
         low, part = (_START, done / _WARM_UP) if done < _WARM_UP else (_END, (1 - done) / (1 - _WARM_UP))
         return self.learning_rate * (low + (1 - low) * (1 - math.cos(math.pi * part)) / 2)
+
+
+# For deep networks of ReLUs, from the sources above; nobody has trained by it here, see docs/RESULTS.md.
+UNTRIED = Recipe(
+    epochs=20,
+    batch_size=128,
+    learning_rate=0.0005,
+    initialisation="he",
+    schedule="one-cycle",
+    weight_decay=0.05,
+    label_smoothing=0.1,
+    flip=True,
+    shift=2,
+)
