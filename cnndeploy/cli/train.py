@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--recipe",
     type=click.Choice(["tuned", "original"]),
-    help="The best that was found, or as the network was trained first.  [default: tuned]",
+    help="tuned by trial or the literature, or as the network was trained first.  [default: tuned]",
 )
 @click.option(
     "--epochs", type=click.IntRange(min=0), help="0 writes untrained weights.  [default: the recipe's]"
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     "recipe_of",
     type=PATH,
     metavar="CHECKPOINT",
-    help="Train as this checkpoint was: network, recipe, seed, threads and all.",
+    help="Train as this checkpoint was: network, recipe, seed, limit, precision, threads.",
 )
 @click.option("--tensorboard", type=PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
 @data_dir_option
