@@ -44,7 +44,7 @@ ARCHITECTURE = Architecture(
     recipes={
         "original": Recipe(epochs=5, batch_size=256, learning_rate=0.001),
         "tuned": Recipe(
-            epochs=30,
+            epochs=28,
             batch_size=256,
             learning_rate=0.03,
             initialisation="xavier",

@@ -19,7 +19,7 @@ from torch.nn import functional
 from cnndeploy import data, registry
 from cnndeploy.artifact import Artifact, check_writable, write_file
 from cnndeploy.errors import TrainingError
-from cnndeploy.machine import usable_cpus
+from cnndeploy.machine import keep_freed_memory, usable_cpus
 from cnndeploy.runtimes._torch import last_line, open_device
 from cnndeploy.training.batches import Batches, generator, preprocess
 from cnndeploy.training.checkpoint import Checkpoint, initialised
@@ -159,6 +159,7 @@ def train(
     for target in (path, state_path(path), Path(f"{path}.jsonl")):
         check_writable(target)
     state.device, state.threads = str(torch_device), torch.get_num_threads()
+    keep_freed_memory()
     try:
         with joined(processes, torch_device):
             run = _Run(path, state, training_set, test_set, torch_device, processes)
