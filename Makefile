@@ -22,7 +22,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt Makefile
 	@echo "Setting up $(VENV) (once, some minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[torch,$(RUNTIME),dev]'
+		--editable '.[torch,$(RUNTIME),openvino,dev]'
 	@touch $@
 
 demo: setup

@@ -33,6 +33,7 @@ _EXTRA_OF_PACKAGE = {
     "onnxscript": "torch",
     "matplotlib": "torch",
     "tensorboard": "tensorboard",
+    "openvino": "openvino",
 }
 
 

@@ -7,6 +7,7 @@ import ctypes
 import math
 import os
 import platform
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +16,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("numpy", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+_PACKAGES = (
+    "numpy",
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+)
 
+_TICKS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, 2**31 - 1  # malloc.h of the GNU C library
 
 
@@ -33,21 +45,24 @@ def usable_cpus() -> int:
 def busy_cpus(seconds: float) -> float | None:
     """How many CPUs the whole machine kept busy over the next ``seconds``; None where it does not say.
 
-    Source: proc(5), /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal, in ticks.
+    Source: proc(5), /proc/stat.
     """
-    try:
-        before = _cpu_ticks()
-        time.sleep(seconds)
-        busy, idle = (after - start for after, start in zip(_cpu_ticks(), before, strict=True))
-    except (OSError, ValueError):
+    before = cpu_ticks()
+    time.sleep(seconds)
+    after = cpu_ticks()
+    if before is None or after is None:
         return None
-    return (os.cpu_count() or 1) * busy / max(1, busy + idle)
+    passed = {name: after[name] - before[name] for name in after}
+    idle = passed["idle"] + passed["iowait"]
+    return (os.cpu_count() or 1) * (1 - idle / max(1, sum(passed.values())))
 
 
-def _cpu_ticks() -> tuple[int, int]:
-    ticks = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    idle = ticks[3] + ticks[4]
-    return sum(ticks) - idle, idle
+def cpu_ticks() -> dict[str, int] | None:
+    """What the CPUs of the whole machine did since its start, in ticks; None where it does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        return dict(zip(_TICKS, map(int, fields), strict=True))
+    return None
 
 
 @contextlib.contextmanager
@@ -90,6 +105,15 @@ def reset_peak_memory() -> None:
     """Count the peak from now on; source: proc(5), /proc/self/clear_refs."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the one that started it ends, however that does.
+
+    Source: prctl(2), PR_SET_PDEATHSIG; where there is none nothing is changed.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def keep_freed_memory() -> None:

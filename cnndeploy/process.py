@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from cnndeploy import errors
 from cnndeploy.errors import ArtifactError, CnndeployError
+from cnndeploy.machine import end_with_parent
 
 Message = dict[str, Any]
 
@@ -41,15 +43,14 @@ class WorkerProcess:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
 
-    def receive(self) -> Message:
+    def receive(self, timeout_s: float | None = None) -> Message:
         """The next answer.
 
         Raises:
             CnndeployError: The error that the worker met, of the same class.
-            ArtifactError: The worker ended without an answer.
+            ArtifactError: The worker ended without an answer, or was ended because it gave none in time.
         """
-        assert self._process.stdout is not None  # noqa: S101 - made with a pipe
-        line = self._process.stdout.readline()
+        line = self._line(timeout_s)
         if not line:
             status = self._process.wait()
             cause = " (killed; out of memory?)" if status == -signal.SIGKILL else ""
@@ -64,13 +65,40 @@ class WorkerProcess:
             raise error
         return message
 
+    def _line(self, timeout_s: float | None) -> str:
+        """Read to the end of a line; empty where the worker has ended."""
+        assert self._process.stdout is not None  # noqa: S101 - made with a pipe
+        if timeout_s is None:
+            return self._process.stdout.readline()
+        too_late = threading.Event()
+
+        def end() -> None:
+            too_late.set()
+            self._kill()
+
+        timer = threading.Timer(timeout_s, end)
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if not line and too_late.is_set():
+            raise ArtifactError(f"{self._subject}: no answer within {timeout_s:g} seconds; it was ended")
+        return line
+
+    def _kill(self) -> None:
+        """The worker, and what it started itself, as a compiler."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._process.poll() is None:
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
+        self._kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -83,6 +111,7 @@ def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]
 
     An error ends the worker and reaches the parent as what it is.
     """
+    end_with_parent()
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not end up among the answers
     try:

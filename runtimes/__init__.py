@@ -9,12 +9,15 @@ if __name__ != "cnndeploy.runtimes":
     raise ImportError(f"import this package as cnndeploy.runtimes, not as {__name__}")
 
 import re
+import statistics
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy import registry
@@ -24,6 +27,10 @@ from cnndeploy.machine import usable_cpus
 from cnndeploy.specs import TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
+Threads = int | Literal["auto"]
+# For threads="auto": above so many seconds an image all threads are taken untried; all must be so many times as fast.
+_LARGE_S, _WORTH_IT = 0.005, 1.1
+_TRIAL_S, _FEWEST_TRIALS, _MOST_TRIALS = 0.02, 5, 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +150,11 @@ class Runtime(Protocol):
     """One way to run artifacts; the module's ``RUNTIME`` is an instance.
 
     Its module imports without the package it drives, so that ``formats`` can be read and ``cnndeploy list``
-    can say what is missing.
+    can say what is missing. ``package`` is the import name of that package.
     """
 
     formats: tuple[str, ...]
+    package: str
 
     def devices(self) -> dict[str, DeviceStatus]:
         """Every device this runtime knows, and whether it works on this machine; never raises."""
@@ -172,16 +180,23 @@ def open_session(
     *,
     runtime: str | None = None,
     device: str = "cpu",
-    threads: int | None = None,
+    threads: Threads | None = None,
     tf32: bool = False,
 ) -> Session:
     """Open an artifact on the runtime named, or on its format's default.
 
-    ``threads`` defaults to the CPUs that this process may use. Raises what :meth:`Runtime.open` raises, and
+    ``threads`` defaults to the CPUs that this process may use; ``auto`` times one image with one thread and with all
+    of them, and takes one where all are not a tenth faster. Raises what :meth:`Runtime.open` raises, and
     DeviceUnavailableError where a part of the model is seen to be elsewhere than on ``device``, or where TF32 is
     asked of a CPU.
     """
     name = runtime if runtime is not None else default_runtime(artifact.format)
+    if threads == "auto":
+        return _fewest_threads(lambda count: _open(artifact, name, device, count, tf32))
+    return _open(artifact, name, device, usable_cpus() if threads is None else threads, tf32)
+
+
+def _open(artifact: Artifact, name: str, device: str, threads: int, tf32: bool) -> Session:
     chosen = registry.get("runtimes", name)
     if artifact.format not in chosen.formats:
         raise ArtifactError(
@@ -192,9 +207,7 @@ def open_session(
     index = device_index(device, name, chosen.devices())
     if tf32 and index is None:
         raise DeviceUnavailableError("TF32 is a format of CUDA GPUs; leave it out, or use --device cuda")
-    session = chosen.open(
-        artifact, device=device, threads=usable_cpus() if threads is None else threads, tf32=tf32
-    )
+    session = chosen.open(artifact, device=device, threads=threads, tf32=tf32)
     if session.tf32 != tf32:
         session.close()
         raise DeviceUnavailableError(f"{name} does not let TF32 be {'allowed' if tf32 else 'switched off'}")
@@ -207,6 +220,36 @@ def open_session(
             f"{', '.join(elsewhere[:5])}. Use --device cpu, or a build that has these operators there."
         )
     return session
+
+
+def _fewest_threads(opened_with: Callable[[int], Session]) -> Session:
+    """The session with all threads, or with one where that is no slower: it leaves the other CPUs to the app."""
+    session = opened_with(usable_cpus())
+    if usable_cpus() == 1 or session.device != "cpu":
+        return session
+    try:
+        image = {spec.name: np.zeros(spec.with_batch(1), spec.dtype) for spec in session.inputs}
+    except ValueError:  # its shape is not known
+        return session
+    all_s = _median_seconds(session, image)
+    if all_s > _LARGE_S:
+        return session
+    alone = opened_with(1)
+    one_s = _median_seconds(alone, image)
+    # torch has one number of threads for the whole process, so the session that stays is opened last
+    for each in (session, alone):
+        each.close()
+    return opened_with(1 if one_s < _WORTH_IT * all_s else usable_cpus())
+
+
+def _median_seconds(session: Session, feeds: Arrays) -> float:
+    """Over many runs; of a large model, over few."""
+    seconds: list[float] = []
+    while len(seconds) < _FEWEST_TRIALS or (sum(seconds) < _TRIAL_S and len(seconds) < _MOST_TRIALS):
+        start = time.perf_counter()
+        session.run(feeds)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def default_runtime(model_format: str) -> str:

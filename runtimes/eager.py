@@ -65,7 +65,7 @@ def open_oracle(artifact: Artifact, *, threads: int, weights: str = "float32") -
     import torch
 
     device = open_device("cpu", "eager", threads)
-    network = _network(artifact, device).to(getattr(torch, weights)).double()
+    network = network_of(artifact, device).to(getattr(torch, weights)).double()
     return OracleSession(artifact, network, device, threads)
 
 
@@ -79,7 +79,7 @@ def open_tf32(artifact: Artifact, *, threads: int) -> EagerSession:
     import torch
 
     device = open_device("cpu", "eager", threads)
-    network = _network(artifact, device)
+    network = network_of(artifact, device)
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
             module.weight.data = _to_tf32(module.weight.data)
@@ -99,6 +99,7 @@ class EagerRuntime:
     """Opens checkpoints."""
 
     formats = ("checkpoint",)
+    package = "torch"
 
     def devices(self) -> dict[str, DeviceStatus]:
         """As torch sees them."""
@@ -107,10 +108,11 @@ class EagerRuntime:
     def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> EagerSession:
         """Build the network, load its weights, move it to ``device``."""
         torch_device = open_device(device, "eager", threads, tf32)
-        return EagerSession(artifact, _network(artifact, torch_device), torch_device, threads, tf32)
+        return EagerSession(artifact, network_of(artifact, torch_device), torch_device, threads, tf32)
 
 
-def _network(artifact: Artifact, device: torch.device) -> torch.nn.Module:
+def network_of(artifact: Artifact, device: torch.device) -> torch.nn.Module:
+    """A checkpoint's network in eval mode, on ``device``."""
     import torch
 
     from cnndeploy.training.checkpoint import Checkpoint

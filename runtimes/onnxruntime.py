@@ -121,6 +121,7 @@ class OnnxRuntimeRuntime:
     """Opens ONNX files, ours or anybody's."""
 
     formats = ("onnx",)
+    package = "onnxruntime"
 
     def devices(self) -> dict[str, DeviceStatus]:
         """The CPU, and each GPU that the CUDA execution provider really runs on."""

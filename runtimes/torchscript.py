@@ -101,6 +101,7 @@ class TorchScriptRuntime:
     """Opens TorchScript archives."""
 
     formats = ("torchscript",)
+    package = "torch"
 
     def devices(self) -> dict[str, DeviceStatus]:
         """As torch sees them."""

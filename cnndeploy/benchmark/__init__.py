@@ -4,80 +4,218 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
 
+from cnndeploy import registry
 from cnndeploy.artifact import Artifact
-from cnndeploy.benchmark.candidate import Candidate
-from cnndeploy.benchmark.engine import measure
-from cnndeploy.benchmark.report import BenchmarkReport, Result, summarise
-from cnndeploy.errors import BenchmarkError
-from cnndeploy.machine import busy_cpus, environment, usable_cpus
-from cnndeploy.runtimes import default_runtime
+from cnndeploy.benchmark.candidate import RAW_ONNXRUNTIME, BatchOf, Candidate, Settings, cold_start
+from cnndeploy.benchmark.conditions import Watch, doubts
+from cnndeploy.benchmark.engine import Measurement, measure
+from cnndeploy.benchmark.intervals import ratio_interval
+from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result, compared, summarise
+from cnndeploy.errors import BenchmarkError, CnndeployError
+from cnndeploy.machine import environment, usable_cpus
+from cnndeploy.runtimes import Threads, default_runtime
 
-_LISTEN_S, _BUSY = 0.5, 0.25
+Stop = Callable[[], bool]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When measuring ends.
+
+    ``precision``: rounds end when the interval of every ratio is narrower than this share of the ratio;
+    ``budget_s``: or when so many seconds for each candidate and batch size are used; ``timeout_s``: a candidate that
+    takes longer for one answer is ended; ``cold_starts``: fresh processes for each candidate; ``seed``: of the order.
+    """
+
+    precision: float = 0.02
+    budget_s: float = 20.0
+    timeout_s: float = 600.0
+    cold_starts: int = 3
+    seed: int = 0
 
 
 def bench(
     targets: Sequence[str | os.PathLike[str]],
     *,
+    runtimes: Sequence[str] = (),
     batch_sizes: Sequence[int] = (1,),
-    threads: int | None = None,
+    threads: Sequence[Threads] = (),
     device: str = "cpu",
-    budget_s: float = 5.0,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    end_to_end: bool = False,
+    precision: float = 0.02,
+    budget_s: float = 20.0,
+    cold_starts: int = 3,
+    timeout_s: float = 600.0,
+    seed: int = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Progress | None = None,
 ) -> BenchmarkReport:
     """Time artifacts against each other; the first is what the ratios refer to.
 
-    Each artifact runs in a process of its own. They take turns, in random order, and a ratio is taken within
-    every turn, so that a machine that slows down slows all of them.
+    Each runs in a process of its own. They take turns, in random order, and a ratio is taken within every turn, so
+    that a machine that slows down slows all of them. A candidate that fails is reported in its row, and the others
+    go on. docs/BENCHMARKS.md has the method.
 
     Args:
         targets: Checkpoints and exported files.
+        runtimes: What runs them: each file on each of these that opens its format; ``raw-onnxruntime`` is ONNX
+            Runtime without our own layer. Each format's default where none are given.
         batch_sizes: Images in one call.
-        threads: CPU threads, all that the process may use by default.
+        threads: CPU threads, a candidate for each number, or ``auto``; all that the process may use by default.
         device: ``cpu``, ``cuda`` or ``cuda:N``, the same for all.
-        budget_s: Seconds of measurement for each artifact and batch size.
-        on_progress: Called with what is measured, the turns done, and the turns in all (0 until known).
+        end_to_end: Time the whole way from raw uint8 images to labels, not the model alone.
+        precision: Rounds end when all intervals of ratios are narrower than this share of the ratio.
+        budget_s: Or when so many seconds for each candidate and batch size are used.
+        cold_starts: Fresh processes to start for each candidate, one after the other; 0 for none.
+        timeout_s: A candidate that takes longer for one answer is ended.
+        seed: Of the order in each round.
+        should_stop: Asked after every turn; the report then has what was measured until then.
+        on_progress: Called with what is measured, what is done, and of how much.
 
     Raises:
-        ArtifactError, CheckpointError: A file cannot be opened, or its process ended before it was measured.
-        DeviceUnavailableError: ``device`` does not work here.
-        BenchmarkError: No targets, or a batch size that cannot be fed.
+        ArtifactError, CheckpointError: A file is not there or damaged.
+        BenchmarkError: No targets, or what is asked for does not go together.
+        CnndeployError: No candidate could be opened; the first one's error.
     """
+    limits = Limits(precision, budget_s, timeout_s, cold_starts, seed)
+    asked = _asked(targets, runtimes, Settings("", device, 1, end_to_end), threads)
+    if any(size < 1 for size in batch_sizes) or not batch_sizes:
+        raise BenchmarkError(f"batch sizes are at least 1, got {list(batch_sizes)}")
+    comparisons = max(1, (len(asked) - 1) * len(batch_sizes))
+    rows: list[Result] = []
+    with contextlib.ExitStack() as stack:
+        candidates = [
+            stack.enter_context(Candidate(artifact, settings, timeout_s=timeout_s))
+            for artifact, settings in asked  # all start at once; then wait for each
+        ]
+        _wait_until_open(candidates)
+        watch = Watch()  # all candidates wait now, so whatever works is somebody else
+        for batch_size in batch_sizes:
+            found = _at(batch_size, candidates, limits, comparisons, should_stop, on_progress)
+            rows += compared(found, comparisons)
+        conditions = watch.facts()
+    starts = _cold_starts(candidates, limits, should_stop, on_progress)
+    rows = [replace(row, cold_start=starts[at % len(starts)]) for at, row in enumerate(rows)]
+    report = BenchmarkReport(
+        tuple(rows), {**environment(), **conditions}, settings=asdict(limits), interrupted=should_stop()
+    )
+    return replace(report, warnings=doubts(report))
+
+
+def _asked(
+    targets: Sequence[str | os.PathLike[str]],
+    runtimes: Sequence[str],
+    settings: Settings,
+    threads: Sequence[Threads],
+) -> list[tuple[Artifact, Settings]]:
+    """Every file on every runtime that opens it, with every number of threads."""
     if not targets:
         raise BenchmarkError("nothing to measure; give at least one model file")
-    if any(size < 1 for size in batch_sizes):
-        raise BenchmarkError(f"batch sizes are at least 1, got {list(batch_sizes)}")
-    threads = usable_cpus() if threads is None else threads
-    results: list[Result] = []
-    with contextlib.ExitStack() as stack:
-        candidates = []
-        for target in targets:
-            artifact = Artifact.open(target)
-            runtime = default_runtime(artifact.format)
-            candidate = Candidate(artifact, runtime=runtime, device=device, threads=threads)
-            candidates.append(stack.enter_context(candidate))
-        for candidate in candidates:  # all start at once; then wait for each
+    if RAW_ONNXRUNTIME in runtimes and (settings.device != "cpu" or settings.end_to_end or "auto" in threads):
+        raise BenchmarkError(f"{RAW_ONNXRUNTIME} runs the model alone, on the CPU, with a number of threads")
+    opened = [Artifact.open(target) for target in targets]
+    return [
+        (artifact, replace(settings, runtime=runtime, threads=count))
+        for count, artifact in product(threads or [usable_cpus()], opened)
+        for runtime in _runtimes_of(artifact, runtimes)
+    ]
+
+
+def _runtimes_of(artifact: Artifact, runtimes: Sequence[str]) -> list[str]:
+    if not runtimes:
+        return [default_runtime(artifact.format)]
+    formats = {
+        name: ("onnx",) if name == RAW_ONNXRUNTIME else registry.get("runtimes", name).formats
+        for name in runtimes
+    }
+    fitting = [name for name in runtimes if artifact.format in formats[name]]
+    if not fitting:
+        raise BenchmarkError(f"{artifact.path} is {artifact.format}, which none of {list(runtimes)} opens")
+    return fitting
+
+
+def _wait_until_open(candidates: Sequence[Candidate]) -> None:
+    errors = []
+    for candidate in candidates:
+        try:
             candidate.wait_until_open()
-        others = busy_cpus(_LISTEN_S)  # all candidates wait now, so whatever works is somebody else
-        for batch_size in batch_sizes:
-            blocks = [candidate.at(batch_size) for candidate in candidates]
-            label = f"batch {batch_size}"
-            rounds = measure(blocks, budget_s=budget_s, on_round=_labelled(on_progress, label))
-            results += summarise(candidates, rounds, batch_size)
-    return BenchmarkReport(tuple(results), {**environment(), "busy_cpus": others}, _warnings(others))
+        except CnndeployError as error:
+            candidate.failure = str(error)
+            errors.append(error)
+    if len(errors) == len(candidates):
+        raise errors[0]
 
 
-def _warnings(others: float | None) -> tuple[str, ...]:
-    if others is None or others < _BUSY:
-        return ()
-    return (
-        f"Other programs kept {others:.1f} CPUs busy just before. Programs with several threads suffer from that "
-        "out of all proportion, so these figures may be far off; repeat them on an idle machine.",
+def _at(
+    batch_size: int,
+    candidates: Sequence[Candidate],
+    limits: Limits,
+    comparisons: int,
+    should_stop: Stop,
+    on_progress: Progress | None,
+) -> list[Result]:
+    """Measure the candidates at one batch size, those that still run."""
+    running = [candidate for candidate in candidates if not candidate.failure]
+    blocks = [BatchOf(candidate, batch_size) for candidate in running]
+    measured = measure(
+        blocks,
+        budget_s=limits.budget_s,
+        is_enough=lambda so_far: _is_precise(so_far, limits.precision, comparisons),
+        should_stop=should_stop,
+        seed=limits.seed,
+        on_round=lambda done, used: (
+            on_progress(f"Timing batch {batch_size}, round {done}", int(1000 * used), 1000)
+            if on_progress is not None
+            else None
+        ),
     )
+    of_candidate = {
+        id(each): (block, found) for each, block, found in zip(running, blocks, measured, strict=True)
+    }
+    rows = []
+    for candidate in candidates:
+        row = candidate.row(batch_size)
+        if id(candidate) in of_candidate:
+            block, found = of_candidate[id(candidate)]
+            candidate.failure = found.failure  # its process has ended with it
+            row = summarise(replace(row, peak_memory_bytes=block.peak_memory_bytes), found)
+        rows.append(row)
+    return rows
 
 
-def _labelled(
-    on_progress: Callable[[str, int, int], None] | None, label: str
-) -> Callable[[int, int], None] | None:
-    return None if on_progress is None else lambda done, total: on_progress(label, done, total)
+def _is_precise(measured: Sequence[Measurement], precision: float, comparisons: int) -> bool:
+    """Whether all ratios are known well enough; where there is but one candidate, its time."""
+    medians = [each.medians for each in measured if not each.failure]
+    if not medians:
+        return True
+    first, *others = medians
+    series = [[a / b for a, b in zip(first, other, strict=True)] for other in others] or [first]
+    for values in series:
+        low, high = ratio_interval(values, comparisons)
+        if high - low > precision * statistics.median(values):
+            return False
+    return True
+
+
+def _cold_starts(
+    candidates: Sequence[Candidate], limits: Limits, should_stop: Stop, on_progress: Progress | None
+) -> list[ColdStart | None]:
+    """The median of some cold starts of each candidate, in turns."""
+    found: list[list[ColdStart]] = [[] for _ in candidates]
+    total = limits.cold_starts * len(candidates)
+    for done, (_, at) in enumerate(product(range(limits.cold_starts), range(len(candidates)))):
+        if should_stop():
+            break
+        if on_progress is not None:
+            on_progress("Cold starts", done, total)
+        if not candidates[at].failure:
+            with contextlib.suppress(CnndeployError):  # its row then has none
+                start = cold_start(candidates[at].artifact, candidates[at].asked, timeout_s=limits.timeout_s)
+                found[at].append(start)
+    return [ColdStart.median(starts) if starts else None for starts in found]

@@ -2,43 +2,101 @@
 
 from __future__ import annotations
 
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
 from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.report import ColdStart, Result
 from cnndeploy.process import WorkerProcess
+from cnndeploy.runtimes import Threads
+
+RAW_ONNXRUNTIME = "raw-onnxruntime"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a candidate is run.
+
+    ``runtime`` is a runtime's name, or ``raw-onnxruntime``; ``threads`` a number, or ``auto``. With ``end_to_end``
+    a call goes from raw uint8 images to labels.
+    """
+
+    runtime: str
+    device: str
+    threads: Threads
+    end_to_end: bool = False
 
 
 class Candidate(WorkerProcess):
-    """A worker process that opens one artifact; a context manager that ends the process."""
+    """A worker process that opens one artifact; a context manager that ends the process.
 
-    def __init__(self, artifact: Artifact, *, runtime: str, device: str, threads: int) -> None:
+    A request that takes longer than ``timeout_s`` ends it; ``failure`` says why it does not run. Once it is open,
+    ``facts`` are what the worker says of itself.
+    """
+
+    def __init__(self, artifact: Artifact, settings: Settings, *, timeout_s: float) -> None:
         self.artifact = artifact
-        self.runtime = runtime
-        self.device = device
-        self.threads = threads
-        arguments = (str(artifact.path), runtime, device, str(threads))
-        super().__init__("cnndeploy.benchmark.worker", *arguments, subject=str(artifact.path))
+        self.asked = settings
+        self.failure = ""
+        self.facts: dict[str, Any] = {}
+        self._timeout_s = timeout_s
+        super().__init__(
+            "cnndeploy.benchmark.worker",
+            str(artifact.path),
+            json.dumps(asdict(settings)),
+            str(time.time()),
+            subject=str(artifact.path),
+        )
 
     def wait_until_open(self) -> None:
         """Wait for the worker to open its artifact; raises the error it met."""
-        self.device = self.receive()["device"]
+        self.facts = self.receive(self._timeout_s)
 
-    def at(self, batch_size: int) -> BatchOf:
-        """The candidate at one batch size, as the engine takes it."""
-        return BatchOf(self, batch_size)
+    def call(self, batch_size: int, samples: int, repeats: int) -> dict[str, Any]:
+        """``seconds`` per call of each sample of ``repeats`` calls, and ``peak_memory_bytes`` at this batch size."""
+        self.send({"batch_size": batch_size, "samples": samples, "repeats": repeats})
+        return self.receive(self._timeout_s)
 
-    def call(self, batch_size: int, calls: int) -> list[float]:
-        """Seconds of each of ``calls`` calls on one batch."""
-        self.send({"batch_size": batch_size, "calls": calls})
-        seconds: list[float] = self.receive()["seconds"]
-        return seconds
+    def row(self, batch_size: int) -> Result:
+        """Its row in the report, without figures."""
+        manifest = self.artifact.manifest
+        return Result(
+            target=str(self.artifact.path),
+            runtime=self.asked.runtime,
+            device=self.facts.get("device", self.asked.device),
+            threads=self.facts.get("threads"),
+            auto_threads=self.asked.threads == "auto",
+            batch_size=batch_size,
+            end_to_end=self.asked.end_to_end,
+            failure=self.failure,
+            file_bytes=self.artifact.path.stat().st_size,
+            accuracy=None if manifest is None else manifest.training.get("test_accuracy"),
+            settings=self.facts.get("settings"),
+        )
 
 
 class BatchOf:
-    """A candidate at one batch size."""
+    """A candidate at one batch size, as the engine takes it."""
 
     def __init__(self, candidate: Candidate, batch_size: int) -> None:
+        self.clock_s: float = candidate.facts["clock_s"]
+        self.peak_memory_bytes: int | None = None
         self._candidate = candidate
         self._batch_size = batch_size
 
-    def run(self, calls: int) -> list[float]:
+    def run(self, samples: int, repeats: int) -> list[float]:
         """Seconds per call."""
-        return self._candidate.call(self._batch_size, calls)
+        answer = self._candidate.call(self._batch_size, samples, repeats)
+        self.peak_memory_bytes = answer["peak_memory_bytes"]
+        seconds: list[float] = answer["seconds"]
+        return seconds
+
+
+def cold_start(artifact: Artifact, settings: Settings, *, timeout_s: float) -> ColdStart:
+    """Start one process afresh and take its times; raises what :class:`Candidate` does."""
+    with Candidate(artifact, settings, timeout_s=timeout_s) as candidate:
+        candidate.wait_until_open()
+        (first,), (second,) = (candidate.call(1, 1, 1)["seconds"] for _ in range(2))
+        return ColdStart(candidate.facts["import_s"], candidate.facts["open_s"], first, second)

@@ -4,72 +4,161 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from cnndeploy.errors import CnndeployError
 
 WARM_UP_S = 0.3
 WARM_UP_CALLS = 3
 BLOCK_S = 0.05
+_AIM_S = 0.1
 PAUSE_S = 0.1
-MIN_ROUNDS, MAX_ROUNDS = 5, 30
+CLOCK_SHARE = 0.001
+MIN_ROUNDS = 3
+_FIRST_LOOK, _LOOK_GROWTH = 10, 1.25
 
-Rounds = list[list[list[float]]]
-"""Seconds per call, by round, candidate and call."""
+Clock = Callable[[], float]
 
 
 class Block(Protocol):
-    """Something to time; it owns the clock."""
+    """Something to time; it reads its own clock, which takes ``clock_s`` seconds each time."""
 
-    def run(self, calls: int) -> list[float]:
-        """Make so many calls and give the seconds that each took."""
+    clock_s: float
+
+    def run(self, samples: int, repeats: int) -> list[float]:
+        """Seconds per call, of ``samples`` samples of ``repeats`` calls in a row.
+
+        Raises:
+            CnndeployError: It failed; it is not run again.
+        """
+
+
+@dataclass(slots=True)
+class Measurement:
+    """What one candidate took: ``rounds`` holds the seconds per call of each block.
+
+    A sample is the mean of ``calls_per_sample`` calls in a row, more than one only where reading the clock would
+    take more than a thousandth of a call. ``failure`` says why there is no more.
+    """
+
+    rounds: list[list[float]] = field(default_factory=list)
+    calls_per_sample: int = 1
+    first_call_s: float = math.nan
+    failure: str = ""
+    samples: int = 1
+
+    @property
+    def medians(self) -> list[float]:
+        """Of each round."""
+        return [statistics.median(each) for each in self.rounds]
 
 
 def measure(
     blocks: Sequence[Block],
     *,
     budget_s: float,
+    is_enough: Callable[[list[Measurement]], bool] = lambda _: False,
+    should_stop: Callable[[], bool] = lambda: False,
     seed: int = 0,
     pause: Callable[[float], None] = time.sleep,
-    on_round: Callable[[int, int], None] | None = None,
-) -> Rounds:
+    clock: Clock = time.monotonic,
+    on_round: Callable[[int, float], None] | None = None,
+) -> list[Measurement]:
     """Warm every candidate up, then let them take turns.
 
     A block has as many calls as last ``BLOCK_S``, at least one. In every round each candidate runs one block,
     in an order drawn anew; before each block a pause lets the worker threads of the one before, which spin
-    for a while after their work, fall asleep. There are as many rounds as fit the budget, within limits.
+    for a while after their work, fall asleep. A candidate that fails is left out from then on; a round counts only
+    when all the others have finished it.
 
     Args:
         blocks: The candidates.
-        budget_s: Seconds of measurement for each candidate, pauses not counted.
+        budget_s: Seconds of measurement for each candidate, pauses counted and the warm-up not. At least
+            ``MIN_ROUNDS`` rounds are run, however long they take.
+        is_enough: Asked ever more rarely whether what was measured will do; the rounds then end.
+        should_stop: Asked after every block; what was measured until then is given.
         seed: Of the order.
         pause: Sleeps for some seconds.
-        on_round: Called with the rounds done and the rounds in all.
+        clock: For the budget only.
+        on_round: Called with the rounds done and the share of the budget used.
     """
-    calls = [_warm_up(block, pause) for block in blocks]
-    slowest = max(seconds * count for seconds, count in calls)
-    rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, int(budget_s / slowest)))
+    measured = [Measurement() for _ in blocks]
+    for block, of_block in zip(blocks, measured, strict=True):
+        if should_stop():
+            return measured
+        pause(PAUSE_S)
+        _guarded(_warm_up, block, of_block)
     order = random.Random(seed)  # noqa: S311 - an order, not a secret
-    measured: Rounds = []
-    for done in range(1, rounds + 1):
-        this_round: list[list[float]] = [[] for _ in blocks]
-        for index in order.sample(range(len(blocks)), len(blocks)):
-            pause(PAUSE_S)
-            this_round[index] = blocks[index].run(calls[index][1])
-        measured.append(this_round)
+    next_look = _FIRST_LOOK
+    started, budget_s, done = clock(), budget_s * len(blocks), 0
+    while running := [at for at, of_block in enumerate(measured) if not of_block.failure]:
+        if not _round(blocks, measured, order.sample(running, len(running)), pause, should_stop):
+            break
+        done += 1
+        used = (clock() - started) / budget_s
         if on_round is not None:
-            on_round(done, rounds)
+            on_round(done, min(1.0, used))
+        if done >= MIN_ROUNDS and used >= 1:
+            break
+        if done >= next_look:
+            if is_enough(measured):
+                break
+            next_look = math.ceil(done * _LOOK_GROWTH)
     return measured
 
 
-def _warm_up(block: Block, pause: Callable[[float], None]) -> tuple[float, int]:
-    """Run until both limits are met; gives the seconds of a warm call and the calls that fill a block."""
-    pause(PAUSE_S)
-    spent, last = 0.0, 0.0
-    calls = 0
+def _round(
+    blocks: Sequence[Block],
+    measured: Sequence[Measurement],
+    order: Sequence[int],
+    pause: Callable[[float], None],
+    should_stop: Callable[[], bool],
+) -> bool:
+    """One block of each; whether the round was finished, and so is kept."""
+    seconds = {}
+    for at in order:
+        pause(PAUSE_S)
+        seconds[at] = _guarded(_block, blocks[at], measured[at])
+        if should_stop():
+            return False
+    for at, of_block in seconds.items():
+        if of_block is not None:
+            measured[at].rounds.append(of_block)
+    return True
+
+
+def _guarded(
+    work: Callable[[Block, Measurement], list[float]], block: Block, measured: Measurement
+) -> list[float] | None:
+    try:
+        return work(block, measured)
+    except CnndeployError as error:
+        measured.failure = str(error)
+        return None
+
+
+def _warm_up(block: Block, measured: Measurement) -> list[float]:
+    """Run until both limits are met, then settle how many calls fill a sample and samples a block."""
+    (measured.first_call_s,) = last = block.run(1, 1)
+    spent, calls = 0.0, 1
     while calls < WARM_UP_CALLS or spent < WARM_UP_S:
-        batch = block.run(max(1, calls))  # doubles, so that a fast model does not pay for a message each call
-        calls += len(batch)
-        spent += math.fsum(batch)
-        last = sorted(batch)[len(batch) // 2]
-    return last, max(1, math.ceil(BLOCK_S / last))
+        last = block.run(calls, 1)  # doubles, so that a fast model does not pay for a message each call
+        calls += len(last)
+        spent += math.fsum(last)
+    call_s = statistics.median(last)
+    measured.calls_per_sample = math.ceil(block.clock_s / (CLOCK_SHARE * call_s))
+    measured.samples = math.ceil(_AIM_S / (call_s * measured.calls_per_sample))
+    return last
+
+
+def _block(block: Block, measured: Measurement) -> list[float]:
+    """One block; where the machine has become so fast that it is too short, more of it."""
+    seconds = block.run(measured.samples, measured.calls_per_sample)
+    while (spent := math.fsum(seconds) * measured.calls_per_sample) < BLOCK_S:
+        missing = math.ceil(len(seconds) * (BLOCK_S / spent - 1))
+        seconds += block.run(max(1, missing), measured.calls_per_sample)
+    return seconds

@@ -5,42 +5,119 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from cnndeploy.artifact import Artifact
-from cnndeploy.benchmark.engine import Rounds
+import numpy as np
+
+from cnndeploy.benchmark.engine import Measurement
+from cnndeploy.benchmark.intervals import (
+    Interval,
+    Verdict,
+    calls_needed,
+    outliers,
+    quantile_interval,
+    ratio_interval,
+    verdict,
+)
+from cnndeploy.errors import BenchmarkError
+
+_GRID = np.linspace(0, 1, 101)
+_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+@dataclass(frozen=True, slots=True)
+class ColdStart:
+    """Seconds that a fresh process takes, from its start: until all is imported, then to open the file, then for the
+    first and the second run at batch 1. Medians over ``starts`` processes.
+    """
+
+    import_s: float
+    open_s: float
+    first_run_s: float
+    second_run_s: float
+    starts: int = 1
+
+    @classmethod
+    def median(cls, starts: Sequence[ColdStart]) -> ColdStart:
+        """Of several, each part by itself."""
+        parts = ("import_s", "open_s", "first_run_s", "second_run_s")
+        medians = {part: statistics.median(getattr(start, part) for start in starts) for part in parts}
+        return cls(**medians, starts=len(starts))
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One artifact at one batch size.
+    """One artifact on one runtime, with one number of threads, at one batch size.
 
-    ``p50_s`` and ``p90_s`` are seconds per call, over ``calls`` calls in ``rounds`` rounds; ``images_per_s``
-    follows from ``p50_s``. ``ratio`` is how many times as fast as the first candidate: the median over the
-    rounds of the ratio of the two medians in a round; above 1 is faster.
+    ``p50_s``, ``p90_s`` and ``p99_s`` are seconds per call, over ``calls`` calls in ``rounds`` rounds, each with a 95%
+    interval; p90 and p99 are None where there were too few calls for one, and ``more_calls_needed`` says how many are
+    missing. They are of samples, which are the means of ``calls_per_sample`` calls in a row. ``outliers`` of the
+    samples lie far from the rest; they are in all figures. ``images_per_s`` follows from ``p50_s``.
+
+    ``ratio`` is how many times as fast as the reference, the first candidate that could be run: the median over the
+    rounds of the ratio of the two medians in a round; above 1 is faster. ``ratio_low`` and ``ratio_high`` hold for
+    all rows together with 95% confidence. ``failure`` says why a candidate has no figures.
+
+    ``threads`` were chosen by measuring where ``auto_threads``. ``peak_memory_bytes`` is of the whole process at this
+    batch size, ``first_call_s`` its first call there. ``quantiles_s`` are the samples' 0th to 100th percentiles,
+    ``round_p50_s`` the median of each round. ``accuracy`` is what the file says of itself.
     """
 
     target: str
     runtime: str
     device: str
-    threads: int
+    threads: int | None
     batch_size: int
-    calls: int
-    rounds: int
-    p50_s: float
-    p90_s: float
-    images_per_s: float
-    ratio: float
+    auto_threads: bool = False
+    end_to_end: bool = False
+    failure: str = ""
+    calls: int = 0
+    rounds: int = 0
+    calls_per_sample: int = 1
+    p50_s: float | None = None
+    p50_interval_s: Interval | None = None
+    p90_s: float | None = None
+    p90_interval_s: Interval | None = None
+    p99_s: float | None = None
+    p99_interval_s: Interval | None = None
+    more_calls_needed: Mapping[str, int] | None = None
+    outliers: int = 0
+    images_per_s: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    verdict: Verdict | None = None
+    first_call_s: float | None = None
+    peak_memory_bytes: int | None = None
+    file_bytes: int | None = None
+    cold_start: ColdStart | None = None
+    accuracy: float | None = None
+    settings: Mapping[str, Any] | None = None
+    quantiles_s: tuple[float, ...] = ()
+    round_p50_s: tuple[float, ...] = ()
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What makes it the same line in another report."""
+        threads = "auto" if self.auto_threads else self.threads
+        return Path(self.target).name, self.runtime, self.device, threads, self.batch_size, self.end_to_end
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkReport:
-    """All results, the machine and versions they were measured on, and what to doubt about them."""
+    """All results, the machine and versions they were measured on, and what to doubt about them.
+
+    ``settings`` are what was asked for: seed, precision, budget_s, timeout_s, cold_starts. ``interrupted`` says that
+    it was stopped before its end.
+    """
 
     results: tuple[Result, ...]
     environment: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
+    settings: Mapping[str, Any] | None = None
+    interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, field by field."""
@@ -48,41 +125,82 @@ class BenchmarkReport:
 
     @classmethod
     def from_json(cls, text: str) -> BenchmarkReport:
-        """Read the JSON of :meth:`to_dict`."""
-        values = json.loads(text)
-        results = tuple(Result(**result) for result in values["results"])
-        return cls(results, values["environment"], tuple(values["warnings"]))
+        """Read the JSON of :meth:`to_dict`; raises BenchmarkError where it is none."""
+        try:
+            values = json.loads(text)
+            results = tuple(_result(result) for result in values.pop("results"))
+            return cls(**{**values, "results": results, "warnings": tuple(values["warnings"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BenchmarkError(f"this is no report of cnndeploy bench --json: {error!r}") from error
+
+    @property
+    def failures(self) -> tuple[Result, ...]:
+        """The rows without figures."""
+        return tuple(result for result in self.results if result.failure)
 
 
-class Measured(Protocol):
-    """What identifies a candidate in the report."""
+def _result(values: dict[str, Any]) -> Result:
+    tuples = {
+        key: tuple(values[key])
+        for key in ("p50_interval_s", "p90_interval_s", "p99_interval_s", "quantiles_s", "round_p50_s")
+        if values[key] is not None
+    }
+    cold = values["cold_start"]
+    return Result(**{**values, **tuples, "cold_start": None if cold is None else ColdStart(**cold)})
 
-    artifact: Artifact
-    runtime: str
-    device: str
-    threads: int
+
+def summarise(row: Result, measured: Measurement) -> Result:
+    """Fill a row with what the engine measured, all but the comparison with other rows."""
+    if measured.failure or not measured.rounds:
+        return replace(row, failure=measured.failure or "stopped before its first round was over")
+    samples = np.sort(np.concatenate([np.asarray(each) for each in measured.rounds]))
+    quantiles: dict[str, Any] = {}
+    missing: dict[str, int] = {}
+    for name, share in _QUANTILES.items():
+        interval = quantile_interval(samples, share)
+        if interval is None:
+            missing[name] = (calls_needed(share) - len(samples)) * measured.calls_per_sample
+        else:
+            quantiles[f"{name}_s"] = float(np.quantile(samples, share, method="inverted_cdf"))
+            quantiles[f"{name}_interval_s"] = interval
+    median = float(np.median(samples))
+    return replace(
+        row,
+        calls=len(samples) * measured.calls_per_sample,
+        rounds=len(measured.rounds),
+        calls_per_sample=measured.calls_per_sample,
+        **{**quantiles, "p50_s": median},
+        more_calls_needed=missing,
+        outliers=outliers(samples),
+        images_per_s=row.batch_size / median,
+        first_call_s=measured.first_call_s,
+        quantiles_s=tuple(np.quantile(samples, _GRID).tolist()),
+        round_p50_s=tuple(measured.medians),
+    )
 
 
-def summarise(candidates: Sequence[Measured], rounds: Rounds, batch_size: int) -> list[Result]:
-    """Turn the engine's seconds, by round, candidate and call, into one result for each candidate."""
-    results = []
-    for index, candidate in enumerate(candidates):
-        calls = sorted(seconds for each in rounds for seconds in each[index])
-        ratios = [statistics.median(each[0]) / statistics.median(each[index]) for each in rounds]
-        p50 = statistics.median(calls)
-        results.append(
-            Result(
-                target=str(candidate.artifact.path),
-                runtime=candidate.runtime,
-                device=candidate.device,
-                threads=candidate.threads,
-                batch_size=batch_size,
-                calls=len(calls),
-                rounds=len(rounds),
-                p50_s=p50,
-                p90_s=calls[max(0, -(-len(calls) * 9 // 10) - 1)],  # nearest rank
-                images_per_s=batch_size / p50,
-                ratio=statistics.median(ratios),
-            )
-        )
-    return results
+def compared(rows: Sequence[Result], comparisons: int) -> list[Result]:
+    """The rows of one batch size, each with its ratio to the first that could be run.
+
+    Args:
+        rows: What ran in the same rounds.
+        comparisons: Ratios in the whole report, over which the intervals are corrected.
+    """
+    reference = next((row for row in rows if not row.failure), None)
+    if reference is None:
+        return list(rows)
+    return [row if row.failure else _against(row, reference, comparisons) for row in rows]
+
+
+def _against(row: Result, reference: Result, comparisons: int) -> Result:
+    if row is reference:
+        return replace(row, ratio=1.0, ratio_low=1.0, ratio_high=1.0, verdict="REFERENCE")
+    ratios = round_ratios(reference, row)
+    low, high = ratio_interval(ratios, comparisons)
+    found = verdict((low, high), len(ratios), comparisons)
+    return replace(row, ratio=statistics.median(ratios), ratio_low=low, ratio_high=high, verdict=found)
+
+
+def round_ratios(reference: Result, row: Result) -> list[float]:
+    """In each round, how many times as fast as the reference."""
+    return [theirs / ours for theirs, ours in zip(reference.round_p50_s, row.round_p50_s, strict=True)]

@@ -2,57 +2,188 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import importlib
+import json
 import sys
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnndeploy import registry
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import BenchmarkError
+from cnndeploy.benchmark.candidate import RAW_ONNXRUNTIME, Settings
+from cnndeploy.classifier import Classifier
+from cnndeploy.errors import ArtifactError, BenchmarkError, MissingDependencyError
+from cnndeploy.machine import peak_memory_bytes, reset_peak_memory
 from cnndeploy.process import Message, serve
 from cnndeploy.runtimes import Session, open_session
 
+_RAW_SIDE = 28  # of Fashion-MNIST's images, which a manifest does not name
 
-def main(path: str, runtime: str, device: str, threads: str) -> None:
-    """Say where the artifact was opened, then answer each request with the seconds of its calls."""
+
+def main(path: str, settings_json: str, started: str) -> None:
+    """Say how the artifact was opened, then answer each request with the seconds of its calls."""
+    settings = Settings(**json.loads(settings_json))
 
     def answers(requests: Iterator[Message]) -> Iterator[Message]:
-        artifact = Artifact.open(path)
-        with open_session(artifact, runtime=runtime, device=device, threads=int(threads)) as session:
-            yield {"device": session.device}
+        _import_package_of(settings.runtime)
+        imported = time.time()
+        subject = _open(path, settings)
+        with contextlib.closing(subject):
+            yield {
+                "import_s": imported - float(started),
+                "open_s": time.time() - imported,
+                "clock_s": _clock_s(),
+                "device": subject.device,
+                "threads": subject.threads,
+                "settings": subject.settings,
+            }
+            call, batch_size = None, 0
             for request in requests:
-                yield {"seconds": _time(session, request["batch_size"], request["calls"])}
+                if call is None or request["batch_size"] != batch_size:
+                    batch_size = request["batch_size"]
+                    call = _prepared(subject, batch_size)
+                    reset_peak_memory()
+                seconds = _time(subject, call, request["samples"], request["repeats"])
+                yield {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
 
     serve(path, answers)
 
 
-def _time(session: Session, batch_size: int, calls: int) -> list[float]:
-    feeds = _feeds(session, batch_size)
-    seconds = []
-    session.synchronize()
-    for _ in range(calls):
-        start = time.perf_counter()
-        session.run(feeds)
-        session.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+Call = Callable[[], NDArray[Any]]
+"""Runs one batch; gives what must be finite."""
 
 
-def _feeds(session: Session, batch_size: int) -> dict[str, NDArray[Any]]:
-    """Random images in the range that preprocessing gives; the same for every candidate of one input shape."""
-    random = np.random.default_rng(0)
-    try:
-        return {
+class _Subject(ABC):
+    """What is timed."""
+
+    device: str
+    threads: int
+    settings: dict[str, Any]
+
+    @abstractmethod
+    def prepare(self, batch_size: int) -> Call:
+        """A call on one batch of random images, the same for every candidate."""
+
+    def synchronize(self) -> None:  # noqa: B027 - nothing to wait for is the common case
+        """Wait until all work handed to the device is done."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the model."""
+
+
+class _OfSession(_Subject):
+    def __init__(self, session: Session) -> None:
+        self.device, self.threads, self.settings = session.device, session.threads, session.settings()
+        self._session = session
+
+    def prepare(self, batch_size: int) -> Call:
+        random = np.random.default_rng(0)
+        feeds = {
             spec.name: random.random(spec.with_batch(batch_size)).astype(spec.dtype)
-            for spec in session.inputs
+            for spec in self._session.inputs
         }
+        output = self._session.outputs[0].name
+        return lambda: self._session.run(feeds)[output]
+
+    def synchronize(self) -> None:
+        self._session.synchronize()
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class _EndToEnd(_OfSession):
+    """From raw uint8 images to probabilities."""
+
+    def prepare(self, batch_size: int) -> Call:
+        classifier = Classifier(self._session, self._session.artifact.require_manifest())
+        shape = (batch_size, _RAW_SIDE, _RAW_SIDE)
+        images = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+        return lambda: np.array([prediction.probability for prediction in classifier.classify(images)])
+
+
+class _RawOnnxRuntime(_Subject):
+    """ONNX Runtime as a plain script uses it: what our own layer costs is the distance to this."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.device, self.threads, self.settings = "cpu", threads, {"threads": threads}
+
+    def prepare(self, batch_size: int) -> Call:
+        (model_input,) = self._session.get_inputs()
+        shape = (batch_size, *model_input.shape[1:])
+        feeds = {model_input.name: np.random.default_rng(0).random(shape).astype(np.float32)}
+        return lambda: self._session.run(None, feeds)[0]
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _import_package_of(runtime: str) -> None:
+    package = "onnxruntime" if runtime == RAW_ONNXRUNTIME else registry.get("runtimes", runtime).package
+    try:
+        importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(package) from error
+
+
+def _open(path: str, settings: Settings) -> _Subject:
+    if settings.runtime == RAW_ONNXRUNTIME:
+        return _RawOnnxRuntime(path, int(settings.threads))
+    artifact = Artifact.open(path)
+    session = open_session(
+        artifact, runtime=settings.runtime, device=settings.device, threads=settings.threads
+    )
+    return _EndToEnd(session) if settings.end_to_end else _OfSession(session)
+
+
+def _prepared(subject: _Subject, batch_size: int) -> Call:
+    try:
+        return subject.prepare(batch_size)
     except (ValueError, TypeError, MemoryError) as error:
-        raise BenchmarkError(
-            f"{session.artifact.path} cannot be fed a batch of {batch_size}: {error}"
-        ) from error
+        raise BenchmarkError(f"it cannot be fed a batch of {batch_size}: {error}") from error
+
+
+def _time(subject: _Subject, call: Call, samples: int, repeats: int) -> list[float]:
+    """Every call gives its results on the host, so that one on a GPU has ended when it returns."""
+    stamps = []
+    subject.synchronize()
+    gc.collect()
+    gc.disable()
+    try:
+        stamps.append(time.perf_counter())
+        for _ in range(samples):
+            for _ in range(repeats):
+                output = call()
+            stamps.append(time.perf_counter())
+        subject.synchronize()
+    finally:
+        gc.enable()
+    if not np.isfinite(output).all():
+        raise ArtifactError("it gives NaN or infinite values")
+    return [(end - start) / repeats for start, end in pairwise(stamps)]
+
+
+def _clock_s() -> float:
+    """Seconds that reading the clock takes."""
+    count = 1000
+    started = time.perf_counter()
+    for _ in range(count):
+        time.perf_counter()
+    return (time.perf_counter() - started) / count
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import click
 
@@ -47,7 +48,52 @@ data_dir_option = click.option(
 json_file_option = click.option(
     "--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output."
 )
+
+
+class CommaList(click.ParamType[tuple[Any, ...]]):
+    """Values separated by commas, each of one type; ``1,2,4``."""
+
+    name = "list"
+
+    def __init__(self, each: click.ParamType[Any]) -> None:
+        self._each = each
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """Every value by itself."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(self._each.convert(part.strip(), param, ctx) for part in str(value).split(","))
+
+
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+class PoliteStop:
+    """Notes Ctrl-C and SIGTERM, to be acted upon at the next step; a second Ctrl-C acts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.signal is not None
+
+    def __enter__(self) -> Self:
+        for number in self._before:
+            signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        del frame
+        self.signal = number
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
 
 class Update(Protocol):

@@ -2,75 +2,242 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
+import sys
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cnndeploy import registry
 from cnndeploy.cli._common import (
     PATH,
     POSITIVE,
     POSITIVE_NUMBER,
+    TERMINATED,
+    CommaList,
+    PoliteStop,
     console_for,
     device_option,
     json_file_option,
     progress_bar,
-    threads_option,
     write_json,
 )
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnndeploy.benchmark.report import BenchmarkReport
+
+_INTERRUPTED, _REGRESSED = 130, 4
+_RAW = "raw-onnxruntime"
+
+
+class _Threads(click.ParamType[int | str]):
+    name = "threads"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        return "auto" if value == "auto" else click.IntRange(min=1, max=256).convert(value, param, ctx)
+
+
+class _Target(click.ParamType[str]):
+    name = "runtime"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from cnndeploy.errors import UnknownNameError
+
+        known = [*registry.names("runtimes"), _RAW]
+        if value not in known:
+            self.fail(str(UnknownNameError("runtime", value, known)), param, ctx)
+        return str(value)
+
 
 @click.command()
-@click.argument("targets", type=PATH, nargs=-1, required=True)
+@click.argument("targets", type=PATH, nargs=-1, required=True, metavar="FILES...")
+@click.option(
+    "--target",
+    "runtimes",
+    type=_Target(),
+    multiple=True,
+    metavar="RUNTIME",
+    help=f"What runs the files; repeatable. {_RAW} is ONNX Runtime without our own layer.  [default: each format's]",
+)
 @click.option(
     "--batch-size",
     "batch_sizes",
-    type=POSITIVE,
+    type=CommaList(POSITIVE),
     multiple=True,
-    default=(1,),
-    show_default=True,
-    help="Repeatable.",
+    metavar="N,N,...",
+    help="Images in one call.  [default: 1]",
 )
-@threads_option
+@click.option(
+    "--threads",
+    type=CommaList(_Threads()),
+    multiple=True,
+    metavar="N,N,...|auto",
+    help="CPU threads; auto takes one where more are no faster.  [default: all usable CPUs]",
+)
 @device_option
+@click.option("--end-to-end", is_flag=True, help="From raw uint8 images to labels, not the model alone.")
+@click.option(
+    "--precision",
+    type=POSITIVE_NUMBER,
+    default=0.02,
+    show_default=True,
+    help="Stop when every ratio is known to this share.",
+)
 @click.option(
     "--budget",
     type=POSITIVE_NUMBER,
-    default=5.0,
+    default=20.0,
     show_default=True,
-    help="Seconds of measurement for each file and batch size.",
+    help="Or after so many seconds for each candidate and batch size.",
 )
+@click.option(
+    "--cold-start",
+    "cold_starts",
+    type=click.IntRange(min=0, max=100),
+    default=3,
+    show_default=True,
+    help="Fresh processes to start for each candidate.",
+)
+@click.option(
+    "--timeout",
+    type=POSITIVE_NUMBER,
+    default=600.0,
+    show_default=True,
+    help="Seconds after which a candidate that does not answer is ended.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order in each round.")
+@click.option("--self-test", is_flag=True, help="Time the one file against itself; exit 1 if either wins.")
+@click.option(
+    "--compare", "baseline", type=PATH, metavar="JSON", help="An earlier --json; exit 4 if a line got slower."
+)
+@click.option("--any-machine", is_flag=True, help="Compare though the baseline is of another machine.")
 @json_file_option
+@click.option("--html", type=PATH, metavar="FILE", help="Write a page with plots, in one file.")
+@click.option("--csv", type=PATH, metavar="FILE", help="Write the rows as CSV.")
+@click.option("--markdown", type=PATH, metavar="FILE", help="Write the table as Markdown.")
+@click.option("--plots", type=PATH, metavar="FOLDER", help="Write each plot as SVG and PNG.")
 def command(
     targets: tuple[Path, ...],
-    batch_sizes: tuple[int, ...],
-    threads: int | None,
-    device: str,
+    batch_sizes: tuple[tuple[int, ...], ...],
+    threads: tuple[tuple[Any, ...], ...],
     budget: float,
+    timeout: float,
+    self_test: bool,
+    baseline: Path | None,
+    any_machine: bool,
     json_file: str | None,
+    html: Path | None,
+    csv: Path | None,
+    markdown: Path | None,
+    plots: Path | None,
+    **settings: Any,
 ) -> None:
     """Time model files against the first of them.
 
-    Each runs in a process of its own; they take turns in random order, and ratios are taken within a turn.
+    Each runs in a process of its own; they take turns in random order, and ratios are taken within a turn. FASTER and
+    SLOWER are said where the 95% interval of the ratio lies wholly beyond 2%, SAME where it lies within.
 
     \b
     Example:
-      cnndeploy bench lenet.pt lenet.onnx lenet.torchscript --batch-size 1 --batch-size 64
+      cnndeploy bench lenet.pt lenet.onnx lenet.torchscript --batch-size 1,64 --html bench.html
+      cnndeploy bench lenet.pt lenet.onnx --target eager --target onnxruntime --target openvino --threads 1,2
+      cnndeploy bench lenet.onnx --compare baseline.json
     """
     from cnndeploy.artifact import check_writable
     from cnndeploy.benchmark import bench
+    from cnndeploy.benchmark.baseline import check_machine
+    from cnndeploy.machine import environment
     from cnndeploy.report.tables import benchmark_table
 
-    if json_file is not None and json_file != "-":
-        check_writable(json_file, *targets)
-    with progress_bar("Starting") as update:
+    if self_test and len(targets) != 1:
+        raise click.UsageError("--self-test takes one file")
+    if html is not None or plots is not None:
+        pass  # before the work: it needs matplotlib
+    for file in (None if json_file == "-" else json_file, html, csv, markdown):
+        if file is not None:
+            check_writable(file, *targets, *([baseline] if baseline else []))
+    before = None if baseline is None else _read(baseline)
+    if before is not None:
+        check_machine(environment(), before, any_machine=any_machine)
+    with progress_bar("Starting") as update, PoliteStop() as stop:
         report = bench(
-            targets,
-            batch_sizes=batch_sizes,
-            threads=threads,
-            device=device,
+            targets * 2 if self_test else targets,
+            batch_sizes=list(chain(*batch_sizes)) or [1],
+            threads=list(chain(*threads)),
             budget_s=budget,
-            on_progress=lambda label, done, total: update(done, total, f"Timing {label}"),
+            timeout_s=timeout,
+            should_stop=stop,
+            on_progress=lambda text, done, total: update(done, total, text),
+            **settings,
         )
     if json_file is not None:
         write_json(json_file, report.to_dict())
-    console_for(json_file).print(benchmark_table(report))
+    _write(report, html, csv, markdown, plots)
+    console = console_for(json_file)
+    console.print(benchmark_table(report))
+    if report.interrupted:
+        raise SystemExit(TERMINATED if stop.signal == signal.SIGTERM else _INTERRUPTED)
+    raise SystemExit(_judged(report, before, self_test, any_machine, console))
+
+
+def _judged(
+    report: BenchmarkReport,
+    before: BenchmarkReport | None,
+    self_test: bool,
+    any_machine: bool,
+    console: Console,
+) -> int:
+    """The exit code, once what was asked for beside the figures is said."""
+    from cnndeploy.benchmark.baseline import compare
+    from cnndeploy.report.tables import comparison_table
+
+    slower = False
+    if before is not None:
+        comparison = compare(report, before, any_machine=any_machine)
+        console.print(comparison_table(comparison))
+        slower = bool(comparison.slower)
+    won = self_test and any(row.verdict in ("FASTER", "SLOWER") for row in report.results)
+    if won:
+        noisy = "this machine is too noisy now for a benchmark to be believed"
+        click.echo(f"Error: a file was found to be faster or slower than itself: {noisy}.", err=True)
+    return 1 if report.failures or won else _REGRESSED if slower else 0
+
+
+def _read(path: Path) -> BenchmarkReport:
+    from cnndeploy.benchmark.report import BenchmarkReport
+    from cnndeploy.errors import BenchmarkError
+
+    try:
+        return BenchmarkReport.from_json(path.read_text())
+    except (OSError, UnicodeDecodeError, BenchmarkError) as error:
+        raise BenchmarkError(f"{path} cannot be compared with: {error}") from error
+
+
+def _write(
+    report: BenchmarkReport, html: Path | None, csv: Path | None, markdown: Path | None, plots: Path | None
+) -> None:
+    from cnndeploy.artifact import make_folder, write_file
+    from cnndeploy.report.rows import as_csv
+    from cnndeploy.report.tables import benchmark_markdown
+
+    if csv is not None:
+        write_file(csv, as_csv(report).encode())
+    if markdown is not None:
+        write_file(markdown, benchmark_markdown(report).encode())
+    if html is None and plots is None:
+        return
+    from cnndeploy.report.benchmark_page import render_benchmark
+    from cnndeploy.report.plots import benchmark_plots
+
+    if html is not None:
+        write_file(html, render_benchmark(report, shlex.join(["cnndeploy", *sys.argv[1:]])).encode())
+    if plots is not None:
+        make_folder(plots)
+        for name, plot in benchmark_plots(report).items():
+            write_file(plots / f"{name}.svg", plot.svg())
+            write_file(plots / f"{name}.png", plot.png())

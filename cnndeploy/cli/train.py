@@ -7,7 +7,7 @@ import shlex
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,7 @@ from cnndeploy.cli._common import (
     POSITIVE,
     POSITIVE_NUMBER,
     TERMINATED,
+    PoliteStop,
     RegisteredName,
     data_dir_option,
     progress_bar,
@@ -100,7 +101,7 @@ def command(
     if first and resume:
         _say_what_is_there(output)
     log = _tensorboard(tensorboard) if tensorboard is not None and first else None
-    stop = _PoliteStop()
+    stop = PoliteStop()
 
     def on_epoch(epoch: Epoch) -> None:
         click.echo(describe_epoch(epoch))
@@ -154,32 +155,6 @@ def describe_epoch(epoch: Epoch) -> str:
         f"train accuracy {epoch.train_accuracy:.3f}  test accuracy {epoch.test_accuracy:.4f} "
         f"({epoch.test_images:,} images)  {epoch.seconds:.1f} s"
     )
-
-
-class _PoliteStop:
-    """Notes Ctrl-C and SIGTERM, to be acted upon after the step; a second Ctrl-C acts at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __call__(self) -> bool:
-        """Whether to stop."""
-        return self.signal is not None
-
-    def __enter__(self) -> Self:
-        for number in self._before:
-            signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: object) -> None:
-        del frame
-        self.signal = number
-        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
 
 def _say_what_is_there(output: Path) -> None:

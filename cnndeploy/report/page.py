@@ -9,28 +9,9 @@ from pathlib import Path
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.report import BenchmarkReport
 from cnndeploy.equivalence.report import EquivalenceReport
-from cnndeploy.report.units import duration, machine_line, size
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2330; --soft: #5c6675; --line: #d9dee6; --bar: #3b6fd4;
-  --paper: #ffffff; --good: #17793c; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --soft: #9aa5b5; --line: #333c4a;
-  --bar: #6f9bf0; --paper: #151a21; --good: #5ccb86; --bad: #ff8a80; } }
-body { margin: 2rem auto; padding: 0 1rem; max-width: 60rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p { color: var(--soft); margin-top: .3rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
-th { font-weight: 600; color: var(--soft); } td.n, th.n { text-align: right; } td.n { white-space: nowrap; }
-td.bar { min-width: 8rem; width: 30%; } td.bar i { display: block; height: .8rem; margin-top: .35rem;
-  background: var(--bar); border-radius: 2px; }
-@media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding-right: .5rem; } }
-code { font-size: .8rem; overflow-wrap: anywhere; } .good { color: var(--good); font-weight: 600; }
-.bad { color: var(--bad); font-weight: 600; }
-"""
+from cnndeploy.report.benchmark_page import benchmark_sections
+from cnndeploy.report.html import bar, document, table
+from cnndeploy.report.units import size
 
 
 def render(
@@ -58,17 +39,10 @@ def render(
         f'<p class="{"good" if passed else "bad"}">{verdict}</p>',
         _accuracy(artifacts[0]),
         _equivalence(equivalence),
-        _latency(timings),
-        *(f'<p class="bad">{escape(warning)}</p>' for warning in timings.warnings),
         _files(artifacts),
-        f"<h2>Machine</h2><p>{escape(machine_line(timings.environment))}</p>",
+        *benchmark_sections(timings),
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>cnndeploy: {escape(manifest.architecture)}</title><style>{_STYLE}</style></head>\n"
-        f"<body>{''.join(sections)}</body></html>\n"
-    )
+    return document(f"cnndeploy: {manifest.architecture}", sections)
 
 
 def _accuracy(checkpoint: Artifact) -> str:
@@ -80,7 +54,7 @@ def _accuracy(checkpoint: Artifact) -> str:
             f"{epoch['train_loss']:.3f}",
             f"{epoch['train_accuracy']:.4f}",
             f"{epoch['test_accuracy']:.4f}",
-            _bar(epoch["test_accuracy"]),
+            bar(epoch["test_accuracy"]),
         )
         for epoch in epochs
     ]
@@ -88,7 +62,7 @@ def _accuracy(checkpoint: Artifact) -> str:
         return ""
     note = f"On {training['test_images']:,} test images; trained on {training['images']:,}."
     heads = ("epoch", "training loss", "training accuracy", "test accuracy", "")
-    return f"<h2>Accuracy</h2><p>{note}</p>{_table(heads, rows, numbers=range(4))}"
+    return f"<h2>Accuracy</h2><p>{note}</p>{table(heads, rows, numbers=range(4))}"
 
 
 def _equivalence(reports: Sequence[EquivalenceReport]) -> str:
@@ -110,32 +84,7 @@ def _equivalence(reports: Sequence[EquivalenceReport]) -> str:
     note = (
         "Each file as saved, against eager PyTorch on real images. Errors are relative to the largest logit."
     )
-    return f"<h2>Equivalence</h2><p>{note}</p>{_table(heads, rows, numbers=(2, 3, 4))}"
-
-
-def _latency(timings: BenchmarkReport) -> str:
-    parts = []
-    for batch_size in dict.fromkeys(result.batch_size for result in timings.results):
-        results = [result for result in timings.results if result.batch_size == batch_size]
-        slowest = max(result.p50_s for result in results)
-        rows = [
-            (
-                escape(Path(result.target).name),
-                f"{result.ratio:.2f}",
-                duration(result.p50_s),
-                duration(result.p90_s),
-                f"{result.images_per_s:,.0f}",
-                escape(f"{result.runtime} on {result.device}"),
-                _bar(result.p50_s / slowest),
-            )
-            for result in results
-        ]
-        threads = ", ".join(str(count) for count in sorted({result.threads for result in results}))
-        heads = ("file", "times as fast", "p50", "p90", "images/s", "runtime", "p50, shorter is better")
-        parts.append(
-            f"<h2>Latency at batch {batch_size}, {threads} threads</h2>{_table(heads, rows, numbers=range(1, 5))}"
-        )
-    return "".join(parts)
+    return f"<h2>Equivalence</h2><p>{note}</p>{table(heads, rows, numbers=(2, 3, 4))}"
 
 
 def _files(artifacts: Iterable[Artifact]) -> str:
@@ -148,24 +97,4 @@ def _files(artifacts: Iterable[Artifact]) -> str:
         )
         for artifact in artifacts
     ]
-    return f"<h2>Files</h2>{_table(('file', 'format', 'size', 'SHA-256'), rows, numbers=(2,))}"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int]) -> str:
-    """Cells are HTML; the columns in ``numbers`` are set flush right."""
-    right = set(numbers)
-
-    def cell(tag: str, column: int, content: str) -> str:
-        kind = ' class="n"' if column in right else ' class="bar"' if content.startswith("<i ") else ""
-        return f"<{tag}{kind}>{content}</{tag}>"
-
-    head = "".join(cell("th", column, escape(text)) for column, text in enumerate(heads))
-    body = "".join(
-        f"<tr>{''.join(cell('td', column, content) for column, content in enumerate(row))}</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _bar(share: float) -> str:
-    return f'<i style="width:{100 * share:.1f}%"></i>'
+    return f"<h2>Files</h2>{table(('file', 'format', 'size', 'SHA-256'), rows, numbers=(2,))}"

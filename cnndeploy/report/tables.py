@@ -11,10 +11,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cnndeploy.benchmark.report import BenchmarkReport
+from cnndeploy.benchmark.baseline import Comparison
+from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.equivalence.report import EquivalenceReport, SideFacts
 from cnndeploy.evaluation import Evaluation, wilson
-from cnndeploy.report.units import duration, machine_line, size
+from cnndeploy.report.rows import DEPLOYMENT, LATENCY, Column, as_markdown, candidates
+from cnndeploy.report.units import machine_line, size
 from cnndeploy.specs import Manifest
 
 
@@ -173,29 +175,63 @@ def _accuracy_cell(report: EquivalenceReport) -> str:
 
 
 def benchmark_table(report: BenchmarkReport) -> Group:
-    """A row for each result, and the machine below."""
-    table = Table(title="Latency and throughput", title_justify="left")
+    """A row for each result; what it takes to start each candidate; the machine, and what to doubt."""
+    tables = [_of_rows("Latency and throughput", LATENCY, report.results)]
+    if any(row.cold_start or row.peak_memory_bytes for row in candidates(report)):
+        tables.append(_of_rows("Cold start and size", DEPLOYMENT, candidates(report)))
+    failures = (
+        Text(f"{Path(row.target).name} on {row.runtime}: {row.failure}", "red") for row in report.failures
+    )
+    warnings = (Text(f"Warning: {warning}", "yellow") for warning in report.warnings)
+    ended = [Text("Interrupted: the figures are of what was measured until then.", "red")]
+    return Group(
+        *tables,
+        Text(machine_line(report.environment)),
+        *failures,
+        *warnings,
+        *(ended if report.interrupted else []),
+    )
+
+
+def _of_rows(title: str, columns: Sequence[Column], results: Sequence[Result]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column.heading, justify="right" if column.key else "left", overflow="fold")
+    names = _short_names([result.target for result in results])
+    for result in results:
+        _add_row(table, names[result.target], *(column.text(result) for column in columns[1:]))
+    return table
+
+
+def benchmark_markdown(report: BenchmarkReport) -> str:
+    """The same tables in Markdown."""
+    parts = [as_markdown(LATENCY, report.results), as_markdown(DEPLOYMENT, candidates(report))]
+    notes = [machine_line(report.environment), *(f"Warning: {warning}" for warning in report.warnings)]
+    notes += [f"{Path(row.target).name} on {row.runtime}: {row.failure}" for row in report.failures]
+    return "\n".join([*parts, *(f"{note}\n" for note in notes)])
+
+
+def comparison_table(comparison: Comparison) -> Group:
+    """A row for each line that is in both reports."""
+    table = Table(title="Against the baseline", title_justify="left")
     table.add_column("file", overflow="fold")
-    for heading in ("runtime", "device"):
-        table.add_column(heading)
-    for heading in ("threads", "batch", "p50", "p90", "images/s", "times as fast"):
+    table.add_column("runtime")
+    for heading in ("threads", "batch", "times as fast as then"):
         table.add_column(heading, justify="right")
-    names = _short_names([result.target for result in report.results])
-    for result in report.results:
+    table.add_column("by")
+    table.add_column("verdict")
+    for change in comparison.changes:
         _add_row(
             table,
-            names[result.target],
-            result.runtime,
-            result.device,
-            str(result.threads),
-            str(result.batch_size),
-            duration(result.p50_s),
-            duration(result.p90_s),
-            f"{result.images_per_s:,.0f}",
-            f"{result.ratio:.2f}",
+            Path(change.target).name,
+            change.runtime,
+            str(change.threads),
+            str(change.batch_size),
+            f"{change.ratio:.3f} ({change.ratio_low:.3f} to {change.ratio_high:.3f})",
+            "ratio to the reference" if change.by == "ratio" else "time",
+            Text(change.verdict, "bold red" if change.verdict == "SLOWER" else ""),
         )
-    warnings = (Text(f"Warning: {warning}", "yellow") for warning in report.warnings)
-    return Group(table, Text(machine_line(report.environment)), *warnings)
+    return Group(table, *(Text(note) for note in comparison.notes))
 
 
 def _add_row(table: Table, *cells: str | Text) -> None:

@@ -1,0 +1,134 @@
+"""Baseline: whether a line of a report got slower since an earlier one."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from cnndeploy.benchmark.intervals import Verdict, change_interval, verdict
+from cnndeploy.benchmark.report import BenchmarkReport, Result, round_ratios
+from cnndeploy.errors import BenchmarkError
+
+_SAME_MACHINE = ("cpu", "usable_cpus", "gpus")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A line in both reports; ``ratio`` is how many times as fast it is now, with a 95% interval for all lines.
+
+    ``by`` says of what: of the ``ratio`` to the reference, which a machine that is slower as a whole does not change;
+    or of the ``time``, where the report has no other line at this batch size.
+    """
+
+    target: str
+    runtime: str
+    threads: int | None
+    batch_size: int
+    by: Literal["ratio", "time"]
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What changed, and what could not be compared: in words."""
+
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def slower(self) -> tuple[Change, ...]:
+        """The regressions."""
+        return tuple(change for change in self.changes if change.verdict == "SLOWER")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, field by field."""
+        return asdict(self)
+
+
+def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool = False) -> Comparison:
+    """Hold each line against the same line of an earlier report.
+
+    The reference itself is not judged where there are others: it is what they are measured by.
+
+    Raises:
+        BenchmarkError: The reports are of different machines, or have no line in common.
+    """
+    check_machine(now.environment, before, any_machine=any_machine)
+    olds, news = _lines(before), _lines(now)
+    pairs = [(olds[line], news[line]) for line in news if line in olds]
+    if not pairs:
+        raise BenchmarkError(
+            f"the baseline has no line in common with this run. It has: {'; '.join(map(str, olds))}. This has: "
+            f"{'; '.join(map(str, news))}."
+        )
+    changes = [
+        change for old, new in pairs if (change := _change(old, before, new, now, len(pairs))) is not None
+    ]
+    missing = [str(line) for line in olds if line not in news]
+    added = [str(line) for line in news if line not in olds]
+    notes = [f"only in the baseline: {line}" for line in missing] + [
+        f"not in the baseline: {line}" for line in added
+    ]
+    old_versions, versions = before.environment.get("versions", {}), now.environment["versions"]
+    notes += [
+        f"{name} was {old_versions.get(name)}, is {versions.get(name)}"
+        for name in sorted({*old_versions, *versions})
+        if old_versions.get(name) != versions.get(name)
+    ]
+    return Comparison(tuple(changes), tuple(notes))
+
+
+def check_machine(environment: Any, before: BenchmarkReport, *, any_machine: bool) -> None:
+    """Refuse a baseline of another machine; raises BenchmarkError."""
+    differences = [
+        f"{name} was {before.environment.get(name)}, is {environment[name]}"
+        for name in _SAME_MACHINE
+        if before.environment.get(name) != environment[name]
+    ]
+    if differences and not any_machine:
+        raise BenchmarkError(
+            f"the baseline is of another machine: {'; '.join(differences)}. Measure a baseline here, or compare "
+            "all the same by --any-machine."
+        )
+
+
+def _lines(report: BenchmarkReport) -> dict[tuple[Any, ...], Result]:
+    return {row.identity: row for row in report.results if not row.failure}
+
+
+def _change(
+    old: Result, before: BenchmarkReport, new: Result, now: BenchmarkReport, comparisons: int
+) -> Change | None:
+    """By the ratio, where both were measured beside the same reference; None for the reference itself."""
+    then, today = _reference(old, before), _reference(new, now)
+    kind: Literal["ratio", "time"] = "time"
+    earlier, later = old.round_p50_s, new.round_p50_s
+    if then is not None and today is not None and then.identity == today.identity:
+        if new is today:
+            return None
+        kind = "ratio"
+        earlier, later = (
+            tuple(1 / ratio for ratio in round_ratios(*pair)) for pair in ((then, old), (today, new))
+        )
+    low, high = change_interval(earlier, later, comparisons)
+    return Change(
+        new.target,
+        new.runtime,
+        new.threads,
+        new.batch_size,
+        kind,
+        statistics.median(earlier) / statistics.median(later),
+        low,
+        high,
+        verdict((low, high), min(len(earlier), len(later)), comparisons),
+    )
+
+
+def _reference(row: Result, report: BenchmarkReport) -> Result | None:
+    """What the row was measured against, where it was not alone."""
+    beside = [each for each in report.results if each.batch_size == row.batch_size and not each.failure]
+    return next((each for each in beside if each.verdict == "REFERENCE"), None) if len(beside) > 1 else None

@@ -1,0 +1,107 @@
+"""What may be said of measured seconds: quantiles with intervals, ratios with intervals, and a verdict.
+
+Sources: order-statistic intervals: Hahn, Meeker, Statistical Intervals, 1991, section 5.2. Bootstrap: Efron,
+Bootstrap methods, 1979, percentile intervals. Correction for several comparisons: Bonferroni. The verdict is that of
+equivalence testing: Schuirmann, A comparison of the two one-sided tests procedure, 1987. Outliers: Iglewicz, Hoaglin,
+How to detect and handle outliers, 1993, with hyperfine's threshold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Interval = tuple[float, float]
+Verdict = Literal["REFERENCE", "FASTER", "SLOWER", "SAME", "AMBIGUOUS"]
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+SAME_WITHIN = 0.02
+_RESAMPLES = 10_000
+_OUTLYING = 14.826  # median absolute deviations; ten standard deviations of a normal distribution
+
+
+def quantile_interval(ordered: Floats, share: float) -> Interval | None:
+    """The two values of a sorted sample between which its distribution's quantile lies, with 95% confidence.
+
+    Distribution-free: the number of values below the quantile is binomial. None where the sample is too small for
+    any two of its values to do; :func:`calls_needed` says how large it must be.
+    """
+    count = len(ordered)
+    if count < calls_needed(share):
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    below = _binomial_cumulated(count, share)  # of at most k values below the quantile, k from 0
+    low = int(
+        np.searchsorted(below, tail, side="right")
+    )  # at most low - 1 of them: no likelier than the tail
+    high = int(np.searchsorted(below, 1 - tail, side="left")) + 1
+    return float(ordered[max(0, low - 1)]), float(ordered[min(count, high) - 1])
+
+
+def calls_needed(share: float) -> int:
+    """The smallest sample that has a 95% interval for this quantile."""
+    extreme = max(share, 1 - share)
+    if extreme == 0.5:  # both ends count
+        return math.ceil(1 - math.log2(1 - CONFIDENCE))
+    return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log(extreme))
+
+
+def _binomial_cumulated(count: int, share: float) -> Floats:
+    k = np.arange(1, count + 1)
+    choose = np.concatenate(([0.0], np.cumsum(np.log((count + 1 - k) / k))))
+    ones = np.arange(count + 1)
+    logs = choose + ones * math.log(share) + (count - ones) * math.log1p(-share)
+    return np.cumsum(np.exp(logs))
+
+
+def ratio_interval(ratios: Sequence[float], comparisons: int = 1) -> Interval:
+    """A bootstrap interval for the median ratio of the rounds; 95% for all ``comparisons`` of a run together."""
+    return _percentiles(_resampled_medians(np.asarray(ratios), seed=0), comparisons)
+
+
+def change_interval(before: Sequence[float], now: Sequence[float], comparisons: int = 1) -> Interval:
+    """A bootstrap interval for median(before) / median(now), of two runs whose rounds do not pair."""
+    changes = _resampled_medians(np.asarray(before), 0) / _resampled_medians(np.asarray(now), 1)
+    return _percentiles(changes, comparisons)
+
+
+def _resampled_medians(values: Floats, seed: int) -> Floats:
+    chosen = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
+    medians: Floats = np.median(values[chosen], axis=1)
+    return medians
+
+
+def _percentiles(values: Floats, comparisons: int) -> Interval:
+    tail = (1 - CONFIDENCE) / comparisons / 2
+    low, high = np.quantile(values, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def rounds_needed(comparisons: int) -> int:
+    """Rounds below which even the smallest and the largest ratio are no interval of that confidence."""
+    return math.ceil(1 + math.log2(comparisons / (1 - CONFIDENCE)))
+
+
+def verdict(interval: Interval, rounds: int, comparisons: int) -> Verdict:
+    """What an interval of a ratio of speeds allows to say, where 2% are the same."""
+    low, high = interval
+    slower, faster = 1 / (1 + SAME_WITHIN), 1 + SAME_WITHIN
+    if rounds < rounds_needed(comparisons):
+        return "AMBIGUOUS"
+    if low > faster:
+        return "FASTER"
+    if high < slower:
+        return "SLOWER"
+    return "SAME" if slower <= low and high <= faster else "AMBIGUOUS"
+
+
+def outliers(values: Floats) -> int:
+    """How many values lie further from the median than any jitter explains; they are counted, never dropped."""
+    distance = np.abs(values - np.median(values))
+    deviation = float(np.median(distance))
+    return int((distance > _OUTLYING * deviation).sum()) if deviation > 0 else int((distance > 0).sum())

@@ -1,0 +1,170 @@
+"""Plots of a benchmark, as SVG that takes on a page's colours, and as PNG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from cnndeploy.benchmark.report import BenchmarkReport, Result
+from cnndeploy.report.rows import candidates
+
+_INK = "#010203"  # stands for the page's text colour
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+}
+_COLOURS = ("#3b6fd4", "#d9822b", "#2f9e6e", "#b0509c", "#8a7a2f", "#4aa3b5", "#c4473d", "#7d6bd1")
+
+
+class Plot:
+    """A drawn figure; ``title`` and ``note`` say in words what it shows."""
+
+    def __init__(self, title: str, note: str, draw: Callable[[Any], None], height: float) -> None:
+        self.title = title
+        self.note = note
+        with mpl.rc_context(_STYLE):
+            self._figure = Figure(figsize=(6.6, height), layout="constrained")
+            draw(self._figure.subplots())
+
+    def png(self) -> bytes:
+        """On white."""
+        return self._saved("png", dpi=150)
+
+    def svg(self) -> bytes:
+        """A file of its own, on white."""
+        return self._saved("svg")
+
+    def inline(self) -> str:
+        """SVG to stand in a page, in its colours; it names nothing outside the page."""
+        text = self._saved("svg", transparent=True).decode()
+        text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+        head, _, rest = text.partition(">")
+        head = re.sub(r' (xmlns(:\w+)?|width|height)="[^"]*"', "", head)
+        return f"{head}>{rest}".replace(_INK, "currentColor").replace("xlink:href", "href")
+
+    def _saved(self, kind: str, **settings: Any) -> bytes:
+        content = io.BytesIO()
+        # the salt makes the names of clip paths differ between the plots of a page
+        with mpl.rc_context({**_STYLE, "svg.hashsalt": self.title}):
+            self._figure.savefig(
+                content, format=kind, metadata={"Date": None} if kind == "svg" else None, **settings
+            )
+        return content.getvalue()
+
+
+def benchmark_plots(report: BenchmarkReport) -> dict[str, Plot]:
+    """Name to plot; only those that the report has figures for."""
+    rows = [row for row in report.results if not row.failure]
+    plots: dict[str, Plot] = {}
+    if rows:
+        plots["latency"] = _latency(rows)
+    if len({row.batch_size for row in rows}) > 1:
+        plots["throughput"] = _throughput(rows)
+    firsts = [row for row in candidates(report) if not row.failure]
+    if started := [row for row in firsts if row.cold_start]:
+        plots["cold_start"] = _cold_start(started)
+    if known := [row for row in firsts if row.accuracy is not None]:
+        plots["accuracy"] = _accuracy(known)
+    return plots
+
+
+def _name(row: Result, batch: bool = False) -> str:
+    name = f"{Path(row.target).name}, {row.runtime}, {row.threads} thr."
+    return f"{name}, batch {row.batch_size}" if batch else name
+
+
+def _latency(rows: list[Result]) -> Plot:
+    def draw(axes: Any) -> None:
+        boxes = [
+            {
+                "label": _name(row, batch=True),
+                "whislo": 1e3 * row.quantiles_s[1],
+                "q1": 1e3 * row.quantiles_s[25],
+                "med": 1e3 * row.quantiles_s[50],
+                "q3": 1e3 * row.quantiles_s[75],
+                "whishi": 1e3 * row.quantiles_s[99],
+            }
+            for row in reversed(rows)
+        ]
+        line = {"color": _INK}
+        axes.bxp(
+            boxes,
+            orientation="horizontal",
+            showfliers=False,
+            patch_artist=True,
+            boxprops={"facecolor": _COLOURS[0], "edgecolor": _COLOURS[0]},
+            whiskerprops=line,
+            capprops=line,
+            medianprops={"color": _COLOURS[1], "linewidth": 2},
+        )
+        axes.set_xscale("log")
+        axes.set_xlabel("milliseconds a call")
+        axes.grid(axis="x", alpha=0.25)
+
+    note = "Median, quartiles, and 1st to 99th percentile of all calls; further left is faster."
+    return Plot("Latency", note, draw, height=1.2 + 0.42 * len(rows))
+
+
+def _throughput(rows: list[Result]) -> Plot:
+    lines: dict[str, list[Result]] = {}
+    for row in rows:
+        lines.setdefault(_name(row), []).append(row)
+
+    def draw(axes: Any) -> None:
+        for at, (name, of_candidate) in enumerate(lines.items()):
+            ordered = sorted(of_candidate, key=lambda row: row.batch_size)
+            sizes = [row.batch_size for row in ordered]
+            speeds = [row.images_per_s for row in ordered]
+            axes.plot(sizes, speeds, marker="o", color=_COLOURS[at % len(_COLOURS)], label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        ticks = sorted({row.batch_size for row in rows})
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.set(xlabel="batch size", ylabel="images per second")
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+
+    note = "Images per second against batch size; higher is faster."
+    return Plot("Throughput", note, draw, height=3.4 + 0.22 * len(lines))
+
+
+def _cold_start(rows: list[Result]) -> Plot:
+    parts = {"import_s": "start and import", "open_s": "open", "first_run_s": "first run"}
+
+    def draw(axes: Any) -> None:
+        names = [_name(row) for row in reversed(rows)]
+        lefts = [0.0] * len(rows)
+        for at, (part, label) in enumerate(parts.items()):
+            widths = [getattr(row.cold_start, part) for row in reversed(rows)]
+            axes.barh(range(len(rows)), widths, left=lefts, color=_COLOURS[at], label=label, height=0.6)
+            lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_xlabel("seconds from the start of a process to its first result")
+        axes.legend(frameon=False, fontsize=9)
+
+    starts = rows[0].cold_start.starts if rows[0].cold_start else 0
+    note = f"Medians of {starts} fresh processes each."
+    return Plot("Cold start", note, draw, height=1.4 + 0.42 * len(rows))
+
+
+def _accuracy(rows: list[Result]) -> Plot:
+    def draw(axes: Any) -> None:
+        for at, row in enumerate(rows):
+            at_ms = 1e3 * (row.p50_s or 0)
+            axes.plot(at_ms, row.accuracy, "o", color=_COLOURS[at % len(_COLOURS)], label=_name(row))
+        axes.set_xscale("log")
+        axes.set(xlabel=f"median milliseconds a call, batch {rows[0].batch_size}", ylabel="test accuracy")
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+
+    note = "What each file says of its own test accuracy, against how fast it runs; up and to the left is better."
+    return Plot("Accuracy against latency", note, draw, height=3.2 + 0.22 * len(rows))

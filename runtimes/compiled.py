@@ -1,0 +1,51 @@
+"""torch.compile of a checkpoint's network. It compiles at the first run, and again when the batch size changes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.runtimes import Activation, Arrays, DeviceStatus
+from cnndeploy.runtimes._torch import open_device, torch_devices
+from cnndeploy.runtimes.eager import EagerSession, network_of
+
+_COMPILERS = ("g++", "clang++", "c++")
+
+
+class CompiledSession(EagerSession):
+    """A network that torch.compile has taken over."""
+
+    def activations(self, feeds: Arrays) -> list[Activation]:
+        """None: what is fused has no inner outputs."""
+        del feeds
+        return []
+
+
+class CompiledRuntime:
+    """Opens checkpoints; on a CPU torch.compile needs a C++ compiler."""
+
+    formats = ("checkpoint",)
+    package = "torch"
+
+    def devices(self) -> dict[str, DeviceStatus]:
+        """As torch sees them; the CPU only where there is a compiler."""
+        devices = torch_devices()
+        if devices["cpu"].usable and not any(map(shutil.which, (os.environ.get("CXX", ""), *_COMPILERS))):
+            reason = "torch.compile needs a C++ compiler, as g++; install one, or name it in CXX"
+            devices["cpu"] = DeviceStatus(False, reason)
+        return devices
+
+    def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> CompiledSession:
+        """Load the network and mark it to be compiled whole: what cannot be is an error, not a fall back to eager."""
+        torch_device = open_device(device, "compiled", threads, tf32)
+        network = network_of(artifact, torch_device)
+        # it warns of a CUDA toolkit without a GPU, which is nothing to a CPU
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        # in this process, so that no compiler process outlives it
+        network.compile(fullgraph=True, options={"compile_threads": 1})
+        return CompiledSession(artifact, network, torch_device, threads, tf32)
+
+
+RUNTIME = CompiledRuntime()

@@ -1,0 +1,109 @@
+"""OpenVINO, on the CPU, opening ONNX files.
+
+Left to itself OpenVINO computes in bfloat16 where the processor can; here it is held to float32.
+
+Source: OpenVINO's properties inference_precision, inference_num_threads and performance_mode.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError, MissingDependencyError
+from cnndeploy.runtimes import Arrays, DeviceStatus, Session, device_index
+from cnndeploy.specs import TensorSpec
+
+if TYPE_CHECKING:
+    import openvino
+
+
+class OpenVinoSession(Session):
+    """A compiled model and one request."""
+
+    def __init__(self, artifact: Artifact, model: openvino.CompiledModel, threads: int) -> None:
+        super().__init__(
+            artifact,
+            inputs=tuple(map(_spec, model.inputs)),
+            outputs=tuple(map(_spec, model.outputs)),
+            device="cpu",
+            placed_on="CPU",
+            threads=threads,
+        )
+        self._model: openvino.CompiledModel | None = model
+        self._request: Any = model.create_infer_request()
+
+    def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        try:
+            outputs = self._request.infer(dict(feeds), share_inputs=True)
+        except RuntimeError as error:
+            shapes = {name: array.shape for name, array in feeds.items()}
+            raise ArtifactError(
+                f"OpenVINO could not run {self.artifact.path} on inputs of shape {shapes}: {error}"
+            ) from error
+        return {spec.name: outputs[spec.name] for spec in self.outputs}
+
+    def placement(self) -> dict[str, str]:
+        """Node name to the device that the model was compiled for."""
+        if self._model is None:
+            return {}
+        (device,) = self._model.get_property("EXECUTION_DEVICES")
+        return {node.friendly_name: device for node in self._model.get_runtime_model().get_ops()}
+
+    def settings(self) -> dict[str, Any]:
+        """As every session's, and the type that is computed in."""
+        assert self._model is not None  # noqa: S101 - asked of open sessions
+        precision = self._model.get_property("INFERENCE_PRECISION_HINT")
+        return {**super().settings(), "precision": precision.to_string()}
+
+    def close(self) -> None:
+        """Drop the model and its request, and with them their memory and threads."""
+        super().close()
+        self._model = self._request = None
+
+
+class OpenVinoRuntime:
+    """Opens ONNX files."""
+
+    formats = ("onnx",)
+    package = "openvino"
+
+    def devices(self) -> dict[str, DeviceStatus]:
+        """The CPU."""
+        if importlib.util.find_spec("openvino") is None:
+            return {"cpu": DeviceStatus(False, str(MissingDependencyError("openvino")))}
+        return {"cpu": DeviceStatus(True)}
+
+    def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> OpenVinoSession:
+        """Compile the file for the CPU, in float32, for the shortest time of one request."""
+        del tf32  # open_session() refuses it on a CPU
+        try:
+            import openvino
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError("openvino") from error
+        device_index(device, "openvino", self.devices())
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        try:
+            core = openvino.Core()
+            model = core.compile_model(core.read_model(artifact.path), "CPU", settings)
+        except RuntimeError as error:
+            raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {error}") from error
+        return OpenVinoSession(artifact, model, threads)
+
+
+def _spec(port: Any) -> TensorSpec:
+    axes = enumerate(port.partial_shape)
+    shape = tuple(
+        axis.get_length() if axis.is_static else ("batch" if at == 0 else f"axis{at}") for at, axis in axes
+    )
+    return TensorSpec(port.any_name, str(port.element_type.to_dtype()), shape)
+
+
+RUNTIME = OpenVinoRuntime()
