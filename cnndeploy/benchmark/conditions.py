@@ -88,7 +88,7 @@ def _about_the_figures(report: BenchmarkReport) -> Iterator[str]:
         if first > max(_SLOW_FIRST_S, _SLOW_FIRST_TIMES * p50):
             how = "" if settings.get("cold_starts") else "; --cold-start 3 tells it apart from opening"
             yield (
-                f"{_named(row)}: the first call took {1000 * first:.3g} ms, a later one {1000 * p50:.3g}. Warm it "
+                f"{_named(row)}: the first call took {first:.2f} s, a later one {1000 * p50:.3g} ms. Warm it "
                 f"up before it serves{how}."
             )
     unclear = [row for row in rows if row.verdict == "AMBIGUOUS"]

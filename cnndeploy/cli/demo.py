@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from cnndeploy.equivalence.report import EquivalenceReport
 
 _BATCH_SIZES = (1, 64)
+_BUDGET_S = 5.0  # a demonstration; the command's own default is more patient
 
 
 @click.command()
@@ -80,10 +82,13 @@ def command(architecture: str, output: Path, epochs: int, limit: int | None, dat
     _heading(4, "Verify")
     reports = _verify(exported, checkpoint, limit, data_dir)
     _heading(5, "Measure")
-    timings = _measure([checkpoint, *(artifact.path for artifact in exported)], output / "bench.json")
+    measured = [checkpoint, *(artifact.path for artifact in exported)]
+    timings = _measure(measured, output / "bench.json")
     _heading(6, "Report")
     page = output / "report.html"
-    write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings).encode())
+    sizes = ",".join(map(str, _BATCH_SIZES))
+    command = shlex.join(["cnndeploy", "bench", *map(str, measured), "--batch-size", sizes])
+    write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings, command).encode())
     click.echo(f"Open {page}")
     for report in reports:
         report.require()
@@ -127,7 +132,8 @@ def _measure(targets: list[Path], json_file: Path) -> BenchmarkReport:
         timings = bench(
             targets,
             batch_sizes=_BATCH_SIZES,
-            on_progress=lambda label, done, total: update(done, total, f"Timing {label}"),
+            budget_s=_BUDGET_S,
+            on_progress=lambda text, done, total: update(done, total, text),
         )
     write_json(str(json_file), timings.to_dict())
     console_for().print(benchmark_table(timings))

@@ -15,7 +15,10 @@ from cnndeploy.report.units import size
 
 
 def render(
-    artifacts: Sequence[Artifact], equivalence: Sequence[EquivalenceReport], timings: BenchmarkReport
+    artifacts: Sequence[Artifact],
+    equivalence: Sequence[EquivalenceReport],
+    timings: BenchmarkReport,
+    command: str,
 ) -> str:
     """The page.
 
@@ -23,6 +26,7 @@ def render(
         artifacts: The checkpoint first, then what was exported from it.
         equivalence: What verification found, for each exported file.
         timings: What the benchmark measured.
+        command: What to type to measure it again.
 
     Returns:
         HTML that loads nothing from anywhere.
@@ -40,7 +44,7 @@ def render(
         _accuracy(artifacts[0]),
         _equivalence(equivalence),
         _files(artifacts),
-        *benchmark_sections(timings),
+        *benchmark_sections(timings, command),
     )
     return document(f"cnndeploy: {manifest.architecture}", sections)
 

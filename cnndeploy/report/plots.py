@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.report.rows import candidates
@@ -77,6 +78,11 @@ def benchmark_plots(report: BenchmarkReport) -> dict[str, Plot]:
     return plots
 
 
+def _plain(axis: Any) -> None:
+    """10000 and 0.1 instead of powers of ten."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+
 def _name(row: Result, batch: bool = False) -> str:
     name = f"{Path(row.target).name}, {row.runtime}, {row.threads} thr."
     return f"{name}, batch {row.batch_size}" if batch else name
@@ -107,6 +113,7 @@ def _latency(rows: list[Result]) -> Plot:
             medianprops={"color": _COLOURS[1], "linewidth": 2},
         )
         axes.set_xscale("log")
+        _plain(axes.xaxis)
         axes.set_xlabel("milliseconds a call")
         axes.grid(axis="x", alpha=0.25)
 
@@ -127,6 +134,7 @@ def _throughput(rows: list[Result]) -> Plot:
             axes.plot(sizes, speeds, marker="o", color=_COLOURS[at % len(_COLOURS)], label=name)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        _plain(axes.yaxis)
         ticks = sorted({row.batch_size for row in rows})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set(xlabel="batch size", ylabel="images per second")
@@ -148,11 +156,11 @@ def _cold_start(rows: list[Result]) -> Plot:
             axes.barh(range(len(rows)), widths, left=lefts, color=_COLOURS[at], label=label, height=0.6)
             lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
         axes.set_yticks(range(len(rows)), names)
-        axes.set_xlabel("seconds from the start of a process to its first result")
+        axes.set_xlabel("seconds until the first result")
         axes.legend(frameon=False, fontsize=9)
 
     starts = rows[0].cold_start.starts if rows[0].cold_start else 0
-    note = f"Medians of {starts} fresh processes each."
+    note = f"From the start of a process; medians over {starts} {'process' if starts == 1 else 'processes'} each."
     return Plot("Cold start", note, draw, height=1.4 + 0.42 * len(rows))
 
 
@@ -162,6 +170,7 @@ def _accuracy(rows: list[Result]) -> Plot:
             at_ms = 1e3 * (row.p50_s or 0)
             axes.plot(at_ms, row.accuracy, "o", color=_COLOURS[at % len(_COLOURS)], label=_name(row))
         axes.set_xscale("log")
+        _plain(axes.xaxis)
         axes.set(xlabel=f"median milliseconds a call, batch {rows[0].batch_size}", ylabel="test accuracy")
         axes.grid(alpha=0.25)
         axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2))

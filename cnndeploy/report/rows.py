@@ -70,12 +70,12 @@ _WHO = (
 LATENCY = (
     *_WHO,
     Column("batch", lambda r: str(r.batch_size), lambda r: r.batch_size),
+    Column("times as fast", _ratio, lambda r: r.ratio),
+    Column("verdict", lambda r: "FAILED" if r.failure else r.verdict or "-"),
     *map(_quantile, ("p50", "p90", "p99")),
     Column(
         "images/s", lambda r: f"{r.images_per_s:,.0f}" if r.images_per_s else "-", lambda r: r.images_per_s
     ),
-    Column("times as fast", _ratio, lambda r: r.ratio),
-    Column("verdict", lambda r: "FAILED" if r.failure else r.verdict or "-"),
 )
 DEPLOYMENT = (
     *_WHO,

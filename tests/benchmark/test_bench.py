@@ -5,18 +5,27 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark import bench
-from cnndeploy.benchmark.candidate import Candidate
-from cnndeploy.benchmark.report import BenchmarkReport, summarise
+from cnndeploy.benchmark.baseline import compare
+from cnndeploy.benchmark.candidate import Candidate, Settings, cold_start
+from cnndeploy.benchmark.engine import Measurement
+from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result, compared, summarise
 from cnndeploy.errors import ArtifactError, BenchmarkError, DeviceUnavailableError
-from cnndeploy.machine import busy_cpus
+from cnndeploy.machine import busy_cpus, usable_cpus
 from helpers import Trained
+
+ROW = Result(target="a", runtime="eager", device="cpu", threads=1, batch_size=3)
 
 
 def _children() -> set[int]:
@@ -24,26 +33,49 @@ def _children() -> set[int]:
     return {int(pid) for task in own.iterdir() for pid in (task / "children").read_text().split()}
 
 
+def _quick(targets: list[Any], **settings: Any) -> BenchmarkReport:
+    return bench(targets, **{"threads": [1], "budget_s": 0.1, "cold_starts": 0, **settings})
+
+
 def test_summary_known_answer() -> None:
-    candidates = [
-        SimpleNamespace(artifact=SimpleNamespace(path=Path(name)), runtime=name, device="cpu", threads=1)
-        for name in "ab"
-    ]
-    rounds = [[[4.0, 4.0, 6.0], [1.0, 2.0]], [[8.0, 8.0, 8.0], [2.0, 2.0]], [[4.0], [1.0]]]
-    first, second = summarise(candidates, rounds, batch_size=3)  # type: ignore[arg-type]
-    assert (first.ratio, first.calls, first.rounds, first.p50_s, first.p90_s) == (1.0, 7, 3, 6.0, 8.0)
+    rounds = [[[4.0, 4.0, 6.0], [8.0, 8.0, 8.0], [4.0]], [[1.0, 2.0], [2.0, 2.0], [1.0]]]
+    rows = [summarise(ROW, Measurement(rounds=each, calls_per_sample=2)) for each in rounds]
+    first, second = compared(rows, 1)
+    assert (first.ratio, first.verdict, first.calls, first.rounds, first.p50_s) == (
+        1.0,
+        "REFERENCE",
+        14,
+        3,
+        6.0,
+    )
+    assert first.round_p50_s == (4.0, 8.0, 4.0)
     assert second.ratio == 4.0  # per round 4 / 1.5, 8 / 2, 4 / 1
-    assert second.p50_s == 2.0
+    assert second.verdict == "AMBIGUOUS"  # of three rounds
     assert second.images_per_s == 1.5
+    assert (second.p90_s, second.p99_s) == (None, None)
+    assert second.more_calls_needed == {"p50": 2, "p90": 62, "p99": 726}
+
+
+def test_quantiles_come_with_intervals_where_there_are_calls_enough() -> None:
+    seconds = np.random.default_rng(0).permutation(np.arange(1.0, 1001.0)).tolist()
+    row = summarise(ROW, Measurement(rounds=[seconds]))
+    assert (row.p50_s, row.p90_s, row.p99_s) == (500.5, 900.0, 990.0)
+    for value, interval in (
+        (500.5, row.p50_interval_s),
+        (900, row.p90_interval_s),
+        (990, row.p99_interval_s),
+    ):
+        assert interval is not None
+        assert interval[0] < value < interval[1]
+    assert row.more_calls_needed == {}
+    assert row.quantiles_s[::50] == (1.0, 500.5, 1000.0)
 
 
 def test_every_candidate_is_measured_at_every_batch_size(trained: Trained) -> None:
     before = _children()
     targets = [trained.checkpoint, trained.onnx, trained.torchscript]
     progress: list[tuple[str, int, int]] = []
-    report = bench(
-        targets, batch_sizes=(1, 3), threads=1, budget_s=0.1, on_progress=lambda *at: progress.append(at)
-    )
+    report = _quick(targets, batch_sizes=[1, 3], on_progress=lambda *at: progress.append(at), cold_starts=1)
     rows = [(Path(r.target), r.runtime, r.device, r.threads, r.batch_size) for r in report.results]
     runtimes = ["eager", "onnxruntime", "torchscript"]
     assert rows == [
@@ -52,21 +84,133 @@ def test_every_candidate_is_measured_at_every_batch_size(trained: Trained) -> No
         for target, runtime in zip(targets, runtimes, strict=True)
     ]
     for result in report.results:
-        assert 0 < result.p50_s <= result.p90_s
+        assert result.failure == ""
+        assert 0 < result.p50_s <= result.quantiles_s[99]
         assert result.images_per_s == pytest.approx(result.batch_size / result.p50_s)
-    assert [r.ratio for r in report.results if r.runtime == "eager"] == [1.0, 1.0]
-    assert {label for label, _, _ in progress} == {"batch 1", "batch 3"}
+        assert result.ratio_low <= result.ratio <= result.ratio_high
+        assert result.peak_memory_bytes > 10_000_000
+        assert result.file_bytes == Path(result.target).stat().st_size
+        assert (
+            result.accuracy == Artifact.open(trained.checkpoint).require_manifest().training["test_accuracy"]
+        )
+        start = result.cold_start
+        assert start is not None
+        assert min(start.import_s, start.open_s, start.first_run_s, start.second_run_s) > 0
+    assert [r.verdict for r in report.results if r.runtime == "eager"] == ["REFERENCE"] * 2
+    assert {text.partition(",")[0] for text, _, _ in progress} == {
+        "Timing batch 1",
+        "Timing batch 3",
+        "Cold starts",
+    }
     assert "torch" in report.environment["versions"]
     assert BenchmarkReport.from_json(json.dumps(report.to_dict())) == report
     assert _children() == before
 
 
+def test_every_runtime_and_number_of_threads_is_a_candidate(trained: Trained) -> None:
+    report = _quick(
+        [trained.checkpoint, trained.onnx],
+        runtimes=["eager", "onnxruntime", "raw-onnxruntime"],
+        threads=[1, 2],
+    )
+    assert [(r.runtime, r.threads) for r in report.results] == [
+        (runtime, threads) for threads in (1, 2) for runtime in ("eager", "onnxruntime", "raw-onnxruntime")
+    ]
+    assert not report.failures
+
+
+def test_auto_chooses_the_number_of_threads_and_shows_it(trained: Trained) -> None:
+    (row,) = _quick([trained.onnx], threads=["auto"]).results
+    assert row.auto_threads
+    assert row.threads in (1, usable_cpus())
+    assert row.settings is not None
+    assert row.settings["threads"] == row.threads
+
+
+def test_the_whole_way_from_bytes_to_labels(trained: Trained) -> None:
+    report = _quick([trained.onnx], end_to_end=True, batch_sizes=[2])
+    assert [(row.end_to_end, row.failure) for row in report.results] == [(True, "")]
+
+
+def test_one_that_gives_nan_is_reported_and_the_others_go_on(
+    trained: Trained, edited: Callable[[Callable[[onnx.ModelProto], None]], Path]
+) -> None:
+    def spoil(model: onnx.ModelProto) -> None:
+        bias = next(each for each in model.graph.initializer if list(each.dims) == [10])
+        bias.CopyFrom(onnx.numpy_helper.from_array(np.full(10, np.nan, np.float32), bias.name))
+
+    broken, sound = _quick([edited(spoil), trained.onnx]).results
+    assert "NaN" in broken.failure
+    assert broken.p50_s is broken.ratio is None
+    assert (sound.failure, sound.verdict) == ("", "REFERENCE")
+
+
+def test_one_that_hangs_is_ended_and_the_others_go_on(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _children()
+    slow = tmp_path / "slow.onnx"
+    slow.write_bytes(trained.onnx.read_bytes())
+    call = Candidate.call
+
+    def hang(self: Candidate, *request: int) -> dict[str, Any]:
+        if self.artifact.path == slow:
+            os.kill(self._process.pid, signal.SIGSTOP)
+        return call(self, *request)
+
+    monkeypatch.setattr(Candidate, "call", hang)
+    hung, sound = _quick([slow, trained.onnx], timeout_s=20).results
+    assert "no answer within 20 seconds" in hung.failure
+    assert sound.failure == ""
+    assert _children() == before
+
+
+def test_one_that_crashes_is_reported_at_every_batch_size(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Candidate.call
+
+    def crash(self: Candidate, *request: int) -> dict[str, Any]:
+        if self.asked.runtime == "raw-onnxruntime":
+            os.kill(self._process.pid, signal.SIGKILL)
+        return call(self, *request)
+
+    monkeypatch.setattr(Candidate, "call", crash)
+    report = _quick(
+        [trained.onnx], runtimes=["raw-onnxruntime", "onnxruntime"], batch_sizes=[1, 2], cold_starts=1
+    )
+    assert [bool(row.failure) for row in report.results] == [True, False, True, False]
+    assert "status -9" in report.results[0].failure
+    assert [row.verdict for row in report.results] == [None, "REFERENCE"] * 2
+    assert [row.cold_start is None for row in report.results] == [True, False] * 2
+
+
+def test_stopping_gives_what_there_is(trained: Trained) -> None:
+    before = _children()
+    rounds: list[str] = []
+    report = _quick(
+        [trained.onnx, trained.onnx],
+        budget_s=600,
+        batch_sizes=[1, 2],
+        on_progress=lambda text, *_: rounds.append(text),
+        should_stop=lambda: len(rounds) >= 5,
+    )
+    assert report.interrupted
+    assert {row.rounds for row in report.results if row.batch_size == 1} == {5}
+    assert _children() == before
+
+
 def test_other_programs_at_work_are_warned_of(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     for busy, warns in ((0.0, False), (1.5, True), (None, False)):
-        monkeypatch.setattr("cnndeploy.benchmark.busy_cpus", lambda seconds, busy=busy: busy)
-        report = bench([trained.onnx], budget_s=0.1)
-        assert bool(report.warnings) is warns
+        monkeypatch.setattr("cnndeploy.benchmark.conditions.busy_cpus", lambda seconds, busy=busy: busy)
+        report = _quick([trained.onnx])
+        assert any("Other programs" in warning for warning in report.warnings) is warns
         assert report.environment["busy_cpus"] == busy
+
+
+def test_more_threads_than_cpus_are_warned_of(trained: Trained) -> None:
+    report = _quick([trained.onnx], threads=[usable_cpus() + 1])
+    assert any(f"may use {usable_cpus()} CPUs" in warning for warning in report.warnings)
 
 
 def test_a_busy_cpu_is_counted() -> None:
@@ -80,22 +224,114 @@ def test_a_busy_cpu_is_counted() -> None:
 def test_a_device_that_does_not_work_is_an_error(trained: Trained) -> None:
     before = _children()
     with pytest.raises(DeviceUnavailableError, match="'cuda:99' is not available"):
-        bench([trained.onnx], device="cuda:99")
+        _quick([trained.onnx], device="cuda:99")
     assert _children() == before
 
 
 def test_a_worker_that_is_killed_is_an_error(trained: Trained) -> None:
-    with Candidate(Artifact.open(trained.onnx), runtime="onnxruntime", device="cpu", threads=1) as candidate:
+    settings = Settings("onnxruntime", "cpu", 1)
+    with Candidate(Artifact.open(trained.onnx), settings, timeout_s=60) as candidate:
         candidate.wait_until_open()
         os.kill(candidate._process.pid, signal.SIGKILL)
         with pytest.raises(ArtifactError, match="ended with status -9"):
-            candidate.call(1, 1)
+            candidate.call(1, 1, 1)
 
 
-def test_what_cannot_be_opened_is_an_error(tmp_path: Path, trained: Trained) -> None:
+def test_a_worker_ends_with_its_parent_even_in_the_middle_of_a_call(trained: Trained) -> None:
+    script = (
+        "import time; from cnndeploy.artifact import Artifact\n"
+        "from cnndeploy.benchmark.candidate import Candidate, Settings\n"
+        f"artifact = Artifact.open({str(trained.onnx)!r})\n"
+        "candidate = Candidate(artifact, Settings('onnxruntime', 'cpu', 1), timeout_s=60)\n"
+        "candidate.wait_until_open()\n"
+        "candidate.send({'batch_size': 1, 'samples': 10**9, 'repeats': 1})\n"
+        "print(candidate._process.pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = Path(f"/proc/{int(parent.stdout.readline())}")
+        assert worker.exists()
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while worker.exists() and "zombie" not in (worker / "status").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not worker.exists() or "zombie" in (worker / "status").read_text()
+
+
+def test_cold_starts_are_of_fresh_processes(trained: Trained) -> None:
+    settings = Settings("onnxruntime", "cpu", 1)
+    start = cold_start(Artifact.open(trained.onnx), settings, timeout_s=60)
+    assert start.import_s > start.second_run_s
+    median = ColdStart.median([start, replace(start, open_s=start.open_s + 2), replace(start, open_s=9.0)])
+    assert (median.open_s, median.starts) == (start.open_s + 2, 3)
+
+
+def test_what_cannot_be_measured_is_an_error(tmp_path: Path, trained: Trained) -> None:
     with pytest.raises(ArtifactError, match="no such file"):
-        bench([trained.onnx, tmp_path / "none.onnx"])
+        _quick([trained.onnx, tmp_path / "none.onnx"])
     with pytest.raises(BenchmarkError, match="at least one"):
-        bench([])
+        _quick([])
     with pytest.raises(BenchmarkError, match="at least 1"):
-        bench([trained.onnx], batch_sizes=(0,))
+        _quick([trained.onnx], batch_sizes=[0])
+    with pytest.raises(BenchmarkError, match="none of"):
+        _quick([trained.onnx], runtimes=["eager"])
+    with pytest.raises(BenchmarkError, match="runs the model alone"):
+        _quick([trained.onnx], runtimes=["raw-onnxruntime"], end_to_end=True)
+
+
+# Against a baseline.
+
+
+def _report(*seconds: float, spread: float = 0.01, **environment: Any) -> BenchmarkReport:
+    """Candidates whose rounds take about so long."""
+    random = np.random.default_rng(0)
+    rows = [
+        summarise(
+            replace(ROW, target=f"{name}.onnx"),
+            Measurement(rounds=[[s * (1 + spread * random.random())] for _ in range(40)]),
+        )
+        for name, s in zip("abcdef", seconds, strict=False)
+    ]
+    machine = {"cpu": "x", "usable_cpus": 2, "gpus": [], "versions": {"torch": "2"}, **environment}
+    return BenchmarkReport(tuple(compared(rows, 1)), machine)
+
+
+def test_a_slower_machine_is_no_regression_but_a_slower_file_is() -> None:
+    before = _report(4.0, 1.0, 2.0)
+    (same, other) = compare(_report(8.0, 2.0, 4.0), before).changes
+    assert (same.by, same.verdict, other.verdict) == ("ratio", "SAME", "SAME")
+    slower = compare(_report(4.0, 1.1, 2.0), before)
+    assert [(change.target, change.verdict) for change in slower.changes] == [
+        ("b.onnx", "SLOWER"),
+        ("c.onnx", "SAME"),
+    ]
+    assert [change.target for change in slower.slower] == ["b.onnx"]
+    assert slower.changes[0].ratio == pytest.approx(1 / 1.1, rel=0.01)
+
+
+def test_a_line_alone_is_compared_by_its_time() -> None:
+    (change,) = compare(_report(1.2), _report(1.0)).changes
+    assert (change.by, change.verdict) == ("time", "SLOWER")
+    assert change.ratio_low <= change.ratio <= change.ratio_high
+
+
+def test_a_baseline_of_another_machine_is_refused_unless_told() -> None:
+    before = _report(1.0, 2.0, cpu="y")
+    with pytest.raises(BenchmarkError, match="another machine: cpu was y, is x"):
+        compare(_report(1.0, 2.0), before)
+    assert compare(_report(1.0, 2.0), before, any_machine=True).changes
+
+
+def test_a_baseline_with_nothing_in_common_is_an_error_and_less_is_said() -> None:
+    before = _report(1.0, 2.0, 3.0)
+    with pytest.raises(BenchmarkError, match="no line in common"):
+        compare(replace(before, results=before.results[:1]), replace(before, results=before.results[1:]))
+    notes = compare(_report(1.0, 2.0, versions={"torch": "3"}), before).notes
+    assert any("only in the baseline" in note and "c.onnx" in note for note in notes)
+    assert "torch was 2, is 3" in notes
+
+
+def test_what_is_no_report_is_an_error() -> None:
+    for text in ("", "[]", "{}", '{"results": [{}], "warnings": []}'):
+        with pytest.raises(BenchmarkError, match="no report"):
+            BenchmarkReport.from_json(text)

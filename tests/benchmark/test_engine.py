@@ -1,66 +1,199 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
-from cnndeploy.benchmark import engine
-from cnndeploy.benchmark.engine import measure
+from cnndeploy.benchmark import _is_precise, engine
+from cnndeploy.benchmark.engine import Measurement, measure
+from cnndeploy.benchmark.report import Result, compared, summarise
+from cnndeploy.errors import ArtifactError
+
+
+class FakeClock:
+    """Time that passes only when something is run or slept."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.pauses = 0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+        self.pauses += 1
 
 
 class FakeBlock:
-    """A candidate whose every call takes so long; keeps the calls it was asked for."""
+    """A candidate whose calls take what ``seconds`` gives; keeps what it was asked for."""
 
-    def __init__(self, seconds: float, log: list[tuple[float, int]]) -> None:
-        self.seconds = seconds
-        self.log = log
+    def __init__(
+        self, clock: FakeClock, seconds: Callable[[int], list[float]], log: list[object], clock_s: float = 0.0
+    ) -> None:
+        self.clock_s = clock_s or 1e-9
+        self.asked: list[tuple[int, int]] = []
+        self._clock, self._seconds, self._log = clock, seconds, log
 
-    def run(self, calls: int) -> list[float]:
-        self.log.append((self.seconds, calls))
-        return [self.seconds] * calls
+    def run(self, samples: int, repeats: int) -> list[float]:
+        self.asked.append((samples, repeats))
+        self._log.append(self)
+        seconds = self._seconds(samples)
+        self._clock.now += math.fsum(seconds) * repeats
+        return seconds
 
 
 def _measure(
-    *seconds: float, budget_s: float = 1.0
-) -> tuple[engine.Rounds, list[tuple[float, int]], list[float]]:
-    log: list[tuple[float, int]] = []
-    pauses: list[float] = []
-    rounds = measure([FakeBlock(s, log) for s in seconds], budget_s=budget_s, pause=pauses.append)
-    return rounds, log, pauses
+    *each: float,
+    budget_s: float = 1.0,
+    clock_s: float = 0.0,
+    is_enough: Callable[..., bool] = lambda _: False,
+) -> tuple[list[Measurement], list[FakeBlock], list[object], FakeClock]:
+    clock, log = FakeClock(), []
+    blocks = [FakeBlock(clock, lambda count, s=s: [s] * count, log, clock_s) for s in each]
+    found = measure(blocks, budget_s=budget_s, is_enough=is_enough, pause=clock.pause, clock=clock)
+    return found, blocks, log, clock
 
 
 def test_blocks_last_long_enough_and_every_call_is_kept() -> None:
-    rounds, _, _ = _measure(0.001, 0.02)
-    for this_round in rounds:
-        assert [len(calls) for calls in this_round] == [50, 3]
-        assert all(math.fsum(calls) >= engine.BLOCK_S for calls in this_round)
+    (fast, slow), _, _, _ = _measure(0.001, 0.02)
+    for measured, calls in ((fast, 100), (slow, 5)):
+        assert {len(each) for each in measured.rounds} == {calls}
+        assert all(math.fsum(each) >= engine.BLOCK_S for each in measured.rounds)
+
+
+def test_a_block_that_turns_out_too_short_is_run_on() -> None:
+    clock, log = FakeClock(), []
+    speed = {"seconds": 0.010}
+    block = FakeBlock(clock, lambda count: [speed["seconds"]] * count, log)
+
+    def pause(seconds: float) -> None:
+        clock.pause(seconds)
+        if clock.pauses == 2:  # after the warm-up the machine becomes ten times as fast
+            speed["seconds"] = 0.001
+
+    (measured,) = measure([block], budget_s=1.0, pause=pause, clock=clock)
+    assert all(math.fsum(each) >= engine.BLOCK_S for each in measured.rounds)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "budget_s", "expected"),
-    [(0.001, 100.0, engine.MAX_ROUNDS), (0.001, 0.5, 10), (0.001, 0.01, engine.MIN_ROUNDS), (60.0, 5.0, 5)],
+    ("seconds", "clock_s", "repeats"), [(25e-6, 50e-9, 2), (25e-6, 250e-9, 10), (0.001, 50e-9, 1)]
 )
-def test_rounds_follow_the_budget_within_limits(seconds: float, budget_s: float, expected: int) -> None:
-    rounds, _, _ = _measure(seconds, budget_s=budget_s)
-    assert len(rounds) == expected
+def test_reading_the_clock_takes_at_most_a_thousandth(seconds: float, clock_s: float, repeats: int) -> None:
+    (measured,), (block,), _, _ = _measure(seconds, clock_s=clock_s)
+    assert measured.calls_per_sample == repeats
+    assert clock_s / (seconds * measured.calls_per_sample) <= 0.001
+    assert block.asked[-1][1] == repeats
+    assert math.fsum(measured.rounds[-1]) * repeats >= engine.BLOCK_S
+
+
+@pytest.mark.parametrize(
+    ("seconds", "budget_s", "rounds"),
+    [(0.1, 3.9, 20), (0.1, 0.2, engine.MIN_ROUNDS), (60.0, 5.0, engine.MIN_ROUNDS)],
+)
+def test_rounds_follow_the_budget(seconds: float, budget_s: float, rounds: int) -> None:
+    (first, second), _, _, _ = _measure(seconds, seconds, budget_s=budget_s)
+    assert len(first.rounds) == len(second.rounds) == rounds
+
+
+def test_rounds_end_when_what_is_known_is_enough() -> None:
+    (measured,), _, _, _ = _measure(0.1, budget_s=100.0, is_enough=lambda found: len(found[0].rounds) >= 12)
+    assert 12 <= len(measured.rounds) <= 15
 
 
 def test_every_candidate_is_warmed_up_before_the_first_round() -> None:
-    rounds, log, _ = _measure(0.05, 0.2)
-    before = log[: -2 * len(rounds)]
-    warm = {s: [calls for seconds, calls in before if seconds == s] for s in (0.05, 0.2)}
-    assert sum(warm[0.05]) * 0.05 >= engine.WARM_UP_S
-    assert sum(warm[0.2]) >= engine.WARM_UP_CALLS
+    found, (quick, slow), log, _ = _measure(0.05, 0.2)
+    before = len(log) - sum(len(each.rounds) for each in found)
+    warm = [
+        sum(samples for samples, _ in block.asked[: log[:before].count(block)]) for block in (quick, slow)
+    ]
+    assert warm[0] * 0.05 >= engine.WARM_UP_S
+    assert warm[1] >= engine.WARM_UP_CALLS
 
 
-def test_every_round_has_each_candidate_once_in_an_order_that_changes() -> None:
-    rounds, log, pauses = _measure(0.05, 0.06, 0.07, budget_s=100.0)
-    blocks = [seconds for seconds, _ in log[-3 * len(rounds) :]]
-    orders = [tuple(blocks[at : at + 3]) for at in range(0, len(blocks), 3)]
-    assert all(set(order) == {0.05, 0.06, 0.07} for order in orders)
+def test_every_round_has_each_candidate_once_in_an_order_that_changes_and_repeats_by_seed() -> None:
+    found, blocks, log, clock = _measure(0.05, 0.06, 0.07, budget_s=10.0)
+    rounds = len(found[0].rounds)
+    order = [blocks.index(block) for block in log[-3 * rounds :]]
+    orders = [tuple(order[at : at + 3]) for at in range(0, len(order), 3)]
+    assert all(set(each) == {0, 1, 2} for each in orders)
     assert len(set(orders)) == 6
-    assert len(pauses) == 3 + 3 * len(rounds)
+    assert clock.pauses == 3 + 3 * rounds
+    _, again, second_log, _ = _measure(0.05, 0.06, 0.07, budget_s=10.0)
+    assert order == [again.index(block) for block in second_log[-3 * rounds :]]
 
 
-def test_the_same_seed_gives_the_same_order() -> None:
-    assert _measure(0.05, 0.06)[1] == _measure(0.05, 0.06)[1]
+@pytest.mark.parametrize("at", ["warm-up", "round"])
+def test_a_candidate_that_fails_is_left_out_and_the_others_go_on(at: str) -> None:
+    clock, log = FakeClock(), []
+    runs = {"left": 1 if at == "warm-up" else 8}
+
+    def failing(count: int) -> list[float]:
+        runs["left"] -= 1
+        if not runs["left"]:
+            raise ArtifactError("it broke")
+        return [0.1] * count
+
+    blocks = [FakeBlock(clock, failing, log), FakeBlock(clock, lambda count: [0.1] * count, log)]
+    broken, sound = measure(blocks, budget_s=5.0, pause=clock.pause, clock=clock)
+    assert broken.failure == "it broke"
+    assert len(sound.rounds) > len(broken.rounds)
+    assert len(blocks[0].asked) < len(blocks[1].asked)
+
+
+def test_stopping_keeps_whole_rounds() -> None:
+    clock, log = FakeClock(), []
+    blocks = [FakeBlock(clock, lambda count: [0.1] * count, log) for _ in range(2)]
+    stop_at = 25
+    found = measure(
+        blocks, budget_s=100.0, should_stop=lambda: len(log) >= stop_at, pause=clock.pause, clock=clock
+    )
+    assert len(found[0].rounds) == len(found[1].rounds) > 0
+    assert len(log) == stop_at
+
+
+# Speeds that a shared machine gives: the machine's own drift, a block's, a call's, and now and then a hiccup.
+
+
+def _simulated(seed: int, slower: float) -> str:
+    """The verdict on the second of two candidates, the first ``slower`` times as slow."""
+    random = np.random.default_rng(seed)
+    clock, log = FakeClock(), []
+
+    def seconds(factor: float) -> Callable[[int], list[float]]:
+        def draw(count: int) -> list[float]:
+            machine = 1 + 0.3 * math.sin(clock.now / 5)
+            block = math.exp(0.02 * random.standard_normal())
+            calls = np.exp(0.05 * random.standard_normal(count)) * np.where(random.random(count) < 0.01, 5, 1)
+            return (0.01 * factor * machine * block * calls).tolist()
+
+        return draw
+
+    blocks = [FakeBlock(clock, seconds(factor), log) for factor in (slower, 1.0)]
+    found = measure(
+        blocks,
+        budget_s=20.0,
+        is_enough=lambda measured: _is_precise(measured, 0.02, 1),
+        seed=seed,
+        pause=clock.pause,
+        clock=clock,
+    )
+    rows = [
+        summarise(Result(target="x", runtime="y", device="cpu", threads=1, batch_size=1), each)
+        for each in found
+    ]
+    return compared(rows, 1)[1].verdict or ""
+
+
+def test_a_file_against_itself_has_no_winner() -> None:
+    said = [_simulated(seed, slower=1.0) for seed in range(400)]
+    assert len(said) == 400
+    assert sum(verdict in ("FASTER", "SLOWER") for verdict in said) <= 20
+    assert sum(verdict == "SAME" for verdict in said) >= 200  # and it is not for saying nothing
+
+
+def test_a_difference_of_a_twentieth_is_found() -> None:
+    said = [_simulated(seed, slower=1.05) for seed in range(100)]
+    assert sum(verdict == "FASTER" for verdict in said) >= 90

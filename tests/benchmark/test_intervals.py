@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cnndeploy.benchmark.intervals import (
+    calls_needed,
+    change_interval,
+    outliers,
+    quantile_interval,
+    ratio_interval,
+    rounds_needed,
+    verdict,
+)
+
+
+@pytest.mark.parametrize(("share", "needed"), [(0.5, 6), (0.9, 36), (0.99, 368)])
+def test_an_interval_needs_so_many_calls(share: float, needed: int) -> None:
+    assert calls_needed(share) == needed
+    assert quantile_interval(np.arange(needed - 1.0), share) is None
+    assert quantile_interval(np.arange(float(needed)), share) is not None
+
+
+def test_the_median_of_ten_has_the_interval_of_the_tables() -> None:
+    # order statistics 2 and 9 cover the median of ten with 97.9%, 3 and 8 with 89.1%
+    assert quantile_interval(np.arange(1.0, 11.0), 0.5) == (2.0, 9.0)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 25), (0.9, 80), (0.99, 1000)])
+def test_a_quantiles_interval_holds_it_as_often_as_it_says(share: float, count: int) -> None:
+    random = np.random.default_rng(0)
+    intervals = [quantile_interval(np.sort(random.random(count)), share) for _ in range(2000)]
+    held = sum(interval is not None and interval[0] <= share <= interval[1] for interval in intervals)
+    assert 0.94 <= held / 2000 <= 0.995
+
+
+def test_the_exact_binomial_is_what_the_interval_is_made_of() -> None:
+    count, share = 50, 0.9
+    interval = quantile_interval(np.arange(1.0, count + 1), share)
+    assert interval is not None
+    low, high = (int(end) for end in interval)
+    chance = [math.comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(count + 1)]
+    assert sum(chance[low:high]) >= 0.95  # P(low values or more below the quantile, fewer than high)
+    assert sum(chance[: low + 1]) > 0.025  # one value nearer would not do
+    assert sum(chance[high - 1 :]) > 0.025
+
+
+def test_a_ratios_interval_holds_it_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        low, high = ratio_interval(np.exp(0.05 * random.standard_normal(20)).tolist())
+        held += low <= 1 <= high
+    assert held >= 0.9 * 200
+
+
+def test_more_comparisons_widen_the_interval() -> None:
+    ratios = np.exp(0.05 * np.random.default_rng(0).standard_normal(50)).tolist()
+    (one_low, one_high), (ten_low, ten_high) = ratio_interval(ratios), ratio_interval(ratios, 10)
+    assert ten_low < one_low < one_high < ten_high
+
+
+def test_a_change_is_how_many_times_as_fast_it_is_now() -> None:
+    random = np.random.default_rng(0)
+    before, now = 2 * (1 + 0.01 * random.random(30)), 1 + 0.01 * random.random(30)
+    low, high = change_interval(before.tolist(), now.tolist())
+    assert 1.98 < low < 2 < high < 2.02 or low < 2.0 < high
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ((1.03, 1.05), "FASTER"),
+        ((1.01, 1.05), "AMBIGUOUS"),
+        ((0.99, 1.01), "SAME"),
+        ((0.97, 1.01), "AMBIGUOUS"),
+        ((0.90, 0.97), "SLOWER"),
+        ((0.90, 1.10), "AMBIGUOUS"),
+    ],
+)
+def test_the_verdict_follows_from_where_the_interval_lies(interval: tuple[float, float], said: str) -> None:
+    assert verdict(interval, rounds=10, comparisons=1) == said
+
+
+def test_too_few_rounds_allow_no_verdict() -> None:
+    assert (rounds_needed(1), rounds_needed(10)) == (6, 9)
+    assert verdict((3.0, 3.1), rounds=5, comparisons=1) == "AMBIGUOUS"
+    assert verdict((3.0, 3.1), rounds=6, comparisons=1) == "FASTER"
+    assert verdict((3.0, 3.1), rounds=8, comparisons=10) == "AMBIGUOUS"
+
+
+def test_outliers_are_what_no_jitter_explains() -> None:
+    values = np.concatenate([np.random.default_rng(0).normal(1.0, 0.01, 1000), [1.5, 9.0]])
+    assert outliers(values) == 2
+    assert outliers(np.array([1.0, 1.0, 1.0, 2.0])) == 1
+    assert outliers(np.array([1.0, 1.0, 1.0])) == 0

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from cnndeploy.benchmark.report import BenchmarkReport
+from helpers import Trained
+
+Cli = Callable[..., Result]
+QUICK = ("--budget", 0.1, "--cold-start", 0, "--threads", 1)
+
+
+@pytest.fixture
+def baseline(cli: Cli, trained: Trained, tmp_path: Path) -> Path:
+    path = tmp_path / "baseline.json"
+    assert (
+        cli("bench", trained.checkpoint, trained.onnx, *QUICK, "--budget", 2, "--json", path).exit_code == 0
+    )
+    return path
+
+
+def _edited(baseline: Path, edit: Callable[[BenchmarkReport], BenchmarkReport]) -> Path:
+    report = edit(BenchmarkReport.from_json(baseline.read_text()))
+    baseline.write_text(json.dumps(report.to_dict()))
+    return baseline
+
+
+def test_every_kind_of_report_is_written(cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("b.json", "b.html", "b.csv", "b.md")]
+    json_file, page, csv, markdown = files
+    result = cli(
+        *(
+            "bench",
+            trained.onnx,
+            "--target",
+            "onnxruntime",
+            "--target",
+            "raw-onnxruntime",
+            "--batch-size",
+            "1,2",
+        ),
+        *(*QUICK, "--json", json_file, "--html", page, "--csv", csv, "--markdown", markdown),
+        *("--plots", tmp_path / "plots"),
+    )
+    assert result.exit_code == 0, result.output
+    rows = BenchmarkReport.from_json(json_file.read_text()).results
+    assert [(row.runtime, row.batch_size) for row in rows] == [
+        (runtime, size) for size in (1, 2) for runtime in ("onnxruntime", "raw-onnxruntime")
+    ]
+    assert "<svg" in page.read_text()
+    assert len(csv.read_text().splitlines()) == 5
+    assert "| times as fast |" in markdown.read_text()
+    assert {path.suffix for path in (tmp_path / "plots").iterdir()} == {".svg", ".png"}
+
+
+def test_a_file_that_fails_is_named_and_the_exit_is_1(
+    cli: Cli, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cnndeploy.benchmark.candidate import Candidate
+
+    call = Candidate.call
+
+    def crash(self: Candidate, *request: int) -> dict[str, Any]:
+        if self.asked.runtime == "raw-onnxruntime":
+            os.kill(self._process.pid, signal.SIGKILL)
+        return call(self, *request)
+
+    monkeypatch.setattr(Candidate, "call", crash)
+    result = cli("bench", trained.onnx, "--target", "onnxruntime", "--target", "raw-onnxruntime", *QUICK)
+    assert result.exit_code == 1
+    assert "FAILED" in result.output
+    assert "REFERENCE" in result.output
+    assert "ended with status -9" in result.output
+
+
+def test_nothing_slower_is_exit_0_or_4_with_the_line_named(
+    cli: Cli, trained: Trained, baseline: Path
+) -> None:
+    def once_faster(report: BenchmarkReport) -> BenchmarkReport:
+        first, second = report.results
+        ten_times = tuple(seconds / 10 for seconds in second.round_p50_s)
+        return replace(report, results=(first, replace(second, round_p50_s=ten_times)))
+
+    def once_slower(report: BenchmarkReport) -> BenchmarkReport:
+        first, second = report.results
+        hundredth = tuple(seconds * 100 for seconds in second.round_p50_s)
+        return replace(report, results=(first, replace(second, round_p50_s=hundredth)))
+
+    again = ("bench", trained.checkpoint, trained.onnx, *QUICK, "--budget", 2, "--compare")
+    slower = cli(*again, _edited(baseline, once_faster))
+    assert slower.exit_code == 4, slower.output
+    assert "SLOWER" in slower.output
+    assert "ratio to the reference" in slower.output
+    assert cli(*again, _edited(baseline, once_slower)).exit_code == 0
+
+
+def test_a_baseline_that_is_none_of_this_machine_or_in_the_way(
+    cli: Cli, trained: Trained, baseline: Path
+) -> None:
+    again = ("bench", trained.checkpoint, trained.onnx, *QUICK, "--compare", baseline)
+    overwriting = cli(*again, "--json", baseline)
+    assert overwriting.exit_code == 1
+    assert "is also an input" in overwriting.stderr
+    elsewhere = _edited(
+        baseline, lambda report: replace(report, environment={**report.environment, "cpu": "Z80"})
+    )
+    started = time.monotonic()
+    refused = cli("bench", trained.onnx, *QUICK, "--budget", 600, "--compare", elsewhere)
+    assert time.monotonic() - started < 300  # before the work, not after it
+    assert refused.exit_code == 1
+    assert "--any-machine" in refused.stderr
+    assert cli(*again, "--any-machine").exit_code in (0, 4)
+    baseline.write_text("{}")
+    assert "no report" in cli(*again).stderr
+
+
+def test_the_self_test_fails_where_a_file_beats_itself(
+    cli: Cli, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine = cli("bench", trained.onnx, "--self-test", *QUICK)
+    assert fine.exit_code == 0, fine.output
+    monkeypatch.setattr("cnndeploy.benchmark.report.verdict", lambda *_: "FASTER")
+    result = cli("bench", trained.onnx, "--self-test", *QUICK)
+    assert result.exit_code == 1
+    assert "faster or slower than itself" in result.stderr
+    assert cli("bench", trained.onnx, trained.checkpoint, "--self-test").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--threads", "0"], "range"),
+        (["--threads", "1,many"], "many"),
+        (["--batch-size", "1,,2"], "''"),
+        (["--target", "onnxrt"], "Did you mean 'onnxruntime'"),
+        (["--budget", "nan"], "not a finite number"),
+        (["--cold-start", "-1"], "range"),
+    ],
+)
+def test_wrong_usage_is_exit_2(arguments: list[str], said: str, cli: Cli, trained: Trained) -> None:
+    result = cli("bench", trained.onnx, *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_a_page_needs_matplotlib_and_says_so_before_the_work(trained: Trained, tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from cnndeploy.cli import main\n"
+        f"main(['bench', {str(trained.onnx)!r}, '--budget', '600', '--html', {str(tmp_path / 'b.html')!r}])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    assert "matplotlib is not installed" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_prints_what_there_is_and_leaves_no_worker(number: int, code: int, trained: Trained) -> None:
+    command = [sys.executable, "-m", "cnndeploy", "bench", str(trained.onnx), "--budget", "600"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        deadline = time.monotonic() + 60
+        while not (workers := children.read_text().split()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert workers
+        time.sleep(5)  # some rounds
+        os.killpg(process.pid, number)  # as a terminal does: to the workers too
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Interrupted" in out
+    assert "lenet.onnx" in out
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
