@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     "recipe_of",
     type=PATH,
     metavar="CHECKPOINT",
-    help="Train as this checkpoint was: network, recipe, seed, limit, precision, threads.",
+    help="Train as this checkpoint was: network, recipe, seed, limit, precision, device, threads.",
 )
 @click.option("--tensorboard", type=PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
 @data_dir_option
@@ -96,6 +96,7 @@ def command(
         if recipe_of is None:
             raise click.UsageError("Missing argument 'ARCHITECTURE', or --from-checkpoint-recipe.")
         architecture = Artifact.open(recipe_of).require_manifest().architecture
+    _say_where_processes_differ(recipe_of)
     output = output or Path(f"{architecture}.pt")
     first = os.environ.get("RANK", "0") == "0"
     if first and resume:
@@ -155,6 +156,20 @@ def describe_epoch(epoch: Epoch) -> str:
         f"train accuracy {epoch.train_accuracy:.3f}  test accuracy {epoch.test_accuracy:.4f} "
         f"({epoch.test_images:,} images)  {epoch.seconds:.1f} s"
     )
+
+
+def _say_where_processes_differ(recipe_of: Path | None) -> None:
+    from cnndeploy.artifact import Artifact
+
+    if recipe_of is None:
+        return
+    recorded = Artifact.open(recipe_of).require_manifest().training.get("processes", 1)
+    if int(os.environ.get("WORLD_SIZE", "1")) != recorded and os.environ.get("RANK", "0") == "0":
+        click.echo(
+            f"{recipe_of} was trained by {recorded} processes; with another number the weights agree but for rounding."
+            f" For the same: torchrun --nproc-per-node {recorded} -m cnndeploy train ...",
+            err=True,
+        )
 
 
 def _say_what_is_there(output: Path) -> None:

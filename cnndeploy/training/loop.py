@@ -98,7 +98,7 @@ def train(
         epochs: Passes over the training images; 0 writes untrained weights. The recipe's by default, as
             ``batch_size``, over all processes, and ``learning_rate`` are.
         seed: Of the initial weights, the order of the images, their variation and dropout; 0 by default.
-        device: ``cpu``, the default, ``cuda`` or ``cuda:N``.
+        device: ``cpu``, the default, ``cuda`` or ``cuda:N``; where something is gone on with or repeated, its own.
         threads: CPU threads, all that the process may use by default.
         precision: ``float32``, the default, or ``bf16``, by autocast where the hardware has it.
         compiled: Run the network through torch.compile.
@@ -106,7 +106,7 @@ def train(
         data_dir: Folder of the data set, see :func:`cnndeploy.data.data_folder`.
         resume: Go on where the training that wrote to ``output`` stopped, by its own recipe, device and threads
             where none are given; the weights at the end are those of an unbroken one. Begins anew where nothing is.
-        recipe_of: A checkpoint whose recipe, seed, limit, precision and threads are taken where none are given.
+        recipe_of: A checkpoint whose recipe, seed, limit, precision, device and threads are taken where none are given.
         should_stop: Asked after every step; training then saves its state and raises KeyboardInterrupt.
         on_step: Called after every step.
         on_epoch: Called after every epoch, when its checkpoint is on disk.
@@ -149,7 +149,7 @@ def train(
         return Artifact.open(path)
     state = State(plan) if found is None else found
     processes = from_environment()
-    device = device or ("cpu" if found is None or processes.count > 1 else found.device)
+    device = device or ("cpu" if like is None or processes.count > 1 else like.device)
     threads = (
         threads or (like.threads if like is not None else None) or usable_cpus() // processes.local_count
     )

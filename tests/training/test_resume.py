@@ -333,3 +333,15 @@ def test_the_recipe_of_a_checkpoint_gives_it_again(
     assert again.read_bytes() == unbroken.read_bytes()
     result = cli("train", "nin", "--from-checkpoint-recipe", unbroken, "--output", again)
     assert "is a lenet, not a nin" in result.output  # type: ignore[attr-defined]
+
+
+def test_a_recipe_of_more_processes_says_how_to_have_as_many(
+    unbroken: Path, tmp_path: Path, cli: Callable[..., object]
+) -> None:
+    checkpoint = Checkpoint.load(unbroken)
+    facts = {**checkpoint.manifest.training, "processes": 2}
+    Checkpoint.of("lenet", checkpoint.network(), facts).save(tmp_path / "two.pt")
+    result = cli("train", "--from-checkpoint-recipe", tmp_path / "two.pt", "--output", tmp_path / "again.pt")
+    assert "--nproc-per-node 2" in result.output  # type: ignore[attr-defined]
+    result = cli("train", "--from-checkpoint-recipe", unbroken, "--output", tmp_path / "other.pt")
+    assert "processes" not in result.output  # type: ignore[attr-defined]
