@@ -6,11 +6,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -131,17 +131,8 @@ def train(
         )
     found = _found(path, architecture) if resume else None
     like = found if recipe_of is None else _like(recipe_of, architecture)
-    if (
-        like is not None
-        and like.plan.architecture == architecture
-        and recipe in (None, like.plan.recipe_name)
-    ):
-        plan = like.plan.changed(asked)
-    else:
-        plan = Plan.of(architecture, recipe).changed(asked)
-    training_set = data.load("train", data_dir).first(plan.limit)
-    test_set = data.load("test", data_dir)
-    test_set = test_set.first(min(plan.limit or len(test_set), len(test_set)))
+    plan = _plan(architecture, recipe, like).changed(asked)
+    training_set, test_set = (_images(split, plan.limit, data_dir) for split in ("train", "test"))
     plan = replace(plan, dataset_sha256={**training_set.sha256, **test_set.sha256})
     if found is not None and found.plan != plan:
         raise TrainingError(f"{path} was begun otherwise: {found.plan.differences(plan)}. {_BEGIN_ANEW}")
@@ -149,27 +140,50 @@ def train(
         return Artifact.open(path)
     state = State(plan) if found is None else found
     processes = from_environment()
-    device = device or ("cpu" if like is None or processes.count > 1 else like.device)
-    threads = (
-        threads or (like.threads if like is not None else None) or usable_cpus() // processes.local_count
+    if like is not None:
+        device = device or ("cpu" if processes.count > 1 else like.device)
+        threads = threads or like.threads
+    torch_device = open_device(
+        processes.device(device or "cpu"),
+        "training",
+        threads or max(1, usable_cpus() // processes.local_count),
     )
-    torch_device = open_device(processes.device(device), "training", max(1, threads))
     if plan.precision == "bf16" and not _has_bf16(torch_device):
         raise TrainingError(f"{torch_device} does not compute in bfloat16; leave --precision out")
     for target in (path, state_path(path), Path(f"{path}.jsonl")):
         check_writable(target)
     state.device, state.threads = str(torch_device), torch.get_num_threads()
     keep_freed_memory()
+    with _memory_is_enough(plan.recipe.batch_size), joined(processes, torch_device):
+        run = _Run(path, state, training_set, test_set, torch_device, processes)
+        return run.train(should_stop, on_step, on_epoch)
+
+
+def _plan(architecture: str, recipe: str | None, like: State | None) -> Plan:
+    """That of ``like``, unless it is of another network or recipe than asked for; then the recipe's own."""
+    if like is None or like.plan.architecture != architecture or recipe not in (None, like.plan.recipe_name):
+        return Plan.of(architecture, recipe)
+    return like.plan
+
+
+def _images(
+    split: Literal["train", "test"], limit: int | None, folder: str | os.PathLike[str] | None
+) -> data.Images:
+    """The first ``limit`` training images, and at most as many test images."""
+    images = data.load(split, folder)
+    return images.first(limit if split == "train" else min(limit or len(images), len(images)))
+
+
+@contextmanager
+def _memory_is_enough(batch_size: int) -> Iterator[None]:
     try:
-        with joined(processes, torch_device):
-            run = _Run(path, state, training_set, test_set, torch_device, processes)
-            return run.train(should_stop, on_step, on_epoch)
+        yield
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        smaller = max(1, plan.recipe.batch_size // 2)
         raise TrainingError(
-            f"Memory ran out: {last_line(error)} Begin anew with a smaller batch, as --batch-size {smaller}."
+            f"Memory ran out: {last_line(error)} Begin anew with a smaller batch, as --batch-size "
+            f"{max(1, batch_size // 2)}."
         ) from error
 
 
