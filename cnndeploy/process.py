@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.machine import end_with_parent
 
 Message = dict[str, Any]
+_GRACE_S = 3
 
 
 class WorkerProcess:
@@ -43,16 +45,20 @@ class WorkerProcess:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
 
-    def receive(self, timeout_s: float | None = None) -> Message:
+    def receive(
+        self, timeout_s: float = math.inf, should_stop: Callable[[], bool] = lambda: False
+    ) -> Message:
         """The next answer.
 
         Raises:
             CnndeployError: The error that the worker met, of the same class.
-            ArtifactError: The worker ended without an answer, or was ended because it gave none in time.
+            ArtifactError: The worker ended without an answer, or was ended because it gave none in time, or none
+                within some seconds after it was to stop.
         """
-        line = self._line(timeout_s)
+        line = self._line(timeout_s, should_stop)
         if not line:
             status = self._process.wait()
+            self._kill()
             cause = " (killed; out of memory?)" if status == -signal.SIGKILL else ""
             raise ArtifactError(f"{self._subject}: its process ended with status {status}{cause}")
         message: Message = json.loads(line)
@@ -65,32 +71,42 @@ class WorkerProcess:
             raise error
         return message
 
-    def _line(self, timeout_s: float | None) -> str:
+    def _line(self, timeout_s: float, should_stop: Callable[[], bool]) -> str:
         """Read to the end of a line; empty where the worker has ended."""
         assert self._process.stdout is not None  # noqa: S101 - made with a pipe
-        if timeout_s is None:
-            return self._process.stdout.readline()
-        too_late = threading.Event()
+        answered = threading.Event()
+        reason = ""
 
-        def end() -> None:
-            too_late.set()
-            self._kill()
+        def watch() -> None:
+            nonlocal reason
+            waited = stopping = 0
+            while not answered.wait(1.0):
+                waited, stopping = waited + 1, stopping + should_stop()
+                if waited >= timeout_s or stopping > _GRACE_S:
+                    late = (
+                        f"no answer within {timeout_s:g} seconds"
+                        if waited >= timeout_s
+                        else "it did not stop"
+                    )
+                    reason = f"{self._subject}: {late}; it was ended"
+                    self._kill()
+                    return
 
-        timer = threading.Timer(timeout_s, end)
-        timer.start()
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
         try:
             line = self._process.stdout.readline()
         finally:
-            timer.cancel()
-        if not line and too_late.is_set():
-            raise ArtifactError(f"{self._subject}: no answer within {timeout_s:g} seconds; it was ended")
+            answered.set()
+            watcher.join()
+        if not line and reason:
+            raise ArtifactError(reason)
         return line
 
     def _kill(self) -> None:
-        """The worker, and what it started itself, as a compiler."""
-        with contextlib.suppress(ProcessLookupError):
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
+        """The worker, and what it started itself, as a compiler; that may outlive it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""torch.compile of a checkpoint's network. It compiles at the first run, and again when the batch size changes."""
+"""torch.compile of a checkpoint's network. It compiles at the first run of each batch size, for that size alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cnndeploy.runtimes._torch import open_device, torch_devices
 from cnndeploy.runtimes.eager import EagerSession, network_of
 
 _COMPILERS = ("g++", "clang++", "c++")
+_BATCH_SIZES = 64
 
 
 class CompiledSession(EagerSession):
@@ -40,11 +41,15 @@ class CompiledRuntime:
     def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> CompiledSession:
         """Load the network and mark it to be compiled whole: what cannot be is an error, not a fall back to eager."""
         torch_device = open_device(device, "compiled", threads, tf32)
+        import torch._dynamo
+
         network = network_of(artifact, torch_device)
+        # by default eight batch sizes are too many
+        torch._dynamo.config.recompile_limit = max(_BATCH_SIZES, torch._dynamo.config.recompile_limit)
         # it warns of a CUDA toolkit without a GPU, which is nothing to a CPU
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         # in this process, so that no compiler process outlives it
-        network.compile(fullgraph=True, options={"compile_threads": 1})
+        network.compile(fullgraph=True, dynamic=False, options={"compile_threads": 1})
         return CompiledSession(artifact, network, torch_device, threads, tf32)
 
 

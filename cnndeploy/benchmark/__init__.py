@@ -14,7 +14,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.candidate import RAW_ONNXRUNTIME, BatchOf, Candidate, Settings, cold_start
 from cnndeploy.benchmark.conditions import Watch, doubts
 from cnndeploy.benchmark.engine import Measurement, measure
-from cnndeploy.benchmark.intervals import ratio_interval
+from cnndeploy.benchmark.intervals import ratio_interval, rounds_needed
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result, compared, summarise
 from cnndeploy.errors import BenchmarkError, CnndeployError
 from cnndeploy.machine import environment, usable_cpus
@@ -33,11 +33,11 @@ class Limits:
     takes longer for one answer is ended; ``cold_starts``: fresh processes for each candidate; ``seed``: of the order.
     """
 
-    precision: float = 0.02
-    budget_s: float = 20.0
-    timeout_s: float = 600.0
-    cold_starts: int = 3
-    seed: int = 0
+    precision: float
+    budget_s: float
+    timeout_s: float
+    cold_starts: int
+    seed: int
 
 
 def bench(
@@ -56,7 +56,7 @@ def bench(
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Progress | None = None,
 ) -> BenchmarkReport:
-    """Time artifacts against each other; the first is what the ratios refer to.
+    """Time artifacts against each other; ratios refer to the first that runs.
 
     Each runs in a process of its own. They take turns, in random order, and a ratio is taken within every turn, so
     that a machine that slows down slows all of them. A candidate that fails is reported in its row, and the others
@@ -66,12 +66,13 @@ def bench(
         targets: Checkpoints and exported files.
         runtimes: What runs them: each file on each of these that opens its format; ``raw-onnxruntime`` is ONNX
             Runtime without our own layer. Each format's default where none are given.
-        batch_sizes: Images in one call.
+        batch_sizes: Images in one call; measured from the smallest up.
         threads: CPU threads, a candidate for each number, or ``auto``; all that the process may use by default.
         device: ``cpu``, ``cuda`` or ``cuda:N``, the same for all.
         end_to_end: Time the whole way from raw uint8 images to labels, not the model alone.
         precision: Rounds end when all intervals of ratios are narrower than this share of the ratio.
-        budget_s: Or when so many seconds for each candidate and batch size are used.
+        budget_s: Or when so many seconds for each candidate and batch size are used; but not before there are as
+            many rounds as a verdict takes, which is six for two candidates.
         cold_starts: Fresh processes to start for each candidate, one after the other; 0 for none.
         timeout_s: A candidate that takes longer for one answer is ended.
         seed: Of the order in each round.
@@ -87,25 +88,35 @@ def bench(
     asked = _asked(targets, runtimes, Settings("", device, 1, end_to_end), threads)
     if any(size < 1 for size in batch_sizes) or not batch_sizes:
         raise BenchmarkError(f"batch sizes are at least 1, got {list(batch_sizes)}")
-    comparisons = max(1, (len(asked) - 1) * len(batch_sizes))
+    sizes = sorted(set(batch_sizes))
+    comparisons = max(1, (len(asked) - 1) * len(sizes))
     rows: list[Result] = []
     with contextlib.ExitStack() as stack:
-        candidates = [
-            stack.enter_context(Candidate(artifact, settings, timeout_s=timeout_s))
-            for artifact, settings in asked  # all start at once; then wait for each
-        ]
-        _wait_until_open(candidates)
+
+        def started(artifact: Artifact, settings: Settings) -> Candidate:
+            return stack.enter_context(
+                Candidate(artifact, settings, timeout_s=timeout_s, should_stop=should_stop)
+            )
+
+        candidates = [started(*each) for each in asked]  # all start at once; then wait for each
+        errors = [error for candidate in candidates if (error := _wait_until_open(candidate)) is not None]
+        if len(errors) == len(candidates):
+            raise errors[0]
         watch = Watch()  # all candidates wait now, so whatever works is somebody else
-        for batch_size in batch_sizes:
+        for batch_size in sizes:
             found = _at(batch_size, candidates, limits, comparisons, should_stop, on_progress)
             rows += compared(found, comparisons)
+            for at, candidate in enumerate(candidates):
+                if candidate.failure and batch_size != sizes[-1] and not should_stop():
+                    candidates[at] = started(*asked[at])  # what failed at one batch size may run at the next
+                    _wait_until_open(candidates[at])
         conditions = watch.facts()
-    starts = _cold_starts(candidates, limits, should_stop, on_progress)
+    starts, failures = _cold_starts(asked, sizes[0], limits, should_stop, on_progress)
     rows = [replace(row, cold_start=starts[at % len(starts)]) for at, row in enumerate(rows)]
     report = BenchmarkReport(
         tuple(rows), {**environment(), **conditions}, settings=asdict(limits), interrupted=should_stop()
     )
-    return replace(report, warnings=doubts(report))
+    return replace(report, warnings=(*failures, *doubts(report)))
 
 
 def _asked(
@@ -120,36 +131,36 @@ def _asked(
     if RAW_ONNXRUNTIME in runtimes and (settings.device != "cpu" or settings.end_to_end or "auto" in threads):
         raise BenchmarkError(f"{RAW_ONNXRUNTIME} runs the model alone, on the CPU, with a number of threads")
     opened = [Artifact.open(target) for target in targets]
-    return [
-        (artifact, replace(settings, runtime=runtime, threads=count))
-        for count, artifact in product(threads or [usable_cpus()], opened)
-        for runtime in _runtimes_of(artifact, runtimes)
-    ]
+    found = {artifact.format for artifact in opened}
+    for runtime in runtimes:
+        if not found.intersection(_formats(runtime)):
+            raise BenchmarkError(
+                f"{runtime} opens {', '.join(_formats(runtime))}; none of the files is of that format"
+            )
+    asked = []
+    for count, artifact in product(dict.fromkeys(threads or [usable_cpus()]), opened):
+        fitting = [name for name in dict.fromkeys(runtimes) if artifact.format in _formats(name)]
+        if runtimes and not fitting:
+            raise BenchmarkError(
+                f"{artifact.path} is {artifact.format}, which none of {list(runtimes)} opens"
+            )
+        for runtime in fitting or [default_runtime(artifact.format)]:
+            asked.append((artifact, replace(settings, runtime=runtime, threads=count)))
+    return asked
 
 
-def _runtimes_of(artifact: Artifact, runtimes: Sequence[str]) -> list[str]:
-    if not runtimes:
-        return [default_runtime(artifact.format)]
-    formats = {
-        name: ("onnx",) if name == RAW_ONNXRUNTIME else registry.get("runtimes", name).formats
-        for name in runtimes
-    }
-    fitting = [name for name in runtimes if artifact.format in formats[name]]
-    if not fitting:
-        raise BenchmarkError(f"{artifact.path} is {artifact.format}, which none of {list(runtimes)} opens")
-    return fitting
+def _formats(runtime: str) -> tuple[str, ...]:
+    return ("onnx",) if runtime == RAW_ONNXRUNTIME else registry.get("runtimes", runtime).formats
 
 
-def _wait_until_open(candidates: Sequence[Candidate]) -> None:
-    errors = []
-    for candidate in candidates:
-        try:
-            candidate.wait_until_open()
-        except CnndeployError as error:
-            candidate.failure = str(error)
-            errors.append(error)
-    if len(errors) == len(candidates):
-        raise errors[0]
+def _wait_until_open(candidate: Candidate) -> CnndeployError | None:
+    """The error that kept it from opening its file."""
+    try:
+        candidate.wait_until_open()
+    except CnndeployError as error:
+        candidate.failure = str(error)
+        return error
+    return None
 
 
 def _at(
@@ -166,6 +177,7 @@ def _at(
     measured = measure(
         blocks,
         budget_s=limits.budget_s,
+        min_rounds=rounds_needed(comparisons),
         is_enough=lambda so_far: _is_precise(so_far, limits.precision, comparisons),
         should_stop=should_stop,
         seed=limits.seed,
@@ -204,18 +216,27 @@ def _is_precise(measured: Sequence[Measurement], precision: float, comparisons: 
 
 
 def _cold_starts(
-    candidates: Sequence[Candidate], limits: Limits, should_stop: Stop, on_progress: Progress | None
-) -> list[ColdStart | None]:
-    """The median of some cold starts of each candidate, in turns."""
-    found: list[list[ColdStart]] = [[] for _ in candidates]
-    total = limits.cold_starts * len(candidates)
-    for done, (_, at) in enumerate(product(range(limits.cold_starts), range(len(candidates)))):
+    asked: Sequence[tuple[Artifact, Settings]],
+    batch_size: int,
+    limits: Limits,
+    should_stop: Stop,
+    on_progress: Progress | None,
+) -> tuple[list[ColdStart | None], list[str]]:
+    """The median of some cold starts of each candidate, in turns; and what kept one from starting."""
+    found: list[list[ColdStart]] = [[] for _ in asked]
+    failures: dict[int, str] = {}
+    total = limits.cold_starts * len(asked)
+    for done, (_, at) in enumerate(product(range(limits.cold_starts), range(len(asked)))):
+        artifact, settings = asked[at]
         if should_stop():
             break
         if on_progress is not None:
             on_progress("Cold starts", done, total)
-        if not candidates[at].failure:
-            with contextlib.suppress(CnndeployError):  # its row then has none
-                start = cold_start(candidates[at].artifact, candidates[at].asked, timeout_s=limits.timeout_s)
-                found[at].append(start)
-    return [ColdStart.median(starts) if starts else None for starts in found]
+        if at in failures:
+            continue
+        try:
+            start = cold_start(artifact, settings, batch_size, limits.timeout_s, should_stop)
+            found[at].append(start)
+        except CnndeployError as error:
+            failures[at] = f"{artifact.path.name} on {settings.runtime} did not start afresh: {error}"
+    return [ColdStart.median(starts) if starts else None for starts in found], list(failures.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from cnndeploy.benchmark.intervals import Verdict, change_interval, verdict
@@ -18,7 +18,7 @@ class Change:
     """A line in both reports; ``ratio`` is how many times as fast it is now, with a 95% interval for all lines.
 
     ``by`` says of what: of the ``ratio`` to the reference, which a machine that is slower as a whole does not change;
-    or of the ``time``, where the report has no other line at this batch size.
+    or of the ``time``, of the reference itself and where it was not the same in both.
     """
 
     target: str
@@ -52,7 +52,8 @@ class Comparison:
 def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool = False) -> Comparison:
     """Hold each line against the same line of an earlier report.
 
-    The reference itself is not judged where there are others: it is what they are measured by.
+    The reference is SLOWER only where it takes more time and another line's ratio to it rose: where all lines became
+    slower together, it is the machine.
 
     Raises:
         BenchmarkError: The reports are of different machines, or have no line in common.
@@ -65,8 +66,14 @@ def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool 
             f"the baseline has no line in common with this run. It has: {'; '.join(map(str, olds))}. This has: "
             f"{'; '.join(map(str, news))}."
         )
+    changes = [_change(old, before, new, now, len(pairs)) for old, new in pairs]
+    risen = {change.batch_size for change in changes if change.by == "ratio" and change.verdict == "FASTER"}
+    references = {id(each) for row in news.values() if (each := _reference(row, now)) is not None}
     changes = [
-        change for old, new in pairs if (change := _change(old, before, new, now, len(pairs))) is not None
+        replace(change, verdict="AMBIGUOUS")
+        if id(new) in references and change.verdict == "SLOWER" and change.batch_size not in risen
+        else change
+        for change, (_, new) in zip(changes, pairs, strict=True)
     ]
     missing = [str(line) for line in olds if line not in news]
     added = [str(line) for line in news if line not in olds]
@@ -97,19 +104,27 @@ def check_machine(environment: Any, before: BenchmarkReport, *, any_machine: boo
 
 
 def _lines(report: BenchmarkReport) -> dict[tuple[Any, ...], Result]:
-    return {row.identity: row for row in report.results if not row.failure}
+    rows = [row for row in report.results if not row.failure]
+    if any(len(row.round_p50_s) < 2 for row in rows):
+        raise BenchmarkError(
+            "a report of an older cnndeploy, or one that was cut short: measure the baseline again"
+        )
+    lines = {row.identity: row for row in rows}
+    if len(lines) < len(rows):
+        raise BenchmarkError(
+            "two lines of a report have the same file name and settings; give them other names"
+        )
+    return lines
 
 
 def _change(
     old: Result, before: BenchmarkReport, new: Result, now: BenchmarkReport, comparisons: int
-) -> Change | None:
-    """By the ratio, where both were measured beside the same reference; None for the reference itself."""
+) -> Change:
+    """By the ratio, where both were measured beside the same reference and are not that themselves."""
     then, today = _reference(old, before), _reference(new, now)
     kind: Literal["ratio", "time"] = "time"
     earlier, later = old.round_p50_s, new.round_p50_s
-    if then is not None and today is not None and then.identity == today.identity:
-        if new is today:
-            return None
+    if then is not None and today is not None and then.identity == today.identity and new is not today:
         kind = "ratio"
         earlier, later = (
             tuple(1 / ratio for ratio in round_ratios(*pair)) for pair in ((then, old), (today, new))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,12 +37,15 @@ class Candidate(WorkerProcess):
     ``facts`` are what the worker says of itself.
     """
 
-    def __init__(self, artifact: Artifact, settings: Settings, *, timeout_s: float) -> None:
+    def __init__(
+        self, artifact: Artifact, settings: Settings, *, timeout_s: float, should_stop: Callable[[], bool]
+    ) -> None:
         self.artifact = artifact
         self.asked = settings
         self.failure = ""
         self.facts: dict[str, Any] = {}
         self._timeout_s = timeout_s
+        self._should_stop = should_stop
         super().__init__(
             "cnndeploy.benchmark.worker",
             str(artifact.path),
@@ -52,12 +56,12 @@ class Candidate(WorkerProcess):
 
     def wait_until_open(self) -> None:
         """Wait for the worker to open its artifact; raises the error it met."""
-        self.facts = self.receive(self._timeout_s)
+        self.facts = self.receive(self._timeout_s, self._should_stop)
 
     def call(self, batch_size: int, samples: int, repeats: int) -> dict[str, Any]:
         """``seconds`` per call of each sample of ``repeats`` calls, and ``peak_memory_bytes`` at this batch size."""
         self.send({"batch_size": batch_size, "samples": samples, "repeats": repeats})
-        return self.receive(self._timeout_s)
+        return self.receive(self._timeout_s, self._should_stop)
 
     def row(self, batch_size: int) -> Result:
         """Its row in the report, without figures."""
@@ -66,7 +70,7 @@ class Candidate(WorkerProcess):
             target=str(self.artifact.path),
             runtime=self.asked.runtime,
             device=self.facts.get("device", self.asked.device),
-            threads=self.facts.get("threads"),
+            threads=self.facts.get("threads", None if self.asked.threads == "auto" else self.asked.threads),
             auto_threads=self.asked.threads == "auto",
             batch_size=batch_size,
             end_to_end=self.asked.end_to_end,
@@ -94,9 +98,11 @@ class BatchOf:
         return seconds
 
 
-def cold_start(artifact: Artifact, settings: Settings, *, timeout_s: float) -> ColdStart:
+def cold_start(
+    artifact: Artifact, settings: Settings, batch_size: int, timeout_s: float, should_stop: Callable[[], bool]
+) -> ColdStart:
     """Start one process afresh and take its times; raises what :class:`Candidate` does."""
-    with Candidate(artifact, settings, timeout_s=timeout_s) as candidate:
+    with Candidate(artifact, settings, timeout_s=timeout_s, should_stop=should_stop) as candidate:
         candidate.wait_until_open()
-        (first,), (second,) = (candidate.call(1, 1, 1)["seconds"] for _ in range(2))
+        (first,), (second,) = (candidate.call(batch_size, 1, 1)["seconds"] for _ in range(2))
         return ColdStart(candidate.facts["import_s"], candidate.facts["open_s"], first, second)

@@ -91,14 +91,32 @@ def _about_the_figures(report: BenchmarkReport) -> Iterator[str]:
                 f"{_named(row)}: the first call took {first:.2f} s, a later one {1000 * p50:.3g} ms. Warm it "
                 f"up before it serves{how}."
             )
+    grouped = [row for row in rows if row.calls_per_sample > 1]
+    if grouped:
+        most = max(row.calls_per_sample for row in grouped)
+        yield (
+            f"In {len(grouped)} of {len(rows)} rows a call is too short for the clock: their quantiles are of "
+            f"means of up to {most} calls in a row."
+        )
+    if report.interrupted:
+        return
+    budget, precision = settings.get("budget_s", 20.0), settings.get("precision", 0.02)
+    few = [row for row in rows if (row.more_calls_needed or {}).keys() & {"p50", "p90"}]
+    if few:
+        yield (
+            f"In {len(few)} of {len(rows)} rows there are too few calls for a p90 with an interval: --budget "
+            f"{4 * budget:.0f} takes four times as many."
+        )
     unclear = [row for row in rows if row.verdict == "AMBIGUOUS"]
-    if unclear and not report.interrupted:
-        widest = max((row.ratio_high or 0) / (row.ratio_low or 1) - 1 for row in unclear)
-        growth = max(2.0, (widest / settings.get("precision", 0.02)) ** 2)
-        budget = settings.get("budget_s", 20.0) * min(growth, 30)
+    if unclear:
+        widths = [((row.ratio_high or 0) - (row.ratio_low or 0)) / (row.ratio or 1) for row in unclear]
+        more = min(30.0, max(2.0, (max(widths) / precision) ** 2))
+        advice = (
+            f"--budget {budget * more:.0f}" if max(widths) > precision else f"--precision {precision / 2:g}"
+        )
         yield (
             f"{len(unclear)} of {len(rows)} rows are AMBIGUOUS: their intervals reach over the 2% that count as the "
-            f"same. More rounds may tell: --budget {budget:.0f}."
+            f"same. More rounds may tell: {advice}."
         )
 
 

@@ -18,7 +18,6 @@ BLOCK_S = 0.05
 _AIM_S = 0.1
 PAUSE_S = 0.1
 CLOCK_SHARE = 0.001
-MIN_ROUNDS = 3
 _FIRST_LOOK, _LOOK_GROWTH = 10, 1.25
 
 Clock = Callable[[], float]
@@ -61,6 +60,7 @@ def measure(
     blocks: Sequence[Block],
     *,
     budget_s: float,
+    min_rounds: int = 1,
     is_enough: Callable[[list[Measurement]], bool] = lambda _: False,
     should_stop: Callable[[], bool] = lambda: False,
     seed: int = 0,
@@ -70,15 +70,15 @@ def measure(
 ) -> list[Measurement]:
     """Warm every candidate up, then let them take turns.
 
-    A block has as many calls as last ``BLOCK_S``, at least one. In every round each candidate runs one block,
+    A block has as many calls as last ``BLOCK_S`` and more, at least one. In every round each candidate runs one block,
     in an order drawn anew; before each block a pause lets the worker threads of the one before, which spin
     for a while after their work, fall asleep. A candidate that fails is left out from then on; a round counts only
     when all the others have finished it.
 
     Args:
         blocks: The candidates.
-        budget_s: Seconds of measurement for each candidate, pauses counted and the warm-up not. At least
-            ``MIN_ROUNDS`` rounds are run, however long they take.
+        budget_s: Seconds of measurement for each candidate, pauses counted and the warm-up not.
+        min_rounds: So many rounds are run, however long they take.
         is_enough: Asked ever more rarely whether what was measured will do; the rounds then end.
         should_stop: Asked after every block; what was measured until then is given.
         seed: Of the order.
@@ -102,9 +102,9 @@ def measure(
         used = (clock() - started) / budget_s
         if on_round is not None:
             on_round(done, min(1.0, used))
-        if done >= MIN_ROUNDS and used >= 1:
+        if done >= min_rounds and used >= 1:
             break
-        if done >= next_look:
+        if done >= max(min_rounds, next_look):
             if is_enough(measured):
                 break
             next_look = math.ceil(done * _LOOK_GROWTH)

@@ -1,6 +1,8 @@
 """What may be said of measured seconds: quantiles with intervals, ratios with intervals, and a verdict.
 
-Sources: order-statistic intervals: Hahn, Meeker, Statistical Intervals, 1991, section 5.2. Bootstrap: Efron,
+Sources: order-statistic intervals: Hahn, Meeker, Statistical Intervals, 1991, section 5.2;
+of samples that come in clusters: Kish, Survey sampling, 1965, effective sample size, and Woodruff, Confidence intervals
+for medians and other position measures, 1952. Bootstrap: Efron,
 Bootstrap methods, 1979, percentile intervals. Correction for several comparisons: Bonferroni. The verdict is that of
 equivalence testing: Schuirmann, A comparison of the two one-sided tests procedure, 1987. Outliers: Iglewicz, Hoaglin,
 How to detect and handle outliers, 1993, with hyperfine's threshold.
@@ -21,26 +23,34 @@ Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 SAME_WITHIN = 0.02
-_RESAMPLES = 10_000
+_RESAMPLES, _CHUNK = 10_000, 500
 _OUTLYING = 14.826  # median absolute deviations; ten standard deviations of a normal distribution
 
 
-def quantile_interval(ordered: Floats, share: float) -> Interval | None:
-    """The two values of a sorted sample between which its distribution's quantile lies, with 95% confidence.
+def quantile_interval(rounds: Sequence[Floats], share: float) -> Interval | int:
+    """The two values of a sample between which its distribution's quantile lies, with 95% confidence.
 
-    Distribution-free: the number of values below the quantile is binomial. None where the sample is too small for
-    any two of its values to do; :func:`calls_needed` says how large it must be.
+    The number of values below the quantile is binomial, whatever the distribution. Calls of one round resemble each
+    other, so that a sample says only as much as a smaller one of independent calls would: as large as explains by how
+    much the rounds differ in their share of values below the quantile.
+
+    Returns:
+        The interval, or where there are too few calls for any, how many are missing.
     """
-    count = len(ordered)
+    ordered = np.sort(np.concatenate(rounds))
+    quantile = np.quantile(ordered, share, method="inverted_cdf")
+    below = np.array([(each <= quantile).mean() for each in rounds])
+    weights = np.array([len(each) for each in rounds]) / len(ordered)
+    variance = float((weights**2 * (below - below @ weights) ** 2).sum())
+    count = len(ordered) if variance == 0 else int(min(len(ordered), share * (1 - share) / variance))
     if count < calls_needed(share):
-        return None
+        return math.ceil((calls_needed(share) - count) * len(ordered) / max(1, count))
     tail = (1 - CONFIDENCE) / 2
-    below = _binomial_cumulated(count, share)  # of at most k values below the quantile, k from 0
-    low = int(
-        np.searchsorted(below, tail, side="right")
-    )  # at most low - 1 of them: no likelier than the tail
-    high = int(np.searchsorted(below, 1 - tail, side="left")) + 1
-    return float(ordered[max(0, low - 1)]), float(ordered[min(count, high) - 1])
+    cumulated = _binomial_cumulated(count, share)  # of at most k values below the quantile, k from 0
+    low = max(1, int(np.searchsorted(cumulated, tail, side="right")))
+    high = min(count, int(np.searchsorted(cumulated, 1 - tail, side="left")) + 1)
+    ranks = [round(rank * len(ordered) / count) for rank in (low, high)]
+    return float(ordered[max(1, ranks[0]) - 1]), float(ordered[min(len(ordered), ranks[1]) - 1])
 
 
 def calls_needed(share: float) -> int:
@@ -71,9 +81,12 @@ def change_interval(before: Sequence[float], now: Sequence[float], comparisons: 
 
 
 def _resampled_medians(values: Floats, seed: int) -> Floats:
-    chosen = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
-    medians: Floats = np.median(values[chosen], axis=1)
-    return medians
+    random = np.random.default_rng(seed)
+    chunks = [  # in pieces, so that many rounds do not take much memory
+        np.median(values[random.integers(len(values), size=(_CHUNK, len(values)))], axis=1)
+        for _ in range(_RESAMPLES // _CHUNK)
+    ]
+    return np.concatenate(chunks)
 
 
 def _percentiles(values: Floats, comparisons: int) -> Interval:

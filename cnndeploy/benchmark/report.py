@@ -15,7 +15,6 @@ from cnndeploy.benchmark.engine import Measurement
 from cnndeploy.benchmark.intervals import (
     Interval,
     Verdict,
-    calls_needed,
     outliers,
     quantile_interval,
     ratio_interval,
@@ -30,7 +29,7 @@ _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 @dataclass(frozen=True, slots=True)
 class ColdStart:
     """Seconds that a fresh process takes, from its start: until all is imported, then to open the file, then for the
-    first and the second run at batch 1. Medians over ``starts`` processes.
+    first and the second run at the first batch size. Medians over ``starts`` processes.
     """
 
     import_s: float
@@ -128,10 +127,11 @@ class BenchmarkReport:
         """Read the JSON of :meth:`to_dict`; raises BenchmarkError where it is none."""
         try:
             values = json.loads(text)
-            results = tuple(_result(result) for result in values.pop("results"))
-            return cls(**{**values, "results": results, "warnings": tuple(values["warnings"])})
+            results = tuple(_result(result) for result in values["results"])
+            environment, warnings = dict(values["environment"]), tuple(values["warnings"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BenchmarkError(f"this is no report of cnndeploy bench --json: {error!r}") from error
+        return cls(results, environment, warnings, values.get("settings"), bool(values.get("interrupted")))
 
     @property
     def failures(self) -> tuple[Result, ...]:
@@ -140,12 +140,8 @@ class BenchmarkReport:
 
 
 def _result(values: dict[str, Any]) -> Result:
-    tuples = {
-        key: tuple(values[key])
-        for key in ("p50_interval_s", "p90_interval_s", "p99_interval_s", "quantiles_s", "round_p50_s")
-        if values[key] is not None
-    }
-    cold = values["cold_start"]
+    tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
+    cold = values.get("cold_start")
     return Result(**{**values, **tuples, "cold_start": None if cold is None else ColdStart(**cold)})
 
 
@@ -153,13 +149,14 @@ def summarise(row: Result, measured: Measurement) -> Result:
     """Fill a row with what the engine measured, all but the comparison with other rows."""
     if measured.failure or not measured.rounds:
         return replace(row, failure=measured.failure or "stopped before its first round was over")
-    samples = np.sort(np.concatenate([np.asarray(each) for each in measured.rounds]))
+    rounds = [np.asarray(each) for each in measured.rounds]
+    samples = np.concatenate(rounds)
     quantiles: dict[str, Any] = {}
     missing: dict[str, int] = {}
     for name, share in _QUANTILES.items():
-        interval = quantile_interval(samples, share)
-        if interval is None:
-            missing[name] = (calls_needed(share) - len(samples)) * measured.calls_per_sample
+        interval = quantile_interval(rounds, share)
+        if isinstance(interval, int):
+            missing[name] = interval * measured.calls_per_sample
         else:
             quantiles[f"{name}_s"] = float(np.quantile(samples, share, method="inverted_cdf"))
             quantiles[f"{name}_interval_s"] = interval

@@ -20,7 +20,7 @@ from cnndeploy import registry
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.candidate import RAW_ONNXRUNTIME, Settings
 from cnndeploy.classifier import Classifier
-from cnndeploy.errors import ArtifactError, BenchmarkError, MissingDependencyError
+from cnndeploy.errors import ArtifactError, BenchmarkError, missing_dependency
 from cnndeploy.machine import peak_memory_bytes, reset_peak_memory
 from cnndeploy.process import Message, serve
 from cnndeploy.runtimes import Session, open_session
@@ -137,7 +137,7 @@ def _import_package_of(runtime: str) -> None:
     try:
         importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(package) from error
+        raise missing_dependency(error) from error
 
 
 def _open(path: str, settings: Settings) -> _Subject:

@@ -103,22 +103,24 @@ class Update(Protocol):
 
 
 class RegisteredName(click.ParamType[str]):
-    """A name that the registry knows; the nearest one is suggested for another."""
+    """A name that the registry knows, or one of some more; the nearest one is suggested for another."""
 
-    def __init__(self, kind: registry.Kind) -> None:
+    def __init__(self, kind: registry.Kind, *more: str) -> None:
         self.kind = kind
+        self.more = more
         self.name = kind.removesuffix("s")
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """The known names."""
         del ctx
-        names = "|".join(registry.names(self.kind))
+        names = "|".join([*registry.names(self.kind), *self.more])
         return f"{{{names}}}" if isinstance(param, click.Argument) else f"[{names}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The name itself."""
-        if value not in registry.names(self.kind):
-            self.fail(str(UnknownNameError(self.name, value, registry.names(self.kind))), param, ctx)
+        known = [*registry.names(self.kind), *self.more]
+        if value not in known:
+            self.fail(str(UnknownNameError(self.name, value, known)), param, ctx)
         return str(value)
 
 
@@ -147,15 +149,24 @@ def console_for(json_file: str | None = None) -> Console:
 
 
 @contextlib.contextmanager
-def progress_bar(description: str) -> Iterator[Update]:
-    """A bar on standard error, if that is a terminal; call what it gives with done, total and a text."""
+def progress_bar(description: str, refreshes_a_second: float = 10) -> Iterator[Update]:
+    """A bar on standard error, if that is a terminal; call what it gives with done, total and a text.
+
+    Beside what is being timed it should refresh rarely.
+    """
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        refresh_per_second=refreshes_a_second,
+        disable=not console.is_terminal,
+    ) as progress:
         task = progress.add_task(escape(description), total=None)
 
         def update(done: int, total: int, text: str = description) -> None:

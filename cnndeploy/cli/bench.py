@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import signal
 import sys
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnndeploy import registry
 from cnndeploy.cli._common import (
     PATH,
     POSITIVE,
@@ -19,6 +19,7 @@ from cnndeploy.cli._common import (
     TERMINATED,
     CommaList,
     PoliteStop,
+    RegisteredName,
     console_for,
     device_option,
     json_file_option,
@@ -27,8 +28,7 @@ from cnndeploy.cli._common import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from cnndeploy.benchmark.baseline import Comparison
     from cnndeploy.benchmark.report import BenchmarkReport
 
 _INTERRUPTED, _REGRESSED = 130, 4
@@ -42,24 +42,12 @@ class _Threads(click.ParamType[int | str]):
         return "auto" if value == "auto" else click.IntRange(min=1, max=256).convert(value, param, ctx)
 
 
-class _Target(click.ParamType[str]):
-    name = "runtime"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from cnndeploy.errors import UnknownNameError
-
-        known = [*registry.names("runtimes"), _RAW]
-        if value not in known:
-            self.fail(str(UnknownNameError("runtime", value, known)), param, ctx)
-        return str(value)
-
-
 @click.command()
 @click.argument("targets", type=PATH, nargs=-1, required=True, metavar="FILES...")
 @click.option(
     "--target",
     "runtimes",
-    type=_Target(),
+    type=RegisteredName("runtimes", _RAW),
     multiple=True,
     metavar="RUNTIME",
     help=f"What runs the files; repeatable. {_RAW} is ONNX Runtime without our own layer.  [default: each format's]",
@@ -148,64 +136,79 @@ def command(
       cnndeploy bench lenet.pt lenet.onnx --target eager --target onnxruntime --target openvino --threads 1,2
       cnndeploy bench lenet.onnx --compare baseline.json
     """
-    from cnndeploy.artifact import check_writable
     from cnndeploy.benchmark import bench
-    from cnndeploy.benchmark.baseline import check_machine
-    from cnndeploy.machine import environment
-    from cnndeploy.report.tables import benchmark_table
+    from cnndeploy.benchmark.baseline import compare
+    from cnndeploy.report.tables import benchmark_table, comparison_table
 
-    if self_test and len(targets) != 1:
-        raise click.UsageError("--self-test takes one file")
-    if html is not None or plots is not None:
-        pass  # before the work: it needs matplotlib
-    for file in (None if json_file == "-" else json_file, html, csv, markdown):
-        if file is not None:
-            check_writable(file, *targets, *([baseline] if baseline else []))
-    before = None if baseline is None else _read(baseline)
-    if before is not None:
-        check_machine(environment(), before, any_machine=any_machine)
-    with progress_bar("Starting") as update, PoliteStop() as stop:
+    counts = list(chain(*threads))
+    if self_test and (len(targets) != 1 or len(settings["runtimes"]) > 1 or len(counts) > 1):
+        raise click.UsageError("--self-test takes one file, one --target and one number of --threads")
+    written = [Path(json_file) if json_file not in (None, "-") else None, html, csv, markdown]
+    before = _before_the_work([*targets], baseline, any_machine, written, plots, bool(html or plots))
+    with progress_bar("Starting", refreshes_a_second=1) as update, PoliteStop() as stop:
         report = bench(
             targets * 2 if self_test else targets,
             batch_sizes=list(chain(*batch_sizes)) or [1],
-            threads=list(chain(*threads)),
+            threads=counts,
             budget_s=budget,
             timeout_s=timeout,
             should_stop=stop,
             on_progress=lambda text, done, total: update(done, total, text),
             **settings,
         )
-    if json_file is not None:
-        write_json(json_file, report.to_dict())
-    _write(report, html, csv, markdown, plots)
     console = console_for(json_file)
     console.print(benchmark_table(report))
+    judged = (
+        None if before is None or report.interrupted else compare(report, before, any_machine=any_machine)
+    )
+    if judged is not None:
+        console.print(comparison_table(judged))
+    if json_file is not None:
+        write_json(json_file, report.to_dict() | ({} if judged is None else {"comparison": judged.to_dict()}))
+    _write(report, html, csv, markdown, plots)
     if report.interrupted:
         raise SystemExit(TERMINATED if stop.signal == signal.SIGTERM else _INTERRUPTED)
-    raise SystemExit(_judged(report, before, self_test, any_machine, console))
+    raise SystemExit(_outcome(report, judged, self_test))
 
 
-def _judged(
-    report: BenchmarkReport,
-    before: BenchmarkReport | None,
-    self_test: bool,
+def _before_the_work(
+    targets: list[Path],
+    baseline: Path | None,
     any_machine: bool,
-    console: Console,
-) -> int:
-    """The exit code, once what was asked for beside the figures is said."""
-    from cnndeploy.benchmark.baseline import compare
-    from cnndeploy.report.tables import comparison_table
+    files: list[Path | None],
+    plots: Path | None,
+    needs_plots: bool,
+) -> BenchmarkReport | None:
+    """The baseline, if there is one, once all is known to be there that is needed after the work."""
+    from cnndeploy.artifact import check_writable, make_folder
+    from cnndeploy.benchmark.baseline import check_machine
+    from cnndeploy.machine import environment
 
-    slower = False
-    if before is not None:
-        comparison = compare(report, before, any_machine=any_machine)
-        console.print(comparison_table(comparison))
-        slower = bool(comparison.slower)
+    if needs_plots:
+        importlib.import_module("cnndeploy.report.plots")  # it needs matplotlib
+    if baseline is not None:
+        targets = [*targets, baseline]
+    for file in files:
+        if file is not None:
+            check_writable(file, *targets)
+    if plots is not None:
+        make_folder(plots)
+    if baseline is None:
+        return None
+    before = _read(baseline)
+    check_machine(environment(), before, any_machine=any_machine)
+    return before
+
+
+def _outcome(report: BenchmarkReport, judged: Comparison | None, self_test: bool) -> int:
+    """The exit code."""
     won = self_test and any(row.verdict in ("FASTER", "SLOWER") for row in report.results)
     if won:
         noisy = "this machine is too noisy now for a benchmark to be believed"
         click.echo(f"Error: a file was found to be faster or slower than itself: {noisy}.", err=True)
-    return 1 if report.failures or won else _REGRESSED if slower else 0
+    if report.failures or won:
+        return 1
+    return _REGRESSED if judged is not None and judged.slower else 0
 
 
 def _read(path: Path) -> BenchmarkReport:

@@ -19,6 +19,7 @@ from cnndeploy.cli._common import (
     write_json,
 )
 from cnndeploy.cli.train import describe_epoch, run_training
+from cnndeploy.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from cnndeploy.artifact import Artifact
@@ -87,11 +88,15 @@ def command(architecture: str, output: Path, epochs: int, limit: int | None, dat
     _heading(6, "Report")
     page = output / "report.html"
     sizes = ",".join(map(str, _BATCH_SIZES))
-    command = shlex.join(["cnndeploy", "bench", *map(str, measured), "--batch-size", sizes])
+    command = shlex.join(
+        ["cnndeploy", "bench", *map(str, measured), "--batch-size", sizes, "--budget", f"{_BUDGET_S:g}"]
+    )
     write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings, command).encode())
     click.echo(f"Open {page}")
     for report in reports:
         report.require()
+    if timings.failures:
+        raise BenchmarkError(f"not all files could be measured: {timings.failures[0].failure}")
 
 
 def _heading(number: int, step: str) -> None:
@@ -128,7 +133,7 @@ def _measure(targets: list[Path], json_file: Path) -> BenchmarkReport:
     from cnndeploy.benchmark import bench
     from cnndeploy.report.tables import benchmark_table
 
-    with progress_bar("Starting") as update:
+    with progress_bar("Starting", refreshes_a_second=1) as update:
         timings = bench(
             targets,
             batch_sizes=_BATCH_SIZES,

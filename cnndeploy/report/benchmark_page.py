@@ -9,7 +9,7 @@ from pathlib import Path
 from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.report.html import document
 from cnndeploy.report.plots import Plot, benchmark_plots
-from cnndeploy.report.rows import DEPLOYMENT, LATENCY, Column, candidates
+from cnndeploy.report.rows import DEPLOYMENT, LATENCY, Column, candidates, shortened
 from cnndeploy.report.units import machine_line
 
 # Sorts a table by the column whose heading is clicked; by its numbers where the cells carry them.
@@ -39,9 +39,10 @@ def render_benchmark(report: BenchmarkReport, command: str = "") -> str:
 
 def benchmark_sections(report: BenchmarkReport, command: str = "") -> Sequence[str]:
     """The parts of a page that show a benchmark, with plots, tables that sort, and the machine."""
+    report = shortened(report)
     warnings = "".join(f'<p class="bad">{escape(warning)}</p>' for warning in report.warnings)
     failures = "".join(
-        f'<p class="bad">{escape(Path(row.target).name)} on {escape(row.runtime)}: {escape(row.failure)}</p>'
+        f'<p class="bad">{escape(row.target)} on {escape(row.runtime)}: {escape(row.failure)}</p>'
         for row in report.failures
     )
     how = f"<h2>Measure again</h2><p><code>{escape(command)}</code></p>" if command else ""

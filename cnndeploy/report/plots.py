@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -13,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from cnndeploy.benchmark.report import BenchmarkReport, Result
-from cnndeploy.report.rows import candidates
+from cnndeploy.report.rows import candidates, shortened
 
 _INK = "#010203"  # stands for the page's text colour
 _STYLE: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.size": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -64,6 +64,7 @@ class Plot:
 
 def benchmark_plots(report: BenchmarkReport) -> dict[str, Plot]:
     """Name to plot; only those that the report has figures for."""
+    report = shortened(report)
     rows = [row for row in report.results if not row.failure]
     plots: dict[str, Plot] = {}
     if rows:
@@ -84,7 +85,9 @@ def _plain(axis: Any) -> None:
 
 
 def _name(row: Result, batch: bool = False) -> str:
-    name = f"{Path(row.target).name}, {row.runtime}, {row.threads} thr."
+    target = row.target.replace("_", "\N{LOW LINE}\u200b", 1) if row.target.startswith("_") else row.target
+    device = "" if row.device == "cpu" else f" on {row.device}"
+    name = f"{target}, {row.runtime}{device}, {row.threads} thr."
     return f"{name}, batch {row.batch_size}" if batch else name
 
 
@@ -122,20 +125,28 @@ def _latency(rows: list[Result]) -> Plot:
 
 
 def _throughput(rows: list[Result]) -> Plot:
-    lines: dict[str, list[Result]] = {}
-    for row in rows:
-        lines.setdefault(_name(row), []).append(row)
+    sizes = [row.batch_size for row in rows]
+    # where a file is measured twice, its first row of a batch size belongs to the first of another
+    lines: dict[tuple[str, int], list[Result]] = {}
+    for at, row in enumerate(rows):
+        same = [_name(each) for each in rows[:at] if each.batch_size == row.batch_size]
+        lines.setdefault((_name(row), same.count(_name(row))), []).append(row)
 
     def draw(axes: Any) -> None:
-        for at, (name, of_candidate) in enumerate(lines.items()):
+        for at, ((name, _), of_candidate) in enumerate(lines.items()):
             ordered = sorted(of_candidate, key=lambda row: row.batch_size)
-            sizes = [row.batch_size for row in ordered]
             speeds = [row.images_per_s for row in ordered]
-            axes.plot(sizes, speeds, marker="o", color=_COLOURS[at % len(_COLOURS)], label=name)
+            axes.plot(
+                [row.batch_size for row in ordered],
+                speeds,
+                marker="o",
+                color=_COLOURS[at % len(_COLOURS)],
+                label=name,
+            )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         _plain(axes.yaxis)
-        ticks = sorted({row.batch_size for row in rows})
+        ticks = sorted(set(sizes))
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.set(xlabel="batch size", ylabel="images per second")
         axes.grid(alpha=0.25)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result
@@ -45,6 +45,12 @@ def _ratio(result: Result) -> str:
     return f"{result.ratio:.{digits}f} ({result.ratio_low:.{digits}f} to {result.ratio_high:.{digits}f})"
 
 
+def _threads(result: Result) -> str:
+    if result.auto_threads:
+        return "auto" if result.threads is None else f"{result.threads} (auto)"
+    return str(result.threads)
+
+
 def _bytes(count: int | None) -> str:
     return "-" if count is None else size(count)
 
@@ -63,9 +69,9 @@ def total_s(start: ColdStart) -> float:
 
 
 _WHO = (
-    Column("file", lambda r: Path(r.target).name),
+    Column("file", lambda r: r.target),
     Column("runtime", lambda r: r.runtime if r.device == "cpu" else f"{r.runtime} on {r.device}"),
-    Column("threads", lambda r: f"{r.threads}{' (auto)' if r.auto_threads else ''}", lambda r: r.threads),
+    Column("threads", _threads, lambda r: r.threads),
 )
 LATENCY = (
     *_WHO,
@@ -84,6 +90,18 @@ DEPLOYMENT = (
     Column("file size", lambda r: _bytes(r.file_bytes), lambda r: r.file_bytes),
     Column("accuracy", lambda r: "-" if r.accuracy is None else f"{r.accuracy:.4f}", lambda r: r.accuracy),
 )
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Path to file name, or to itself where two files have the same name."""
+    ambiguous = len({Path(path).name for path in paths}) < len(set(paths))
+    return {path: path if ambiguous else Path(path).name for path in paths}
+
+
+def shortened(report: BenchmarkReport) -> BenchmarkReport:
+    """The report with its files' names as they are shown."""
+    names = short_names([row.target for row in report.results])
+    return replace(report, results=tuple(replace(row, target=names[row.target]) for row in report.results))
 
 
 def candidates(report: BenchmarkReport) -> list[Result]:

@@ -15,7 +15,7 @@ from cnndeploy.benchmark.baseline import Comparison
 from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.equivalence.report import EquivalenceReport, SideFacts
 from cnndeploy.evaluation import Evaluation, wilson
-from cnndeploy.report.rows import DEPLOYMENT, LATENCY, Column, as_markdown, candidates
+from cnndeploy.report.rows import DEPLOYMENT, LATENCY, Column, as_markdown, candidates, shortened
 from cnndeploy.report.units import machine_line, size
 from cnndeploy.specs import Manifest
 
@@ -176,6 +176,7 @@ def _accuracy_cell(report: EquivalenceReport) -> str:
 
 def benchmark_table(report: BenchmarkReport) -> Group:
     """A row for each result; what it takes to start each candidate; the machine, and what to doubt."""
+    report = shortened(report)
     tables = [_of_rows("Latency and throughput", LATENCY, report.results)]
     if any(row.cold_start or row.peak_memory_bytes for row in candidates(report)):
         tables.append(_of_rows("Cold start and size", DEPLOYMENT, candidates(report)))
@@ -197,17 +198,17 @@ def _of_rows(title: str, columns: Sequence[Column], results: Sequence[Result]) -
     table = Table(title=title, title_justify="left")
     for column in columns:
         table.add_column(column.heading, justify="right" if column.key else "left", overflow="fold")
-    names = _short_names([result.target for result in results])
     for result in results:
-        _add_row(table, names[result.target], *(column.text(result) for column in columns[1:]))
+        _add_row(table, *(column.text(result) for column in columns))
     return table
 
 
 def benchmark_markdown(report: BenchmarkReport) -> str:
     """The same tables in Markdown."""
+    report = shortened(report)
     parts = [as_markdown(LATENCY, report.results), as_markdown(DEPLOYMENT, candidates(report))]
     notes = [machine_line(report.environment), *(f"Warning: {warning}" for warning in report.warnings)]
-    notes += [f"{Path(row.target).name} on {row.runtime}: {row.failure}" for row in report.failures]
+    notes += [f"{row.target} on {row.runtime}: {row.failure}" for row in report.failures]
     return "\n".join([*parts, *(f"{note}\n" for note in notes)])
 
 
@@ -237,12 +238,6 @@ def comparison_table(comparison: Comparison) -> Group:
 def _add_row(table: Table, *cells: str | Text) -> None:
     """File names and manifests are shown as they are; rich would read their brackets as markup."""
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
-
-
-def _short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Path to file name, or to itself where two files have the same name."""
-    ambiguous = len({Path(path).name for path in paths}) < len(set(paths))
-    return {path: path if ambiguous else Path(path).name for path in paths}
 
 
 def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:

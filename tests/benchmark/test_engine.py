@@ -53,7 +53,9 @@ def _measure(
 ) -> tuple[list[Measurement], list[FakeBlock], list[object], FakeClock]:
     clock, log = FakeClock(), []
     blocks = [FakeBlock(clock, lambda count, s=s: [s] * count, log, clock_s) for s in each]
-    found = measure(blocks, budget_s=budget_s, is_enough=is_enough, pause=clock.pause, clock=clock)
+    found = measure(
+        blocks, budget_s=budget_s, min_rounds=3, is_enough=is_enough, pause=clock.pause, clock=clock
+    )
     return found, blocks, log, clock
 
 
@@ -91,7 +93,7 @@ def test_reading_the_clock_takes_at_most_a_thousandth(seconds: float, clock_s: f
 
 @pytest.mark.parametrize(
     ("seconds", "budget_s", "rounds"),
-    [(0.1, 3.9, 20), (0.1, 0.2, engine.MIN_ROUNDS), (60.0, 5.0, engine.MIN_ROUNDS)],
+    [(0.1, 3.9, 20), (0.1, 0.2, 3), (60.0, 5.0, 3)],
 )
 def test_rounds_follow_the_budget(seconds: float, budget_s: float, rounds: int) -> None:
     (first, second), _, _, _ = _measure(seconds, seconds, budget_s=budget_s)

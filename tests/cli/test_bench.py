@@ -134,7 +134,12 @@ def test_the_self_test_fails_where_a_file_beats_itself(
     result = cli("bench", trained.onnx, "--self-test", *QUICK)
     assert result.exit_code == 1
     assert "faster or slower than itself" in result.stderr
-    assert cli("bench", trained.onnx, trained.checkpoint, "--self-test").exit_code == 2
+    for more in (
+        [trained.checkpoint],
+        ["--threads", "1,2"],
+        ["--target", "onnxruntime", "--target", "openvino"],
+    ):
+        assert cli("bench", trained.onnx, *more, "--self-test").exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -157,6 +162,8 @@ def test_wrong_usage_is_exit_2(arguments: list[str], said: str, cli: Cli, traine
 def test_a_page_needs_matplotlib_and_says_so_before_the_work(trained: Trained, tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['matplotlib'] = None\n"
+        "import cnndeploy.benchmark\n"
+        "cnndeploy.benchmark.bench = lambda *_, **__: sys.exit(77)\n"
         "from cnndeploy.cli import main\n"
         f"main(['bench', {str(trained.onnx)!r}, '--budget', '600', '--html', {str(tmp_path / 'b.html')!r}])"
     )
@@ -179,7 +186,7 @@ def test_a_signal_prints_what_there_is_and_leaves_no_worker(number: int, code: i
             time.sleep(0.05)
         assert workers
         time.sleep(5)  # some rounds
-        os.killpg(process.pid, number)  # as a terminal does: to the workers too
+        os.killpg(process.pid, number)  # as a terminal does
         out, _ = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Interrupted" in out

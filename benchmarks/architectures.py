@@ -1,0 +1,50 @@
+"""How fast is every architecture on every runtime here? The tables of docs/BENCHMARKS.md.
+
+A network of which no checkpoint lies in the folder is measured with untrained weights: they take as long.
+
+    .venv/bin/python benchmarks/architectures.py --folder checkpoints
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from cnndeploy import registry
+from cnndeploy.artifact import write_file
+from cnndeploy.benchmark import bench
+from cnndeploy.exporters import export
+from cnndeploy.report.tables import benchmark_markdown
+from cnndeploy.training.loop import train
+
+TARGETS = ("eager", "compiled", "torchscript", "raw-onnxruntime", "onnxruntime", "openvino")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Every architecture on every runtime.")
+    parser.add_argument("--folder", type=Path, help="with checkpoints, as lenet.pt; reports are written here")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds for each candidate (default: 20)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("architectures", nargs="*", default=registry.names("architectures"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.folder or Path(scratch)
+        for name in arguments.architectures:
+            checkpoint = folder / f"{name}.pt"
+            if not checkpoint.exists():
+                train(name, checkpoint, epochs=0)
+            files = [checkpoint, *(export(checkpoint, each).path for each in ("torchscript", "onnx"))]
+            targets = [each for each in TARGETS if arguments.device == "cpu" or each in _ON_CUDA]
+            report = bench(files, runtimes=targets, budget_s=arguments.budget, device=arguments.device)
+            write_file(folder / f"{name}.json", json.dumps(report.to_dict(), indent=2).encode())
+            command = f"cnndeploy bench {' '.join(file.name for file in files)}"
+            print(f"\n### {name}\n\n`{command} {' '.join(f'--target {each}' for each in targets)}`\n")
+            print(benchmark_markdown(report), flush=True)
+
+
+_ON_CUDA = frozenset(["eager", "compiled", "torchscript", "onnxruntime"])
+
+if __name__ == "__main__":
+    main()
