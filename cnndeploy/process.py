@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -31,7 +32,7 @@ class WorkerProcess:
     def __init__(self, module: str, *arguments: str, subject: str) -> None:
         self._subject = subject
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, "-P", "-m", module, *arguments],  # -P: no module of the folder that we are in
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -61,12 +62,14 @@ class WorkerProcess:
             self._kill()
             cause = " (killed; out of memory?)" if status == -signal.SIGKILL else ""
             raise ArtifactError(f"{self._subject}: its process ended with status {status}{cause}")
-        message: Message = json.loads(line)
+        try:
+            message: Message = json.loads(line)
+        except ValueError as nonsense:
+            raise ArtifactError(f"{self._subject}: its process answered {line[:80]!r}") from nonsense
         if "error" in message:
             kind: type[CnndeployError] = getattr(errors, message["error"], CnndeployError)
-            error = kind.__new__(
-                kind
-            )  # the text is the message already made, not what the class makes it from
+            # the text is the message already made, not what the class makes it from
+            error = kind.__new__(kind)
             error.args = (message["text"],)
             raise error
         return message
@@ -79,16 +82,14 @@ class WorkerProcess:
 
         def watch() -> None:
             nonlocal reason
-            waited = stopping = 0
-            while not answered.wait(1.0):
-                waited, stopping = waited + 1, stopping + should_stop()
-                if waited >= timeout_s or stopping > _GRACE_S:
-                    late = (
-                        f"no answer within {timeout_s:g} seconds"
-                        if waited >= timeout_s
-                        else "it did not stop"
-                    )
-                    reason = f"{self._subject}: {late}; it was ended"
+            deadline = time.monotonic() + timeout_s
+            stopping = 0
+            while not answered.wait(max(0.0, min(1.0, deadline - time.monotonic()))):
+                stopping += should_stop()
+                too_late = time.monotonic() >= deadline
+                if too_late or stopping > _GRACE_S:
+                    why = f"no answer within {timeout_s:g} seconds" if too_late else "it did not stop"
+                    reason = f"{self._subject}: {why}; it was ended"
                     self._kill()
                     return
 

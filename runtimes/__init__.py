@@ -212,8 +212,13 @@ def _open(artifact: Artifact, name: str, device: str, threads: int, tf32: bool) 
         session.close()
         raise DeviceUnavailableError(f"{name} does not let TF32 be {'allowed' if tf32 else 'switched off'}")
     placement = session.placement()
+    if not placement:
+        session.close()
+        raise DeviceUnavailableError(
+            f"{name} shows no part of {artifact.path} that it computes; is there any?"
+        )
     elsewhere = [part for part, where in placement.items() if where != session.placed_on]
-    if elsewhere or not placement or session.device != ("cpu" if index is None else f"cuda:{index}"):
+    if elsewhere or session.device != ("cpu" if index is None else f"cuda:{index}"):
         session.close()
         raise DeviceUnavailableError(
             f"{name} put {len(elsewhere)} of {len(placement)} parts of {artifact.path} elsewhere than on {device}: "

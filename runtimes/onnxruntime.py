@@ -55,8 +55,8 @@ class OnnxRuntimeSession(Session):
     ) -> None:
         super().__init__(
             artifact,
-            inputs=tuple(map(_spec, session.get_inputs())),
-            outputs=tuple(map(_spec, session.get_outputs())),
+            inputs=tuple(map(tensor_spec, session.get_inputs())),
+            outputs=tuple(map(tensor_spec, session.get_outputs())),
             device=device,
             placed_on=_CPU if device == "cpu" else _CUDA,
             threads=threads,
@@ -263,7 +263,8 @@ def _ort_errors() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError)
 
 
-def _spec(argument: Any) -> TensorSpec:
+def tensor_spec(argument: Any) -> TensorSpec:
+    """An input or output of an InferenceSession."""
     shape = tuple(axis if isinstance(axis, int) else str(axis or "unknown") for axis in argument.shape)
     return TensorSpec(argument.name, _DTYPES.get(argument.type, argument.type), shape)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -88,8 +89,15 @@ def bench(
     asked = _asked(targets, runtimes, Settings("", device, 1, end_to_end), threads)
     if any(size < 1 for size in batch_sizes) or not batch_sizes:
         raise BenchmarkError(f"batch sizes are at least 1, got {list(batch_sizes)}")
+    if any(count != "auto" and count < 1 for count in threads):
+        raise BenchmarkError(f"threads are at least 1, or auto, got {list(threads)}")
+    if not all(0 < value < math.inf for value in (precision, budget_s, timeout_s)) or cold_starts < 0:
+        raise BenchmarkError(
+            f"precision, budget and timeout are above 0, cold starts at least 0, but got {limits}"
+        )
     sizes = sorted(set(batch_sizes))
     comparisons = max(1, (len(asked) - 1) * len(sizes))
+    min_rounds = rounds_needed(len(asked) * len(sizes))  # for a baseline judges every row
     rows: list[Result] = []
     with contextlib.ExitStack() as stack:
 
@@ -104,7 +112,7 @@ def bench(
             raise errors[0]
         watch = Watch()  # all candidates wait now, so whatever works is somebody else
         for batch_size in sizes:
-            found = _at(batch_size, candidates, limits, comparisons, should_stop, on_progress)
+            found = _at(batch_size, candidates, limits, comparisons, min_rounds, should_stop, on_progress)
             rows += compared(found, comparisons)
             for at, candidate in enumerate(candidates):
                 if candidate.failure and batch_size != sizes[-1] and not should_stop():
@@ -126,8 +134,8 @@ def _asked(
     threads: Sequence[Threads],
 ) -> list[tuple[Artifact, Settings]]:
     """Every file on every runtime that opens it, with every number of threads."""
-    if not targets:
-        raise BenchmarkError("nothing to measure; give at least one model file")
+    if not targets or isinstance(targets, str) or isinstance(runtimes, str):
+        raise BenchmarkError("give at least one model file, and lists of files and runtimes")
     if RAW_ONNXRUNTIME in runtimes and (settings.device != "cpu" or settings.end_to_end or "auto" in threads):
         raise BenchmarkError(f"{RAW_ONNXRUNTIME} runs the model alone, on the CPU, with a number of threads")
     opened = [Artifact.open(target) for target in targets]
@@ -168,6 +176,7 @@ def _at(
     candidates: Sequence[Candidate],
     limits: Limits,
     comparisons: int,
+    min_rounds: int,
     should_stop: Stop,
     on_progress: Progress | None,
 ) -> list[Result]:
@@ -177,7 +186,7 @@ def _at(
     measured = measure(
         blocks,
         budget_s=limits.budget_s,
-        min_rounds=rounds_needed(comparisons),
+        min_rounds=min_rounds,
         is_enough=lambda so_far: _is_precise(so_far, limits.precision, comparisons),
         should_stop=should_stop,
         seed=limits.seed,

@@ -6,10 +6,11 @@ import statistics
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from cnndeploy.benchmark.intervals import Verdict, change_interval, verdict
+from cnndeploy.benchmark.intervals import Verdict, change_interval, rounds_needed, verdict
 from cnndeploy.benchmark.report import BenchmarkReport, Result, round_ratios
 from cnndeploy.errors import BenchmarkError
 
+Line = tuple[Any, ...]
 _SAME_MACHINE = ("cpu", "usable_cpus", "gpus")
 
 
@@ -34,10 +35,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What changed, and what could not be compared: in words."""
+    """What changed, and what could not be compared: in words. ``undecided`` lines have too few rounds to be judged."""
 
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
+    undecided: tuple[str, ...]
 
     @property
     def slower(self) -> tuple[Change, ...]:
@@ -63,8 +65,8 @@ def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool 
     pairs = [(olds[line], news[line]) for line in news if line in olds]
     if not pairs:
         raise BenchmarkError(
-            f"the baseline has no line in common with this run. It has: {'; '.join(map(str, olds))}. This has: "
-            f"{'; '.join(map(str, news))}."
+            f"the baseline has no line in common with this run. It has: {'; '.join(map(_named, olds))}. This has: "
+            f"{'; '.join(map(_named, news))}."
         )
     changes = [_change(old, before, new, now, len(pairs)) for old, new in pairs]
     risen = {change.batch_size for change in changes if change.by == "ratio" and change.verdict == "FASTER"}
@@ -75,8 +77,8 @@ def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool 
         else change
         for change, (_, new) in zip(changes, pairs, strict=True)
     ]
-    missing = [str(line) for line in olds if line not in news]
-    added = [str(line) for line in news if line not in olds]
+    missing = [_named(line) for line in olds if line not in news]
+    added = [_named(line) for line in news if line not in olds]
     notes = [f"only in the baseline: {line}" for line in missing] + [
         f"not in the baseline: {line}" for line in added
     ]
@@ -86,7 +88,14 @@ def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool 
         for name in sorted({*old_versions, *versions})
         if old_versions.get(name) != versions.get(name)
     ]
-    return Comparison(tuple(changes), tuple(notes))
+    needed = rounds_needed(len(pairs))
+    undecided = tuple(
+        f"{_named(new.identity)} has {len(old.round_p50_s)} rounds in the baseline and {len(new.round_p50_s)} here; "
+        f"{needed} are needed"
+        for old, new in pairs
+        if min(len(old.round_p50_s), len(new.round_p50_s)) < needed
+    )
+    return Comparison(tuple(changes), tuple(notes), undecided)
 
 
 def check_machine(environment: Any, before: BenchmarkReport, *, any_machine: bool) -> None:
@@ -103,7 +112,13 @@ def check_machine(environment: Any, before: BenchmarkReport, *, any_machine: boo
         )
 
 
-def _lines(report: BenchmarkReport) -> dict[tuple[Any, ...], Result]:
+def _named(line: Line) -> str:
+    name, runtime, device, threads, batch_size, end_to_end = line
+    whole = ", end to end" if end_to_end else ""
+    return f"{name} on {runtime}, {device}, {threads} threads, batch {batch_size}{whole}"
+
+
+def _lines(report: BenchmarkReport) -> dict[Line, Result]:
     rows = [row for row in report.results if not row.failure]
     if any(len(row.round_p50_s) < 2 for row in rows):
         raise BenchmarkError(

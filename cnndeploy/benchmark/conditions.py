@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 from collections.abc import Iterator
@@ -105,14 +106,16 @@ def _about_the_figures(report: BenchmarkReport) -> Iterator[str]:
     if few:
         yield (
             f"In {len(few)} of {len(rows)} rows there are too few calls for a p90 with an interval: --budget "
-            f"{4 * budget:.0f} takes four times as many."
+            f"{4 * budget:g} takes four times as many."
         )
     unclear = [row for row in rows if row.verdict == "AMBIGUOUS"]
     if unclear:
         widths = [((row.ratio_high or 0) - (row.ratio_low or 0)) / (row.ratio or 1) for row in unclear]
         more = min(30.0, max(2.0, (max(widths) / precision) ** 2))
         advice = (
-            f"--budget {budget * more:.0f}" if max(widths) > precision else f"--precision {precision / 2:g}"
+            f"--budget {math.ceil(budget * more)}"
+            if max(widths) > precision
+            else f"--precision {precision / 2:g}"
         )
         yield (
             f"{len(unclear)} of {len(rows)} rows are AMBIGUOUS: their intervals reach over the 2% that count as the "

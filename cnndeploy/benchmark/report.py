@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -127,9 +128,10 @@ class BenchmarkReport:
         """Read the JSON of :meth:`to_dict`; raises BenchmarkError where it is none."""
         try:
             values = json.loads(text)
-            results = tuple(_result(result) for result in values["results"])
+            results = tuple(map(_result, values["results"]))
             environment, warnings = dict(values["environment"]), tuple(values["warnings"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            dict(environment["versions"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BenchmarkError(f"this is no report of cnndeploy bench --json: {error!r}") from error
         return cls(results, environment, warnings, values.get("settings"), bool(values.get("interrupted")))
 
@@ -142,7 +144,11 @@ class BenchmarkReport:
 def _result(values: dict[str, Any]) -> Result:
     tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     cold = values.get("cold_start")
-    return Result(**{**values, **tuples, "cold_start": None if cold is None else ColdStart(**cold)})
+    result = Result(**{**values, **tuples, "cold_start": None if cold is None else ColdStart(**cold)})
+    Path(result.target)
+    if not all(0 < float(seconds) < math.inf for seconds in result.round_p50_s):
+        raise ValueError("a round's median is no time")
+    return result
 
 
 def summarise(row: Result, measured: Measurement) -> Result:
@@ -155,7 +161,8 @@ def summarise(row: Result, measured: Measurement) -> Result:
     missing: dict[str, int] = {}
     for name, share in _QUANTILES.items():
         interval = quantile_interval(rounds, share)
-        if isinstance(interval, int):
+        if isinstance(interval, int) or missing:  # a rarer quantile is not known better than a milder one
+            interval = interval if isinstance(interval, int) else 1
             missing[name] = interval * measured.calls_per_sample
         else:
             quantiles[f"{name}_s"] = float(np.quantile(samples, share, method="inverted_cdf"))

@@ -143,7 +143,11 @@ def command(
     counts = list(chain(*threads))
     if self_test and (len(targets) != 1 or len(settings["runtimes"]) > 1 or len(counts) > 1):
         raise click.UsageError("--self-test takes one file, one --target and one number of --threads")
-    written = [Path(json_file) if json_file not in (None, "-") else None, html, csv, markdown]
+    written = [
+        file for file in (None if json_file in (None, "-") else Path(json_file), html, csv, markdown) if file
+    ]
+    if len({file.absolute() for file in written}) < len(written):
+        raise click.UsageError("two reports are to be written to the same file")
     before = _before_the_work([*targets], baseline, any_machine, written, plots, bool(html or plots))
     with progress_bar("Starting", refreshes_a_second=1) as update, PoliteStop() as stop:
         report = bench(
@@ -158,14 +162,17 @@ def command(
         )
     console = console_for(json_file)
     console.print(benchmark_table(report))
-    judged = (
-        None if before is None or report.interrupted else compare(report, before, any_machine=any_machine)
-    )
-    if judged is not None:
-        console.print(comparison_table(judged))
-    if json_file is not None:
-        write_json(json_file, report.to_dict() | ({} if judged is None else {"comparison": judged.to_dict()}))
     _write(report, html, csv, markdown, plots)
+    judged = None
+    try:
+        if before is not None and not report.interrupted:
+            judged = compare(report, before, any_machine=any_machine)
+            console.print(comparison_table(judged))
+    finally:  # what was measured is kept, also where it does not compare
+        if json_file is not None:
+            write_json(
+                json_file, report.to_dict() | ({} if judged is None else {"comparison": judged.to_dict()})
+            )
     if report.interrupted:
         raise SystemExit(TERMINATED if stop.signal == signal.SIGTERM else _INTERRUPTED)
     raise SystemExit(_outcome(report, judged, self_test))
@@ -175,7 +182,7 @@ def _before_the_work(
     targets: list[Path],
     baseline: Path | None,
     any_machine: bool,
-    files: list[Path | None],
+    files: list[Path],
     plots: Path | None,
     needs_plots: bool,
 ) -> BenchmarkReport | None:
@@ -189,8 +196,7 @@ def _before_the_work(
     if baseline is not None:
         targets = [*targets, baseline]
     for file in files:
-        if file is not None:
-            check_writable(file, *targets)
+        check_writable(file, *targets)
     if plots is not None:
         make_folder(plots)
     if baseline is None:
@@ -202,11 +208,16 @@ def _before_the_work(
 
 def _outcome(report: BenchmarkReport, judged: Comparison | None, self_test: bool) -> int:
     """The exit code."""
-    won = self_test and any(row.verdict in ("FASTER", "SLOWER") for row in report.results)
-    if won:
-        noisy = "this machine is too noisy now for a benchmark to be believed"
-        click.echo(f"Error: a file was found to be faster or slower than itself: {noisy}.", err=True)
-    if report.failures or won:
+    if self_test and not report.failures:
+        found = report.results[-1]
+        if found.verdict in ("FASTER", "SLOWER"):
+            noisy = "this machine is too noisy now for a benchmark to be believed"
+            click.echo(f"Error: a file was found to be {found.verdict} than itself: {noisy}.", err=True)
+            return 1
+        click.echo(
+            f"Self-test passed: no winner between a file and itself in {found.rounds} rounds.", err=True
+        )
+    if report.failures or (judged is not None and judged.undecided):
         return 1
     return _REGRESSED if judged is not None and judged.slower else 0
 
@@ -229,16 +240,17 @@ def _write(
     from cnndeploy.report.tables import benchmark_markdown
 
     if csv is not None:
-        write_file(csv, as_csv(report).encode())
+        write_file(csv, as_csv(report).encode("utf-8", "backslashreplace"))
     if markdown is not None:
-        write_file(markdown, benchmark_markdown(report).encode())
+        write_file(markdown, benchmark_markdown(report).encode("utf-8", "backslashreplace"))
     if html is None and plots is None:
         return
     from cnndeploy.report.benchmark_page import render_benchmark
     from cnndeploy.report.plots import benchmark_plots
 
     if html is not None:
-        write_file(html, render_benchmark(report, shlex.join(["cnndeploy", *sys.argv[1:]])).encode())
+        page = render_benchmark(report, shlex.join(["cnndeploy", *sys.argv[1:]]))
+        write_file(html, page.encode("utf-8", "backslashreplace"))
     if plots is not None:
         make_folder(plots)
         for name, plot in benchmark_plots(report).items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -41,8 +42,15 @@ def _ratio(result: Result) -> str:
         return "-"
     if result.verdict == "REFERENCE":
         return "1"
-    digits = 3 if result.ratio < 2 else 2
-    return f"{result.ratio:.{digits}f} ({result.ratio_low:.{digits}f} to {result.ratio_high:.{digits}f})"
+    return f"{_times(result.ratio)} ({_times(result.ratio_low)} to {_times(result.ratio_high)})"
+
+
+def _times(ratio: float | None) -> str:
+    """Three digits, and no fewer where it is nearly 1."""
+    if ratio is None or ratio <= 0:
+        return "-"
+    decimals = 3 if 0.1 <= ratio < 2 else max(0, 2 - math.floor(math.log10(ratio)))
+    return f"{ratio:,.{decimals}f}"
 
 
 def _threads(result: Result) -> str:
@@ -101,7 +109,8 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
 def shortened(report: BenchmarkReport) -> BenchmarkReport:
     """The report with its files' names as they are shown."""
     names = short_names([row.target for row in report.results])
-    return replace(report, results=tuple(replace(row, target=names[row.target]) for row in report.results))
+    shown = {path: "".join(c if c.isprintable() else "?" for c in name) for path, name in names.items()}
+    return replace(report, results=tuple(replace(row, target=shown[row.target]) for row in report.results))
 
 
 def candidates(report: BenchmarkReport) -> list[Result]:

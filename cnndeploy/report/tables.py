@@ -232,7 +232,8 @@ def comparison_table(comparison: Comparison) -> Group:
             "ratio to the reference" if change.by == "ratio" else "time",
             Text(change.verdict, "bold red" if change.verdict == "SLOWER" else ""),
         )
-    return Group(table, *(Text(note) for note in comparison.notes))
+    undecided = (Text(f"Not judged: {why}", "bold red") for why in comparison.undecided)
+    return Group(table, *undecided, *(Text(note) for note in comparison.notes))
 
 
 def _add_row(table: Table, *cells: str | Text) -> None:

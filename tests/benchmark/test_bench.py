@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -344,6 +345,17 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, trained: Trained) -
         _quick([trained.onnx], runtimes=["eager"])
     with pytest.raises(BenchmarkError, match="none of"):
         _quick([trained.onnx], runtimes=["onnxruntime", "eager"])
+    for wrong in (
+        {"threads": [0]},
+        {"budget_s": 0},
+        {"timeout_s": -1},
+        {"cold_starts": -1},
+        {"precision": math.nan},
+    ):
+        with pytest.raises(BenchmarkError):
+            _quick([trained.onnx], **wrong)
+    with pytest.raises(BenchmarkError, match="lists of files"):
+        bench(str(trained.onnx))
     with pytest.raises(BenchmarkError, match="runs the model alone"):
         _quick([trained.onnx], runtimes=["raw-onnxruntime"], end_to_end=True)
 
@@ -419,6 +431,10 @@ def test_a_baseline_with_nothing_in_common_is_an_error_and_less_is_said() -> Non
     notes = compare(_report(1.0, 2.0, versions={"torch": "3"}), before).notes
     assert any("only in the baseline" in note and "c.onnx" in note for note in notes)
     assert "torch was 2, is 3" in notes
+    few = _report(1.0, 2.0)
+    few = replace(few, results=tuple(replace(row, round_p50_s=row.round_p50_s[:4]) for row in few.results))
+    assert len(compare(_report(1.0, 2.0), few).undecided) == 2
+    assert compare(_report(1.0, 2.0), _report(1.0, 2.0)).undecided == ()
 
 
 def test_what_is_no_report_is_an_error() -> None:

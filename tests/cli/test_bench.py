@@ -125,15 +125,84 @@ def test_a_baseline_that_is_none_of_this_machine_or_in_the_way(
     assert "no report" in cli(*again).stderr
 
 
+def test_a_gate_that_cannot_decide_is_no_pass(cli: Cli, trained: Trained, baseline: Path) -> None:
+    def cut(report: BenchmarkReport) -> BenchmarkReport:
+        return replace(
+            report, results=tuple(replace(row, round_p50_s=row.round_p50_s[:3]) for row in report.results)
+        )
+
+    result = cli("bench", trained.checkpoint, trained.onnx, *QUICK, "--compare", _edited(baseline, cut))
+    assert result.exit_code == 1
+    assert "Not judged" in result.output
+
+
+def test_what_was_measured_is_kept_where_it_does_not_compare(
+    cli: Cli, trained: Trained, baseline: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.json"
+    result = cli("bench", trained.torchscript, *QUICK, "--compare", baseline, "--json", kept)
+    assert result.exit_code == 1
+    assert "no line in common" in result.stderr
+    assert BenchmarkReport.from_json(kept.read_text()).results
+
+
+def test_a_baseline_of_nonsense_is_refused_before_the_work(
+    cli: Cli, trained: Trained, baseline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = json.loads(baseline.read_text())
+    monkeypatch.setattr("cnndeploy.benchmark.bench", lambda *_, **__: pytest.fail("it was measured"))
+    for edit in (
+        {"results": [{**sound["results"][0], "round_p50_s": ["a", "b"]}]},
+        {"results": [{**sound["results"][0], "round_p50_s": None}]},
+        {"results": [{**sound["results"][0], "round_p50_s": [0.0, 1.0]}]},
+        {"results": [{**sound["results"][0], "target": 5}]},
+        {"environment": {**sound["environment"], "versions": "x"}},
+        {"environment": None},
+    ):
+        baseline.write_text(json.dumps(sound | edit))
+        result = cli("bench", trained.onnx, *QUICK, "--compare", baseline)
+        assert result.exit_code == 1
+        assert "cannot be compared with" in result.stderr
+    baseline.write_text("[" * 100_000)
+    assert "cannot be compared with" in cli("bench", trained.onnx, *QUICK, "--compare", baseline).stderr
+
+
+def test_two_reports_in_one_file_are_refused(cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    same = tmp_path / "same"
+    assert cli("bench", trained.onnx, *QUICK, "--csv", same, "--html", same).exit_code == 2
+
+
+def test_a_strange_file_name_is_shown_as_well_as_can_be(cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    strange = tmp_path / "_a$x_$\x1b.onnx"
+    strange.write_bytes(trained.onnx.read_bytes())
+    page, csv = tmp_path / "b.html", tmp_path / "b.csv"
+    result = cli("bench", strange, *QUICK, "--batch-size", "1,2", "--html", page, "--csv", csv)
+    assert result.exit_code == 0, result.output
+    assert "_a$x_$?.onnx" in page.read_text()
+    assert csv.exists()
+
+
+def test_a_module_of_the_current_folder_does_not_get_into_a_worker(trained: Trained, tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit(99)")
+    (tmp_path / "json.py").write_text("print('x')")
+    command = [sys.executable, "-P", "-m", "cnndeploy", "bench", str(trained.onnx), *map(str, QUICK)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_self_test_fails_where_a_file_beats_itself(
     cli: Cli, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fine = cli("bench", trained.onnx, "--self-test", *QUICK)
-    assert fine.exit_code == 0, fine.output
-    monkeypatch.setattr("cnndeploy.benchmark.report.verdict", lambda *_: "FASTER")
-    result = cli("bench", trained.onnx, "--self-test", *QUICK)
-    assert result.exit_code == 1
-    assert "faster or slower than itself" in result.stderr
+    for said, code, words in (
+        ("SAME", 0, "no winner"),
+        ("AMBIGUOUS", 0, "no winner"),
+        ("FASTER", 1, "FASTER than itself"),
+        ("SLOWER", 1, "SLOWER than itself"),
+    ):
+        monkeypatch.setattr("cnndeploy.benchmark.report.verdict", lambda *_, said=said: said)
+        result = cli("bench", trained.onnx, "--self-test", *QUICK)
+        assert result.exit_code == code
+        assert words in result.stderr
     for more in (
         [trained.checkpoint],
         ["--threads", "1,2"],
