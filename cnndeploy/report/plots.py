@@ -85,7 +85,7 @@ def _plain(axis: Any) -> None:
 
 
 def _name(row: Result, batch: bool = False) -> str:
-    target = row.target.replace("_", "\N{LOW LINE}\u200b", 1) if row.target.startswith("_") else row.target
+    target = f" {row.target}" if row.target.startswith("_") else row.target  # matplotlib hides what begins so
     device = "" if row.device == "cpu" else f" on {row.device}"
     name = f"{target}, {row.runtime}{device}, {row.threads} thr."
     return f"{name}, batch {row.batch_size}" if batch else name

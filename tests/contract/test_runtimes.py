@@ -82,7 +82,7 @@ def test_what_is_not_seen_to_be_there_is_refused(
 ) -> None:
     with _open(trained, runtime) as session:
         monkeypatch.setattr(type(session), "placement", lambda self: placement)
-    with pytest.raises(DeviceUnavailableError, match="elsewhere than on cpu|shows no part"):
+    with pytest.raises(DeviceUnavailableError, match=r"elsewhere than on cpu|shows no part"):
         _open(trained, runtime)
 
 
