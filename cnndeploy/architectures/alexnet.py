@@ -7,7 +7,7 @@ from torch import nn
 
 from cnndeploy.architectures import Architecture
 from cnndeploy.specs import Preprocessing
-from cnndeploy.training.recipe import UNTRIED, Recipe
+from cnndeploy.training.recipe import DEEP, Recipe
 
 
 class AlexNet(nn.Module):
@@ -52,7 +52,7 @@ ARCHITECTURE = Architecture(
     preprocessing=Preprocessing(size=(224, 224)),
     recipes={
         "original": Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
-        "tuned": UNTRIED,
+        "tuned": DEEP,
     },
     paper="Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional networks, 2012",
 )

@@ -9,7 +9,7 @@ from torch import nn
 
 from cnndeploy.architectures import Architecture
 from cnndeploy.specs import Preprocessing
-from cnndeploy.training.recipe import UNTRIED, Recipe
+from cnndeploy.training.recipe import DEEP, Recipe
 
 Pair = tuple[int, int]
 
@@ -83,7 +83,7 @@ ARCHITECTURE = Architecture(
     preprocessing=Preprocessing(size=(96, 96)),
     recipes={
         "original": Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
-        "tuned": replace(UNTRIED, learning_rate=0.001),
+        "tuned": replace(DEEP, learning_rate=0.001),
     },
     paper="Szegedy et al.: Going deeper with convolutions, 2014",
 )

@@ -9,7 +9,7 @@ from torch import nn
 
 from cnndeploy.architectures import Architecture
 from cnndeploy.specs import Preprocessing
-from cnndeploy.training.recipe import UNTRIED, Recipe
+from cnndeploy.training.recipe import DEEP, Recipe
 
 
 def nin_block(
@@ -54,7 +54,7 @@ ARCHITECTURE = Architecture(
     preprocessing=Preprocessing(size=(224, 224)),
     recipes={
         "original": Recipe(epochs=5, batch_size=128, learning_rate=0.002, initialisation="he"),
-        "tuned": replace(UNTRIED, epochs=25, learning_rate=0.002),
+        "tuned": replace(DEEP, epochs=25, learning_rate=0.002),
     },
     paper="Lin, Chen, Yan: Network in network, 2013",
 )

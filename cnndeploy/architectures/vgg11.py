@@ -7,7 +7,7 @@ from torch import nn
 
 from cnndeploy.architectures import Architecture
 from cnndeploy.specs import Preprocessing
-from cnndeploy.training.recipe import UNTRIED, Recipe
+from cnndeploy.training.recipe import DEEP, Recipe
 
 
 class VGG11(nn.Module):
@@ -48,7 +48,7 @@ ARCHITECTURE = Architecture(
     preprocessing=Preprocessing(size=(224, 224)),
     recipes={
         "original": Recipe(epochs=5, batch_size=64, learning_rate=0.001, initialisation="he"),
-        "tuned": UNTRIED,
+        "tuned": DEEP,
     },
     paper="Simonyan, Zisserman: Very deep convolutional networks for large-scale image recognition, 2014",
 )

@@ -52,8 +52,8 @@ class Recipe:
         return self.learning_rate * (low + (1 - low) * (1 - math.cos(math.pi * part)) / 2)
 
 
-# For deep networks of ReLUs, from the sources above; nobody has trained by it here, see docs/RESULTS.md.
-UNTRIED = Recipe(
+# For deep networks of ReLUs, from the sources above; never run here to its end, see docs/RESULTS.md.
+DEEP = Recipe(
     epochs=20,
     batch_size=128,
     learning_rate=0.0005,
