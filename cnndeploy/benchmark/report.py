@@ -161,9 +161,10 @@ def summarise(row: Result, measured: Measurement) -> Result:
     missing: dict[str, int] = {}
     for name, share in _QUANTILES.items():
         interval = quantile_interval(rounds, share)
-        if isinstance(interval, int) or missing:  # a rarer quantile is not known better than a milder one
-            interval = interval if isinstance(interval, int) else 1
+        if isinstance(interval, int):
             missing[name] = interval * measured.calls_per_sample
+        elif missing:  # a rarer quantile is not known better than a milder one
+            missing[name] = max(missing.values())
         else:
             quantiles[f"{name}_s"] = float(np.quantile(samples, share, method="inverted_cdf"))
             quantiles[f"{name}_interval_s"] = interval

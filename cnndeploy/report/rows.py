@@ -32,7 +32,7 @@ def _quantile(name: str) -> Column:
 
     def text(result: Result) -> str:
         missing = (result.more_calls_needed or {}).get(name)
-        return f"{missing:,} more calls" if missing and seconds(result) is None else _seconds(seconds(result))
+        return f"+{missing:,} calls" if missing and seconds(result) is None else _seconds(seconds(result))
 
     return Column(name, text, seconds)
 
