@@ -75,6 +75,7 @@ def test_only_the_modules_that_may_import_torch_do() -> None:
     allowed = ("cnndeploy/architectures/", "cnndeploy/training/", "exporters/", "runtimes/eager.py")
     more = (
         "runtimes/torchscript.py",
+        "runtimes/compiled.py",
         "runtimes/_torch.py",
         "cnndeploy/data.py",
     )  # data: the mirror's addresses

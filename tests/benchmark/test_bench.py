@@ -176,8 +176,8 @@ def test_one_that_hangs_is_ended_and_the_others_go_on(
         return call(self, *request)
 
     monkeypatch.setattr(Candidate, "call", hang)
-    hung, sound = _quick([slow, trained.onnx], timeout_s=20).results
-    assert "no answer within 20 seconds" in hung.failure
+    hung, sound = _quick([slow, trained.onnx], timeout_s=10).results
+    assert "no answer within 10 seconds" in hung.failure
     assert sound.failure == ""
     assert _children() == before
 

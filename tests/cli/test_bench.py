@@ -25,7 +25,7 @@ QUICK = ("--budget", 0.1, "--cold-start", 0, "--threads", 1)
 def baseline(cli: Cli, trained: Trained, tmp_path: Path) -> Path:
     path = tmp_path / "baseline.json"
     assert (
-        cli("bench", trained.checkpoint, trained.onnx, *QUICK, "--budget", 2, "--json", path).exit_code == 0
+        cli("bench", trained.checkpoint, trained.onnx, *QUICK, "--budget", 1, "--json", path).exit_code == 0
     )
     return path
 
@@ -97,7 +97,7 @@ def test_nothing_slower_is_exit_0_or_4_with_the_line_named(
         hundredth = tuple(seconds * 100 for seconds in second.round_p50_s)
         return replace(report, results=(first, replace(second, round_p50_s=hundredth)))
 
-    again = ("bench", trained.checkpoint, trained.onnx, *QUICK, "--budget", 2, "--compare")
+    again = ("bench", trained.checkpoint, trained.onnx, *QUICK, "--budget", 1, "--compare")
     slower = cli(*again, _edited(baseline, once_faster))
     assert slower.exit_code == 4, slower.output
     assert "SLOWER" in slower.output
@@ -246,6 +246,7 @@ def test_a_page_needs_matplotlib_and_says_so_before_the_work(trained: Trained, t
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_prints_what_there_is_and_leaves_no_worker(number: int, code: int, trained: Trained) -> None:
     command = [sys.executable, "-m", "cnndeploy", "bench", str(trained.onnx), "--budget", "600"]
+    command += ["--precision", "0.000001"]  # it must not come to an end by itself
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
