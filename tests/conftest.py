@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # No test measures time, and beside other programs torch's spinning threads make training many times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -14,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cnndeploy import data
+from cnndeploy.benchmark.candidate import Candidate
 from cnndeploy.cli import main
 from cnndeploy.exporters import export
 from cnndeploy.training.loop import train
@@ -41,6 +44,19 @@ def cli() -> Callable[..., Result]:
         return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
     return run
+
+
+@pytest.fixture
+def raw_onnxruntime_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a benchmark, the process of every candidate that is run by raw-onnxruntime is killed at its first call."""
+    call = Candidate.call
+
+    def crash(self: Candidate, *request: int) -> dict[str, Any]:
+        if self.asked.runtime == "raw-onnxruntime":
+            os.kill(self._process.pid, signal.SIGKILL)
+        return call(self, *request)
+
+    monkeypatch.setattr(Candidate, "call", crash)
 
 
 @pytest.fixture

@@ -206,17 +206,8 @@ def test_what_keeps_a_candidate_from_starting_afresh_is_said(
     assert any("did not start afresh" in warning for warning in report.warnings)
 
 
-def test_one_that_crashes_is_reported_at_every_batch_size(
-    trained: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    call = Candidate.call
-
-    def crash(self: Candidate, *request: int) -> dict[str, Any]:
-        if self.asked.runtime == "raw-onnxruntime":
-            os.kill(self._process.pid, signal.SIGKILL)
-        return call(self, *request)
-
-    monkeypatch.setattr(Candidate, "call", crash)
+@pytest.mark.usefixtures("raw_onnxruntime_crashes")
+def test_one_that_crashes_is_reported_at_every_batch_size(trained: Trained) -> None:
     report = _quick(
         [trained.onnx], runtimes=["raw-onnxruntime", "onnxruntime"], batch_sizes=[1, 2], cold_starts=1
     )

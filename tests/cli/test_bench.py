@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import Result
@@ -64,19 +63,8 @@ def test_every_kind_of_report_is_written(cli: Cli, trained: Trained, tmp_path: P
     assert {path.suffix for path in (tmp_path / "plots").iterdir()} == {".svg", ".png"}
 
 
-def test_a_file_that_fails_is_named_and_the_exit_is_1(
-    cli: Cli, trained: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from cnndeploy.benchmark.candidate import Candidate
-
-    call = Candidate.call
-
-    def crash(self: Candidate, *request: int) -> dict[str, Any]:
-        if self.asked.runtime == "raw-onnxruntime":
-            os.kill(self._process.pid, signal.SIGKILL)
-        return call(self, *request)
-
-    monkeypatch.setattr(Candidate, "call", crash)
+@pytest.mark.usefixtures("raw_onnxruntime_crashes")
+def test_a_file_that_fails_is_named_and_the_exit_is_1(cli: Cli, trained: Trained) -> None:
     result = cli("bench", trained.onnx, "--target", "onnxruntime", "--target", "raw-onnxruntime", *QUICK)
     assert result.exit_code == 1
     assert "FAILED" in result.output
