@@ -20,6 +20,7 @@ from cnndeploy.report.tables import benchmark_markdown
 from cnndeploy.training.loop import train
 
 TARGETS = ("eager", "compiled", "torchscript", "raw-onnxruntime", "onnxruntime", "openvino")
+ON_CUDA = frozenset(["eager", "compiled", "torchscript", "onnxruntime"])
 
 
 def main() -> None:
@@ -36,15 +37,13 @@ def main() -> None:
             if not checkpoint.exists():
                 train(name, checkpoint, epochs=0)
             files = [checkpoint, *(export(checkpoint, each).path for each in ("torchscript", "onnx"))]
-            targets = [each for each in TARGETS if arguments.device == "cpu" or each in _ON_CUDA]
+            targets = [each for each in TARGETS if arguments.device == "cpu" or each in ON_CUDA]
             report = bench(files, runtimes=targets, budget_s=arguments.budget, device=arguments.device)
             write_file(folder / f"{name}.json", json.dumps(report.to_dict(), indent=2).encode())
             command = f"cnndeploy bench {' '.join(file.name for file in files)}"
             print(f"\n### {name}\n\n`{command} {' '.join(f'--target {each}' for each in targets)}`\n")
             print(benchmark_markdown(report), flush=True)
 
-
-_ON_CUDA = frozenset(["eager", "compiled", "torchscript", "onnxruntime"])
 
 if __name__ == "__main__":
     main()
