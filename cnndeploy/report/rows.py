@@ -71,11 +71,6 @@ def _cold(part: str) -> Column:
     return Column(heading, lambda result: _seconds(seconds(result)), seconds)
 
 
-def total_s(start: ColdStart) -> float:
-    """From the process's start to the end of its first run."""
-    return start.import_s + start.open_s + start.first_run_s
-
-
 _WHO = (
     Column("file", lambda r: r.target),
     Column("runtime", lambda r: r.runtime if r.device == "cpu" else f"{r.runtime} on {r.device}"),

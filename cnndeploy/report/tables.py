@@ -180,9 +180,7 @@ def benchmark_table(report: BenchmarkReport) -> Group:
     tables = [_of_rows("Latency and throughput", LATENCY, report.results)]
     if any(row.cold_start or row.peak_memory_bytes for row in candidates(report)):
         tables.append(_of_rows("Cold start and size", DEPLOYMENT, candidates(report)))
-    failures = (
-        Text(f"{Path(row.target).name} on {row.runtime}: {row.failure}", "red") for row in report.failures
-    )
+    failures = (Text(f"{row.target} on {row.runtime}: {row.failure}", "red") for row in report.failures)
     warnings = (Text(f"Warning: {warning}", "yellow") for warning in report.warnings)
     ended = [Text("Interrupted: the figures are of what was measured until then.", "red")]
     return Group(
