@@ -40,6 +40,13 @@ class Limits:
     cold_starts: int
     seed: int
 
+    def __post_init__(self) -> None:
+        durations = (self.precision, self.budget_s, self.timeout_s)
+        if not all(0 < value < math.inf for value in durations) or self.cold_starts < 0:
+            raise BenchmarkError(
+                f"precision, budget and timeout are above 0, cold starts at least 0, but got {self}"
+            )
+
 
 def bench(
     targets: Sequence[str | os.PathLike[str]],
@@ -91,10 +98,6 @@ def bench(
         raise BenchmarkError(f"batch sizes are at least 1, got {list(batch_sizes)}")
     if any(count != "auto" and count < 1 for count in threads):
         raise BenchmarkError(f"threads are at least 1, or auto, got {list(threads)}")
-    if not all(0 < value < math.inf for value in (precision, budget_s, timeout_s)) or cold_starts < 0:
-        raise BenchmarkError(
-            f"precision, budget and timeout are above 0, cold starts at least 0, but got {limits}"
-        )
     sizes = sorted(set(batch_sizes))
     comparisons = max(1, (len(asked) - 1) * len(sizes))
     min_rounds = rounds_needed(len(asked) * len(sizes))  # for a baseline judges every row
