@@ -58,8 +58,10 @@ class WorkerProcess:
         """
         line = self._line(timeout_s, should_stop)
         if not line:
-            status = self._process.wait()
+            # without reaping it yet: until then its number, and its group's, is no other process's
+            os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             self._kill()
+            status = self._process.wait()
             cause = " (killed; out of memory?)" if status == -signal.SIGKILL else ""
             raise ArtifactError(f"{self._subject}: its process ended with status {status}{cause}")
         try:
@@ -106,8 +108,9 @@ class WorkerProcess:
 
     def _kill(self) -> None:
         """The worker, and what it started itself, as a compiler; that may outlive it."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.returncode is None:  # else it is reaped, and its number may be another's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def __enter__(self) -> Self:
         return self

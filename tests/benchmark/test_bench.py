@@ -432,3 +432,18 @@ def test_what_is_no_report_is_an_error() -> None:
     for text in ("", "[]", "{}", '{"results": [{}], "warnings": []}'):
         with pytest.raises(BenchmarkError, match="no report"):
             BenchmarkReport.from_json(text)
+
+
+def test_what_has_ended_is_not_killed_again(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another process's by then."""
+    with Candidate(
+        Artifact.open(trained.onnx),
+        Settings("onnxruntime", "cpu", 1),
+        timeout_s=60,
+        should_stop=lambda: False,
+    ) as candidate:
+        candidate.wait_until_open()
+        os.kill(candidate._process.pid, signal.SIGKILL)
+        with pytest.raises(ArtifactError, match="ended with status -9"):
+            candidate.call(1, 1, 1)
+        monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("killed again"))
