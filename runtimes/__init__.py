@@ -238,7 +238,7 @@ def _fewest_threads(opened_with: Callable[[int], Session]) -> Session:
         return session
     try:
         image = {spec.name: np.zeros(spec.with_batch(1), spec.dtype) for spec in session.inputs}
-    except ValueError:  # its shape is not known
+    except (ValueError, TypeError):  # its shape is not known, or its type not numpy's
         return session
     all_s = _median_seconds(session, image)
     if all_s > _LARGE_S:
