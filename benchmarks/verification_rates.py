@@ -22,6 +22,7 @@ from cnndeploy.machine import environment
 from cnndeploy.report.units import machine_line
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import broken_images  # noqa: F401 - they join the others
 from broken import DEFECTS, good_files, importable
 
 FORMATS = ("onnx", "torchscript")

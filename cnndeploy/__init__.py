@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cnndeploy.evaluation import Evaluation as Evaluation
     from cnndeploy.evaluation import evaluate as evaluate
     from cnndeploy.exporters import export as export
+    from cnndeploy.specs import Preprocessing as Preprocessing
     from cnndeploy.training.loop import train as train
 
 _MODULE_OF = {
@@ -31,6 +32,7 @@ _MODULE_OF = {
     "EquivalenceReport": "cnndeploy.equivalence.report",
     "Evaluation": "cnndeploy.evaluation",
     "Prediction": "cnndeploy.classifier",
+    "Preprocessing": "cnndeploy.specs",
     "bench": "cnndeploy.benchmark",
     "evaluate": "cnndeploy.evaluation",
     "export": "cnndeploy.exporters",
@@ -47,6 +49,7 @@ __all__ = [
     "EquivalenceReport",
     "Evaluation",
     "Prediction",
+    "Preprocessing",
     "bench",
     "evaluate",
     "export",

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
 import os
-import secrets
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ class Artifact:
                 raise ArtifactError(f"{path} is a folder or device; give the path of a model file")
             with path.open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            for name in registry.names("formats"):
+            for name in registry.names_in_turn("formats", path.suffix.removeprefix(".")):
                 model_format = registry.get("formats", name)
                 if model_format.recognises(path):
                     return cls(path, name, sha256, model_format.read_manifest(path))
@@ -81,9 +80,24 @@ class Artifact:
         if self.manifest is None:
             raise ArtifactError(
                 f"{self.path} carries no cnndeploy manifest, so its preprocessing and labels are unknown. "
-                "Write it with: cnndeploy export CHECKPOINT"
+                "Write it with cnndeploy export CHECKPOINT, or give load() an ONNX file's labels= and preprocessing=."
             )
         return self.manifest
+
+
+def certificate_path(artifact: str | os.PathLike[str]) -> Path:
+    """Where the certificate of an artifact lies: beside it."""
+    return Path(f"{os.fspath(artifact)}.verified.json")
+
+
+def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
+    """The certificate of exactly this file, None where there is none or it is another file's."""
+    try:
+        content = json.loads(certificate_path(artifact.path).read_text())
+        matches = content["equivalent"] is True and content["artifact"]["sha256"] == artifact.sha256
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return dict(content) if matches else None
 
 
 @contextlib.contextmanager
@@ -96,6 +110,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         ArtifactError: The folder is missing or cannot be written, or the disk is full.
     """
+    import secrets  # not for an app that only reads
+
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise ArtifactError(f"{path} exists and is not a regular file; choose another output path")
@@ -125,6 +141,8 @@ def check_writable(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]
     Raises:
         ArtifactError: As :func:`replacing`, or ``path`` is one of ``inputs``.
     """
+    import tempfile  # not for an app that only reads
+
     path = Path(path)
     for given in inputs:
         if path.exists() and Path(given).exists() and path.samefile(given):

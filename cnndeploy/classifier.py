@@ -2,85 +2,140 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from math import exp, isfinite
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy.artifact import Artifact
+from cnndeploy.artifact import Artifact, read_certificate
 from cnndeploy.errors import ArtifactError, DataError, InputMismatchError
-from cnndeploy.runtimes import Session, open_session
-from cnndeploy.specs import Manifest
+from cnndeploy.runtimes import Session, Threads, open_session
+from cnndeploy.specs import Manifest, Preprocessing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_BATCH = 256
+    Images = NDArray[np.uint8] | Image | Sequence[NDArray[np.uint8] | Image]
+
+# One run takes at most so many images, and pixels of raw or of prepared images, which bounds its memory.
+_MOST_IMAGES, _MOST_PIXELS = 256, 2**20
 _MAX_SIDE = 8192
+_UINT8 = np.dtype(np.uint8)
+# What Pillow raises of a damaged file.
+_UNREADABLE = (OSError, SyntaxError, ValueError)
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A class and its probability, 0 to 1."""
+class Prediction(NamedTuple):
+    """A class and its probability, 0 to 1; ``runners_up`` are the next most probable classes, if asked for.
+
+    >>> cnndeploy.Prediction("Bag", 0.9)
+    Prediction(label='Bag', probability=0.9, runners_up=())
+    """
 
     label: str
     probability: float
+    runners_up: tuple[Prediction, ...] = ()
 
 
 class Classifier:
-    """An opened model that takes raw images; a context manager.
+    """An opened model that takes raw images; what :func:`load` gives; a context manager.
 
-    Images are uint8, one channel, light on dark as in Fashion-MNIST, of any size; they are prepared as the
-    model's manifest says.
+    Images are uint8, 0 to 255, one channel, light on dark as in Fashion-MNIST, of any size; they are prepared as the
+    model's manifest says. They are given as one array (n, height, width), one image (height, width), a PIL image,
+    whose colours become grey levels, or a list of images, each of its own size.
+
+    Threads may share one Classifier. A process that is forked off may not: it must load its own.
+
+    >>> model = cnndeploy.load("lenet.onnx")
+    >>> model.labels[9]
+    'Ankle boot'
+    >>> model.close()
     """
 
     def __init__(self, session: Session, manifest: Manifest) -> None:
         self._session = session
         self.manifest = manifest
+        self._input, self._output = manifest.input.name, manifest.output.name
+        self._prepare = None if manifest.takes_images else manifest.preprocessing
+        first = manifest.input.shape[0]
+        height, width = manifest.preprocessing.size
+        self._most_images = (
+            first if isinstance(first, int) else min(_MOST_IMAGES, max(1, _MOST_PIXELS // (height * width)))
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names, in the order of the logits."""
         return self.manifest.labels
 
-    def logits(self, images: NDArray[np.uint8] | Sequence[Image] | Image) -> NDArray[np.float32]:
+    def logits(self, images: Images) -> NDArray[np.float32]:
         """Unnormalised class scores.
 
         Args:
-            images: uint8 (n, height, width), one image (height, width), or PIL images.
+            images: uint8 (n, height, width), one image (height, width), a PIL image, or a list of images; of any
+                size up to 8192 pixels a side. Many are run in batches.
 
         Returns:
-            float32 (n, classes).
+            float32 (n, classes). The caller owns it.
 
         Raises:
             InputMismatchError: No images, or another dtype or shape.
-            ArtifactError: The model gives NaN or infinity.
+            ArtifactError: The model gives NaN or infinity, or is closed, or was loaded before this process was forked.
+
+        >>> with cnndeploy.load("lenet.onnx") as model:
+        ...     model.logits(np.zeros((2, 28, 28), np.uint8)).shape
+        (2, 10)
         """
-        name, output = self.manifest.input.name, self.manifest.output.name
-        prepared = [self.manifest.preprocessing(batch) for batch in _batches(images)]
-        if not prepared:
-            raise InputMismatchError("no images were given")
-        logits = np.concatenate([self._session.run({name: image})[output] for image in prepared])
-        if not np.isfinite(logits).all():
-            raise ArtifactError(f"{self._session.artifact.path} gives NaN or infinite logits; do not use it")
+        logits = self._logits(images)
+        self._check(logits.sum(dtype=np.float64))
         return logits
 
-    def probabilities(self, images: NDArray[np.uint8] | Sequence[Image] | Image) -> NDArray[np.float32]:
-        """Softmax of :meth:`logits`; takes and raises the same, gives float32 (n, classes) that sum to 1."""
-        logits = self.logits(images)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
-        return probabilities
+    def probabilities(self, images: Images) -> NDArray[np.float32]:
+        """Softmax of :meth:`logits`; takes and raises the same, gives float32 (n, classes) that sum to 1.
 
-    def classify(self, images: NDArray[np.uint8] | Sequence[Image] | Image) -> list[Prediction]:
-        """The most probable class of each image; takes and raises what :meth:`logits` does."""
-        probabilities = self.probabilities(images)
-        return [Prediction(self.labels[row.argmax()], float(row.max())) for row in probabilities]
+        >>> with cnndeploy.load("lenet.onnx") as model:
+        ...     f"{model.probabilities(np.zeros((28, 28), np.uint8)).sum():.3f}"
+        '1.000'
+        """
+        return _softmax(self.logits(images))
+
+    def classify(self, images: Images, top: int = 1) -> list[Prediction]:
+        """The most probable class of each image, and with ``top`` above 1 the next ones as its ``runners_up``.
+
+        Takes and raises what :meth:`logits` does.
+
+        >>> with cnndeploy.load("lenet.onnx") as model:
+        ...     (prediction,) = model.classify(np.zeros((28, 28), np.uint8), top=3)
+        >>> prediction.label in model.labels, len(prediction.runners_up)
+        (True, 2)
+        """
+        if top < 1:
+            raise InputMismatchError(f"top must be at least 1, got {top}")
+        logits, labels = self._logits(images), self.manifest.labels
+        if top == 1 and len(logits) == 1:
+            return [self._classify_one(logits.tolist()[0])]
+        self._check(logits.sum(dtype=np.float64))
+        found = []
+        for row in _softmax(logits).tolist():
+            ranked = sorted(zip(row, labels, strict=True), key=lambda each: -each[0])[:top]
+            (best, label), *others = ranked
+            runners_up = tuple(Prediction(name, probability) for probability, name in others)
+            found.append(Prediction(label, best, runners_up))
+        return found
+
+    def warmup(self, batch_size: int = 1) -> None:
+        """Run a batch of black images: on some runtimes the first run of a batch size takes much longer.
+
+        >>> with cnndeploy.load("lenet.onnx") as model:
+        ...     model.warmup()
+        """
+        self.logits(np.zeros((batch_size, *self.manifest.preprocessing.size), np.uint8))
 
     def close(self) -> None:
         """Release the model; closing twice is harmless."""
@@ -94,30 +149,125 @@ class Classifier:
     ) -> None:
         self.close()
 
+    def _logits(self, images: Images) -> NDArray[np.float32]:
+        """Not yet seen to be finite."""
+        if isinstance(images, np.ndarray) and len(stack := _stack(images)) == 1:
+            return self._run(stack)
+        given = [self._run(batch) for batch in self._batches(images)]
+        if not given:
+            raise InputMismatchError("no images were given")
+        return given[0] if len(given) == 1 else np.concatenate(given)
+
+    def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        prepared = batch if self._prepare is None else self._prepare(batch)
+        logits: NDArray[np.float32] = self._session.run({self._input: prepared})[self._output]
+        return logits
+
+    def _check(self, total: float) -> None:
+        """Of logits, added up in float64, where finite ones do not overflow: NaN and infinity show in the sum."""
+        if not isfinite(total):
+            raise ArtifactError(f"{self._session.artifact.path} gives NaN or infinite logits; do not use it")
+
+    def _classify_one(self, logits: list[float]) -> Prediction:
+        """The usual case in an app, without numpy, whose calls would take several times as long for so few numbers."""
+        self._check(sum(logits))
+        largest = max(logits)
+        total = sum([exp(logit - largest) for logit in logits])
+        return Prediction(self.manifest.labels[logits.index(largest)], 1 / total)
+
+    def _batches(self, images: Images) -> Iterable[NDArray[np.uint8]]:
+        """Raw images, (batch, height, width), as many as one run takes."""
+        if not isinstance(images, np.ndarray):
+            return (batch for stack in _stacks(images) for batch in self._batches(stack))
+        stack = _stack(images)
+        count, height, width = stack.shape
+        most = min(self._most_images, max(1, _MOST_PIXELS // (height * width)))
+        if count <= most:
+            return (stack,)
+        return (stack[start : start + most] for start in range(0, count, most))
+
 
 def load(
     path: str | os.PathLike[str],
     *,
     runtime: str | None = None,
     device: str = "cpu",
-    threads: int | None = None,
+    threads: Threads = "auto",
+    require_verified: bool = False,
+    labels: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Classifier:
     """Open an exported file, or a checkpoint, to classify images.
 
     Args:
         path: What ``cnndeploy export`` or ``cnndeploy train`` wrote; ONNX needs no torch.
         runtime: What runs it; its format's own by default.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: CPU threads, all that the process may use by default.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; never another than asked for.
+        threads: CPU threads for one run. ``auto`` times one image with one thread and with all that the process may
+            use, and takes one where all are not a tenth faster; of a small network that takes some milliseconds.
+        require_verified: Refuse a file that has no certificate ``<path>.verified.json`` of exactly its bytes.
+        labels: Class names, for an ONNX file that cnndeploy did not write.
+        preprocessing: From raw images to the input, for an ONNX file that cnndeploy did not write.
 
     Raises:
-        ArtifactError: The file cannot be opened, or has no manifest.
+        ArtifactError: The file cannot be opened, has no manifest, or is not verified.
         DeviceUnavailableError: ``device`` does not work here.
         MissingDependencyError: The runtime is not installed.
+
+    >>> with cnndeploy.load("lenet.onnx", threads=1) as model:
+    ...     len(model.classify(np.zeros((3, 28, 28), np.uint8)))
+    3
     """
     artifact = Artifact.open(path)
+    if require_verified:
+        _require_certificate(artifact)
+    if artifact.manifest is None and labels is not None and preprocessing is not None:
+        return _load_foreign(artifact, runtime, device, threads, tuple(labels), preprocessing)
     manifest = artifact.require_manifest()
-    return Classifier(open_session(artifact, runtime=runtime, device=device, threads=threads), manifest)
+    if labels is not None or preprocessing is not None:
+        raise ArtifactError(f"{path} has labels and preprocessing of its own; leave yours out")
+    session = open_session(artifact, runtime=runtime, device=device, threads=threads)
+    if require_verified and Artifact.open(path).sha256 != artifact.sha256:
+        session.close()
+        raise ArtifactError(f"{path} was replaced while it was opened; open it again")
+    return Classifier(session, manifest)
+
+
+def _require_certificate(artifact: Artifact) -> None:
+    if read_certificate(artifact) is None:
+        raise ArtifactError(
+            f"{artifact.path} has no certificate of a verification of exactly its bytes. "
+            f"Make one with: cnndeploy verify {artifact.path} --against CHECKPOINT"
+        )
+
+
+def _load_foreign(
+    artifact: Artifact,
+    runtime: str | None,
+    device: str,
+    threads: Threads,
+    labels: tuple[str, ...],
+    preprocessing: Preprocessing,
+) -> Classifier:
+    """Open a file without a manifest; what it takes and gives is what its graph says."""
+    session = open_session(artifact, runtime=runtime, device=device, threads=threads)
+    expected = f"float32 (batch, 1, {', '.join(map(str, preprocessing.size))})"
+    takes, gives = session.inputs, session.outputs
+    fits = (
+        len(takes) == 1
+        and takes[0].dtype == "float32"
+        and takes[0].shape[1:] == (1, *preprocessing.size)
+        and gives[0].dtype == "float32"
+        and gives[0].shape[1:] == (len(labels),)
+    )
+    if not fits:
+        session.close()
+        found = "; ".join(" and ".join(f"{spec.name} {spec}" for spec in specs) for specs in (takes, gives))
+        raise ArtifactError(
+            f"{artifact.path} takes and gives {found}, but with this preprocessing and these labels it should take "
+            f"{expected} and give float32 (batch, {len(labels)})"
+        )
+    return Classifier(session, Manifest("unknown", takes[0], gives[0], preprocessing, labels))
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -133,10 +283,6 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
-            if max(image.size) > _MAX_SIDE:
-                raise DataError(
-                    f"{path} is {image.size[0]} x {image.size[1]}; at most {_MAX_SIDE} a side are taken"
-                )
             return _grey(image)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
@@ -144,7 +290,9 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise DataError(f"{path} is a folder; give the paths of image files") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is not an image that Pillow can read") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (InputMismatchError, DataError) as error:
+        raise DataError(f"{path}: {error}") from error
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image: {error}") from error
 
 
@@ -152,24 +300,70 @@ def _grey(image: Image) -> NDArray[np.uint8]:
     """A PIL image as uint8 (height, width); what is transparent is background, which is black here."""
     from PIL import Image as Pillow
 
+    if max(image.size) > _MAX_SIDE:  # before its pixels are read
+        raise InputMismatchError(_too_large(image.height, image.width))
     if image.mode.startswith(("I", "F")):
-        raise DataError("the image has more than 8 bits a channel; convert it to 8 bits first")
-    if image.has_transparency_data:
-        image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "black"), image.convert("RGBA"))
-    return np.asarray(image.convert("L"))
+        raise InputMismatchError("the image has more than 8 bits a channel; convert it to 8 bits first")
+    try:
+        if image.has_transparency_data:
+            image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "black"), image.convert("RGBA"))
+        return np.asarray(image.convert("L"))
+    except _UNREADABLE as error:
+        raise DataError(f"the image cannot be read: {error}") from error
 
 
-def _batches(images: Any) -> list[NDArray[np.uint8]]:
-    """Raw images as uint8 (batch, height, width) arrays of one size each, at most _BATCH long."""
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _stacks(images: Image | Iterable[Any]) -> Iterator[NDArray[np.uint8]]:
+    """Images of one size that follow each other as one array (n, height, width)."""
+    if isinstance(images, str | bytes | os.PathLike):
+        raise InputMismatchError(f"expected images, got the path {images!r}; open it with PIL.Image.open")
     if hasattr(images, "convert"):
         images = [images]
-    if not isinstance(images, np.ndarray):
-        arrays = [_grey(image) if hasattr(image, "convert") else np.asarray(image) for image in images]
-        return [batch for array in arrays for batch in _batches(array)]
-    if images.ndim == 2:
-        images = images[None]
-    if images.dtype != np.uint8 or images.ndim != 3 or 0 in images.shape:
+    if not isinstance(images, Iterable):
+        raise InputMismatchError(f"expected images, got {type(images).__name__}")
+    arrays = (_one(_grey(image) if hasattr(image, "convert") else image) for image in images)
+    for (height, width), same in itertools.groupby(arrays, key=np.shape):
+        most = min(_MOST_IMAGES, max(1, _MOST_PIXELS // (height * width)))
+        while group := list(itertools.islice(same, most)):
+            yield np.stack(group)
+
+
+def _one(image: Any) -> NDArray[np.uint8]:
+    """An element of a list, (height, width)."""
+    if not isinstance(image, np.ndarray) or image.ndim != 2:
+        found = f"an array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputMismatchError(
-            f"expected uint8 images (n, height, width) with 0 to 255, got {images.dtype} {images.shape}"
+            f"expected a list of images, each uint8 (height, width) or a PIL image, got {found} in it"
         )
-    return [images[start : start + _BATCH] for start in range(0, len(images), _BATCH)]
+    one: NDArray[np.uint8] = _stack(image)[0]
+    return one
+
+
+def _stack(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Raw images as (n, height, width), refused if they are not that."""
+    stack = images[None] if images.ndim == 2 else images
+    if stack.dtype != _UINT8 or stack.ndim != 3:
+        advice = ""
+        if stack.dtype.kind == "f":
+            advice = "; of values from 0 to 1 make (images * 255).round().astype(np.uint8)"
+        elif stack.dtype.kind in "iub" and stack.dtype != np.uint8:
+            advice = "; of values from 0 to 255 make images.astype(np.uint8)"
+        elif stack.ndim == 4:
+            advice = "; of colours make grey levels first, as PIL's convert('L') does"
+        raise InputMismatchError(
+            f"expected uint8 images (n, height, width) with 0 to 255, got {images.dtype} {images.shape}{advice}"
+        )
+    if not stack.size:
+        raise InputMismatchError(f"no images were given, or images of 0 pixels: uint8 {images.shape}")
+    if max(stack.shape[1:]) > _MAX_SIDE:
+        raise InputMismatchError(_too_large(*stack.shape[1:]))
+    return stack
+
+
+def _too_large(height: int, width: int) -> str:
+    return f"an image of {height} x {width} pixels is too large to be meant; at most {_MAX_SIDE} a side are taken"

@@ -18,7 +18,6 @@ A message says what failed, what came, what was expected, and what to do next.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -47,6 +46,8 @@ class UnknownNameError(CnndeployError):
     """A name that the registry does not know; the nearest known one is suggested."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        import difflib  # not for an app in which nothing goes wrong
+
         known = list(known)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -118,7 +118,7 @@ def evaluate(
     with open_session(opened, runtime=runtime, device=device, threads=threads) as session:
         for start in range(0, len(test), batch_size):
             batch = slice(start, start + batch_size)
-            feeds = {manifest.input.name: manifest.preprocessing(test.images[batch])}
+            feeds = {manifest.input.name: manifest.prepared(test.images[batch])}
             outputs = session.run(feeds)
             labels = test.labels[batch]
             given = _labels_given(

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +164,8 @@ def cuda_driver() -> CudaDriver:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that a figure or a file depends on, without importing them."""
+    from importlib import metadata  # not for an app that only loads a model
+
     found = {"python": platform.python_version(), "cnndeploy": metadata.version("cnndeploy")}
     for package in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):

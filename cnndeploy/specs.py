@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 Axis = int | str
+RAW_SIDE = 28  # of the images in Fashion-MNIST
 _MAX_SIDE = 10_000
 
 
@@ -41,14 +42,15 @@ class TensorSpec:
             )
         )
 
-    def with_batch(self, batch_size: int) -> tuple[int, ...]:
-        """The shape with its first axis, if it is symbolic, set to ``batch_size``.
+    def with_batch(self, batch_size: int, side: int | None = None) -> tuple[int, ...]:
+        """The shape with its first axis, if it is symbolic, set to ``batch_size``, and the others to ``side``.
 
         Raises:
-            ValueError: Another axis is symbolic too, or the first is fixed to another length.
+            ValueError: An axis is symbolic and no ``side`` is given, or the first is fixed to another length.
         """
         first, rest = self.shape[0], self.shape[1:]
-        fixed = tuple(axis for axis in rest if isinstance(axis, int))
+        lengths = (side if isinstance(axis, str) else axis for axis in rest)
+        fixed = tuple(length for length in lengths if length is not None)
         if len(fixed) != len(rest):
             raise ValueError(f"{self.name} {self}: an axis other than the first is not fixed")
         if isinstance(first, int) and first != batch_size:
@@ -62,6 +64,10 @@ class Preprocessing:
 
     uint8 -> float32 times ``scale`` -> bilinear resize to ``size`` (half-pixel centres, no antialiasing)
     -> minus ``mean``, divided by ``std``.
+
+    >>> prepared = cnndeploy.Preprocessing(size=(28, 28))(np.full((2, 64, 48), 255, np.uint8))
+    >>> prepared.shape, prepared.dtype, float(prepared.max())
+    ((2, 1, 28, 28), dtype('float32'), 1.0)
     """
 
     size: tuple[int, int]
@@ -78,42 +84,56 @@ class Preprocessing:
         Returns:
             float32 (batch, 1, *size), C-contiguous.
         """
-        import numpy as np
-
-        prepared = images.astype(np.float32) * np.float32(self.scale)  # (batch, height, width)
-        if images.shape[1:] != self.size:
-            rows = _interpolation(images.shape[1], self.size[0])
-            columns = _interpolation(images.shape[2], self.size[1])
-            prepared = rows @ prepared @ columns.T  # (batch, *size)
+        if images.shape[1:] == self.size:
+            prepared: NDArray[np.float32] = images.astype(np.float32) * self.scale  # (batch, *size)
+        else:
+            rows, row_weights = _interpolation(images.shape[1], self.size[0])
+            columns, column_weights = _interpolation(images.shape[2], self.size[1])
+            needed = (
+                images[:, rows[:, None], columns].astype(np.float32) * self.scale
+            )  # (batch, rows, columns)
+            prepared = row_weights @ needed @ column_weights.T  # (batch, *size)
         if self.mean != 0.0 or self.std != 1.0:
             prepared = (prepared - np.float32(self.mean)) / np.float32(self.std)
-        return np.ascontiguousarray(prepared[:, None], dtype=np.float32)
+        return prepared[:, None]
 
 
-def _interpolation(source: int, target: int) -> NDArray[np.float32]:
-    """The (target, source) matrix of linear interpolation with half-pixel centres, clamped at the edges.
+@lru_cache(maxsize=16)
+def _interpolation(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Linear interpolation with half-pixel centres, clamped at the edges: the pixels needed, and their weights,
+    (target, pixels needed).
+
+    Positions are rounded to float32 where torch rounds them in training: of a photo of some thousand pixels a side
+    the difference is a thousandth of a grey level.
 
     Source: ONNX operator Resize, mode linear, coordinate_transformation_mode half_pixel.
     """
-    import numpy as np
-
-    position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
-    low = np.floor(position).astype(int)
-    weight = position - low
-    matrix = np.zeros((target, source))
+    step = np.float64(np.float32(source / target))
+    centres = (step * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
+    position = np.clip(centres, 0, source - 1)
+    low = np.floor(position).astype(np.intp)
+    high = np.minimum(low + 1, source - 1)
+    needed = np.union1d(low, high)
+    weights = np.zeros((target, len(needed)), np.float32)
     row = np.arange(target)
-    matrix[row, low] += 1 - weight
-    matrix[row, np.minimum(low + 1, source - 1)] += weight
-    return matrix.astype(np.float32)
+    weights[row, np.searchsorted(needed, low)] += 1 - (position - low)
+    weights[row, np.searchsorted(needed, high)] += position - low
+    return needed, weights
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What travels inside every file: what the model takes and gives, and where it came from.
 
-    ``training`` holds recipe, accuracy and data set checksums, empty for untrained weights.
-    ``checkpoint_sha256`` names the checkpoint file an artifact was exported from; a checkpoint itself,
-    which cannot hold its own hash, has None.
+    ``input`` is what ``preprocessing`` gives, float32 (batch, 1, height, width), or for a file that does that itself
+    raw images, uint8 (batch, height, width) of any size; such a file gives ``probabilities`` too, the softmax of
+    ``output``, the logits. ``training`` holds recipe, accuracy and data set checksums, empty for untrained weights.
+    ``checkpoint_sha256`` names the checkpoint file an artifact was exported from; a checkpoint itself, which cannot
+    hold its own hash, has None.
+
+    >>> manifest = cnndeploy.Artifact.open("lenet.onnx").require_manifest()
+    >>> print(manifest.input, "->", manifest.output)
+    float32 (batch, 1, 28, 28) -> float32 (batch, 10)
     """
 
     architecture: str
@@ -124,6 +144,29 @@ class Manifest:
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     checkpoint_sha256: str | None = None
+    probabilities: TensorSpec | None = None
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the file does the preprocessing itself."""
+        return self.input.dtype == "uint8"
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """All outputs, in order."""
+        return (self.output, *(() if self.probabilities is None else (self.probabilities,)))
+
+    def taking_images(self) -> Manifest:
+        """The manifest of the same network in a file that does the preprocessing itself."""
+        return replace(
+            self,
+            input=TensorSpec(self.input.name, "uint8", (self.input.shape[0], "height", "width")),
+            probabilities=replace(self.output, name="probabilities"),
+        )
+
+    def prepared(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """What the file takes for raw images, uint8 (batch, height, width)."""
+        return images if self.takes_images else self.preprocessing(images)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, field by field."""
@@ -151,6 +194,7 @@ class Manifest:
                 training=values["training"],
                 versions=values["versions"],
                 checkpoint_sha256=values["checkpoint_sha256"],
+                probabilities=_tensor_spec(given) if (given := values.get("probabilities")) else None,
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a cnndeploy manifest: {error!r}") from error
@@ -161,11 +205,13 @@ class Manifest:
         """Raise ValueError where a value is not what the rest of cnndeploy relies on."""
         texts = (self.architecture, *self.labels, *self.versions, *self.versions.values())
         classes = self.output.shape[-1]
+        side = ("height", "width") if self.takes_images else (1, *self.preprocessing.size)
         requirements = {
             "texts": all(isinstance(text, str) for text in texts),
             "labels": len(self.labels) == classes,
-            "input": len(self.input.shape) == 4 and self.input.shape[2:] == self.preprocessing.size,
+            "input": self.input.shape[1:] == side,
             "output": len(self.output.shape) == 2,
+            "probabilities": self.probabilities in (None, replace(self.output, name="probabilities")),
             "training": isinstance(self.training, dict),
             "versions": isinstance(self.versions, dict),
             "checkpoint_sha256": isinstance(self.checkpoint_sha256, str | None),

@@ -10,23 +10,30 @@ if __name__ != "cnndeploy.exporters":
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from cnndeploy import registry
 from cnndeploy.artifact import Artifact, check_writable
-from cnndeploy.errors import ExportError
+from cnndeploy.errors import ExportError, UnknownNameError
 from cnndeploy.machine import versions
 from cnndeploy.specs import Manifest
 
 if TYPE_CHECKING:
     from cnndeploy.training.checkpoint import Checkpoint
 
+ModelInput = Literal["tensor", "image"]
+
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What a user may choose; ``opset`` is ONNX's, None for the exporter's default."""
+    """What a user may choose.
+
+    ``opset`` is ONNX's, None for the exporter's default. ``input`` is ``tensor`` for a file that takes what the
+    manifest's preprocessing gives, ``image`` for one that takes raw images and does the preprocessing itself.
+    """
 
     opset: int | None = None
+    input: ModelInput = "tensor"
 
 
 class Exporter(Protocol):
@@ -47,7 +54,12 @@ class Exporter(Protocol):
 
 
 def export(
-    checkpoint: str | Path, model_format: str, path: str | Path | None = None, *, opset: int | None = None
+    checkpoint: str | Path,
+    model_format: str,
+    path: str | Path | None = None,
+    *,
+    input: ModelInput = "tensor",  # noqa: A002 - the field's name, and the command line's
+    opset: int | None = None,
 ) -> Artifact:
     """Export a checkpoint file, beside itself unless ``path`` says otherwise.
 
@@ -55,14 +67,25 @@ def export(
         checkpoint: What ``cnndeploy train`` wrote.
         model_format: A name in ``cnndeploy list``, such as ``"onnx"``.
         path: The file to write; the checkpoint's name with the format's suffix by default.
+        input: ``tensor``: the file takes float32 (batch, 1, height, width) as the manifest's preprocessing gives it.
+            ``image``: it takes raw images, uint8 (batch, height, width) of any size, does the preprocessing itself,
+            and gives ``logits`` and ``probabilities``.
         opset: ONNX opset, None for the exporter's default.
 
     Raises:
-        UnknownNameError: No such format.
+        UnknownNameError: No such format, or no such input.
         CheckpointError: ``checkpoint`` cannot be read.
         ExportError, ArtifactError: As :meth:`Exporter.export`.
+
+    >>> artifact = cnndeploy.export("lenet.pt", "onnx", "lenet-image.onnx", input="image")
+    >>> print(artifact.require_manifest().input)
+    uint8 (batch, height, width)
     """
     exporter = registry.get("exporters", model_format)
+    if input not in get_args(ModelInput):
+        raise UnknownNameError("input", input, get_args(ModelInput))
+    if input == "image" and "input" not in exporter.options:
+        raise ExportError(f"the exporter {model_format} writes no files that take raw images")
 
     from cnndeploy.training.checkpoint import Checkpoint  # needs torch, which get() has just made sure of
 
@@ -71,7 +94,7 @@ def export(
     check_writable(target, checkpoint)
     if not loaded.is_finite():
         raise ExportError(f"{checkpoint} holds weights that are NaN or infinite; train it anew")
-    return exporter.export(loaded, target, ExportOptions(opset=opset))
+    return exporter.export(loaded, target, ExportOptions(opset=opset, input=input))
 
 
 def exported_manifest(checkpoint: Checkpoint) -> Manifest:

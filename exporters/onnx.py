@@ -7,15 +7,19 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir
 import torch
+from onnxscript import opset18
 
 from cnndeploy.artifact import Artifact, replacing
 from cnndeploy.errors import ExportError
-from cnndeploy.exporters import ExportOptions, exported_manifest
+from cnndeploy.exporters import ExportOptions
+from cnndeploy.exporters._network import WRAPPED, example, network_and_manifest
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.specs import Manifest
 from cnndeploy.training.checkpoint import Checkpoint
@@ -34,7 +38,7 @@ class OnnxExporter:
 
     format = "onnx"
     suffix = ".onnx"
-    options = frozenset({"opset"})
+    options = frozenset({"opset", "input"})
 
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write the file, reopen it, check it, and only then give it its name."""
@@ -43,8 +47,8 @@ class OnnxExporter:
             raise ExportError(
                 f"opset {opset} is not supported; choose {SUPPORTED_OPSETS[0]} to {SUPPORTED_OPSETS[-1]}"
             )
-        manifest = exported_manifest(checkpoint)
-        model = _to_onnx(checkpoint, manifest, opset)
+        network, manifest = network_and_manifest(checkpoint, options)
+        model = _to_onnx(network, manifest, opset)
         _strip(model)
         model.metadata_props[MANIFEST_KEY] = manifest.to_json()
         content = onnx_ir.to_proto(model).SerializeToString(deterministic=True)
@@ -54,15 +58,17 @@ class OnnxExporter:
         return Artifact.open(path)
 
 
-def _to_onnx(checkpoint: Checkpoint, manifest: Manifest, opset: int) -> onnx_ir.Model:
-    example = torch.zeros(manifest.input.with_batch(_EXAMPLE_BATCH))
+def _to_onnx(network: torch.nn.Module, manifest: Manifest, opset: int) -> onnx_ir.Model:
+    axes = enumerate(manifest.input.shape)
+    symbolic = {number: torch.export.Dim(axis) for number, axis in axes if isinstance(axis, str)}
     with _silent():
         program = torch.onnx.export(
-            checkpoint.network(),
-            (example,),
+            network,
+            (example(manifest, _EXAMPLE_BATCH),),
             input_names=[manifest.input.name],
-            output_names=[manifest.output.name],
-            dynamic_shapes=({0: torch.export.Dim(str(manifest.input.shape[0]))},),
+            output_names=[spec.name for spec in manifest.outputs],
+            dynamic_shapes=(symbolic,),
+            custom_translation_table={torch.ops.aten.upsample_bilinear2d.vec: _resize},
             opset_version=opset,
             dynamo=True,
             verbose=False,
@@ -70,6 +76,16 @@ def _to_onnx(checkpoint: Checkpoint, manifest: Manifest, opset: int) -> onnx_ir.
     if program is None:
         raise ExportError("torch.onnx.export gave no program")
     return program.model
+
+
+def _resize(image: Any, size: list[int], align_corners: bool, scale_factors: None) -> Any:
+    """By its last two axes; torch's own translation reads the batch's size from the graph, on the CPU."""
+    del align_corners, scale_factors
+    lengths: Any = opset18.Constant(value_ints=size)
+    half_pixel = "half_pixel"
+    return opset18.Resize(
+        image, None, None, lengths, axes=[2, 3], mode="linear", coordinate_transformation_mode=half_pixel
+    )
 
 
 @contextlib.contextmanager
@@ -93,7 +109,13 @@ def _strip(model: onnx_ir.Model) -> None:
     values = [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]
     for node in onnx_ir.traversal.RecursiveGraphIterator(model.graph):
         node.doc_string = None
-        kept = {key: node.metadata_props[key] for key in _KEPT_METADATA if key in node.metadata_props}
+        kept = {
+            key: node.metadata_props[key].replace(
+                f"'{WRAPPED}.", "'"
+            )  # a module has its name in the checkpoint
+            for key in _KEPT_METADATA
+            if key in node.metadata_props
+        }
         node.metadata_props.clear()
         node.metadata_props.update(kept)
         values += node.outputs
@@ -110,9 +132,10 @@ def _check(path: Path, manifest: Manifest, opset: int) -> None:
     model = onnx.load(path, load_external_data=False)
     written = Artifact.open(path)  # which refuses weights in another file
     faults = []
-    for value in (*model.graph.input, *model.graph.output):
-        if value.type.tensor_type.shape.dim[0].dim_param != manifest.input.shape[0]:
-            faults.append(f"the batch axis of {value.name} is fixed")
+    given = written.describe()
+    for kind, specs in {"inputs": (manifest.input,), "outputs": manifest.outputs}.items():
+        if (found := given[kind]) != (expected := [asdict(spec) for spec in specs]):
+            faults.append(f"its {kind} are {found}, not {expected}; is an axis fixed that should not be?")
     if model.functions:
         faults.append("it contains functions, whose insides are not checked")
     if any(node.op_type == "Dropout" for node in model.graph.node):

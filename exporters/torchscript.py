@@ -16,7 +16,8 @@ import torch
 
 from cnndeploy.artifact import Artifact, replacing
 from cnndeploy.errors import ExportError
-from cnndeploy.exporters import ExportOptions, exported_manifest
+from cnndeploy.exporters import ExportOptions
+from cnndeploy.exporters._network import example, network_and_manifest, outputs
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.specs import Manifest
 from cnndeploy.training.checkpoint import Checkpoint
@@ -33,22 +34,21 @@ class TorchScriptExporter:
 
     format = "torchscript"
     suffix = ".torchscript"
-    options: frozenset[str] = frozenset()
+    options = frozenset({"input"})
 
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write the file, reopen it, check it, and only then give it its name."""
-        del options
-        manifest = exported_manifest(checkpoint)
+        network, manifest = network_and_manifest(checkpoint, options)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
             warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
-            frozen = torch.jit.freeze(torch.jit.script(checkpoint.network()))
+            frozen = torch.jit.freeze(torch.jit.script(network))
             archive = io.BytesIO()
             torch.jit.save(frozen, archive, _extra_files={MANIFEST_FILE: manifest.to_json()})
             content = _cleaned(archive.getvalue())
             with replacing(path) as temporary:
                 temporary.write_bytes(content)
-                _check(temporary, manifest, checkpoint.network())
+                _check(temporary, manifest, network)
         return Artifact.open(path)
 
 
@@ -81,10 +81,12 @@ def _check(path: Path, manifest: Manifest, network: torch.nn.Module) -> None:
         faults.append("it is not frozen")
     with torch.inference_mode():
         for batch in (1, 3):
-            images = torch.rand(manifest.input.with_batch(batch), generator=torch.Generator().manual_seed(0))
-            logits, expected = module(images), network(images)
-            if logits.shape != expected.shape or not torch.allclose(logits, expected, rtol=1e-4, atol=1e-5):
-                faults.append(f"a batch of {batch} gives other logits than the network")
+            images = example(manifest, batch, side=20 + batch)
+            for spec, given, expected in zip(
+                manifest.outputs, outputs(module(images)), outputs(network(images)), strict=True
+            ):
+                if given.shape != expected.shape or not torch.allclose(given, expected, rtol=1e-4, atol=1e-5):
+                    faults.append(f"a batch of {batch} gives other {spec.name} than the network")
     if Artifact.open(path).manifest != manifest:
         faults.append("its manifest does not read back")
     if faults:

@@ -8,8 +8,8 @@ from __future__ import annotations
 if __name__ != "cnndeploy.runtimes":
     raise ImportError(f"import this package as cnndeploy.runtimes, not as {__name__}")
 
+import os
 import re
-import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -24,13 +24,24 @@ from cnndeploy import registry
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError
 from cnndeploy.machine import usable_cpus
-from cnndeploy.specs import TensorSpec
+from cnndeploy.specs import RAW_SIDE, TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
 Threads = int | Literal["auto"]
 # For threads="auto": above so many seconds an image all threads are taken untried; all must be so many times as fast.
 _LARGE_S, _WORTH_IT = 0.005, 1.1
-_TRIAL_S, _FEWEST_TRIALS, _MOST_TRIALS = 0.02, 5, 500
+_TRIAL_S, _FEWEST_TRIALS = 0.001, 5
+
+_forks = 0  # from the process that imported this to the one that runs it
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603 - a fact of the process
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,7 @@ class Session(ABC):
         self.device = device
         self.threads = threads
         self._closed = False
+        self._forks = _forks
         self._accepted: set[tuple[str, np.dtype[Any], tuple[int, ...]]] = set()
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
@@ -91,10 +103,15 @@ class Session(ABC):
 
         Raises:
             InputMismatchError: A name, dtype or fixed axis differs from ``inputs``.
-            ArtifactError: The session is closed, or the runtime failed on this batch.
+            ArtifactError: The session is closed or of another process, or the runtime failed on this batch.
         """
         if self._closed:
             raise ArtifactError(f"the session of {self.artifact.path} is closed; open it anew")
+        if self._forks != _forks:
+            raise ArtifactError(
+                f"{self.artifact.path} was opened before this process was forked, and a runtime's threads do not live "
+                "on in a fork. Open it in this process, or start processes by multiprocessing's 'spawn'."
+            )
         for spec in self.inputs:
             array = feeds.get(spec.name)
             if array is None:
@@ -237,7 +254,7 @@ def _fewest_threads(opened_with: Callable[[int], Session]) -> Session:
     if usable_cpus() == 1 or session.device != "cpu":
         return session
     try:
-        image = {spec.name: np.zeros(spec.with_batch(1), spec.dtype) for spec in session.inputs}
+        image = {spec.name: np.zeros(spec.with_batch(1, RAW_SIDE), spec.dtype) for spec in session.inputs}
     except (ValueError, TypeError):  # its shape is not known, or its type not numpy's
         return session
     all_s = _median_seconds(session, image)
@@ -245,20 +262,21 @@ def _fewest_threads(opened_with: Callable[[int], Session]) -> Session:
         return session
     alone = opened_with(1)
     one_s = _median_seconds(alone, image)
-    # torch has one number of threads for the whole process, so the session that stays is opened last
-    for each in (session, alone):
-        each.close()
-    return opened_with(1 if one_s < _WORTH_IT * all_s else usable_cpus())
+    session.close()
+    if one_s < _WORTH_IT * all_s:
+        return alone
+    alone.close()  # and opened anew: torch has one number of threads for the whole process, the last one set
+    return opened_with(usable_cpus())
 
 
 def _median_seconds(session: Session, feeds: Arrays) -> float:
     """Over many runs; of a large model, over few."""
     seconds: list[float] = []
-    while len(seconds) < _FEWEST_TRIALS or (sum(seconds) < _TRIAL_S and len(seconds) < _MOST_TRIALS):
+    while len(seconds) < _FEWEST_TRIALS or sum(seconds) < _TRIAL_S:
         start = time.perf_counter()
         session.run(feeds)
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+    return sorted(seconds)[len(seconds) // 2]
 
 
 def default_runtime(model_format: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
@@ -61,7 +62,7 @@ def open_device(device: str, runtime: str, threads: int, tf32: bool = False) -> 
 
 
 class TorchSession(Session):
-    """A module that maps one float32 tensor to one, on one device."""
+    """A module that maps one tensor to one, or to a tuple, on one device."""
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class TorchSession(Session):
         super().__init__(
             artifact,
             inputs=(manifest.input,),
-            outputs=(manifest.output,),
+            outputs=manifest.outputs,
             device=str(device),
             placed_on=str(device),
             threads=threads,
@@ -87,12 +88,19 @@ class TorchSession(Session):
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         import torch
 
-        assert self._module is not None  # noqa: S101 - run() has refused a closed session
+        module = self._module
+        assert module is not None  # noqa: S101 - run() has refused a closed session
         (image,) = feeds.values()
         try:
             with torch.inference_mode():
-                logits = self._module(torch.from_numpy(image).to(self._torch_device))
-                return {self.outputs[0].name: logits.cpu().numpy()}
+                # torch takes neither negative strides nor, without a warning, what may not be written to
+                tensor = torch.from_numpy(np.require(image, requirements=("C", "W")))
+                result = module(tensor.to(self._torch_device))
+                outputs = result if isinstance(result, tuple) else (result,)
+                return {
+                    spec.name: output.cpu().numpy()
+                    for spec, output in zip(self.outputs, outputs, strict=True)
+                }
         except Exception as error:  # an archive is a program, and may do and give anything
             raise ArtifactError(
                 f"torch could not run {self.artifact.path} on a batch of shape {image.shape}: {last_line(error)}"

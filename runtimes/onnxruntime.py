@@ -67,8 +67,9 @@ class OnnxRuntimeSession(Session):
         self._output_names = [spec.name for spec in self.outputs]
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        session = self._session  # which another thread may close meanwhile
         try:
-            return dict(zip(self._output_names, self._session.run(self._output_names, feeds), strict=True))
+            return dict(zip(self._output_names, session.run(self._output_names, feeds), strict=True))
         except _ort_errors() as error:
             shapes = {name: array.shape for name, array in feeds.items()}
             raise ArtifactError(

@@ -8,6 +8,7 @@ Source: OpenVINO's properties inference_precision, inference_num_threads and per
 from __future__ import annotations
 
 import importlib.util
+import threading
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     import openvino
 
 
+_RAW_AXES = ("batch", "height", "width")  # of raw images; OpenVINO keeps no names of axes
+
+
 class OpenVinoSession(Session):
-    """A compiled model and one request."""
+    """A compiled model and a request for each thread, which may not share one."""
 
     def __init__(self, artifact: Artifact, model: openvino.CompiledModel, threads: int) -> None:
         super().__init__(
@@ -34,11 +38,15 @@ class OpenVinoSession(Session):
             threads=threads,
         )
         self._model: openvino.CompiledModel | None = model
-        self._request: Any = model.create_infer_request()
+        self._requests = threading.local()
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        model = self._model
+        assert model is not None  # noqa: S101 - run() has refused a closed session
         try:
-            outputs = self._request.infer(dict(feeds), share_inputs=True)
+            if not hasattr(self._requests, "own"):
+                self._requests.own = model.create_infer_request()
+            outputs = self._requests.own.infer(dict(feeds), share_inputs=True)
         except RuntimeError as error:
             shapes = {name: array.shape for name, array in feeds.items()}
             raise ArtifactError(
@@ -60,9 +68,10 @@ class OpenVinoSession(Session):
         return {**super().settings(), "precision": precision.to_string()}
 
     def close(self) -> None:
-        """Drop the model and its request, and with them their memory and threads."""
+        """Drop the model and its requests, and with them their memory and threads."""
         super().close()
-        self._model = self._request = None
+        self._model = None
+        self._requests = threading.local()
 
 
 class OpenVinoRuntime:
@@ -100,8 +109,10 @@ class OpenVinoRuntime:
 
 def _spec(port: Any) -> TensorSpec:
     axes = enumerate(port.partial_shape)
+    names = _RAW_AXES if len(port.partial_shape) == len(_RAW_AXES) else _RAW_AXES[:1]
     shape = tuple(
-        axis.get_length() if axis.is_static else ("batch" if at == 0 else f"axis{at}") for at, axis in axes
+        axis.get_length() if axis.is_static else (names[at] if at < len(names) else f"axis{at}")
+        for at, axis in axes
     )
     return TensorSpec(port.any_name, str(port.element_type.to_dtype()), shape)
 

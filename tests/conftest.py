@@ -33,7 +33,10 @@ def _data_set() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory, _data_set: None) -> Trained:
     checkpoint = tmp_path_factory.mktemp("trained") / "lenet.pt"
     train("lenet", checkpoint, recipe="original", epochs=2, limit=8000, batch_size=32, learning_rate=0.003)
-    return Trained(checkpoint, export(checkpoint, "onnx").path, export(checkpoint, "torchscript").path)
+    files = Trained(checkpoint, export(checkpoint, "onnx").path, export(checkpoint, "torchscript").path)
+    export(checkpoint, "onnx", files.onnx_image, input="image")
+    export(checkpoint, "torchscript", files.torchscript_image, input="image")
+    return files
 
 
 @pytest.fixture

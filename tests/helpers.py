@@ -8,11 +8,20 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Trained:
-    """A LeNet trained for a moment, and its exported files; read only."""
+    """A LeNet trained for a moment, and its exported files, those that take raw images too; read only."""
 
     checkpoint: Path
     onnx: Path
     torchscript: Path
 
-    def file_of(self, model_format: str) -> Path:
-        return self.checkpoint if model_format == "checkpoint" else getattr(self, model_format)
+    @property
+    def onnx_image(self) -> Path:
+        return self.onnx.with_name("image.onnx")
+
+    @property
+    def torchscript_image(self) -> Path:
+        return self.torchscript.with_name("image.torchscript")
+
+    def file_of(self, kind: str) -> Path:
+        path: Path = getattr(self, kind)
+        return path

@@ -1,16 +1,49 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from PIL import Image
 
 import cnndeploy
-from cnndeploy import data
+from cnndeploy import classifier, data, registry
+from cnndeploy.artifact import Artifact
 from cnndeploy.classifier import read_image
-from cnndeploy.errors import DataError, InputMismatchError
+from cnndeploy.equivalence import verify
+from cnndeploy.equivalence.certificate import certify
+from cnndeploy.errors import ArtifactError, CnndeployError, DataError, InputMismatchError
+from cnndeploy.formats.onnx import MANIFEST_KEY
+from cnndeploy.runtimes import Session
 from helpers import Trained
+
+Edited = Callable[[Callable[[onnx.ModelProto], None]], Path]
+FORMATS = ["onnx", "torchscript", "checkpoint", "onnx_image", "torchscript_image"]
+
+
+def _huge_png(path: Path) -> Path:
+    """A file of some bytes whose header says that it is 50,000 pixels wide and high."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
+    return path
 
 
 def test_the_classifier_is_as_accurate_as_training_said(trained: Trained) -> None:
@@ -24,35 +57,321 @@ def test_the_classifier_is_as_accurate_as_training_said(trained: Trained) -> Non
     np.testing.assert_array_equal(probabilities.argmax(axis=1), logits.argmax(axis=1))
 
 
-@pytest.mark.parametrize("model_format", ["onnx", "torchscript", "checkpoint"])
-def test_one_image_many_images_and_pictures_agree(model_format: str, trained: Trained) -> None:
+@pytest.mark.parametrize("kind", FORMATS)
+def test_however_images_are_given_they_get_the_same_classes(kind: str, trained: Trained) -> None:
     images = data.load("test").images[:3]
-    with cnndeploy.load(trained.file_of(model_format), threads=1) as model:
+    wide = np.kron(images[0], np.ones((2, 3), np.uint8))
+    with cnndeploy.load(trained.file_of(kind)) as model:
         many = model.classify(images)
-        assert [prediction.label for prediction in many] == [model.classify(one)[0].label for one in images]
         pictures = [Image.fromarray(one) for one in images]
-        assert [p.probability for p in model.classify(pictures)] == pytest.approx(
-            [p.probability for p in many]
-        )
-        assert model.classify(pictures[0])[0].label == many[0].label
-        assert model.classify(np.zeros((50, 40), np.uint8))[0].label in model.labels
+        ways = {
+            "one by one": [model.classify(one)[0] for one in images],
+            "a list": model.classify(list(images)),
+            "pictures": model.classify(pictures),
+            "a picture": [model.classify(each)[0] for each in pictures],
+            "of several sizes": [
+                each
+                for number, each in enumerate(model.classify([images[0], wide, pictures[1], wide, images[2]]))
+                if number % 2 == 0
+            ],
+        }
+        for way, predictions in ways.items():
+            assert [each.label for each in predictions] == [each.label for each in many], way
+            assert [each.probability for each in predictions] == pytest.approx(
+                [each.probability for each in many], abs=1e-5
+            ), way
+        prepared = model.manifest.preprocessing(wide[None])
+        with cnndeploy.load(trained.onnx) as other:
+            expected = other._session.run({"image": prepared})["logits"]
+        np.testing.assert_allclose(model.logits(wide), expected, atol=1e-4)
+
+
+def test_the_next_classes(trained: Trained) -> None:
+    images = data.load("test").images[:20]
+    with cnndeploy.load(trained.onnx) as model:
+        probabilities = model.probabilities(images)
+        for top, count in ((1, 1), (3, 3), (99, 10)):
+            for row, prediction in zip(probabilities, model.classify(images, top=top), strict=True):
+                ranked = (prediction, *prediction.runners_up)
+                assert len(ranked) == count
+                assert [each.label for each in ranked] == [
+                    model.labels[number] for number in np.argsort(-row)[:count]
+                ]
+                assert [each.probability for each in ranked] == pytest.approx(sorted(row)[::-1][:count])
+        alone = model.classify(images[0])[0]
+        assert alone.probability == pytest.approx(probabilities[0].max(), rel=1e-6)
+        with pytest.raises(InputMismatchError, match="top must be at least 1"):
+            model.classify(images, top=0)
 
 
 @pytest.mark.parametrize(
-    "images",
+    ("images", "reason"),
     [
-        np.zeros((2, 28, 28)),
-        np.zeros((1, 28, 28, 3), np.uint8),
-        np.zeros(28, np.uint8),
-        np.zeros((0, 28, 28), np.uint8),
+        (np.zeros((2, 28, 28)), r"expected uint8 images.*got float64.*make \(images \* 255\)"),
+        (np.full((2, 28, 28), np.nan), "expected uint8 images"),
+        (np.full((28, 28), 300.0, np.float32), "expected uint8 images"),
+        (np.zeros((2, 28, 28), np.int64), r"make images.astype\(np.uint8\)"),
+        (np.zeros((1, 28, 28, 3), np.uint8), "make grey levels first"),
+        (np.zeros((1, 1, 28, 28), np.uint8), "make grey levels first"),
+        (np.zeros(28, np.uint8), r"got uint8 \(28,\)"),
+        (np.zeros((), np.uint8), "expected uint8 images"),
+        (np.array([[None, "x"]], object), "got object"),
+        (np.zeros((0, 28, 28), np.uint8), "no images were given"),
+        (np.zeros((2, 0, 28), np.uint8), "0 pixels"),
+        (np.broadcast_to(np.uint8(0), (50_000, 50_000)), "50000 x 50000 pixels is too large"),
+        (np.broadcast_to(np.uint8(0), (1, 8193, 1)), "too large"),
+        ([], "no images were given"),
+        ([np.zeros((2, 28, 28), np.uint8)], "expected a list of images"),
+        ([[0, 255]], "got list in it"),
+        ([np.zeros((28, 28))], "got float64"),
+        ([np.zeros((0, 3), np.uint8)], "0 pixels"),
+        ("shoe.png", "got the path 'shoe.png'"),
+        (["shoe.png"], "got str in it"),
+        (None, "got NoneType"),
+        (7, "got int"),
+        (Image.new("I;16", (28, 28)), "more than 8 bits"),
+        (Image.new("L", (0, 5)), "0 pixels"),
     ],
 )
-def test_what_is_no_batch_of_images_is_refused(images: np.ndarray, trained: Trained) -> None:
+def test_what_is_no_image_is_refused(images: Any, reason: str, trained: Trained) -> None:
+    with cnndeploy.load(trained.onnx, threads=1) as model:
+        for method in (model.classify, model.probabilities, model.logits):
+            with pytest.raises(InputMismatchError, match=reason):
+                method(images)
+        assert len(model.classify(np.zeros((28, 28), np.uint8))) == 1
+
+
+def test_a_damaged_picture_is_an_error_of_ours(trained: Trained, tmp_path: Path) -> None:
+    Image.fromarray(data.load("test").images[0]).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:120])
     with (
-        cnndeploy.load(trained.onnx) as model,
-        pytest.raises(InputMismatchError, match="expected uint8 images"),
+        cnndeploy.load(trained.onnx, threads=1) as model,
+        Image.open(tmp_path / "half.png") as picture,
+        pytest.raises(DataError, match="cannot be read"),
     ):
-        model.classify(images)
+        model.classify(picture)
+
+
+def test_many_images_are_run_in_batches_that_fit_into_memory(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    run = Session.run
+
+    def watched(self: Session, feeds: Any) -> Any:
+        seen.append(next(iter(feeds.values())).shape)
+        return run(self, feeds)
+
+    monkeypatch.setattr(Session, "run", watched)
+    with cnndeploy.load(trained.onnx_image, threads=1) as model:
+        for images, batches in (
+            (np.zeros((600, 28, 28), np.uint8), [256, 256, 88]),
+            (np.zeros((5, 700, 700), np.uint8), [2, 2, 1]),
+            ([np.zeros((700, 700), np.uint8)] * 3, [2, 1]),
+            (np.zeros((2, 3000, 3000), np.uint8), [1, 1]),
+        ):
+            seen.clear()
+            assert len(model.logits(images)) == len(images)
+            assert [shape[0] for shape in seen] == batches
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_an_error(value: float, edited: Edited) -> None:
+    def break_bias(model: onnx.ModelProto) -> None:
+        bias = next(each for each in model.graph.initializer if tuple(each.dims) == (10,))
+        values = numpy_helper.to_array(bias).copy()
+        values[3] = value
+        bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+
+    image = np.zeros((28, 28), np.uint8)
+    with cnndeploy.load(edited(break_bias), threads=1) as model:
+        for call in (
+            lambda: model.classify(image),
+            lambda: model.classify(image, top=2),
+            lambda: model.classify(np.stack([image, image])),
+            lambda: model.probabilities(image),
+        ):
+            with pytest.raises(ArtifactError, match="NaN or infinite logits"):
+                call()
+
+
+def _without_manifest(model: onnx.ModelProto) -> None:
+    kept = [entry for entry in model.metadata_props if entry.key != MANIFEST_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+
+
+def test_a_file_of_others_works_with_labels_and_preprocessing(trained: Trained, edited: Edited) -> None:
+    images = data.load("test").images[:5]
+    with cnndeploy.load(trained.onnx) as model:
+        expected = model.classify(images)
+
+    def one_image_at_a_time(model: onnx.ModelProto) -> None:
+        _without_manifest(model)
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+
+    told: dict[str, Any] = {
+        "labels": data.LABELS,
+        "preprocessing": cnndeploy.Preprocessing(size=(28, 28)),
+    }
+    for edit in (_without_manifest, one_image_at_a_time):
+        path = edited(edit)
+        with cnndeploy.load(path, **told) as model:
+            found = model.classify(images)
+        assert [each.label for each in found] == [each.label for each in expected]
+        assert [each.probability for each in found] == pytest.approx([e.probability for e in expected])
+    for arguments, reason in (
+        ({}, "no cnndeploy manifest.*labels=.*preprocessing="),
+        ({"labels": data.LABELS}, "no cnndeploy manifest"),
+        (told | {"labels": ["a", "b"]}, r"should take .* and give float32 \(batch, 2\)"),
+        (told | {"preprocessing": cnndeploy.Preprocessing(size=(32, 32))}, r"float32 \(batch, 1, 32, 32\)"),
+        (told | {"require_verified": True}, "no certificate"),
+    ):
+        with pytest.raises(ArtifactError, match=reason):
+            cnndeploy.load(path, **arguments)
+    with pytest.raises(ArtifactError, match="of its own"):
+        cnndeploy.load(trained.onnx, **told)
+
+
+def test_only_what_was_verified_is_loaded_where_that_is_asked(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lenet.onnx"
+    path.write_bytes(trained.onnx.read_bytes())
+    with pytest.raises(ArtifactError, match=r"has no certificate.*cnndeploy verify"):
+        cnndeploy.load(path, require_verified=True)
+    certify(verify(path, trained.checkpoint, images=9), "cnndeploy verify")
+    cnndeploy.load(path, require_verified=True).close()
+    opened = classifier.open_session
+
+    def replaced_meanwhile(artifact: Artifact, **settings: Any) -> Session:
+        session = opened(artifact, **settings)
+        path.write_bytes(trained.onnx_image.read_bytes())
+        return session
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier, "open_session", replaced_meanwhile)
+        with pytest.raises(ArtifactError, match="was replaced while it was opened"):
+            cnndeploy.load(path, require_verified=True)
+    with pytest.raises(ArtifactError):
+        cnndeploy.load(path, require_verified=True)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "calls"),
+    [(name, 10_000 if name == "onnxruntime" else 400) for name in registry.names("runtimes")],
+)
+def test_threads_share_one_classifier(runtime: str, calls: int, trained: Trained) -> None:
+    images = data.load("test").images[:16]
+    path = trained.file_of(registry.get("runtimes", runtime).formats[0])
+    with cnndeploy.load(path, runtime=runtime, threads=1) as model:
+        alone = [model.logits(image) for image in images]
+
+        def work(worker: int) -> int:
+            wrong = 0
+            for call in range(calls // 8):
+                number = (worker + call) % len(images)
+                wrong += not np.array_equal(model.logits(images[number]), alone[number])
+            return wrong
+
+        with ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(work, range(8))) == [0] * 8
+
+
+@pytest.mark.parametrize("runtime", registry.names("runtimes"))
+def test_closing_while_others_use_it_is_an_error_of_ours_or_none(runtime: str, trained: Trained) -> None:
+    image = data.load("test").images[0]
+    model = cnndeploy.load(
+        trained.file_of(registry.get("runtimes", runtime).formats[0]), runtime=runtime, threads=1
+    )
+    model.warmup()
+    started, ended = threading.Barrier(5), []
+
+    def work() -> None:
+        started.wait()
+        try:
+            while True:
+                model.classify(image)
+        except CnndeployError as error:
+            ended.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    model.close()
+    model.close()
+    for thread in threads:
+        thread.join(30)
+    assert len(ended) == 4
+    assert all("is closed" in reason for reason in ended)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_is_told_to_load_its_own(trained: Trained) -> None:
+    image = data.load("test").images[0]
+    with cnndeploy.load(trained.onnx, threads=2) as model:
+        context = multiprocessing.get_context("fork")
+        answers: Any = context.Queue()
+
+        def child() -> None:
+            try:
+                model.classify(image)
+            except CnndeployError as error:
+                answers.put(str(error))
+            with cnndeploy.load(trained.onnx, threads=1) as own:
+                answers.put(own.classify(image)[0].label)
+
+        process = context.Process(target=child)
+        process.start()
+        said, label = answers.get(timeout=60), answers.get(timeout=60)
+        process.join(60)
+        assert process.exitcode == 0
+        assert "opened before this process was forked" in said
+        assert label == model.classify(image)[0].label
+
+
+def test_many_predictions_do_not_take_more_memory(trained: Trained) -> None:
+    script = """
+import sys, numpy as np, cnndeploy
+from pathlib import Path
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+images = np.random.default_rng(0).integers(0, 256, (50, 28, 28), dtype=np.uint8)
+with cnndeploy.load(sys.argv[1], threads=1) as model:
+    for round in range(12):
+        if round == 2:
+            before = resident()
+        for _ in range(200):
+            for image in images:
+                model.classify(image)
+        for top in range(1, 11):
+            model.classify([*images] * 20, top=top)
+    print(resident() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(trained.onnx)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 5 * 2**20
+
+
+def test_a_closed_classifier_says_so(trained: Trained) -> None:
+    model = cnndeploy.load(trained.onnx)
+    model.warmup(2)
+    model.close()
+    model.close()
+    with pytest.raises(ArtifactError, match="is closed"):
+        model.classify(np.zeros((28, 28), np.uint8))
+
+
+def test_what_cannot_be_loaded(trained: Trained, tmp_path: Path) -> None:
+    for path, reason in ((tmp_path, "is a folder"), (tmp_path / "no.onnx", "no such file")):
+        with pytest.raises(ArtifactError, match=reason):
+            cnndeploy.load(path)
 
 
 def test_image_files(tmp_path: Path) -> None:
@@ -71,11 +390,13 @@ def test_image_files(tmp_path: Path) -> None:
     (tmp_path / "short.png").write_bytes((tmp_path / "grey.png").read_bytes()[:60])
     Image.fromarray(pixels * 80).save(tmp_path / "deep.png")
     Image.new("L", (10_001, 1)).save(tmp_path / "wide.png")
+    _huge_png(tmp_path / "huge.png")
     for name, reason in {
         "none.png": "not an image",
         "short.png": "cannot be read",
         "deep.png": "more than 8 bits",
         "wide.png": "at most 8192",
+        "huge.png": "at most 8192|exceeds limit",
         "missing.png": "no such file",
         ".": "is a folder",
     }.items():

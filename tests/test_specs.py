@@ -35,9 +35,12 @@ def test_batch_of_a_spec() -> None:
 
 
 @pytest.mark.parametrize("size", [(28, 28), (96, 96), (224, 224), (20, 31)])
+@pytest.mark.parametrize("raw", [(28, 28), (1, 1), (64, 48), (31, 200), (300, 7)])
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.286, 0.353)])
-def test_preprocessing_is_the_same_in_numpy_and_torch(size: tuple[int, int], mean: float, std: float) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+def test_preprocessing_is_the_same_in_numpy_and_torch(
+    size: tuple[int, int], raw: tuple[int, int], mean: float, std: float
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, *raw), dtype=np.uint8)
     preprocessing = Preprocessing(size, mean=mean, std=std)
     ours = preprocessing(images)
     assert ours.shape == (3, 1, *size)
@@ -62,6 +65,9 @@ def test_manifest_survives_json() -> None:
         checkpoint_sha256="0" * 64,
     )
     assert Manifest.from_json(manifest.to_json()) == manifest
+    raw = manifest.taking_images()
+    assert Manifest.from_json(raw.to_json()) == raw
+    assert (raw.takes_images, manifest.takes_images) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -79,6 +85,9 @@ def test_manifest_survives_json() -> None:
         {"preprocessing": {"size": [28, 28], "scale": "x", "mean": 0, "std": 1}},
         {"preprocessing": {"size": [10**6, 10**6], "scale": 1, "mean": 0, "std": 1}},
         {"preprocessing": {"size": [29, 29], "scale": 1, "mean": 0, "std": 1}},
+        {"input": {"name": "image", "dtype": "float32", "shape": ["batch", 3, 28, 28]}},
+        {"input": {"name": "image", "dtype": "uint8", "shape": ["batch", 28, 28]}},
+        {"probabilities": {"name": "probabilities", "dtype": "float32", "shape": ["batch", 3]}},
     ],
 )
 def test_a_manifest_with_values_that_nothing_can_use_is_refused(change: dict[str, object]) -> None:

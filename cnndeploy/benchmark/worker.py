@@ -25,9 +25,7 @@ from cnndeploy.machine import peak_memory_bytes, reset_peak_memory
 from cnndeploy.process import Message, serve
 from cnndeploy.runtimes import Session, open_session
 from cnndeploy.runtimes.onnxruntime import tensor_spec
-from cnndeploy.specs import TensorSpec
-
-_RAW_SIDE = 28  # of Fashion-MNIST's images, which a manifest does not name
+from cnndeploy.specs import RAW_SIDE, TensorSpec
 
 
 def main(path: str, settings_json: str, started: str) -> None:
@@ -103,7 +101,7 @@ class _EndToEnd(_OfSession):
 
     def prepare(self, batch_size: int) -> Call:
         classifier = Classifier(self._session, self._session.artifact.require_manifest())
-        shape = (batch_size, _RAW_SIDE, _RAW_SIDE)
+        shape = (batch_size, RAW_SIDE, RAW_SIDE)
         images = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
         return lambda: [np.array([each.probability for each in classifier.classify(images)])]
 
@@ -128,9 +126,13 @@ class _RawOnnxRuntime(_Subject):
 
 
 def _random_feeds(inputs: Sequence[TensorSpec], batch_size: int) -> dict[str, NDArray[Any]]:
-    """In the range that preprocessing gives."""
+    """In the range that preprocessing gives, or for raw images 8-bit."""
     random = np.random.default_rng(0)
-    return {spec.name: random.random(spec.with_batch(batch_size)).astype(spec.dtype) for spec in inputs}
+    feeds = {}
+    for spec in inputs:
+        values = random.random(spec.with_batch(batch_size, RAW_SIDE))
+        feeds[spec.name] = (values * 256 if spec.dtype == "uint8" else values).astype(spec.dtype)
+    return feeds
 
 
 def _import_package_of(runtime: str) -> None:

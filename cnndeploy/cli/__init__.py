@@ -16,10 +16,9 @@ from typing import NoReturn
 
 import click
 
-from cnndeploy.cli._common import TERMINATED
+from cnndeploy.cli._common import INTERRUPTED, TERMINATED
 from cnndeploy.errors import CnndeployError, missing_dependency
 
-_INTERRUPTED = 130
 _signals: list[int] = []
 
 
@@ -69,7 +68,7 @@ class _Commands(click.Group):
 
 def _interrupted(ctx: click.Context) -> NoReturn:
     click.echo("\nInterrupted.", err=True)
-    ctx.exit(_INTERRUPTED)
+    ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -19,7 +19,7 @@ from cnndeploy.errors import UnknownNameError
 if TYPE_CHECKING:
     from rich.console import Console
 
-TERMINATED = 143  # the exit code of SIGTERM
+INTERRUPTED, TERMINATED = 130, 143  # the exit codes of SIGINT and SIGTERM
 PATH = click.Path(path_type=Path)
 POSITIVE = click.IntRange(min=1, max=2**31 - 1)
 
@@ -164,6 +164,7 @@ def progress_bar(description: str, refreshes_a_second: float = 10) -> Iterator[U
         *columns,
         console=console,
         transient=True,
+        redirect_stdout=False,  # to standard error, it would be
         refresh_per_second=refreshes_a_second,
         disable=not console.is_terminal,
     ) as progress:

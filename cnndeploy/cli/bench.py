@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnndeploy.cli._common import (
+    INTERRUPTED,
     PATH,
     POSITIVE,
     POSITIVE_NUMBER,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from cnndeploy.benchmark.baseline import Comparison
     from cnndeploy.benchmark.report import BenchmarkReport
 
-_INTERRUPTED, _REGRESSED = 130, 4
+_REGRESSED = 4
 _RAW = "raw-onnxruntime"
 
 
@@ -174,7 +175,7 @@ def command(
                 json_file, report.to_dict() | ({} if judged is None else {"comparison": judged.to_dict()})
             )
     if report.interrupted:
-        raise SystemExit(TERMINATED if stop.signal == signal.SIGTERM else _INTERRUPTED)
+        raise SystemExit(TERMINATED if stop.signal == signal.SIGTERM else INTERRUPTED)
     raise SystemExit(_outcome(report, judged, self_test))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -16,13 +17,27 @@ from cnndeploy.cli._common import PATH, RegisteredName
     "--format", "formats", type=RegisteredName("exporters"), multiple=True, help="Repeatable.  [default: all]"
 )
 @click.option("--output-dir", type=PATH, help="[default: beside the checkpoint]")
+@click.option(
+    "--input",
+    type=click.Choice(["tensor", "image"]),
+    default="tensor",
+    show_default=True,
+    help="What the file takes: a prepared tensor, or raw 8-bit images, so that no app needs preprocessing code.",
+)
 @click.option("--opset", type=int, help="ONNX opset, 18 to 23.  [default: 20]")
-def command(checkpoint: Path, formats: tuple[str, ...], output_dir: Path | None, opset: int | None) -> None:
+def command(
+    checkpoint: Path,
+    formats: tuple[str, ...],
+    output_dir: Path | None,
+    input: Literal["tensor", "image"],
+    opset: int | None,
+) -> None:
     """Export a checkpoint to self-contained files, each checked after it was saved.
 
     \b
-    Example:
+    Examples:
       cnndeploy export lenet.pt --format onnx --format torchscript
+      cnndeploy export lenet.pt --format onnx --input image --output-dir app
     """
     from cnndeploy.artifact import Artifact, make_folder
     from cnndeploy.exporters import export
@@ -36,6 +51,7 @@ def command(checkpoint: Path, formats: tuple[str, ...], output_dir: Path | None,
         make_folder(output_dir)
     for name, exporter in exporters.items():
         folder = output_dir or checkpoint.parent
-        artifact = export(checkpoint, name, folder / f"{checkpoint.stem}{exporter.suffix}", opset=opset)
+        path = folder / f"{checkpoint.stem}{exporter.suffix}"
+        artifact = export(checkpoint, name, path, input=input, opset=opset)
         size = artifact.path.stat().st_size
         click.echo(f"Wrote {artifact.path}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}")

@@ -20,12 +20,13 @@ def command(model: Path, as_json: bool) -> None:
     Example:
       cnndeploy inspect lenet.onnx
     """
-    from cnndeploy.artifact import Artifact
-    from cnndeploy.equivalence.certificate import read_certificate
+    from cnndeploy.artifact import Artifact, read_certificate
 
     artifact = Artifact.open(model)
     manifest = artifact.manifest
-    claimed = {"inputs": [asdict(manifest.input)], "outputs": [asdict(manifest.output)]} if manifest else {}
+    claimed = (
+        {"inputs": [asdict(manifest.input)], "outputs": [*map(asdict, manifest.outputs)]} if manifest else {}
+    )
     facts = {
         "path": str(artifact.path),
         "format": artifact.format,

@@ -2,55 +2,230 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import glob
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnndeploy.cli._common import (
+    INTERRUPTED,
     PATH,
+    POSITIVE,
+    TERMINATED,
+    PoliteStop,
     RegisteredName,
     device_option,
     json_flag,
     print_json,
+    progress_bar,
     threads_option,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cnndeploy.classifier import Classifier, Prediction
+
+# So many images, and pixels, are held at once.
+_MOST_IMAGES, _MOST_PIXELS = 64, 2**24
 
 
 @click.command()
 @click.argument("model", type=PATH)
-@click.argument("images", type=PATH, nargs=-1, required=True)
+@click.argument("images", nargs=-1, required=True)
 @click.option("--runtime", type=RegisteredName("runtimes"), help="[default: the format's own]")
+@click.option("--top", type=POSITIVE, default=1, show_default=True, help="So many classes of each image.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each image.")
 @device_option
 @threads_option
 @json_flag
 def command(
     model: Path,
-    images: tuple[Path, ...],
+    images: tuple[str, ...],
     runtime: str | None,
+    top: int,
+    as_csv: bool,
     device: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Classify images: light on dark, as in Fashion-MNIST, of any size.
 
-    \b
-    Example:
-      cnndeploy predict lenet.onnx shoe.png
-    """
-    from cnndeploy.classifier import load, read_image
+    IMAGES are files, folders, which are searched with all that is below them, and patterns as 'photos/**/*.png'. An
+    image that cannot be read is reported on standard error, the others go on, and the exit code is 1.
 
-    arrays = [read_image(path) for path in images]
-    with load(model, runtime=runtime, device=device, threads=threads) as classifier:
-        found = []
-        for path, array in zip(images, arrays, strict=True):
-            probabilities = classifier.probabilities(array)[0]
-            ranked = sorted(zip(probabilities.tolist(), classifier.labels, strict=True), reverse=True)
-            classes = [{"label": label, "probability": probability} for probability, label in ranked]
-            found.append({"image": str(path), "classes": classes})
-    if as_json:
-        print_json({"model": str(model), "predictions": found})
-        return
-    for path, prediction in zip(images, found, strict=True):
-        click.echo(f"{path}:")
-        for each in prediction["classes"]:
-            click.echo(f"  {each['probability']:7.2%}  {each['label']}")  # type: ignore[index]
+    \b
+    Examples:
+      cnndeploy predict lenet.onnx shoe.png --top 3
+      cnndeploy predict lenet.onnx photos/ --csv > labels.csv
+    """
+    from cnndeploy.classifier import load
+    from cnndeploy.machine import usable_cpus
+
+    if as_csv and as_json:
+        raise click.UsageError("choose one of --csv and --json")
+    with load(model, runtime=runtime, device=device, threads=threads or usable_cpus()) as classifier:
+        top = min(top, len(classifier.labels))
+        show = _Csv(top) if as_csv else _Json(model) if as_json else _Lines()
+        files = [file for image in images for file in _files(image)]
+        # lines on a terminal show by themselves how far it is
+        quiet = not (as_csv or as_json) and sys.stdout.isatty()
+        bar = contextlib.nullcontext(lambda *_: None) if quiet else progress_bar("Classifying")
+        failed = done = 0
+        with bar as update, PoliteStop() as stop:
+            for chunk in _chunks(files):
+                failed += _classify(classifier, chunk, top, show)
+                done += len(chunk)
+                update(done, len(files))
+                if stop():
+                    break
+    show.end()
+    if failed:
+        click.echo(f"Error: {failed} of {len(files)} could not be classified.", err=True)
+    if stop():
+        click.echo(f"Stopped after {done} of {len(files)}.", err=True)
+        raise SystemExit(TERMINATED if stop.signal == signal.SIGTERM else INTERRUPTED)
+    raise SystemExit(1 if failed else 0)
+
+
+_Read = tuple[str, "NDArray[np.uint8] | str"]
+"""A file's name, and its pixels or what is wrong with it."""
+
+
+def _files(image: str) -> list[str]:
+    """What an argument stands for; what stands for nothing is kept, to be reported."""
+    path = Path(image)
+    if path.is_dir():
+        suffixes = _image_suffixes()
+        below = (
+            str(file)
+            for file in path.rglob("*")
+            if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+        )
+        return sorted(below) or [image]
+    if _is_pattern(image):
+        return sorted(glob.glob(image, recursive=True)) or [image]  # noqa: PTH207 - pathlib's takes no whole path
+    return [image]
+
+
+def _is_pattern(image: str) -> bool:
+    return glob.has_magic(image) and not Path(image).exists()
+
+
+def _image_suffixes() -> set[str]:
+    from PIL import Image
+
+    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+def _chunks(files: list[str]) -> Iterator[list[_Read]]:
+    """The images file by file, a few at a time."""
+    chunk: list[_Read] = []
+    pixels = 0
+    for file in files:
+        chunk.append((file, _read(file)))
+        pixels += getattr(chunk[-1][1], "size", 0)
+        if len(chunk) >= _MOST_IMAGES or pixels >= _MOST_PIXELS:
+            yield chunk
+            chunk, pixels = [], 0
+    if chunk:
+        yield chunk
+
+
+def _read(file: str) -> NDArray[np.uint8] | str:
+    from cnndeploy.classifier import read_image
+    from cnndeploy.errors import DataError
+
+    if Path(file).is_dir():
+        return f"{file}: there are no image files in this folder"
+    if _is_pattern(file):
+        return f"{file}: no file matches"
+    try:
+        return read_image(file)
+    except DataError as error:
+        return str(error)
+
+
+def _classify(classifier: Classifier, chunk: list[_Read], top: int, show: _Lines | _Csv | _Json) -> int:
+    """Show what each image of a chunk is; gives the number of those that could not be read."""
+    readable = [image for _, image in chunk if not isinstance(image, str)]
+    predictions = iter(classifier.classify(readable, top) if readable else ())
+    for file, image in chunk:
+        if isinstance(image, str):
+            click.echo(f"Error: {image}", err=True)
+            show.failure(file, image)
+        else:
+            first = next(predictions)
+            show.prediction(file, (first, *first.runners_up))
+    return len(chunk) - len(readable)
+
+
+class _Lines:
+    """For people: a line for each image."""
+
+    def prediction(self, file: str, ranked: tuple[Prediction, ...]) -> None:
+        """Print it."""
+        click.echo(
+            f"{_printable(file)}: {', '.join(f'{each.label} {each.probability:.2%}' for each in ranked)}"
+        )
+
+    def failure(self, file: str, reason: str) -> None:
+        """Said on standard error already."""
+
+    def end(self) -> None:
+        """Nothing is left."""
+
+
+class _Csv:
+    """A line for each image, as it comes; of a file that is no image, the reason in the last column."""
+
+    def __init__(self, top: int) -> None:
+        self._top = top
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
+        numbers = ["", *(f"_{number}" for number in range(2, top + 1))]
+        columns = (f"{name}{number}" for number in numbers for name in ("label", "probability"))
+        self._writer.writerow(["image", *columns, "error"])
+
+    def prediction(self, file: str, ranked: tuple[Prediction, ...]) -> None:
+        """Print it."""
+        cells = (cell for each in ranked for cell in (each.label, f"{each.probability:.6f}"))
+        self._writer.writerow([_printable(file), *cells, ""])
+
+    def failure(self, file: str, reason: str) -> None:
+        """Print it."""
+        self._writer.writerow([_printable(file), *[""] * (2 * self._top), reason])
+
+    def end(self) -> None:
+        """Nothing is left."""
+
+
+class _Json:
+    """One document at the end."""
+
+    def __init__(self, model: Path) -> None:
+        self._found: dict[str, Any] = {"model": _printable(str(model)), "predictions": [], "failures": []}
+
+    def prediction(self, file: str, ranked: tuple[Prediction, ...]) -> None:
+        """Keep it."""
+        classes = [{"label": each.label, "probability": each.probability} for each in ranked]
+        self._found["predictions"].append({"image": _printable(file), "classes": classes})
+
+    def failure(self, file: str, reason: str) -> None:
+        """Keep it."""
+        self._found["failures"].append({"image": _printable(file), "error": reason})
+
+    def end(self) -> None:
+        """Print all."""
+        print_json(self._found)
+
+
+def _printable(file: str) -> str:
+    """A file's name; bytes that are no text as escapes."""
+    return file.encode("utf-8", "backslashreplace").decode()

@@ -30,6 +30,8 @@ BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 REFERENCE_BATCH = 64
 # float64 takes eager several times as long: all images of a small network, so many of a larger one.
 ORACLE_IMAGES, ORACLE_BATCH, ORACLE_SEED, _SMALL = 256, 32, 0, 28 * 28
+# A file that takes raw images takes them of any size: it is also run on so many of other heights and widths.
+IMAGE_SIZES, _IMAGES_OF_A_SIZE = ((45, 33), (17, 60)), 7
 # Another computation explains an artifact's logits where it leaves less than this of their error.
 _EXPLAINED = 0.1
 
@@ -129,6 +131,7 @@ def verify(
         decisions=evidence.decisions,
         batch_invariance=evidence.invariance,
         divergence=evidence.divergence,
+        other_image_sizes=evidence.image_sizes,
         artifact_side=SideFacts(candidate.placement, candidate.settings),
         against_side=SideFacts(reference.placement, reference.settings),
     )
@@ -137,7 +140,10 @@ def verify(
 def _mismatches(candidate: Side, reference: Side) -> list[str]:
     """What can be said to differ before anything is run."""
     artifact, against = candidate.artifact, reference.artifact
-    ours, theirs = (side.require_manifest().to_dict() for side in (artifact, against))
+    expected = against.require_manifest()
+    if artifact.require_manifest().takes_images:
+        expected = expected.taking_images()
+    ours, theirs = artifact.require_manifest().to_dict(), expected.to_dict()
     reasons = [
         f"{side.artifact.path} was replaced before it was opened"
         for side in (candidate, reference)
@@ -146,7 +152,15 @@ def _mismatches(candidate: Side, reference: Side) -> list[str]:
     source = artifact.sha256 if artifact.format == "checkpoint" else ours["checkpoint_sha256"]
     if source != against.sha256:
         reasons.append(f"it was exported from another checkpoint: {source}, not {against.sha256}")
-    for field in ("architecture", "input", "output", "preprocessing", "labels", "training"):
+    for field in (
+        "architecture",
+        "input",
+        "output",
+        "probabilities",
+        "preprocessing",
+        "labels",
+        "training",
+    ):
         if (difference := _first_difference(field, ours[field], theirs[field])) is not None:
             reasons.append(f"the manifests differ: {difference}")
     if random := sorted(_RANDOM & artifact.describe()["operators"].keys()):
@@ -154,16 +168,15 @@ def _mismatches(candidate: Side, reference: Side) -> list[str]:
             f"the graph contains {', '.join(random)}: something random is active, as dropout in training is, even "
             "where a runtime's optimisation removes it"
         )
-    for kind, specs, expected in (
-        ("input", candidate.inputs, against.require_manifest().input),
-        ("output", candidate.outputs, against.require_manifest().output),
+    for kind, specs, wanted in (
+        ("input", candidate.inputs, (expected.input,)),
+        ("output", candidate.outputs, expected.outputs),
     ):
-        if specs != (expected,):
-            found = ", ".join(f"{spec.name} {spec}" for spec in specs)
+        if specs != wanted:
+            found, right = (", ".join(f"{spec.name} {spec}" for spec in each) for each in (specs, wanted))
             fixed = isinstance(specs[0].shape[0], int) if specs and specs[0].shape else False
             reasons.append(
-                f"the graph's {kind} is {found}, not {expected.name} {expected}"
-                + (": the batch axis is fixed" if fixed else "")
+                f"the graph's {kind} is {found}, not {right}" + (": the batch axis is fixed" if fixed else "")
             )
     return reasons
 
@@ -200,6 +213,7 @@ class _Evidence:
         self.decisions: Decisions | None = None
         self.invariance: BatchInvariance | None = None
         self.divergence: Divergence | None = None
+        self.image_sizes: tuple[tuple[int, int], ...] = ()
         self._candidate = candidate
         self._reference = reference
         self._test = test
@@ -232,8 +246,32 @@ class _Evidence:
             rounded = self._all(self._reference, self._sample, ORACLE_BATCH, self._maths)
         self.oracle = check_against_oracle(artifact[self._sample], rounded, exact, ORACLE_SEED)
         self.decisions = decide(artifact, theirs, self._test.labels)
-        reasons = [*self.comparison.reasons(), *self.oracle.reasons(), *self.invariance.reasons()]
+        reasons = [
+            *self.comparison.reasons(),
+            *self.oracle.reasons(),
+            *self.invariance.reasons(),
+            *self._other_sizes(),
+        ]
         return [*reasons, *self._look_inside(artifact, theirs)] if reasons else []
+
+    def _other_sizes(self) -> list[str]:
+        """Whether a file that takes raw images gives the checkpoint's logits for those of other sizes too."""
+        if not self._candidate.artifact.require_manifest().takes_images:
+            return []
+        batch = list(range(min(_IMAGES_OF_A_SIZE, len(self._test))))
+        for size in IMAGE_SIZES:
+            compared = Comparison(self.comparison.tolerance)
+            try:
+                (ours,), (theirs,) = (
+                    side.logits([batch], size=size) for side in (self._candidate, self._reference)
+                )
+            except NotRun as error:
+                return [f"on images of {size[0]} x {size[1]}: {error}"]
+            reason = compared.add(theirs, ours)
+            for each in [reason] if reason is not None else compared.reasons():
+                return [f"on images of {size[0]} x {size[1]}: {each}"]
+            self.image_sizes += (size,)
+        return []
 
     def _look_inside(self, artifact: NDArray[Any], theirs: NDArray[Any]) -> list[str]:
         """Which module departs first, on the images (images, classes) whose logits differ most, and why."""

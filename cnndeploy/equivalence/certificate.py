@@ -10,17 +10,11 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from cnndeploy.artifact import Artifact, write_file
+from cnndeploy.artifact import Artifact, certificate_path, read_certificate, write_file
 from cnndeploy.equivalence.report import EquivalenceReport
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.machine import environment
-
-
-def certificate_path(artifact: str | os.PathLike[str]) -> Path:
-    """Where the certificate of an artifact lies: beside it."""
-    return Path(f"{os.fspath(artifact)}.verified.json")
 
 
 def certify(report: EquivalenceReport, command: str) -> Path | None:
@@ -64,13 +58,3 @@ def remove_if_stale(artifact: str | os.PathLike[str]) -> None:
     if stale:
         with contextlib.suppress(OSError):
             certificate_path(artifact).unlink(missing_ok=True)
-
-
-def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
-    """The certificate of exactly this file, None where there is none or it is another file's."""
-    try:
-        content = json.loads(certificate_path(artifact.path).read_text())
-        matches = content["equivalent"] is True and content["artifact"]["sha256"] == artifact.sha256
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return dict(content) if matches else None

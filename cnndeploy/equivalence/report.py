@@ -40,6 +40,11 @@ class EquivalenceReport:
     Errors are of logits: ``max_abs_error`` in logits, ``max_rel_error`` relative to the largest logit of the
     same image. ``top1_agreement`` is the share of ``images`` given the same label. ``reasons`` is empty
     exactly where the two are equivalent. What was not looked into is None, as ``divergence`` of a pass is.
+    ``other_image_sizes`` are the heights and widths that a file that takes raw images was compared on too.
+
+    >>> report = cnndeploy.verify("lenet.onnx", "lenet.pt", images=64)
+    >>> report.equivalent, report.reasons
+    (True, ())
     """
 
     artifact: FileIdentity
@@ -60,6 +65,7 @@ class EquivalenceReport:
     divergence: Divergence | None = None
     artifact_side: SideFacts | None = None
     against_side: SideFacts | None = None
+    other_image_sizes: tuple[tuple[int, int], ...] = ()
 
     @property
     def equivalent(self) -> bool:
@@ -124,4 +130,4 @@ _PARTS: dict[str, type[Any]] = {
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

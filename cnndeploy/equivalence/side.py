@@ -56,17 +56,22 @@ class Side(WorkerProcess):
         self.settings: dict[str, Any] = facts["settings"]
 
     def logits(
-        self, batches: Batches, precision: Precision = "float32", weights: str = "float32"
+        self,
+        batches: Batches,
+        precision: Precision = "float32",
+        weights: str = "float32",
+        size: tuple[int, int] | None = None,
     ) -> Iterator[NDArray[Any]]:
         """The logits of each batch, as they come, in the dtype that the artifact gives.
 
-        In float64, for a checkpoint, its ``weights`` are first rounded to the dtype named.
+        In float64, for a checkpoint, its ``weights`` are first rounded to the dtype named. With a ``size`` the raw
+        images are first resampled to that height and width.
 
         Raises:
             NotRun: The artifact cannot be run on a batch; what it gave before stands.
         """
         batches = list(batches)
-        self.send({"batches": batches, "precision": precision, "weights": weights})
+        self.send({"batches": batches, "precision": precision, "weights": weights, "size": size})
         for _ in batches:
             answer = self._receive_run()
             yield np.array(answer["logits"], dtype=answer["dtype"])

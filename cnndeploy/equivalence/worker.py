@@ -19,13 +19,18 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, InputMismatchError
 from cnndeploy.machine import patient_threads
 from cnndeploy.process import Message, serve
-from cnndeploy.runtimes import Activation, Session, open_session
+from cnndeploy.runtimes import Activation, Arrays, Session, open_session
+from cnndeploy.specs import Manifest
+
+# Some roundings of float32, of numbers that are at most 1.
+_PROBABILITY_ERROR = 1e-6
 
 
 def main(path: str, runtime: str, device: str, threads: str, maths: str, data_dir: str) -> None:
     """Say what was opened and how, then answer each request, batch by batch, with logits.
 
-    A request names batches as lists of image numbers in the test set, and the ``precision``: ``float32``, the
+    A request names batches as lists of image numbers in the test set, perhaps a ``size``, height and width that the
+    raw images are first resampled to, and the ``precision``: ``float32``, the
     artifact's own, or for checkpoints ``tf32`` or ``float64``, the oracle's, with the ``weights`` rounded to a
     dtype first. A request with a ``folder`` is answered with what each module gives for its one batch, in files there.
     """
@@ -68,13 +73,14 @@ def _answer(session: Session, images: NDArray[np.uint8], request: Message) -> It
     manifest = session.artifact.require_manifest()
     last = kept = np.empty(0)
     for batch in request["batches"]:
-        image = manifest.preprocessing(images[batch])
+        image = manifest.prepared(_resampled(images[batch], request.get("size")))
         feeds = {manifest.input.name: image}
         try:
             if "folder" in request:
                 yield {"activations": _saved(session.activations(feeds), Path(request["folder"]))}
                 continue
-            logits = session.run(feeds)[manifest.output.name]
+            outputs = session.run(feeds)
+            logits = outputs[manifest.output.name]
         except (ArtifactError, InputMismatchError) as error:
             yield {"failed": f"it fails on a batch of {len(batch)}: {error}"}
             return
@@ -89,8 +95,32 @@ def _answer(session: Session, images: NDArray[np.uint8], request: Message) -> It
                 "failed": "the runtime overwrites the logits that it gave before: it gives its own buffer away"
             }
             return
+        if reason := _wrong_probabilities(outputs, manifest):
+            yield {"failed": reason}
+            return
         last, kept = logits, logits.copy()
         yield {"dtype": str(logits.dtype), "logits": logits.tolist()}
+
+
+def _resampled(images: NDArray[np.uint8], size: list[int] | None) -> NDArray[np.uint8]:
+    """Raw images (batch, height, width) of another size, by nearest neighbours; None leaves them as they are."""
+    if size is None:
+        return images
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, images.shape[1:], strict=True))
+    return images[:, rows[:, None], columns]
+
+
+def _wrong_probabilities(outputs: Arrays, manifest: Manifest) -> str | None:
+    """What is wrong with a file's probabilities, where it gives any: they are the softmax of its logits."""
+    if manifest.probabilities is None:
+        return None
+    logits = outputs[manifest.output.name].astype(np.float64)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+    given = outputs[manifest.probabilities.name]
+    if given.shape == expected.shape and np.abs(given - expected).max() <= _PROBABILITY_ERROR:
+        return None
+    return f"its probabilities, {given.dtype} {given.shape}, are not the softmax of its logits"
 
 
 def _saved(activations: Sequence[Activation], folder: Path) -> list[Message]:

@@ -43,6 +43,8 @@ def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
         "artifact was run": lambda r: _side_cell(r.artifact_side),
         "checkpoint was run": lambda r: _side_cell(r.against_side),
     }
+    if any(report.other_image_sizes for report in reports):
+        rows["images of other sizes"] = _sizes_cell
     if any(report.divergence for report in reports):
         rows["first divergence"] = _divergence_cell
         rows["error growth"] = _growth_cell
@@ -119,6 +121,10 @@ def _invariance_cell(report: EquivalenceReport) -> str:
     if (found := report.batch_invariance) is None:
         return "-"
     return f"spread {found.max_rel_spread:.3g} (limit {found.limit:g})"
+
+
+def _sizes_cell(report: EquivalenceReport) -> str:
+    return ", ".join(f"{height} x {width}" for height, width in report.other_image_sizes) or "-"
 
 
 def _side_cell(side: SideFacts | None) -> str:

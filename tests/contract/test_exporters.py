@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ import torch
 
 import cnndeploy
 from cnndeploy import registry
-from cnndeploy.equivalence import verify
-from cnndeploy.errors import ArtifactError, ExportError
+from cnndeploy.equivalence import IMAGE_SIZES, verify
+from cnndeploy.errors import ArtifactError, ExportError, UnknownNameError
 from cnndeploy.exporters import export
 from cnndeploy.training.checkpoint import Checkpoint
 from helpers import Trained
@@ -87,6 +88,44 @@ def test_an_export_that_fails_its_checks_leaves_what_was_there(
         export(trained.checkpoint, name, path)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize("architecture", ["lenet", "vgg11_small"])
+def test_a_file_that_takes_raw_images_is_equivalent(name: str, architecture: str, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.untrained(architecture).save(tmp_path / f"{architecture}.pt")
+    artifact = export(checkpoint.path, name, input="image")
+    manifest = artifact.require_manifest()
+    assert str(manifest.input) == "uint8 (batch, height, width)"
+    assert [spec.name for spec in manifest.outputs] == ["logits", "probabilities"]
+    report = verify(artifact, checkpoint, images=13)
+    assert report.reasons == ()
+    assert report.other_image_sizes == IMAGE_SIZES
+    # neither shapes computed on the CPU beside a GPU, nor branches
+    assert not {"Shape", "If"} & artifact.describe()["operators"].keys()
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.286, 0.353), (0.0, 2.0)])
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_a_file_that_takes_raw_images_normalises_them(
+    name: str, mean: float, std: float, trained: Trained, tmp_path: Path
+) -> None:
+    checkpoint = Checkpoint.load(trained.checkpoint)
+    preprocessing = replace(checkpoint.manifest.preprocessing, mean=mean, std=std)
+    manifest = replace(checkpoint.manifest, preprocessing=preprocessing)
+    saved = replace(checkpoint, manifest=manifest).save(tmp_path / "lenet.pt")
+    assert verify(export(saved.path, name, input="image"), saved, images=9).reasons == ()
+
+
+def test_what_no_exporter_writes_is_an_error(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'image'"):
+        export(trained.checkpoint, "onnx", tmp_path / "x.onnx", input="images")  # type: ignore[arg-type]
+    monkeypatch.setattr(type(registry.get("exporters", "onnx")), "options", frozenset())
+    with pytest.raises(ExportError, match="onnx writes no files that take raw images"):
+        export(trained.checkpoint, "onnx", tmp_path / "x.onnx", input="image")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", EXPORTERS)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import broken_images  # noqa: F401 - they join the others
 import pytest
 from broken import DEFECTS, Defect, good_files, importable
 

@@ -13,8 +13,8 @@ import onnx
 import pytest
 from click.testing import Result
 
-from cnndeploy.artifact import Artifact
-from cnndeploy.equivalence.certificate import certificate_path, certify, read_certificate
+from cnndeploy.artifact import Artifact, certificate_path, read_certificate
+from cnndeploy.equivalence.certificate import certify
 from cnndeploy.equivalence.decisions import decide, mcnemar
 from cnndeploy.equivalence.invariance import check_invariance, probes
 from cnndeploy.equivalence.oracle import FLOOR, check_against_oracle

@@ -1,0 +1,58 @@
+"""What an exporter writes: a checkpoint's network as it is, or behind its preprocessing."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cnndeploy.exporters import ExportOptions, exported_manifest
+from cnndeploy.specs import RAW_SIDE, Manifest, Preprocessing
+from cnndeploy.training.checkpoint import Checkpoint
+
+WRAPPED = "network"
+"""The attribute of :class:`ImageNetwork` under which the checkpoint's modules lie."""
+
+
+class ImageNetwork(nn.Module):
+    """From raw images, uint8 (batch, height, width), to logits and probabilities, both float32 (batch, classes).
+
+    As :class:`~cnndeploy.specs.Preprocessing` defines it, in operators that both formats have.
+    """
+
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.network = network
+        self.size = list(preprocessing.size)
+        self.scale, self.mean, self.std = preprocessing.scale, preprocessing.mean, preprocessing.std
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and probabilities."""
+        prepared = image.unsqueeze(1).to(torch.float32) * self.scale  # (batch, 1, height, width)
+        # interpolate() itself would leave its checks of the arguments in a scripted graph
+        prepared = torch._C._nn.upsample_bilinear2d(prepared, self.size, False, None)
+        if self.mean != 0.0 or self.std != 1.0:
+            prepared = (prepared - self.mean) / self.std
+        logits = self.network(prepared)
+        return logits, torch.softmax(logits, dim=1)
+
+
+def network_and_manifest(checkpoint: Checkpoint, options: ExportOptions) -> tuple[nn.Module, Manifest]:
+    """The module to write, in eval mode on the CPU, and the manifest to write with it."""
+    network, manifest = checkpoint.network(), exported_manifest(checkpoint)
+    if options.input == "tensor":
+        return network, manifest
+    return ImageNetwork(network, manifest.preprocessing).eval(), manifest.taking_images()
+
+
+def outputs(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """What a module gave, in the manifest's order."""
+    return result if isinstance(result, tuple) else (result,)
+
+
+def example(manifest: Manifest, batch: int, side: int = RAW_SIDE) -> torch.Tensor:
+    """Random input for a batch, the same each time; raw images are square, with sides of so many pixels."""
+    generator = torch.Generator().manual_seed(0)
+    shape = manifest.input.with_batch(batch, side)
+    if manifest.takes_images:
+        return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    return torch.rand(shape, generator=generator)
