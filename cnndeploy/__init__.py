@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cnndeploy.classifier import Classifier as Classifier
     from cnndeploy.classifier import Prediction as Prediction
     from cnndeploy.classifier import load as load
+    from cnndeploy.classifier import read_image as read_image
     from cnndeploy.equivalence import verify as verify
     from cnndeploy.equivalence.report import EquivalenceReport as EquivalenceReport
     from cnndeploy.errors import CnndeployError as CnndeployError
@@ -37,6 +38,7 @@ _MODULE_OF = {
     "evaluate": "cnndeploy.evaluation",
     "export": "cnndeploy.exporters",
     "load": "cnndeploy.classifier",
+    "read_image": "cnndeploy.classifier",
     "train": "cnndeploy.training.loop",
     "verify": "cnndeploy.equivalence",
 }
@@ -54,6 +56,7 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "read_image",
     "train",
     "verify",
 ]

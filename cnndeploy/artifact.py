@@ -23,6 +23,10 @@ class Artifact:
 
     ``format`` is a name in the registry's ``formats``. ``manifest`` is None for a file of a known format
     that cnndeploy did not write.
+
+    >>> artifact = cnndeploy.Artifact.open("lenet.onnx")
+    >>> artifact.format, len(artifact.sha256), artifact.require_manifest().labels[0]
+    ('onnx', 64, 'T-shirt/top')
     """
 
     path: Path

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from math import exp, isfinite
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -270,30 +270,37 @@ def _load_foreign(
     return Classifier(session, Manifest("unknown", takes[0], gives[0], preprocessing, labels))
 
 
-def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Read an image file as grey levels.
+def read_image(source: str | os.PathLike[str] | BinaryIO) -> NDArray[np.uint8]:
+    """Read an image file, of any kind that Pillow knows, as grey levels; what is transparent becomes black.
+
+    Args:
+        source: A path, or an open binary file, as an upload is.
 
     Returns:
         uint8 (height, width).
 
     Raises:
-        DataError: No image, damaged, or too large to be meant.
+        DataError: No image, damaged, of more than 8 bits a channel, or of more than 8192 pixels a side.
+
+    >>> cnndeploy.read_image("shoe.png").shape
+    (28, 28)
     """
     from PIL import Image, UnidentifiedImageError
 
+    name = source if isinstance(source, str | os.PathLike) else "the file"
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(source) as image:
             return _grey(image)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
+        raise DataError(f"{name}: no such file") from error
     except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder; give the paths of image files") from error
+        raise DataError(f"{name} is a folder; give the paths of image files") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is not an image that Pillow can read") from error
+        raise DataError(f"{name} is not an image that Pillow can read") from error
     except (InputMismatchError, DataError) as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{name}: {error}") from error
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read as an image: {error}") from error
+        raise DataError(f"{name} cannot be read as an image: {error}") from error
 
 
 def _grey(image: Image) -> NDArray[np.uint8]:

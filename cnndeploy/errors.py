@@ -37,7 +37,14 @@ _EXTRA_OF_PACKAGE = {
 
 
 class CnndeployError(Exception):
-    """Base of all errors that cnndeploy raises on purpose; ``exit_code`` is what the CLI exits with."""
+    """Base of all errors that cnndeploy raises on purpose; ``exit_code`` is what the CLI exits with.
+
+    >>> try:
+    ...     cnndeploy.load("nowhere.onnx")
+    ... except cnndeploy.CnndeployError as error:
+    ...     print(error)
+    nowhere.onnx: no such file
+    """
 
     exit_code = 1
 

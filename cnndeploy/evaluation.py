@@ -35,7 +35,13 @@ class ClassAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """``confusion[i][j]`` images show class i and were given label j."""
+    """``confusion[i][j]`` images show class i and were given label j.
+
+    >>> evaluation = cnndeploy.evaluate("lenet.onnx", images=100)
+    >>> low, high = evaluation.interval
+    >>> evaluation.images, 0 <= low <= evaluation.accuracy <= high <= 1
+    (100, True)
+    """
 
     artifact: str
     sha256: str
@@ -110,6 +116,9 @@ def evaluate(
 
     Raises:
         ArtifactError, CheckpointError, DataError, DeviceUnavailableError: As they say.
+
+    >>> sum(each.images for each in cnndeploy.evaluate("lenet.onnx", images=100).per_class)
+    100
     """
     opened = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
     manifest = opened.require_manifest()

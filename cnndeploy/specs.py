@@ -104,7 +104,7 @@ def _interpolation(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[
     (target, pixels needed).
 
     Positions are rounded to float32 where torch rounds them in training: of a photo of some thousand pixels a side
-    the difference is a thousandth of a grey level.
+    the difference is a tenth of a grey level.
 
     Source: ONNX operator Resize, mode linear, coordinate_transformation_mode half_pixel.
     """

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ from cnndeploy.exporters import export
 from cnndeploy.training.loop import train
 from helpers import Trained
 
+REPOSITORY = Path(__file__).parents[1]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _data_set() -> None:
@@ -37,6 +42,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory, _data_set: None) -> Traine
     export(checkpoint, "onnx", files.onnx_image, input="image")
     export(checkpoint, "torchscript", files.torchscript_image, input="image")
     return files
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built of a copy, because setuptools leaves files behind."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    for name in ("cnndeploy", "exporters", "runtimes"):
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    options = ["--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+    subprocess.run([sys.executable, "-m", "build", *options], check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def test_batch_of_a_spec() -> None:
 
 
 @pytest.mark.parametrize("size", [(28, 28), (96, 96), (224, 224), (20, 31)])
-@pytest.mark.parametrize("raw", [(28, 28), (1, 1), (64, 48), (31, 200), (300, 7)])
+@pytest.mark.parametrize("raw", [(28, 28), (1, 1), (64, 48), (31, 200), (300, 7), (1000, 777)])
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.286, 0.353)])
 def test_preprocessing_is_the_same_in_numpy_and_torch(
     size: tuple[int, int], raw: tuple[int, int], mean: float, std: float

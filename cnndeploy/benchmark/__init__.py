@@ -91,6 +91,10 @@ def bench(
         ArtifactError, CheckpointError: A file is not there or damaged.
         BenchmarkError: No targets, or what is asked for does not go together.
         CnndeployError: No candidate could be opened; the first one's error.
+
+    >>> report = cnndeploy.bench(["lenet.onnx"], batch_sizes=[1, 8], budget_s=0.1, cold_starts=0)
+    >>> [result.batch_size for result in report.results]
+    [1, 8]
     """
     limits = Limits(precision, budget_s, timeout_s, cold_starts, seed)
     asked = _asked(targets, runtimes, Settings("", device, 1, end_to_end), threads)

@@ -111,6 +111,10 @@ class BenchmarkReport:
 
     ``settings`` are what was asked for: seed, precision, budget_s, timeout_s, cold_starts. ``interrupted`` says that
     it was stopped before its end.
+
+    >>> report = cnndeploy.bench(["lenet.pt", "lenet.onnx"], budget_s=0.1, cold_starts=0)
+    >>> [result.runtime for result in report.results]
+    ['eager', 'onnxruntime']
     """
 
     results: tuple[Result, ...]

@@ -90,6 +90,8 @@ def verify(
         ArtifactError, CheckpointError: A file cannot be opened.
         DeviceUnavailableError: ``device`` does not work here.
         DataError: The data set is missing or damaged.
+
+    >>> cnndeploy.verify("lenet.onnx", "lenet.pt", images=64).require()
     """
     # opened anew even where they are open, so that what is hashed is what is run
     artifact = Artifact.open(artifact.path if isinstance(artifact, Artifact) else artifact)

@@ -116,6 +116,10 @@ def train(
         TrainingError: The loss became infinite or NaN, memory ran out, ``output`` cannot be resumed so, or an
             unfinished training lies there and ``resume`` is false.
         ArtifactError: ``output`` cannot be written; found out before training, where it can be.
+
+    >>> checkpoint = cnndeploy.train("lenet", "small.pt", epochs=1, limit=512, threads=1)
+    >>> checkpoint.require_manifest().architecture
+    'lenet'
     """
     path = Path(output)
     asked: dict[str, Any] = {

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from PIL import Image
 
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from helpers import Trained
 
@@ -180,19 +178,6 @@ def test_list_json_has_the_keys_that_other_tools_read(cli: Cli) -> None:
         assert devices["cpu"] == {"usable": True, "reason": ""}
         assert all(status["usable"] or status["reason"] for status in devices.values())
     assert "onnxruntime on cpu: usable" in cli("list").output
-
-
-def test_predict(cli: Cli, trained: Trained, tmp_path: Path) -> None:
-    Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
-    found = json.loads(cli("predict", trained.onnx, tmp_path / "shoe.png", "--json").output)
-    classes = found["predictions"][0]["classes"]
-    assert sorted(each["label"] for each in classes) == sorted(data.LABELS)
-    probabilities = [each["probability"] for each in classes]
-    assert probabilities == sorted(probabilities, reverse=True)
-    assert sum(probabilities) == pytest.approx(1, abs=1e-5)
-    assert (
-        classes[0]["label"] in cli("predict", trained.checkpoint, tmp_path / "shoe.png").output.split("\n")[1]
-    )
 
 
 @pytest.mark.parametrize("model_format", ["checkpoint", "onnx", "torchscript"])

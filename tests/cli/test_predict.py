@@ -1,0 +1,134 @@
+"""``cnndeploy predict`` on files, folders and patterns."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from PIL import Image
+
+import cnndeploy
+from cnndeploy import data
+from cnndeploy.cli import predict
+from helpers import Trained
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """150 images in two folders, some of another size, and what is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "more" / "empty").mkdir(parents=True)
+    for number, pixels in enumerate(data.load("test").images[:150]):
+        image = Image.fromarray(pixels)
+        if number % 10 == 0:
+            image = image.resize((70, 50))
+        image.save(folder / ("more" if number % 3 == 0 else ".") / f"{number:03}.png")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labels(trained: Trained, photos: Path) -> dict[str, str]:
+    """Of each image by itself, in eager PyTorch, by file name."""
+    with cnndeploy.load(trained.checkpoint) as model:
+        return {
+            path.name: model.classify(cnndeploy.read_image(path))[0].label
+            for path in photos.rglob("[0-9]*.png")
+        }
+
+
+@pytest.mark.parametrize("kind", ["onnx", "onnx_image", "torchscript"])
+def test_a_folder(kind: str, cli: Cli, trained: Trained, photos: Path, labels: dict[str, str]) -> None:
+    result = cli("predict", trained.file_of(kind), photos, "--csv")
+    assert result.exit_code == 0, result.stderr
+    rows = list(csv.DictReader(result.stdout.splitlines()))
+    assert rows[0].keys() == {"image", "label", "probability", "error"}
+    assert [row["image"] for row in rows] == sorted(row["image"] for row in rows)
+    assert {Path(row["image"]).name: row["label"] for row in rows} == labels
+    assert all(0.1 <= float(row["probability"]) <= 1 for row in rows)
+
+
+def test_files_and_patterns_and_more_classes(
+    cli: Cli, trained: Trained, photos: Path, labels: dict[str, str]
+) -> None:
+    (last,) = photos.glob("149.png")
+    result = cli("predict", trained.onnx, last, f"{photos}/**/00*.png", "--top", 3, "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    names = [Path(each["image"]).name for each in found["predictions"]]
+    assert names[0] == "149.png"
+    assert sorted(names[1:]) == [f"00{number}.png" for number in range(10)]
+    for each in found["predictions"]:
+        probabilities = [every["probability"] for every in each["classes"]]
+        assert len(probabilities) == 3
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert each["classes"][0]["label"] == labels[Path(each["image"]).name]
+    line = cli("predict", trained.onnx, last, "--top", 99).stdout
+    assert line.startswith(f"{last}: {labels[last.name]} ")
+    assert line.count("%") == 10
+
+
+def test_what_cannot_be_read_is_reported_and_the_others_go_on(
+    cli: Cli, trained: Trained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (good,) = photos.glob("001.png")
+    (tmp_path / "half.png").write_bytes(good.read_bytes()[:100])
+    given = [tmp_path / "half.png", good, photos / "none.png", "no*.png", photos / "more" / "empty", good]
+    reasons = ["cannot be read", "no such file", "no file matches", "no image files in this folder"]
+    for most in (1, 2, 64):
+        monkeypatch.setattr(predict, "_MOST_IMAGES", most)
+        result = cli("predict", trained.onnx, *given)
+        assert result.exit_code == 1
+        assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [str(good)] * 2
+        for reason in (*reasons, "4 of 6 could not be classified"):
+            assert reason in result.stderr
+    found = json.loads(cli("predict", trained.onnx, *given, "--json").stdout)
+    assert [each["image"] for each in found["failures"]] == [str(given[at]) for at in (0, 2, 3, 4)]
+    rows = list(csv.DictReader(cli("predict", trained.onnx, *given, "--csv", "--top", 2).stdout.splitlines()))
+    assert [bool(row["error"]) for row in rows] == [True, False, True, True, True, False]
+    assert rows[0].keys() == {"image", "label", "probability", "label_2", "probability_2", "error"}
+
+
+def test_a_whole_folder_without_images_is_an_error(cli: Cli, trained: Trained, photos: Path) -> None:
+    result = cli("predict", trained.onnx, photos / "more" / "empty")
+    assert (result.exit_code, result.stdout) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(["--csv", "--json"], "choose one"), (["--top", "0"], "--top"), ([], "Missing")]
+)
+def test_wrong_usage(options: list[str], message: str, cli: Cli, trained: Trained) -> None:
+    images = ["x.png"] if options else []
+    result = cli("predict", trained.onnx, *images, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_gives_what_there_is(
+    number: signal.Signals, status: int, trained: Trained, photos: Path, tmp_path: Path
+) -> None:
+    slow = tmp_path / "slow.png"
+    os.mkfifo(slow)  # until it is written to, reading it waits
+    (good,) = photos.glob("001.png")
+    images = [str(good)] * 200
+    command = [sys.executable, "-m", "cnndeploy", "predict", str(trained.onnx), *images, str(slow), *images]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with slow.open("wb") as writing:  # opens when it is being read
+        process.send_signal(number)
+        writing.write(b"no image")
+    printed, said = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert len(printed.splitlines()) == int(said.split("Stopped after ")[1].split()[0]) - 1
+    assert 200 <= len(printed.splitlines()) < 400

@@ -1,0 +1,42 @@
+"""Every public name has an example, and it does what it says."""
+
+from __future__ import annotations
+
+import doctest
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cnndeploy
+from cnndeploy import data
+from cnndeploy.specs import Manifest
+from helpers import Trained
+
+_FOUND = [
+    example
+    for value in (*(getattr(cnndeploy, name) for name in cnndeploy.__all__), Manifest)
+    for example in doctest.DocTestFinder(recurse=True).find(
+        value, globs={"cnndeploy": cnndeploy, "np": np}, module=False
+    )
+]
+
+
+@pytest.mark.parametrize("name", [*cnndeploy.__all__, "Manifest"])
+def test_every_public_name_has_an_example(name: str) -> None:
+    assert [each for each in _FOUND if each.name == name and each.examples], name
+
+
+@pytest.mark.parametrize("example", [pytest.param(each, id=each.name) for each in _FOUND if each.examples])
+def test_an_example(example: Any, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(trained.checkpoint, tmp_path / "lenet.pt")
+    shutil.copy(trained.onnx, tmp_path / "lenet.onnx")
+    Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    outcome = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append)
+    assert outcome.attempted
+    assert not outcome.failed, "".join(said)
