@@ -62,7 +62,7 @@ class Classifier:
         self._session = session
         self.manifest = manifest
         self._input, self._output = manifest.input.name, manifest.output.name
-        self._prepare = None if manifest.takes_images else manifest.preprocessing
+        self._prepare = None if manifest.takes_images else manifest.preprocessing.__call__
         first = manifest.input.shape[0]
         height, width = manifest.preprocessing.size
         self._most_images = (
@@ -367,8 +367,9 @@ def _stack(images: NDArray[Any]) -> NDArray[np.uint8]:
         )
     if not stack.size:
         raise InputMismatchError(f"no images were given, or images of 0 pixels: uint8 {images.shape}")
-    if max(stack.shape[1:]) > _MAX_SIDE:
-        raise InputMismatchError(_too_large(*stack.shape[1:]))
+    _, height, width = stack.shape
+    if height > _MAX_SIDE or width > _MAX_SIDE:
+        raise InputMismatchError(_too_large(height, width))
     return stack
 
 
