@@ -1,7 +1,7 @@
 """How often is verification wrong? Sound files that it rejects, and broken ones that it passes.
 
-Exports every architecture in every format from networks of several seeds and verifies each: every rejection is a
-false alarm. Then breaks files in every way of tests/broken.py and verifies those: every pass is a miss, and a
+Exports every architecture in every format, with either input, from networks of several seeds and verifies each: every
+rejection is a false alarm. Then breaks files in every way of tests/broken.py and verifies those: every pass is a miss, and a
 reason that does not name the defect is counted too. Prints the tables of docs/EQUIVALENCE.md; takes about
 40 minutes on two cores. Exits with 1 where a rate is not what it should be.
 
@@ -15,9 +15,11 @@ import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from typing import get_args
 
 from cnndeploy import registry
 from cnndeploy.equivalence import verify
+from cnndeploy.exporters import ModelInput, export
 from cnndeploy.machine import environment
 from cnndeploy.report.units import machine_line
 
@@ -43,15 +45,18 @@ def main() -> None:
 def false_alarms(images: int, seeds: range) -> int:
     """Verify sound files; gives the number that were rejected."""
     alarms = 0
-    print("| architecture | format | files | rejected | error, times eager's own |")
+    print("| architecture | format, input | files | rejected | error, times eager's own |")
     print("| --- | --- | ---: | ---: | --- |")
     for architecture in registry.names("architectures"):
         found = defaultdict(list)
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
-                good = good_files(architecture, seed, Path(folder), FORMATS)
+                checkpoint = good_files(architecture, seed, Path(folder), ()).checkpoint
                 for each in FORMATS:
-                    found[each].append(verify(good.file_of(each), good.checkpoint, images=images))
+                    for takes in get_args(ModelInput):
+                        artifact = export(checkpoint, each, input=takes)
+                        found[f"{each}, {takes}"].append(verify(artifact, checkpoint, images=images))
+                        artifact.path.unlink()
         for each, reports in found.items():
             rejected = [report for report in reports if not report.equivalent]
             ratios = ", ".join(f"{report.oracle.ratio:.2f}" if report.oracle else "-" for report in reports)
