@@ -190,12 +190,12 @@ def _simulated(seed: int, slower: float) -> str:
 
 
 def test_a_file_against_itself_has_no_winner() -> None:
-    said = [_simulated(seed, slower=1.0) for seed in range(400)]
-    assert len(said) == 400
-    assert sum(verdict in ("FASTER", "SLOWER") for verdict in said) <= 20
-    assert sum(verdict == "SAME" for verdict in said) >= 200  # and it is not for saying nothing
+    said = [_simulated(seed, slower=1.0) for seed in range(150)]
+    assert len(said) == 150
+    assert sum(verdict in ("FASTER", "SLOWER") for verdict in said) <= 8
+    assert sum(verdict == "SAME" for verdict in said) >= 75  # and it is not for saying nothing
 
 
 def test_a_difference_of_a_twentieth_is_found() -> None:
-    said = [_simulated(seed, slower=1.05) for seed in range(100)]
-    assert sum(verdict == "FASTER" for verdict in said) >= 90
+    said = [_simulated(seed, slower=1.05) for seed in range(50)]
+    assert sum(verdict == "FASTER" for verdict in said) >= 45

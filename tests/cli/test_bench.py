@@ -20,12 +20,19 @@ Cli = Callable[..., Result]
 QUICK = ("--budget", 0.1, "--cold-start", 0, "--threads", 1)
 
 
-@pytest.fixture
-def baseline(cli: Cli, trained: Trained, tmp_path: Path) -> Path:
-    path = tmp_path / "baseline.json"
+@pytest.fixture(scope="module")
+def measured(cli: Cli, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("measured") / "baseline.json"
     assert (
         cli("bench", trained.checkpoint, trained.onnx, *QUICK, "--budget", 1, "--json", path).exit_code == 0
     )
+    return path.read_text()
+
+
+@pytest.fixture
+def baseline(measured: str, tmp_path: Path) -> Path:
+    path = tmp_path / "baseline.json"
+    path.write_text(measured)
     return path
 
 

@@ -57,39 +57,10 @@ def one_weight_changed(model: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
-def weights_nan(model: onnx.ModelProto) -> None:
-    tensor, values = _weights(model, "features.3.bias")
-    values[:] = np.nan
-    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-
 def channels_swapped(model: onnx.ModelProto) -> None:
     tensor, values = _weights(model, "classifier.5.weight")
     values[[1, 7]] = values[[7, 1]]
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-
-def batch_axis_fixed(model: onnx.ModelProto) -> None:
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-
-
-def batch_secretly_fixed(model: onnx.ModelProto) -> None:
-    """The graph's input says "batch", but a Reshape inside takes one image only; ONNX Runtime infers it."""
-    node = next(node for node in model.graph.node if node.op_type == "Reshape")
-    shape = numpy_helper.from_array(np.array([1, 256], np.int64), "one_image")
-    model.graph.initializer.append(shape)
-    node.input[1] = "one_image"
-    del model.graph.value_info[:]
-
-
-def output_renamed(model: onnx.ModelProto) -> None:
-    model.graph.node[-1].output[0] = model.graph.output[0].name = "scores"
-
-
-def probabilities_instead_of_logits(model: onnx.ModelProto) -> None:
-    model.graph.node[-1].output[0] = "before"
-    model.graph.node.append(onnx.helper.make_node("Softmax", ["before"], ["logits"]))
 
 
 def _edit_manifest(model: onnx.ModelProto, **changes: object) -> None:
@@ -97,30 +68,15 @@ def _edit_manifest(model: onnx.ModelProto, **changes: object) -> None:
     entry.value = replace(Manifest.from_json(entry.value), **changes).to_json()
 
 
-def labels_permuted(model: onnx.ModelProto) -> None:
-    _edit_manifest(model, labels=("Bag", *["x"] * 9))
-
-
-def another_checkpoint(model: onnx.ModelProto) -> None:
-    _edit_manifest(model, checkpoint_sha256="0" * 64)
-
-
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
         (one_weight_changed, "beyond the tolerance"),
         (channels_swapped, "labels differ"),
-        (weights_nan, "the artifact gives NaN"),
-        (batch_axis_fixed, r"the graph's input is image float32 \(1, 1, 28, 28\).*the batch axis is fixed"),
-        (batch_secretly_fixed, r"the graph's output is logits float32 \(1, 10\)"),
-        (output_renamed, "the graph's output is scores"),
-        (probabilities_instead_of_logits, "beyond the tolerance"),
-        (labels_permuted, r"manifests differ: labels\[0\] is 'Bag', the checkpoint's 'T-shirt/top'"),
-        (another_checkpoint, "exported from another checkpoint"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_broken_files_are_rejected(
+def test_what_differs_raises_where_that_is_required(
     edit: Callable[[onnx.ModelProto], None], reason: str, trained: Trained, edited: Edited
 ) -> None:
     report = verify(edited(edit), trained.checkpoint, images=13)
