@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from cnndeploy import data
+from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.intervals import ratio_interval
 from cnndeploy.machine import environment
 from cnndeploy.report.units import machine_line
@@ -73,6 +74,11 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="an ONNX file of a network that takes images of 28 x 28")
     parser.add_argument("--rounds", type=int, default=40, help="of whole processes (default: 40)")
     arguments = parser.parse_args()
+    if Artifact.open(arguments.model).require_manifest().takes_images:
+        sys.exit(
+            f"{arguments.model} takes raw images; the script by hand feeds a tensor: export with --input tensor"
+        )
+    print("Making an environment with cnndeploy[cpu], as of the last commit, by pip", file=sys.stderr)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         image = folder / "image"

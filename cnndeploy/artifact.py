@@ -42,6 +42,8 @@ class Artifact:
             ArtifactError: The file is missing, unreadable, damaged, or of no known format.
             CheckpointError: The file is a checkpoint that would run code, or that cnndeploy did not write.
         """
+        if not isinstance(path, str | os.PathLike):
+            raise ArtifactError(f"expected the path of a model file, got {type(path).__name__}")
         path = Path(path)
         try:
             if path.exists() and not path.is_file():
@@ -96,12 +98,29 @@ def certificate_path(artifact: str | os.PathLike[str]) -> Path:
 
 def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
     """The certificate of exactly this file, None where there is none or it is another file's."""
-    try:
-        content = json.loads(certificate_path(artifact.path).read_text())
-        matches = content["equivalent"] is True and content["artifact"]["sha256"] == artifact.sha256
-    except (OSError, ValueError, KeyError, TypeError):
+    path = certificate_path(artifact.path)
+    if not path.is_file():
         return None
-    return dict(content) if matches else None
+    try:
+        content = json.loads(path.read_text())
+        matches = content["equivalent"] is True and content["artifact"]["sha256"] == artifact.sha256
+        known = {"runtime", "device", "images", "date"} <= content.keys() and bool(
+            content["against"]["sha256"]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return dict(content) if matches and known else None
+
+
+def remove_stale_certificate(artifact: str | os.PathLike[str]) -> None:
+    """Remove the certificate that is not of the file as it is now; one that is stands, whatever else went wrong."""
+    try:
+        stale = read_certificate(Artifact.open(artifact)) is None
+    except CnndeployError:  # gone, or no model file any more
+        stale = True
+    if stale:
+        with contextlib.suppress(OSError):
+            certificate_path(artifact).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

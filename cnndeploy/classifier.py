@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from math import exp, isfinite
 from types import TracebackType
@@ -14,21 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact, read_certificate
-from cnndeploy.errors import ArtifactError, DataError, InputMismatchError
-from cnndeploy.runtimes import Session, Threads, open_session
-from cnndeploy.specs import Manifest, Preprocessing
+from cnndeploy.errors import ArtifactError, CnndeployError, DataError, InputMismatchError
+from cnndeploy.runtimes import Session, Threads, default_runtime, open_session
+from cnndeploy.specs import MAX_SIDE, Manifest, Preprocessing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    Images = NDArray[np.uint8] | Image | Sequence[NDArray[np.uint8] | Image]
+    Images = NDArray[np.uint8] | Image | Iterable[NDArray[np.uint8] | Image]
 
-# One run takes at most so many images, and pixels of raw or of prepared images, which bounds its memory.
+# One run takes at most so many images, and unless it is one alone pixels of raw or of prepared images.
 _MOST_IMAGES, _MOST_PIXELS = 256, 2**20
-_MAX_SIDE = 8192
+# What an app is sent; Pillow knows many more, some of them programs that it hands to others, as PostScript.
+_KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 _UINT8 = np.dtype(np.uint8)
-# What Pillow raises of a damaged file.
-_UNREADABLE = (OSError, SyntaxError, ValueError)
+_CHANNELS = (1, 3, 4)
+_MAKE_GREY = "; of colours make grey levels first, as PIL's convert('L') does"
 
 
 class Prediction(NamedTuple):
@@ -63,11 +64,8 @@ class Classifier:
         self.manifest = manifest
         self._input, self._output = manifest.input.name, manifest.output.name
         self._prepare = None if manifest.takes_images else manifest.preprocessing.__call__
-        first = manifest.input.shape[0]
-        height, width = manifest.preprocessing.size
-        self._most_images = (
-            first if isinstance(first, int) else min(_MOST_IMAGES, max(1, _MOST_PIXELS // (height * width)))
-        )
+        one_only = manifest.input.shape[0] == 1
+        self._most_images = 1 if one_only else _most_images(*manifest.preprocessing.size)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -115,18 +113,17 @@ class Classifier:
         >>> prediction.label in model.labels, len(prediction.runners_up)
         (True, 2)
         """
-        if top < 1:
-            raise InputMismatchError(f"top must be at least 1, got {top}")
+        if not isinstance(top, int) or top < 1:
+            raise InputMismatchError(f"top is a whole number of at least 1, got {top!r}")
         logits, labels = self._logits(images), self.manifest.labels
         if top == 1 and len(logits) == 1:
             return [self._classify_one(logits.tolist()[0])]
         self._check(logits.sum(dtype=np.float64))
+        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :top].tolist()
         found = []
-        for row in _softmax(logits).tolist():
-            ranked = sorted(zip(row, labels, strict=True), key=lambda each: -each[0])[:top]
-            (best, label), *others = ranked
-            runners_up = tuple(Prediction(name, probability) for probability, name in others)
-            found.append(Prediction(label, best, runners_up))
+        for numbers, row in zip(ranked, _softmax(logits).tolist(), strict=True):
+            first, *others = (Prediction(labels[number], row[number]) for number in numbers)
+            found.append(first._replace(runners_up=tuple(others)) if others else first)
         return found
 
     def warmup(self, batch_size: int = 1) -> None:
@@ -135,11 +132,19 @@ class Classifier:
         >>> with cnndeploy.load("lenet.onnx") as model:
         ...     model.warmup()
         """
+        if not isinstance(batch_size, int) or not 1 <= batch_size <= _MOST_IMAGES:
+            raise InputMismatchError(
+                f"a batch is a whole number of 1 to {_MOST_IMAGES} images, not {batch_size!r}"
+            )
         self.logits(np.zeros((batch_size, *self.manifest.preprocessing.size), np.uint8))
 
     def close(self) -> None:
         """Release the model; closing twice is harmless."""
         self._session.close()
+
+    def __repr__(self) -> str:
+        session = self._session
+        return f"Classifier({str(session.artifact.path)!r}, device={session.device!r}, threads={session.threads})"
 
     def __enter__(self) -> Self:
         return self
@@ -161,6 +166,10 @@ class Classifier:
     def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         prepared = batch if self._prepare is None else self._prepare(batch)
         logits: NDArray[np.float32] = self._session.run({self._input: prepared})[self._output]
+        if len(logits) != len(batch):
+            raise ArtifactError(
+                f"{self._session.artifact.path} gives {len(logits)} results for {len(batch)} images; do not use it"
+            )
         return logits
 
     def _check(self, total: float) -> None:
@@ -173,7 +182,7 @@ class Classifier:
         self._check(sum(logits))
         largest = max(logits)
         total = sum([exp(logit - largest) for logit in logits])
-        return Prediction(self.manifest.labels[logits.index(largest)], 1 / total)
+        return Prediction(self.manifest.labels[logits.index(largest)], float(np.float32(1 / total)))
 
     def _batches(self, images: Images) -> Iterable[NDArray[np.uint8]]:
         """Raw images, (batch, height, width), as many as one run takes."""
@@ -181,7 +190,7 @@ class Classifier:
             return (batch for stack in _stacks(images) for batch in self._batches(stack))
         stack = _stack(images)
         count, height, width = stack.shape
-        most = min(self._most_images, max(1, _MOST_PIXELS // (height * width)))
+        most = min(self._most_images, _most_images(height, width))
         if count <= most:
             return (stack,)
         return (stack[start : start + most] for start in range(0, count, most))
@@ -205,8 +214,10 @@ def load(
         device: ``cpu``, ``cuda`` or ``cuda:N``; never another than asked for.
         threads: CPU threads for one run. ``auto`` times one image with one thread and with all that the process may
             use, and takes one where all are not a tenth faster; of a small network that takes some milliseconds.
-        require_verified: Refuse a file that has no certificate ``<path>.verified.json`` of exactly its bytes.
-        labels: Class names, for an ONNX file that cnndeploy did not write.
+        require_verified: Refuse a file that has no certificate ``<path>.verified.json`` of exactly its bytes, run by
+            this runtime. What it says of images, processor and date is for people to read, and it is not signed.
+        labels: Class names, for an ONNX file that cnndeploy did not write, whose output must be logits: of one that
+            ends in a softmax the classes would be right, and the probabilities wrong.
         preprocessing: From raw images to the input, for an ONNX file that cnndeploy did not write.
 
     Raises:
@@ -220,128 +231,167 @@ def load(
     """
     artifact = Artifact.open(path)
     if require_verified:
-        _require_certificate(artifact)
-    if artifact.manifest is None and labels is not None and preprocessing is not None:
-        return _load_foreign(artifact, runtime, device, threads, tuple(labels), preprocessing)
-    manifest = artifact.require_manifest()
-    if labels is not None or preprocessing is not None:
+        _require_certificate(artifact, runtime or default_runtime(artifact.format))
+    if artifact.manifest is not None and (labels is not None or preprocessing is not None):
         raise ArtifactError(f"{path} has labels and preprocessing of its own; leave yours out")
+    told = None if labels is None or preprocessing is None else (labels, preprocessing)
+    if told is None:
+        artifact.require_manifest()
     session = open_session(artifact, runtime=runtime, device=device, threads=threads)
-    if require_verified and Artifact.open(path).sha256 != artifact.sha256:
+    try:
+        if require_verified and Artifact.open(path).sha256 != artifact.sha256:
+            raise ArtifactError(f"{path} was replaced while it was opened; open it again")
+        manifest = _own_manifest(session) if told is None else _told_manifest(session, *told)
+    except CnndeployError:
         session.close()
-        raise ArtifactError(f"{path} was replaced while it was opened; open it again")
+        raise
     return Classifier(session, manifest)
 
 
-def _require_certificate(artifact: Artifact) -> None:
-    if read_certificate(artifact) is None:
+def _require_certificate(artifact: Artifact, runtime: str) -> None:
+    certificate = read_certificate(artifact)
+    if certificate is None or certificate["runtime"] != runtime:
         raise ArtifactError(
-            f"{artifact.path} has no certificate of a verification of exactly its bytes. "
-            f"Make one with: cnndeploy verify {artifact.path} --against CHECKPOINT"
+            f"{artifact.path} has no certificate of a verification of exactly its bytes by {runtime}. "
+            f"Make one with: cnndeploy verify {artifact.path} --against CHECKPOINT --runtime {runtime}"
         )
 
 
-def _load_foreign(
-    artifact: Artifact,
-    runtime: str | None,
-    device: str,
-    threads: Threads,
-    labels: tuple[str, ...],
-    preprocessing: Preprocessing,
-) -> Classifier:
-    """Open a file without a manifest; what it takes and gives is what its graph says."""
-    session = open_session(artifact, runtime=runtime, device=device, threads=threads)
-    expected = f"float32 (batch, 1, {', '.join(map(str, preprocessing.size))})"
+def _own_manifest(session: Session) -> Manifest:
+    """Refused where the graph says otherwise."""
+    manifest = session.artifact.require_manifest()
+    if (session.inputs, session.outputs) != ((manifest.input,), manifest.outputs):
+        raise ArtifactError(
+            f"{session.artifact.path} is not what its manifest says: it takes and gives {_listed(session)}. "
+            "Write it anew with: cnndeploy export CHECKPOINT"
+        )
+    return manifest
+
+
+def _told_manifest(session: Session, labels: Sequence[str], preprocessing: Preprocessing) -> Manifest:
+    """Of a file without one: what it takes and gives is what its graph says."""
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise ArtifactError(f"labels are a list of class names, not {labels!r}")
+    if not isinstance(preprocessing, Preprocessing):
+        raise ArtifactError(f"preprocessing is a cnndeploy.Preprocessing, not {preprocessing!r}")
     takes, gives = session.inputs, session.outputs
     fits = (
         len(takes) == 1
         and takes[0].dtype == "float32"
+        and (takes[0].shape[0] == 1 or isinstance(takes[0].shape[0], str))
         and takes[0].shape[1:] == (1, *preprocessing.size)
+        and len(gives) > 0
         and gives[0].dtype == "float32"
         and gives[0].shape[1:] == (len(labels),)
     )
     if not fits:
-        session.close()
-        found = "; ".join(" and ".join(f"{spec.name} {spec}" for spec in specs) for specs in (takes, gives))
+        size = ", ".join(map(str, preprocessing.size))
         raise ArtifactError(
-            f"{artifact.path} takes and gives {found}, but with this preprocessing and these labels it should take "
-            f"{expected} and give float32 (batch, {len(labels)})"
+            f"{session.artifact.path} takes and gives {_listed(session)}, but with this preprocessing and these labels "
+            f"it should take float32 (batch, 1, {size}) and give logits, float32 (batch, {len(labels)})"
         )
-    return Classifier(session, Manifest("unknown", takes[0], gives[0], preprocessing, labels))
+    return Manifest("unknown", takes[0], gives[0], preprocessing, tuple(labels))
 
 
-def read_image(source: str | os.PathLike[str] | BinaryIO) -> NDArray[np.uint8]:
-    """Read an image file, of any kind that Pillow knows, as grey levels; what is transparent becomes black.
+def _listed(session: Session) -> str:
+    specs = (session.inputs, session.outputs)
+    return "; ".join(" and ".join(f"{spec.name} {spec}" for spec in each) or "nothing" for each in specs)
+
+
+def read_image(source: str | os.PathLike[str] | BinaryIO | bytes) -> NDArray[np.uint8]:
+    """Read a BMP, GIF, JPEG, PNG, PGM, PPM, TIFF or WebP file as grey levels, upright; what is transparent is black.
 
     Args:
-        source: A path, or an open binary file, as an upload is.
+        source: A path, an open binary file, as an upload is, or the content of a file.
 
     Returns:
         uint8 (height, width).
 
     Raises:
-        DataError: No image, damaged, of more than 8 bits a channel, or of more than 8192 pixels a side.
+        DataError: No image, damaged, grey levels of more than 8 bits, or more than 8192 pixels a side.
 
     >>> cnndeploy.read_image("shoe.png").shape
     (28, 28)
     """
     from PIL import Image, UnidentifiedImageError
 
-    name = source if isinstance(source, str | os.PathLike) else "the file"
+    name = f"{source}" if isinstance(source, str | os.PathLike) else "the file"
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(source) as image:
+        with Image.open(file, formats=_KINDS) as image:
             return _grey(image)
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
     except IsADirectoryError as error:
         raise DataError(f"{name} is a folder; give the paths of image files") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{name} is not an image that Pillow can read") from error
+        raise DataError(f"{name} is not an image of a kind that is read here: {', '.join(_KINDS)}") from error
     except (InputMismatchError, DataError) as error:
         raise DataError(f"{name}: {error}") from error
-    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+    except Exception as error:  # whatever a damaged file makes Pillow do
         raise DataError(f"{name} cannot be read as an image: {error}") from error
 
 
 def _grey(image: Image) -> NDArray[np.uint8]:
     """A PIL image as uint8 (height, width); what is transparent is background, which is black here."""
     from PIL import Image as Pillow
+    from PIL import ImageOps
 
-    if max(image.size) > _MAX_SIDE:  # before its pixels are read
+    if max(image.size) > MAX_SIDE:  # before its pixels are read
         raise InputMismatchError(_too_large(image.height, image.width))
     if image.mode.startswith(("I", "F")):
         raise InputMismatchError("the image has more than 8 bits a channel; convert it to 8 bits first")
     try:
+        image = ImageOps.exif_transpose(image)  # a photo taken upright may be stored lying
         if image.has_transparency_data:
             image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "black"), image.convert("RGBA"))
         return np.asarray(image.convert("L"))
-    except _UNREADABLE as error:
+    except Exception as error:  # as in read_image()
         raise DataError(f"the image cannot be read: {error}") from error
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    """In float64, and rounded once, so that the same logits have the same probabilities wherever they are computed."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(
+        np.float32
+    )
     return probabilities
 
 
 def _stacks(images: Image | Iterable[Any]) -> Iterator[NDArray[np.uint8]]:
     """Images of one size that follow each other as one array (n, height, width)."""
-    if isinstance(images, str | bytes | os.PathLike):
-        raise InputMismatchError(f"expected images, got the path {images!r}; open it with PIL.Image.open")
+    if isinstance(images, str | os.PathLike):
+        raise InputMismatchError(
+            f"expected images, got the path {images!r}; read it with cnndeploy.read_image"
+        )
+    if isinstance(images, bytes | bytearray | memoryview | type):
+        raise InputMismatchError(
+            f"expected images, got {type(images).__name__}; cnndeploy.read_image reads bytes"
+        )
     if hasattr(images, "convert"):
         images = [images]
     if not isinstance(images, Iterable):
         raise InputMismatchError(f"expected images, got {type(images).__name__}")
-    arrays = (_one(_grey(image) if hasattr(image, "convert") else image) for image in images)
+    arrays = (
+        _one(_grey(image) if hasattr(image, "convert") and not isinstance(image, type) else image)
+        for image in images
+    )
     for (height, width), same in itertools.groupby(arrays, key=np.shape):
-        most = min(_MOST_IMAGES, max(1, _MOST_PIXELS // (height * width)))
+        most = _most_images(height, width)
         while group := list(itertools.islice(same, most)):
             yield np.stack(group)
 
 
+def _most_images(height: int, width: int) -> int:
+    """Of this size, that one run takes."""
+    return min(_MOST_IMAGES, max(1, _MOST_PIXELS // (height * width)))
+
+
 def _one(image: Any) -> NDArray[np.uint8]:
     """An element of a list, (height, width)."""
+    if hasattr(image, "convert") and not isinstance(image, type):
+        image = _grey(image)
     if not isinstance(image, np.ndarray) or image.ndim != 2:
         found = f"an array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise InputMismatchError(
@@ -351,27 +401,43 @@ def _one(image: Any) -> NDArray[np.uint8]:
     return one
 
 
+def _advice(images: NDArray[Any]) -> str:
+    """How an array that is no stack of raw images may become one."""
+    if images.dtype.kind == "f":
+        return "; of values from 0 to 1 make (images * 255).round().astype(np.uint8)"
+    if images.dtype.kind == "b":
+        return "; of True and False make images * np.uint8(255)"
+    if images.dtype.kind in "iu" and images.dtype != _UINT8:
+        return "; of values from 0 to 255 make images.astype(np.uint8)"
+    if images.ndim == 4:
+        return "; of one channel take images[:, 0]" if images.shape[1] == 1 else _MAKE_GREY
+    return ""
+
+
 def _stack(images: NDArray[Any]) -> NDArray[np.uint8]:
     """Raw images as (n, height, width), refused if they are not that."""
+    if type(images) is not np.ndarray:
+        if hasattr(images, "mask"):
+            raise InputMismatchError("expected images, got a masked array; fill what is masked with 0 first")
+        images = np.asarray(images)
     stack = images[None] if images.ndim == 2 else images
     if stack.dtype != _UINT8 or stack.ndim != 3:
-        advice = ""
-        if stack.dtype.kind == "f":
-            advice = "; of values from 0 to 1 make (images * 255).round().astype(np.uint8)"
-        elif stack.dtype.kind in "iub" and stack.dtype != np.uint8:
-            advice = "; of values from 0 to 255 make images.astype(np.uint8)"
-        elif stack.ndim == 4:
-            advice = "; of colours make grey levels first, as PIL's convert('L') does"
         raise InputMismatchError(
-            f"expected uint8 images (n, height, width) with 0 to 255, got {images.dtype} {images.shape}{advice}"
+            f"expected uint8 images (n, height, width) with 0 to 255, got {images.dtype} {images.shape}{_advice(stack)}"
+        )
+    if (
+        images.ndim == 3 and images.shape[2] in _CHANNELS
+    ):  # (height, width, channels), as other libraries read files
+        raise InputMismatchError(
+            f"an array {images.shape} looks like one image in colours, not like images (n, height, width){_MAKE_GREY}"
         )
     if not stack.size:
         raise InputMismatchError(f"no images were given, or images of 0 pixels: uint8 {images.shape}")
     _, height, width = stack.shape
-    if height > _MAX_SIDE or width > _MAX_SIDE:
+    if height > MAX_SIDE or width > MAX_SIDE:
         raise InputMismatchError(_too_large(height, width))
     return stack
 
 
 def _too_large(height: int, width: int) -> str:
-    return f"an image of {height} x {width} pixels is too large to be meant; at most {_MAX_SIDE} a side are taken"
+    return f"an image {width} pixels wide and {height} high is too large to be meant; at most {MAX_SIDE} are taken"

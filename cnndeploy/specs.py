@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnndeploy.errors import ArtifactError
+
 Axis = int | str
 RAW_SIDE = 28  # of the images in Fashion-MNIST
-_MAX_SIDE = 10_000
+MAX_SIDE = 8192  # of images, and of what they are resized to
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class TensorSpec:
         Raises:
             ValueError: An axis is symbolic and no ``side`` is given, or the first is fixed to another length.
         """
+        if not self.shape:
+            raise ValueError(f"{self.name} {self}: it has no batch axis")
         first, rest = self.shape[0], self.shape[1:]
         lengths = (side if isinstance(axis, str) else axis for axis in rest)
         fixed = tuple(length for length in lengths if length is not None)
@@ -75,46 +79,62 @@ class Preprocessing:
     mean: float = 0.0
     std: float = 1.0
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __post_init__(self) -> None:
+        """Raise ArtifactError where a value is none that images can be prepared by."""
+        try:
+            height, width = self.size
+            numbers = {name: float(getattr(self, name)) for name in ("scale", "mean", "std")}
+        except (TypeError, ValueError) as error:
+            raise ArtifactError(f"not a preprocessing: {self}") from error
+        if not all(map(math.isfinite, numbers.values())) or numbers["std"] <= 0:
+            raise ArtifactError(f"not a preprocessing: {self}")
+        if not all(type(side) is int and 0 < side <= MAX_SIDE for side in (height, width)):
+            raise ArtifactError(f"not a size in pixels, height and width: {self.size}")
+        for name, value in {
+            "size": (height, width),
+            **numbers,
+        }.items():  # such as they came, numpy's would compute in float64
+            object.__setattr__(self, name, value)
+
+    def __call__(self, images: NDArray[np.uint8], dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
         """Prepare a batch.
 
         Args:
             images: uint8 (batch, height, width), 0 is black.
+            dtype: What is computed in; float32 rounds where torch does in training, float64 is as good as exact.
 
         Returns:
-            float32 (batch, 1, *size), C-contiguous.
+            ``dtype`` (batch, 1, *size), C-contiguous.
         """
         if images.shape[1:] == self.size:
-            prepared: NDArray[np.float32] = images.astype(np.float32) * self.scale  # (batch, *size)
+            prepared: NDArray[Any] = images.astype(dtype) * self.scale  # (batch, *size)
         else:
-            rows, row_weights = _interpolation(images.shape[1], self.size[0])
-            columns, column_weights = _interpolation(images.shape[2], self.size[1])
-            needed = (
-                images[:, rows[:, None], columns].astype(np.float32) * self.scale
-            )  # (batch, rows, columns)
-            prepared = row_weights @ needed @ column_weights.T  # (batch, *size)
+            rows, row_weights = _interpolation(images.shape[1], self.size[0], dtype.__name__)
+            columns, column_weights = _interpolation(images.shape[2], self.size[1], dtype.__name__)
+            needed = images[:, rows[:, None], columns].astype(dtype)  # (batch, rows, columns)
+            prepared = row_weights @ (needed * self.scale) @ column_weights.T  # (batch, *size)
         if self.mean != 0.0 or self.std != 1.0:
-            prepared = (prepared - np.float32(self.mean)) / np.float32(self.std)
+            prepared = (prepared - self.mean) / self.std
         return prepared[:, None]
 
 
 @lru_cache(maxsize=16)
-def _interpolation(source: int, target: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+def _interpolation(source: int, target: int, dtype: str) -> tuple[NDArray[np.intp], NDArray[Any]]:
     """Linear interpolation with half-pixel centres, clamped at the edges: the pixels needed, and their weights,
     (target, pixels needed).
 
-    Positions are rounded to float32 where torch rounds them in training: of a photo of some thousand pixels a side
-    the difference is a tenth of a grey level.
+    In float32 positions are rounded where torch rounds them in training: of a photo of some thousand pixels a side the
+    difference is a tenth of a grey level.
 
     Source: ONNX operator Resize, mode linear, coordinate_transformation_mode half_pixel.
     """
-    step = np.float64(np.float32(source / target))
-    centres = (step * (np.arange(target) + 0.5) - 0.5).astype(np.float32)
+    step = float(np.dtype(dtype).type(source / target))
+    centres = (step * (np.arange(target) + 0.5) - 0.5).astype(dtype)
     position = np.clip(centres, 0, source - 1)
     low = np.floor(position).astype(np.intp)
     high = np.minimum(low + 1, source - 1)
     needed = np.union1d(low, high)
-    weights = np.zeros((target, len(needed)), np.float32)
+    weights = np.zeros((target, len(needed)), dtype)
     row = np.arange(target)
     weights[row, np.searchsorted(needed, low)] += 1 - (position - low)
     weights[row, np.searchsorted(needed, high)] += position - low
@@ -231,10 +251,9 @@ def _tensor_spec(values: Mapping[str, Any]) -> TensorSpec:
 
 
 def _preprocessing(values: Mapping[str, Any]) -> Preprocessing:
-    height, width = values["size"]
-    numbers = {name: float(values[name]) for name in ("scale", "mean", "std")}
-    if not all(map(math.isfinite, numbers.values())) or numbers["std"] <= 0:
-        raise ValueError(f"not a preprocessing: {values}")
-    if not all(type(side) is int and 0 < side <= _MAX_SIDE for side in (height, width)):
-        raise ValueError(f"not a size in pixels: {height} x {width}")
-    return Preprocessing((height, width), **numbers)
+    try:
+        return Preprocessing(
+            tuple(values["size"]), *(float(values[name]) for name in ("scale", "mean", "std"))
+        )
+    except ArtifactError as error:
+        raise ValueError(str(error)) from error

@@ -4,33 +4,35 @@
     CNNDEPLOY_MODEL=lenet.onnx python examples/server.py
     curl -F image=@shoe.png localhost:8000/classify
 
-On SIGTERM or Ctrl-C it takes no more requests, answers those that it has, and closes the model.
+HOST and PORT say where it listens, 127.0.0.1 and 8000 by default. On SIGTERM or Ctrl-C it takes no more requests,
+answers those that it has, and closes the model.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, File, Query, Request, UploadFile
+from fastapi import FastAPI, File, HTTPException, Query, Request, UploadFile
 from fastapi.responses import JSONResponse
 from numpy.typing import NDArray
 
 import cnndeploy
+from cnndeploy.errors import DataError, InputMismatchError
 
-MOST_BYTES, MOST_IMAGES = 10 * 2**20, 64
+# A file of some kilobytes may hold many megapixels, so both are limited.
+MOST_BYTES, MOST_PIXELS, MOST_IMAGES = 10 * 2**20, 4 * 2**20, 64
 Top = Annotated[int, Query(ge=1)]
 
 
 @asynccontextmanager
 async def opened_model(app: FastAPI) -> AsyncIterator[None]:
     """One model for all requests: threads may share it."""
-    if not (path := os.environ.get("CNNDEPLOY_MODEL")):
-        raise RuntimeError("set CNNDEPLOY_MODEL to the path of an exported file")
-    with cnndeploy.load(path) as model:
+    with cnndeploy.load(os.environ["CNNDEPLOY_MODEL"]) as model:
         model.warmup()
         app.state.model = model
         yield
@@ -39,10 +41,11 @@ async def opened_model(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(title="cnndeploy", lifespan=opened_model)
 
 
-@app.exception_handler(cnndeploy.CnndeployError)
+@app.exception_handler(DataError)
+@app.exception_handler(InputMismatchError)
 def refused(_: Request, error: cnndeploy.CnndeployError) -> JSONResponse:
-    """What was sent is no image that can be classified."""
-    return JSONResponse({"error": str(error)}, status_code=422)
+    """What was sent is no image that can be classified; any other error is the service's own, and a 500."""
+    return JSONResponse({"detail": str(error)}, status_code=422)
 
 
 @app.get("/health")
@@ -63,11 +66,14 @@ def classify(request: Request, image: Annotated[UploadFile, File()], top: Top = 
 
 
 @app.post("/classify/batch")
-def classify_batch(request: Request, images: Annotated[list[UploadFile], File()], top: Top = 1) -> Any:
+def classify_batch(
+    request: Request, images: Annotated[list[UploadFile], File()], top: Top = 1
+) -> dict[str, Any]:
     """The classes of many images, in the order they were sent; nothing if one of them is damaged."""
     if len(images) > MOST_IMAGES:
-        return JSONResponse({"error": f"at most {MOST_IMAGES} images a request"}, status_code=413)
-    predictions = request.app.state.model.classify([_pixels(image) for image in images], top=top)
+        raise HTTPException(413, f"at most {MOST_IMAGES} images a request")
+    # not as a list: each is decoded when its turn comes, and then let go
+    predictions = request.app.state.model.classify((_pixels(image) for image in images), top=top)
     return {
         "images": [
             {"name": image.filename, "classes": _classes(prediction)}
@@ -78,11 +84,14 @@ def classify_batch(request: Request, images: Annotated[list[UploadFile], File()]
 
 def _pixels(image: UploadFile) -> NDArray[np.uint8]:
     if image.size is None or image.size > MOST_BYTES:
-        raise cnndeploy.CnndeployError(f"{image.filename} has more than {MOST_BYTES:,} bytes")
+        raise HTTPException(413, f"{image.filename} has more than {MOST_BYTES:,} bytes")
     try:
-        return cnndeploy.read_image(image.file)
-    except cnndeploy.CnndeployError as error:
-        raise cnndeploy.CnndeployError(f"{image.filename}: {error}") from error
+        pixels = cnndeploy.read_image(image.file)
+    except DataError as error:
+        raise DataError(f"{image.filename}: {error}") from error
+    if pixels.size > MOST_PIXELS:
+        raise HTTPException(413, f"{image.filename} has more than {MOST_PIXELS:,} pixels")
+    return pixels
 
 
 def _classes(prediction: cnndeploy.Prediction) -> list[dict[str, Any]]:
@@ -93,4 +102,6 @@ def _classes(prediction: cnndeploy.Prediction) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     import uvicorn
 
+    if "CNNDEPLOY_MODEL" not in os.environ:
+        sys.exit("Error: set CNNDEPLOY_MODEL to the path of an exported file")
     uvicorn.run(app, host=os.environ.get("HOST", "127.0.0.1"), port=int(os.environ.get("PORT", "8000")))

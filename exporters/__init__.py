@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from cnndeploy import registry
-from cnndeploy.artifact import Artifact, check_writable
+from cnndeploy.artifact import Artifact, check_writable, remove_stale_certificate
 from cnndeploy.errors import ExportError, UnknownNameError
 from cnndeploy.machine import versions
 from cnndeploy.specs import Manifest
@@ -94,7 +94,9 @@ def export(
     check_writable(target, checkpoint)
     if not loaded.is_finite():
         raise ExportError(f"{checkpoint} holds weights that are NaN or infinite; train it anew")
-    return exporter.export(loaded, target, ExportOptions(opset=opset, input=input))
+    artifact = exporter.export(loaded, target, ExportOptions(opset=opset, input=input))
+    remove_stale_certificate(artifact.path)
+    return artifact
 
 
 def exported_manifest(checkpoint: Checkpoint) -> Manifest:

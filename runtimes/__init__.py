@@ -8,9 +8,11 @@ from __future__ import annotations
 if __name__ != "cnndeploy.runtimes":
     raise ImportError(f"import this package as cnndeploy.runtimes, not as {__name__}")
 
+import importlib.util
 import os
 import re
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +24,13 @@ from numpy.typing import NDArray
 
 from cnndeploy import registry
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError
+from cnndeploy.errors import (
+    ArtifactError,
+    CnndeployError,
+    DeviceUnavailableError,
+    InputMismatchError,
+    MissingDependencyError,
+)
 from cnndeploy.machine import usable_cpus
 from cnndeploy.specs import RAW_SIDE, TensorSpec
 
@@ -30,14 +38,26 @@ Arrays = Mapping[str, NDArray[Any]]
 Threads = int | Literal["auto"]
 # For threads="auto": above so many seconds an image all threads are taken untried; all must be so many times as fast.
 _LARGE_S, _WORTH_IT = 0.005, 1.1
+_MOST_THREADS = 1024
 _TRIAL_S, _FEWEST_TRIALS = 0.001, 5
 
 _forks = 0  # from the process that imported this to the one that runs it
 
 
+_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_inherited: list[Session] = []
+
+
 def _count_fork() -> None:
+    """In a forked process: what was open is never released, for a runtime may wait for threads that are not there."""
     global _forks  # noqa: PLW0603 - a fact of the process
     _forks += 1
+    _inherited.extend(_open_sessions)
+
+
+def was_forked() -> bool:
+    """Whether this process was forked off after this package was imported."""
+    return _forks > 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -90,7 +110,8 @@ class Session(ABC):
         self.threads = threads
         self._closed = False
         self._forks = _forks
-        self._accepted: set[tuple[str, np.dtype[Any], tuple[int, ...]]] = set()
+        self._accepted: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+        _open_sessions.add(self)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Run one batch through the graph; returns when the results are there.
@@ -106,7 +127,7 @@ class Session(ABC):
             ArtifactError: The session is closed or of another process, or the runtime failed on this batch.
         """
         if self._closed:
-            raise ArtifactError(f"the session of {self.artifact.path} is closed; open it anew")
+            raise self._closed_error()
         if self._forks != _forks:
             raise ArtifactError(
                 f"{self.artifact.path} was opened before this process was forked, and a runtime's threads do not live "
@@ -118,13 +139,15 @@ class Session(ABC):
                 raise InputMismatchError(
                     f"input {spec.name!r} is missing; expected {spec}, got {sorted(feeds)}"
                 )
-            seen = (spec.name, array.dtype, array.shape)
-            if seen not in self._accepted:  # to check every run anew would take a microsecond of each
+            seen = (array.dtype, array.shape)
+            if (
+                self._accepted.get(spec.name) != seen
+            ):  # to check every run anew would take a microsecond of each
                 if not spec.accepts(array):
                     raise InputMismatchError(
                         f"input {spec.name!r}: expected {spec}, got {TensorSpec('', str(array.dtype), array.shape)}"
                     )
-                self._accepted.add(seen)
+                self._accepted[spec.name] = seen
         if len(feeds) != len(self.inputs):
             expected = [spec.name for spec in self.inputs]
             raise InputMismatchError(f"expected the inputs {expected}, got {sorted(feeds)}")
@@ -155,8 +178,16 @@ class Session(ABC):
         """Wait until all work handed to the device is done."""
 
     def close(self) -> None:
-        """Release the model; closing twice is harmless."""
+        """Release the model; closing twice is harmless, and so is closing while another thread runs it."""
         self._closed = True
+        if self._forks == _forks:
+            self._release()
+
+    def _release(self) -> None:  # noqa: B027 - a runtime that holds nothing needs none
+        """Drop the model, its memory and its threads; may be called twice."""
+
+    def _closed_error(self) -> ArtifactError:
+        return ArtifactError(f"the session of {self.artifact.path} is closed; open it anew")
 
     def __enter__(self) -> Self:
         return self
@@ -212,6 +243,10 @@ def open_session(
     asked of a CPU.
     """
     name = runtime if runtime is not None else default_runtime(artifact.format)
+    if threads not in (None, "auto") and not (type(threads) is int and 1 <= threads <= _MOST_THREADS):
+        raise DeviceUnavailableError(
+            f"threads are a whole number from 1 to {_MOST_THREADS}, or 'auto', not {threads!r}"
+        )
     if threads == "auto":
         return _fewest_threads(lambda count: _open(artifact, name, device, count, tf32))
     return _open(artifact, name, device, usable_cpus() if threads is None else threads, tf32)
@@ -224,6 +259,8 @@ def _open(artifact: Artifact, name: str, device: str, threads: int, tf32: bool) 
             f"the runtime {name} opens {', '.join(chosen.formats)}, but {artifact.path} is {artifact.format}. "
             f"Use --runtime {default_runtime(artifact.format)}."
         )
+    if importlib.util.find_spec(chosen.package) is None:
+        raise MissingDependencyError(chosen.package)
     # Before the runtime is asked, because one that ignores its device would open the file all the same.
     index = device_index(device, name, chosen.devices())
     if tf32 and index is None:
@@ -255,13 +292,17 @@ def _fewest_threads(opened_with: Callable[[int], Session]) -> Session:
         return session
     try:
         image = {spec.name: np.zeros(spec.with_batch(1, RAW_SIDE), spec.dtype) for spec in session.inputs}
-    except (ValueError, TypeError):  # its shape is not known, or its type not numpy's
+        all_s = _median_seconds(session, image)
+        if all_s > _LARGE_S:
+            return session
+        alone = opened_with(1)
+        one_s = _median_seconds(alone, image)
+    except (
+        ValueError,
+        TypeError,
+        CnndeployError,
+    ):  # its shape is not known, its type not numpy's, or it does not run
         return session
-    all_s = _median_seconds(session, image)
-    if all_s > _LARGE_S:
-        return session
-    alone = opened_with(1)
-    one_s = _median_seconds(alone, image)
     session.close()
     if one_s < _WORTH_IT * all_s:
         return alone

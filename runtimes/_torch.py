@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import ArtifactError, MissingDependencyError
+from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
 from cnndeploy.machine import cuda_driver
-from cnndeploy.runtimes import Arrays, DeviceStatus, Session, device_index
+from cnndeploy.runtimes import Arrays, DeviceStatus, Session, device_index, was_forked
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +54,11 @@ def open_device(device: str, runtime: str, threads: int, tf32: bool = False) -> 
     import torch
 
     index = device_index(device, runtime, torch_devices())
+    if threads > 1 and was_forked():
+        raise DeviceUnavailableError(
+            "torch hangs with more than one thread in a process that was forked off one in which it had threads. "
+            "Open it with threads=1, or start processes by multiprocessing's 'spawn'."
+        )
     torch.set_num_threads(threads)
     if index is None:
         return torch.device("cpu")
@@ -89,7 +94,8 @@ class TorchSession(Session):
         import torch
 
         module = self._module
-        assert module is not None  # noqa: S101 - run() has refused a closed session
+        if module is None:
+            raise self._closed_error()
         (image,) = feeds.values()
         try:
             with torch.inference_mode():
@@ -113,9 +119,7 @@ class TorchSession(Session):
         if self._torch_device.type == "cuda":
             torch.cuda.synchronize(self._torch_device)
 
-    def close(self) -> None:
-        """Drop the module, and with it its memory."""
-        super().close()
+    def _release(self) -> None:
         self._module = None
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError
@@ -50,10 +48,13 @@ class EagerSession(TorchSession):
 
 
 class OracleSession(EagerSession):
-    """The same network computed in float64: takes float32 images, gives float64 logits."""
+    """The same network computed in float64: takes float64 images, gives float64 logits."""
 
-    def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        return super()._run({name: array.astype(np.float64) for name, array in feeds.items()})
+    def __init__(
+        self, artifact: Artifact, module: torch.nn.Module, device: torch.device, threads: int
+    ) -> None:
+        super().__init__(artifact, module, device, threads)
+        self.inputs = tuple(replace(spec, dtype="float64") for spec in self.inputs)
 
 
 def open_oracle(artifact: Artifact, *, threads: int, weights: str = "float32") -> OracleSession:

@@ -67,7 +67,9 @@ class OnnxRuntimeSession(Session):
         self._output_names = [spec.name for spec in self.outputs]
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        session, names = self._session, self._output_names  # another thread may close this meanwhile
+        session, names = self._session, self._output_names
+        if session is None:
+            raise self._closed_error()
         try:
             values = session.run(names, feeds)
             # for one output without zip, a microsecond of the few that an app has to pay for this layer
@@ -114,9 +116,7 @@ class OnnxRuntimeSession(Session):
             for (module, kind), each in zip(modules.values(), values, strict=True)
         ]
 
-    def close(self) -> None:
-        """Drop the InferenceSession, and with it its memory and threads."""
-        super().close()
+    def _release(self) -> None:
         self._session = None
 
 

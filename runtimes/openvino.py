@@ -41,12 +41,13 @@ class OpenVinoSession(Session):
         self._requests = threading.local()
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        model = self._model
-        assert model is not None  # noqa: S101 - run() has refused a closed session
+        model, requests = self._model, self._requests
+        if model is None:
+            raise self._closed_error()
         try:
-            if not hasattr(self._requests, "own"):
-                self._requests.own = model.create_infer_request()
-            outputs = self._requests.own.infer(dict(feeds), share_inputs=True)
+            if not hasattr(requests, "own"):
+                requests.own = model.create_infer_request()
+            outputs = requests.own.infer(dict(feeds), share_inputs=True)
         except RuntimeError as error:
             shapes = {name: array.shape for name, array in feeds.items()}
             raise ArtifactError(
@@ -67,9 +68,7 @@ class OpenVinoSession(Session):
         precision = self._model.get_property("INFERENCE_PRECISION_HINT")
         return {**super().settings(), "precision": precision.to_string()}
 
-    def close(self) -> None:
-        """Drop the model and its requests, and with them their memory and threads."""
-        super().close()
+    def _release(self) -> None:
         self._model = None
         self._requests = threading.local()
 

@@ -450,6 +450,7 @@ class _Session(Session):
 
 class _Runtime:
     formats = ("onnx",)
+    package = "numpy"
 
     def devices(self):
         return {{"cpu": DeviceStatus(True)}}

@@ -73,6 +73,12 @@ def probabilities_of_other_logits(model: onnx.ModelProto) -> None:
     _insert_before(model, at, helper.make_node("Mul", ["temperature"], []))
 
 
+@image_defect("weights nan", r"departs first in \S+ \((Conv2d|Linear)\): it gives NaN or infinite values")
+def weights_nan(model: onnx.ModelProto) -> None:
+    bias = next(each for each in model.graph.initializer if tuple(each.dims) == (10,))
+    bias.CopyFrom(numpy_helper.from_array(np.full(10, np.nan, np.float32), bias.name))
+
+
 @image_defect("it takes one image only", "the batch axis is fixed")
 def it_takes_one_image_only(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1

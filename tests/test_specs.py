@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cnndeploy.errors import ArtifactError
 from cnndeploy.specs import Manifest, Preprocessing, TensorSpec
 from cnndeploy.training.loop import preprocess
 
@@ -46,6 +47,29 @@ def test_preprocessing_is_the_same_in_numpy_and_torch(
     assert ours.shape == (3, 1, *size)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, preprocess(torch.from_numpy(images), preprocessing).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": 28},
+        {"size": (28,)},
+        {"size": (28, 0)},
+        {"size": (28.0, 28)},
+        {"size": (9000, 28)},
+        {"size": (28, 28), "std": 0},
+        {"size": (28, 28), "scale": float("nan")},
+        {"size": (28, 28), "mean": "a"},
+    ],
+)
+def test_what_is_no_preprocessing_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ArtifactError, match="not a "):
+        Preprocessing(**settings)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_do_not_change_the_dtype() -> None:
+    preprocessing = Preprocessing((28, 28), np.float64(1 / 255), np.float64(0.5), np.float64(2))
+    assert preprocessing(np.zeros((1, 28, 28), np.uint8)).dtype == np.float32
 
 
 def test_preprocessing_known_answer() -> None:

@@ -71,7 +71,7 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class PoliteStop:
-    """Notes Ctrl-C and SIGTERM, to be acted upon at the next step; a second Ctrl-C acts at once."""
+    """Notes Ctrl-C and SIGTERM, to be acted upon at the next step; a second one acts at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -93,7 +93,7 @@ class PoliteStop:
     def _note(self, number: int, frame: object) -> None:
         del frame
         self.signal = number
-        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+        self.__exit__()
 
 
 class Update(Protocol):

@@ -54,4 +54,7 @@ def command(
         path = folder / f"{checkpoint.stem}{exporter.suffix}"
         artifact = export(checkpoint, name, path, input=input, opset=opset)
         size = artifact.path.stat().st_size
-        click.echo(f"Wrote {artifact.path}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}")
+        takes = "raw images" if artifact.require_manifest().takes_images else "prepared tensors"
+        click.echo(
+            f"Wrote {artifact.path}, which takes {takes}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}"
+        )

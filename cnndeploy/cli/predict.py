@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import glob
+import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from cnndeploy.classifier import Classifier, Prediction
 
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # So many images, and pixels, are held at once.
 _MOST_IMAGES, _MOST_PIXELS = 64, 2**24
 
@@ -80,12 +82,10 @@ def command(
         bar = contextlib.nullcontext(lambda *_: None) if quiet else progress_bar("Classifying")
         failed = done = 0
         with bar as update, PoliteStop() as stop:
-            for chunk in _chunks(files):
+            for chunk in _chunks(files, stop):
                 failed += _classify(classifier, chunk, top, show)
                 done += len(chunk)
                 update(done, len(files))
-                if stop():
-                    break
     show.end()
     if failed:
         click.echo(f"Error: {failed} of {len(files)} could not be classified.", err=True)
@@ -101,35 +101,50 @@ _Read = tuple[str, "NDArray[np.uint8] | str"]
 
 def _files(image: str) -> list[str]:
     """What an argument stands for; what stands for nothing is kept, to be reported."""
-    path = Path(image)
-    if path.is_dir():
-        suffixes = _image_suffixes()
-        below = (
-            str(file)
-            for file in path.rglob("*")
-            if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
-        )
-        return sorted(below) or [image]
+    if _is_folder(image):
+        return sorted(_images_below(Path(image))) or [image]
     if _is_pattern(image):
-        return sorted(glob.glob(image, recursive=True)) or [image]  # noqa: PTH207 - pathlib's takes no whole path
+        matches = sorted(map(str, _matches(Path(image))))
+        return [file for match in matches for file in (_files(match) if _is_folder(match) else [match])] or [
+            image
+        ]
     return [image]
 
 
+def _images_below(folder: Path) -> Iterator[str]:
+    """Hidden files, and those in hidden folders, are not meant."""
+    for file in folder.rglob("*"):
+        is_hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.suffix.lower() in _SUFFIXES and not is_hidden and file.is_file():
+            yield str(file)
+
+
+def _matches(pattern: Path) -> Iterator[Path]:
+    """By pathlib, whose ** does not follow links to folders, round and round."""
+    try:
+        root = Path(pattern.anchor)
+        for match in root.glob(str(pattern.relative_to(root))):
+            if not any(part.startswith(".") and part not in pattern.parts for part in match.parts):
+                yield match
+    except (ValueError, OSError):  # no pattern that pathlib takes, or a folder that may not be read
+        return
+
+
+def _is_folder(image: str) -> bool:
+    return image != "" and os.path.isdir(image)  # noqa: PTH112 - which raises nothing, whatever the name
+
+
 def _is_pattern(image: str) -> bool:
-    return glob.has_magic(image) and not Path(image).exists()
+    return glob.has_magic(image) and not os.path.lexists(image)
 
 
-def _image_suffixes() -> set[str]:
-    from PIL import Image
-
-    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-
-
-def _chunks(files: list[str]) -> Iterator[list[_Read]]:
+def _chunks(files: list[str], stop: Callable[[], bool]) -> Iterator[list[_Read]]:
     """The images file by file, a few at a time."""
     chunk: list[_Read] = []
     pixels = 0
     for file in files:
+        if stop():
+            break
         chunk.append((file, _read(file)))
         pixels += getattr(chunk[-1][1], "size", 0)
         if len(chunk) >= _MOST_IMAGES or pixels >= _MOST_PIXELS:
@@ -143,7 +158,9 @@ def _read(file: str) -> NDArray[np.uint8] | str:
     from cnndeploy.classifier import read_image
     from cnndeploy.errors import DataError
 
-    if Path(file).is_dir():
+    if not file:
+        return "an empty name"
+    if _is_folder(file):
         return f"{file}: there are no image files in this folder"
     if _is_pattern(file):
         return f"{file}: no file matches"
@@ -159,8 +176,8 @@ def _classify(classifier: Classifier, chunk: list[_Read], top: int, show: _Lines
     predictions = iter(classifier.classify(readable, top) if readable else ())
     for file, image in chunk:
         if isinstance(image, str):
-            click.echo(f"Error: {image}", err=True)
-            show.failure(file, image)
+            click.echo(f"Error: {_printable(image)}", err=True)
+            show.failure(file, _printable(image))
         else:
             first = next(predictions)
             show.prediction(file, (first, *first.runners_up))
@@ -226,6 +243,6 @@ class _Json:
         print_json(self._found)
 
 
-def _printable(file: str) -> str:
-    """A file's name; bytes that are no text as escapes."""
-    return file.encode("utf-8", "backslashreplace").decode()
+def _printable(text: str) -> str:
+    """Control characters, and bytes that are no text, as escapes."""
+    return text if text.isprintable() else repr(text)[1:-1]

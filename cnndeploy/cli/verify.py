@@ -59,9 +59,8 @@ def command(
     Example:
       cnndeploy verify lenet.onnx --against lenet.pt
     """
-    from cnndeploy.artifact import check_writable, write_file
+    from cnndeploy.artifact import check_writable, remove_stale_certificate, write_file
     from cnndeploy.equivalence import verify
-    from cnndeploy.equivalence.certificate import remove_if_stale
     from cnndeploy.equivalence.report import EquivalenceReport
     from cnndeploy.report.junit import junit
     from cnndeploy.report.tables import equivalence_table
@@ -95,7 +94,7 @@ def command(
             )
     except CnndeployError as error:
         write(undecided(str(error)))
-        remove_if_stale(artifact)
+        remove_stale_certificate(artifact)
         raise
     write(report)
     console_for(json_file).print(equivalence_table([report]))

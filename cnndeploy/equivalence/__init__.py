@@ -100,13 +100,16 @@ def verify(
         raise ArtifactError(f"{against.path} is {against.format}; verify against the checkpoint it came from")
     test = data.load("test", data_dir).first(images)
     runtime = runtime or default_runtime(artifact.format)
+    takes_images = artifact.require_manifest().takes_images
     shared: dict[str, Any] = {
         "threads": usable_cpus() if threads is None else threads,
         "data_dir": None if data_dir is None else os.fspath(data_dir),
     }
     with (
         Side(artifact, runtime=runtime, device=device, tf32=tf32, **shared) as candidate,
-        Side(against, runtime=default_runtime("checkpoint"), device="cpu", **shared) as reference,
+        Side(
+            against, runtime=default_runtime("checkpoint"), device="cpu", from_raw=takes_images, **shared
+        ) as reference,
     ):
         candidate.wait_until_open()
         reference.wait_until_open()

@@ -5,15 +5,13 @@ It names both files by SHA-256, so that it says nothing about any other file of 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cnndeploy.artifact import Artifact, certificate_path, read_certificate, write_file
+from cnndeploy.artifact import certificate_path, write_file
 from cnndeploy.equivalence.report import EquivalenceReport
-from cnndeploy.errors import ArtifactError, CnndeployError
+from cnndeploy.errors import ArtifactError
 from cnndeploy.machine import environment
 
 
@@ -47,14 +45,3 @@ def certify(report: EquivalenceReport, command: str) -> Path | None:
     }
     write_file(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return path
-
-
-def remove_if_stale(artifact: str | os.PathLike[str]) -> None:
-    """Remove the certificate that is not of the file as it is now; one that is stands, whatever else went wrong."""
-    try:
-        stale = read_certificate(Artifact.open(artifact)) is None
-    except CnndeployError:  # gone, or no model file any more
-        stale = True
-    if stale:
-        with contextlib.suppress(OSError):
-            certificate_path(artifact).unlink(missing_ok=True)

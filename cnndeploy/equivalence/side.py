@@ -26,7 +26,11 @@ class NotRun(Exception):  # noqa: N818 - an outcome of verification, and no faul
 
 
 class Side(WorkerProcess):
-    """A worker process that opens one artifact; a context manager that ends the process."""
+    """A worker process that opens one artifact; a context manager that ends the process.
+
+    In float64 a checkpoint takes what it takes in float32, or with ``from_raw`` images that are prepared in float64
+    too: beside a file that prepares them itself, that is part of what may be rounded.
+    """
 
     def __init__(
         self,
@@ -37,8 +41,10 @@ class Side(WorkerProcess):
         threads: int,
         data_dir: str | None,
         tf32: bool = False,
+        from_raw: bool = False,
     ) -> None:
         self.artifact = artifact
+        self._from_raw = from_raw
         self.runtime = runtime
         self.threads = threads
         maths = "tf32" if tf32 else "float32"
@@ -71,7 +77,7 @@ class Side(WorkerProcess):
             NotRun: The artifact cannot be run on a batch; what it gave before stands.
         """
         batches = list(batches)
-        self.send({"batches": batches, "precision": precision, "weights": weights, "size": size})
+        self._ask(batches=batches, precision=precision, weights=weights, size=size)
         for _ in batches:
             answer = self._receive_run()
             yield np.array(answer["logits"], dtype=answer["dtype"])
@@ -85,11 +91,14 @@ class Side(WorkerProcess):
             NotRun: The artifact cannot be run so.
         """
         folder.mkdir()
-        self.send({"batches": [batch], "precision": precision, "weights": "float32", "folder": str(folder)})
+        self._ask(batches=[batch], precision=precision, weights="float32", folder=str(folder))
         return [
             Activation(each["module"], each["kind"], np.load(each["file"], mmap_mode="r"))
             for each in self._receive_run()["activations"]
         ]
+
+    def _ask(self, **request: Any) -> None:
+        self.send({**request, "from_raw": self._from_raw})
 
     def _receive_run(self) -> Message:
         answer = self.receive()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +31,10 @@ def main(path: str, runtime: str, device: str, threads: str, maths: str, data_di
     """Say what was opened and how, then answer each request, batch by batch, with logits.
 
     A request names batches as lists of image numbers in the test set, perhaps a ``size``, height and width that the
-    raw images are first resampled to, and the ``precision``: ``float32``, the
-    artifact's own, or for checkpoints ``tf32`` or ``float64``, the oracle's, with the ``weights`` rounded to a
-    dtype first. A request with a ``folder`` is answered with what each module gives for its one batch, in files there.
+    raw images are first resampled to, and the ``precision``: ``float32``, the artifact's own, or for checkpoints
+    ``tf32`` or ``float64``, the oracle's, with the ``weights`` rounded to a dtype first, and if it is ``from_raw`` with
+    the images prepared in float64 too. A request with a ``folder`` is answered with what each module gives for its one
+    batch, in files there.
     """
 
     def answers(requests: Iterator[Message]) -> Iterator[Message]:
@@ -73,7 +75,7 @@ def _answer(session: Session, images: NDArray[np.uint8], request: Message) -> It
     manifest = session.artifact.require_manifest()
     last = kept = np.empty(0)
     for batch in request["batches"]:
-        image = manifest.prepared(_resampled(images[batch], request.get("size")))
+        image = _prepared(_resampled(images[batch], request.get("size")), manifest, request)
         feeds = {manifest.input.name: image}
         try:
             if "folder" in request:
@@ -102,6 +104,14 @@ def _answer(session: Session, images: NDArray[np.uint8], request: Message) -> It
         yield {"dtype": str(logits.dtype), "logits": logits.tolist()}
 
 
+def _prepared(images: NDArray[np.uint8], manifest: Manifest, request: Message) -> NDArray[Any]:
+    if request["precision"] != "float64":
+        return manifest.prepared(images)
+    if request["from_raw"]:
+        return manifest.preprocessing(images, np.float64)
+    return manifest.preprocessing(images).astype(np.float64)
+
+
 def _resampled(images: NDArray[np.uint8], size: list[int] | None) -> NDArray[np.uint8]:
     """Raw images (batch, height, width) of another size, by nearest neighbours; None leaves them as they are."""
     if size is None:
@@ -115,12 +125,17 @@ def _wrong_probabilities(outputs: Arrays, manifest: Manifest) -> str | None:
     if manifest.probabilities is None:
         return None
     logits = outputs[manifest.output.name].astype(np.float64)
+    if not np.isfinite(logits).all():
+        return None  # which is said where logits are compared
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
     given = outputs[manifest.probabilities.name]
-    if given.shape == expected.shape and np.abs(given - expected).max() <= _PROBABILITY_ERROR:
+    if given.shape != expected.shape:
+        return f"its probabilities are {given.shape}, not {expected.shape}"
+    error = float(np.abs(given - expected).max())
+    if error <= _PROBABILITY_ERROR:  # a NaN is no pass
         return None
-    return f"its probabilities, {given.dtype} {given.shape}, are not the softmax of its logits"
+    return f"its probabilities are not the softmax of its logits: off by {error:.2g}, beyond {_PROBABILITY_ERROR:g}"
 
 
 def _saved(activations: Sequence[Activation], folder: Path) -> list[Message]:

@@ -261,10 +261,13 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
     accuracy = training.get("test_accuracy")
     _add_row(table, "architecture", manifest.architecture)
     height, width = preprocessing.size
-    steps = f"uint8 times {preprocessing.scale:.6g}, resized to {height} x {width}"
+    steps = (
+        f"uint8 times {preprocessing.scale:.6g}, resized to {height} x {width} (bilinear, half-pixel centres, no "
+        "antialiasing)"
+    )
     if preprocessing.mean or preprocessing.std != 1:
         steps += f", minus {preprocessing.mean:g}, divided by {preprocessing.std:g}"
-    _add_row(table, "preprocessing", steps)
+    _add_row(table, "preprocessing", f"in the file: {steps}" if manifest.takes_images else steps)
     _add_row(table, "labels", ", ".join(manifest.labels))
     _add_row(
         table,

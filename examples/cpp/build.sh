@@ -1,8 +1,11 @@
 #!/bin/sh
-# Compiles classify.cpp beside itself, or to the path given, against the torch that `python` imports.
+# Compiles classify.cpp beside itself, or to the path given, against the torch that `python`, or $PYTHON, imports.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-torch=$("${PYTHON:-python}" -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])')
+torch=$("${PYTHON:-python}" -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parent)') || {
+    echo "Error: this python has no torch; activate an environment that has, or name its python in PYTHON" >&2
+    exit 1
+}
 "${CXX:-g++}" -std=c++20 -O1 "$here/classify.cpp" -o "${1:-$here/classify}" \
     -isystem "$torch/include" -isystem "$torch/include/torch/csrc/api/include" \
     -L "$torch/lib" -Wl,-rpath,"$torch/lib" -ltorch_cpu -lc10

@@ -3,8 +3,8 @@
 //     cnndeploy export lenet.pt --format torchscript --input image
 //     ./classify lenet.torchscript shoe.pgm bag.pgm
 //
-// The images are binary PGM files, 8-bit and of any size; the labels lie in the file itself. build.sh compiles this
-// against the libtorch in a Python environment's torch package.
+// The images are binary PGM files without comments, 8-bit and of any size; the labels lie in the file itself. build.sh
+// compiles this against the libtorch in a Python environment's torch package.
 
 #include <torch/script.h>
 
@@ -19,10 +19,11 @@
 // A binary PGM file as uint8 (1, height, width).
 at::Tensor read_pgm(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
+  if (!file) throw std::runtime_error(path + " cannot be opened");
   std::string magic;
   int64_t width = 0, height = 0, largest = 0;
   if (!(file >> magic >> width >> height >> largest) || magic != "P5" || largest != 255)
-    throw std::runtime_error(path + " is no binary PGM file of 8 bits");
+    throw std::runtime_error(path + " is no binary PGM file of 8 bits without comments");
   if (width < 1 || height < 1 || width > 8192 || height > 8192)
     throw std::runtime_error(path + " has no size that is taken here");
   file.get();  // one white space ends the header

@@ -18,7 +18,10 @@ async function readImage(path) {
   } catch (error) {
     throw new Error(`${path} cannot be read as a PNG file: ${error.message}`);
   }
-  const { width, height, data } = picture;
+  const { width, height, depth, data } = picture;
+  if (depth > 8) {
+    throw new Error(`${path} has more than 8 bits a channel; convert it to 8 bits first`);
+  }
   const grey = new Uint8Array(width * height);
   for (let pixel = 0; pixel < grey.length; pixel++) {
     const [red, green, blue, alpha] = data.subarray(4 * pixel, 4 * pixel + 4);

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +32,20 @@ def test_help_lists_every_command_and_each_shows_an_example(cli: Cli) -> None:
             assert f"cnndeploy {name} " in cli(name, "--help").output
     for name in ("fetch", "info"):
         assert f"cnndeploy data {name}" in cli("data", name, "--help").output
+
+
+def test_an_export_takes_away_the_certificate_of_what_was_there(
+    cli: Cli, trained: Trained, tmp_path: Path
+) -> None:
+    checkpoint, exported = tmp_path / "lenet.pt", tmp_path / "lenet.onnx"
+    shutil.copy(trained.checkpoint, checkpoint)
+    certificate = tmp_path / "lenet.onnx.verified.json"
+    assert "takes prepared tensors" in cli("export", checkpoint, "--format", "onnx").output
+    assert cli("verify", exported, "--against", checkpoint, "--images", 9).exit_code == 0
+    assert cli("export", checkpoint, "--format", "onnx").exit_code == 0
+    assert certificate.exists()  # of the same bytes
+    assert "takes raw images" in cli("export", checkpoint, "--format", "onnx", "--input", "image").output
+    assert not certificate.exists()
 
 
 def test_the_whole_way_by_hand(tmp_path: Path) -> None:
@@ -227,7 +242,7 @@ def test_data_info(cli: Cli, tmp_path: Path) -> None:
             ["Use --runtime onnxruntime"],
         ),
         (["predict", "{onnx}", "{checkpoint}"], 1, ["not an image"]),
-        (["predict", "{tmp}", "{checkpoint}"], 1, ["not an image"]),
+        (["predict", "{tmp}", "{checkpoint}"], 1, ["is a folder"]),
         (["inspect", "{tmp}"], 1, ["is a folder"]),
         (["train", "lenet", "--limit", "0"], 2, ["0 is not in the range"]),
         (["train", "lenet", "--lr", "nan"], 2, ["nan"]),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,20 +86,57 @@ def test_what_cannot_be_read_is_reported_and_the_others_go_on(
 ) -> None:
     (good,) = photos.glob("001.png")
     (tmp_path / "half.png").write_bytes(good.read_bytes()[:100])
-    given = [tmp_path / "half.png", good, photos / "none.png", "no*.png", photos / "more" / "empty", good]
-    reasons = ["cannot be read", "no such file", "no file matches", "no image files in this folder"]
+    too_long = "a" * 300 + ".png"
+    given = [
+        tmp_path / "half.png",
+        good,
+        photos / "none.png",
+        "no*.png",
+        photos / "more" / "empty",
+        good,
+        "",
+        too_long,
+    ]
+    reasons = [
+        "cannot be read",
+        "no such file",
+        "no file matches",
+        "no image files in this folder",
+        "empty name",
+    ]
     for most in (1, 2, 64):
         monkeypatch.setattr(predict, "_MOST_IMAGES", most)
         result = cli("predict", trained.onnx, *given)
         assert result.exit_code == 1
         assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [str(good)] * 2
-        for reason in (*reasons, "4 of 6 could not be classified"):
+        for reason in (*reasons, "6 of 8 could not be classified"):
             assert reason in result.stderr
     found = json.loads(cli("predict", trained.onnx, *given, "--json").stdout)
-    assert [each["image"] for each in found["failures"]] == [str(given[at]) for at in (0, 2, 3, 4)]
+    assert [each["image"] for each in found["failures"]] == [str(given[at]) for at in (0, 2, 3, 4, 6, 7)]
     rows = list(csv.DictReader(cli("predict", trained.onnx, *given, "--csv", "--top", 2).stdout.splitlines()))
-    assert [bool(row["error"]) for row in rows] == [True, False, True, True, True, False]
+    assert [bool(row["error"]) for row in rows] == [True, False, True, True, True, False, True, True]
     assert rows[0].keys() == {"image", "label", "probability", "label_2", "probability_2", "error"}
+
+
+def test_patterns_follow_no_links_round_and_round_and_find_folders(
+    cli: Cli, trained: Trained, photos: Path, tmp_path: Path
+) -> None:
+    (good,) = photos.glob("001.png")
+    (tmp_path / "in").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    for path in ("one.png", "in/two.png", ".hidden/three.png", "new\nline.png"):
+        (tmp_path / path).write_bytes(good.read_bytes())
+    (tmp_path / "again").symlink_to(tmp_path)
+    (tmp_path / "more").symlink_to(tmp_path)
+    for given, found in (
+        (f"{tmp_path}/**/*.png", 3),
+        (tmp_path, 3),
+        (f"{tmp_path}/i*", 1),
+        (f"{tmp_path}/**x", 1),
+    ):
+        result = cli("predict", trained.onnx, given)
+        assert len([*result.stdout.splitlines(), *result.stderr.splitlines()[1:]]) == found, result.output
+    assert "new\\nline.png: " in cli("predict", trained.onnx, tmp_path).stdout
 
 
 def test_a_whole_folder_without_images_is_an_error(cli: Cli, trained: Trained, photos: Path) -> None:
@@ -115,6 +154,30 @@ def test_wrong_usage(options: list[str], message: str, cli: Cli, trained: Traine
     assert message in result.stderr
 
 
+def _opened_for_writing(fifo: Path, reader: subprocess.Popen[str]) -> int:
+    """Once it is being read."""
+    while reader.poll() is None:
+        with contextlib.suppress(OSError):
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        time.sleep(0.01)
+    raise AssertionError(reader.communicate())
+
+
+def test_a_second_signal_ends_what_waits_for_ever(trained: Trained, tmp_path: Path) -> None:
+    fifo = tmp_path / "silent.png"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-m", "cnndeploy", "predict", str(trained.onnx), str(fifo)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    descriptor = _opened_for_writing(fifo, process)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    os.close(descriptor)
+    process.communicate()
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stopping_gives_what_there_is(
     number: signal.Signals, status: int, trained: Trained, photos: Path, tmp_path: Path
@@ -125,9 +188,10 @@ def test_stopping_gives_what_there_is(
     images = [str(good)] * 200
     command = [sys.executable, "-m", "cnndeploy", "predict", str(trained.onnx), *images, str(slow), *images]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with slow.open("wb") as writing:  # opens when it is being read
-        process.send_signal(number)
-        writing.write(b"no image")
+    descriptor = _opened_for_writing(slow, process)
+    process.send_signal(number)
+    os.write(descriptor, b"no image")
+    os.close(descriptor)
     printed, said = process.communicate(timeout=60)
     assert process.returncode == status
     assert len(printed.splitlines()) == int(said.split("Stopped after ")[1].split()[0]) - 1
