@@ -28,6 +28,7 @@ _MOST_IMAGES, _MOST_PIXELS = 256, 2**20
 # What an app is sent; Pillow knows many more, some of them programs that it hands to others, as PostScript.
 _KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 _UINT8 = np.dtype(np.uint8)
+# The last axis of (height, width, channels), as other libraries read files; no image is meant to be so narrow.
 _CHANNELS = (1, 3, 4)
 _MAKE_GREY = "; of colours make grey levels first, as PIL's convert('L') does"
 
@@ -49,7 +50,7 @@ class Classifier:
 
     Images are uint8, 0 to 255, one channel, light on dark as in Fashion-MNIST, of any size; they are prepared as the
     model's manifest says. They are given as one array (n, height, width), one image (height, width), a PIL image,
-    whose colours become grey levels, or a list of images, each of its own size.
+    whose colours become grey levels, or a list or generator of images, each of its own size.
 
     Threads may share one Classifier. A process that is forked off may not: it must load its own.
 
@@ -76,8 +77,8 @@ class Classifier:
         """Unnormalised class scores.
 
         Args:
-            images: uint8 (n, height, width), one image (height, width), a PIL image, or a list of images; of any
-                size up to 8192 pixels a side. Many are run in batches.
+            images: uint8 (n, height, width), one image (height, width), a PIL image, or any number of images one by
+                one; of any size up to 8192 pixels a side. Many are run in batches.
 
         Returns:
             float32 (n, classes). The caller owns it.
@@ -373,11 +374,7 @@ def _stacks(images: Image | Iterable[Any]) -> Iterator[NDArray[np.uint8]]:
         images = [images]
     if not isinstance(images, Iterable):
         raise InputMismatchError(f"expected images, got {type(images).__name__}")
-    arrays = (
-        _one(_grey(image) if hasattr(image, "convert") and not isinstance(image, type) else image)
-        for image in images
-    )
-    for (height, width), same in itertools.groupby(arrays, key=np.shape):
+    for (height, width), same in itertools.groupby(map(_one, images), key=np.shape):
         most = _most_images(height, width)
         while group := list(itertools.islice(same, most)):
             yield np.stack(group)
@@ -425,9 +422,7 @@ def _stack(images: NDArray[Any]) -> NDArray[np.uint8]:
         raise InputMismatchError(
             f"expected uint8 images (n, height, width) with 0 to 255, got {images.dtype} {images.shape}{_advice(stack)}"
         )
-    if (
-        images.ndim == 3 and images.shape[2] in _CHANNELS
-    ):  # (height, width, channels), as other libraries read files
+    if images.ndim == 3 and images.shape[2] in _CHANNELS:
         raise InputMismatchError(
             f"an array {images.shape} looks like one image in colours, not like images (n, height, width){_MAKE_GREY}"
         )

@@ -105,29 +105,35 @@ def _files(image: str) -> list[str]:
         return sorted(_images_below(Path(image))) or [image]
     if _is_pattern(image):
         matches = sorted(map(str, _matches(Path(image))))
-        return [file for match in matches for file in (_files(match) if _is_folder(match) else [match])] or [
-            image
-        ]
+        files = [file for match in matches for file in (_files(match) if _is_folder(match) else [match])]
+        return files or [image]
     return [image]
 
 
 def _images_below(folder: Path) -> Iterator[str]:
-    """Hidden files, and those in hidden folders, are not meant."""
-    for file in folder.rglob("*"):
-        is_hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if file.suffix.lower() in _SUFFIXES and not is_hidden and file.is_file():
-            yield str(file)
+    """And folders that may not be read, to be reported; what is hidden is not meant, nor what links lead to."""
+    unreadable: list[OSError] = []
+    for inner, folders, names in os.walk(folder, onerror=unreadable.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = Path(inner, name)
+            if file.suffix.lower() in _SUFFIXES and not name.startswith(".") and file.is_file():
+                yield str(file)
+    yield from (str(error.filename) for error in unreadable)
 
 
-def _matches(pattern: Path) -> Iterator[Path]:
-    """By pathlib, whose ** does not follow links to folders, round and round."""
+def _matches(pattern: Path) -> list[Path]:
+    """By pathlib, whose ** does not follow links to folders, round and round; what is hidden is to be named so."""
+    root = Path(pattern.anchor)
     try:
-        root = Path(pattern.anchor)
-        for match in root.glob(str(pattern.relative_to(root))):
-            if not any(part.startswith(".") and part not in pattern.parts for part in match.parts):
-                yield match
-    except (ValueError, OSError):  # no pattern that pathlib takes, or a folder that may not be read
-        return
+        found = list(root.glob(str(pattern.relative_to(root))))
+    except (ValueError, OSError):  # no pattern that pathlib takes, or no name that the system takes
+        return []
+    return [
+        match
+        for match in found
+        if not any(part.startswith(".") and part not in pattern.parts for part in match.parts)
+    ]
 
 
 def _is_folder(image: str) -> bool:
@@ -161,7 +167,8 @@ def _read(file: str) -> NDArray[np.uint8] | str:
     if not file:
         return "an empty name"
     if _is_folder(file):
-        return f"{file}: there are no image files in this folder"
+        readable = os.access(file, os.R_OK | os.X_OK)
+        return f"{file}: {'there are no image files in this folder' if readable else 'this folder may not be read'}"
     if _is_pattern(file):
         return f"{file}: no file matches"
     try:

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,27 @@ def test_patterns_follow_no_links_round_and_round_and_find_folders(
         result = cli("predict", trained.onnx, given)
         assert len([*result.stdout.splitlines(), *result.stderr.splitlines()[1:]]) == found, result.output
     assert "new\\nline.png: " in cli("predict", trained.onnx, tmp_path).stdout
+
+
+@pytest.mark.skipif(
+    os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root may read all; setpriv would run this"
+)
+def test_a_folder_that_may_not_be_read_is_reported(trained: Trained, photos: Path, tmp_path: Path) -> None:
+    (good,) = photos.glob("001.png")
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    for folder in (tmp_path, closed):
+        shutil.copy(good, folder / "one.png")
+    shutil.copy(trained.onnx, tmp_path / "lenet.onnx")
+    closed.chmod(0)
+    command = [sys.executable, "-m", "cnndeploy", "predict", "lenet.onnx", "."]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", *command]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    closed.chmod(0o700)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("one.png: ")
+    assert "closed: this folder may not be read" in done.stderr
 
 
 def test_a_whole_folder_without_images_is_an_error(cli: Cli, trained: Trained, photos: Path) -> None:
