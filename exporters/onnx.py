@@ -7,7 +7,6 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from cnndeploy.errors import ExportError
 from cnndeploy.exporters import ExportOptions
 from cnndeploy.exporters._network import WRAPPED, example, network_and_manifest
 from cnndeploy.formats.onnx import MANIFEST_KEY
-from cnndeploy.specs import Manifest
+from cnndeploy.specs import Manifest, TensorSpec
 from cnndeploy.training.checkpoint import Checkpoint
 
 DEFAULT_OPSET = 20
@@ -132,10 +131,14 @@ def _check(path: Path, manifest: Manifest, opset: int) -> None:
     model = onnx.load(path, load_external_data=False)
     written = Artifact.open(path)  # which refuses weights in another file
     faults = []
-    given = written.describe()
-    for kind, specs in {"inputs": (manifest.input,), "outputs": manifest.outputs}.items():
-        if (found := given[kind]) != (expected := [asdict(spec) for spec in specs]):
-            faults.append(f"its {kind} are {found}, not {expected}; is an axis fixed that should not be?")
+    for kind, values, expected in (
+        ("takes", model.graph.input, (manifest.input,)),
+        ("gives", model.graph.output, manifest.outputs),
+    ):
+        found = tuple(map(_spec, values))
+        if found != expected:
+            ours, theirs = (", ".join(f"{spec.name} {spec}" for spec in each) for each in (found, expected))
+            faults.append(f"it {kind} {ours}, not {theirs}; is an axis fixed?")
     if model.functions:
         faults.append("it contains functions, whose insides are not checked")
     if any(node.op_type == "Dropout" for node in model.graph.node):
@@ -146,6 +149,14 @@ def _check(path: Path, manifest: Manifest, opset: int) -> None:
         faults.append("its manifest does not read back")
     if faults:
         raise ExportError(f"the exported ONNX file is unusable: {'; '.join(faults)}")
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    tensor = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    return TensorSpec(
+        value.name, str(dtype), tuple(axis.dim_param or axis.dim_value for axis in tensor.shape.dim)
+    )
 
 
 EXPORTER = OnnxExporter()

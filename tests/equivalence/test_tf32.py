@@ -19,6 +19,7 @@ from cnndeploy.runtimes.eager import open_tf32
 
 class _Runtime:
     formats = ("checkpoint",)
+    package = "torch"
 
     def devices(self):
         return {"cpu": DeviceStatus(True), "cuda:0": DeviceStatus(True)}
