@@ -285,9 +285,10 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -
     assert Artifact.open(tmp_path / "lenet.pt").format == "checkpoint"
 
 
-def test_the_demo_leaves_a_report(tmp_path: Path) -> None:
-    done = _process("demo", "--output", tmp_path / "demo", "--epochs", 1, "--limit", 600)
-    assert done.returncode == 0, done.stderr
+def test_the_demo_leaves_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnndeploy.cli.demo._BUDGET_S", 0.2)
+    done = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--limit", 600)
+    assert done.exit_code == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
         "bench.json",
         "lenet.onnx",
