@@ -52,7 +52,7 @@ def test_fetch_takes_files_from_the_data_folder(tmp_path: Path) -> None:
         if number % 2:
             (tmp_path / name).write_bytes(content)
         else:
-            (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content, 1))
+            (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content, 1, mtime=0))
     seen: list[str] = []
     assert data.fetch(tmp_path, lambda name, done, total: seen.append(name)) == f"files in {tmp_path}"
     assert data.status(tmp_path) == dict.fromkeys(data.SHA256, "ok")
@@ -123,7 +123,7 @@ def test_no_source_says_why_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(data.raw_folder(tmp_path).iterdir()) == []
 
 
-@pytest.mark.parametrize("answer", [b"<html>log in first</html>", gzip.compress(b"short"), b""])
+@pytest.mark.parametrize("answer", [b"<html>log in first</html>", gzip.compress(b"short", mtime=0), b""])
 def test_a_mirror_that_answers_something_else_is_passed_over(
     answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
