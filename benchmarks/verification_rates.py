@@ -3,7 +3,7 @@
 Exports every architecture in every format, with either input, from networks of several seeds and verifies each:
 every rejection is a false alarm. Then breaks files in every way of tests/broken.py and broken_images.py and verifies
 those: every pass is a miss, and a reason that does not name the defect is counted too. Prints the tables of
-docs/EQUIVALENCE.md; takes about 80 minutes on two cores. Exits with 1 where a rate is not what it should be.
+docs/EQUIVALENCE.md; takes over an hour on two cores. Exits with 1 where a rate is not what it should be.
 
     .venv/bin/python benchmarks/verification_rates.py
 """
