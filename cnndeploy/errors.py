@@ -11,7 +11,9 @@ CnndeployError                exit code 1
 ├── ExportError               an exporter could not write a file that passes its own checks
 ├── InputMismatchError        an array does not fit the input it was given for
 ├── BenchmarkError            a candidate could not be measured
-└── NotEquivalentError        exit code 3; carries the report
+├── NotEquivalentError        exit code 3; carries the report
+├── QuantizationError         a file of fewer bits could not be made
+└── BudgetError               exit code 5; a lossy file loses more accuracy than its budget allows
 
 A message says what failed, what came, what was expected, and what to do next.
 """
@@ -112,6 +114,16 @@ class InputMismatchError(CnndeployError):
 
 class BenchmarkError(CnndeployError):
     """A candidate could not be measured."""
+
+
+class QuantizationError(CnndeployError):
+    """A file of fewer bits could not be made."""
+
+
+class BudgetError(CnndeployError):
+    """A lossy file loses more accuracy than its budget allows, or may do so for all that was measured."""
+
+    exit_code = 5
 
 
 class NotEquivalentError(CnndeployError):

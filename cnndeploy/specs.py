@@ -149,7 +149,9 @@ class Manifest:
     raw images, uint8 (batch, height, width) of any size; such a file gives ``probabilities`` too, the softmax of
     ``output``, the logits. ``training`` holds recipe, accuracy and data set checksums, empty for untrained weights.
     ``checkpoint_sha256`` names the checkpoint file an artifact was exported from; a checkpoint itself, which cannot
-    hold its own hash, has None.
+    hold its own hash, has None. ``rewrites`` are the exact simplifications that the exported network went through, as
+    ``"merge_linear(classifier.1, classifier.3)"``. ``quantization`` says how a file was made that computes in less than
+    float32, and so is ``lossy``.
 
     >>> manifest = cnndeploy.Artifact.open("lenet.onnx").require_manifest()
     >>> print(manifest.input, "->", manifest.output)
@@ -165,6 +167,13 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     checkpoint_sha256: str | None = None
     probabilities: TensorSpec | None = None
+    rewrites: tuple[str, ...] = ()
+    quantization: Mapping[str, Any] | None = None
+
+    @property
+    def lossy(self) -> bool:
+        """Whether the file gives up accuracy on purpose, so that it has a budget to keep and is never equivalent."""
+        return self.quantization is not None
 
     @property
     def takes_images(self) -> bool:
@@ -215,6 +224,8 @@ class Manifest:
                 versions=values["versions"],
                 checkpoint_sha256=values["checkpoint_sha256"],
                 probabilities=_tensor_spec(given) if (given := values.get("probabilities")) else None,
+                rewrites=tuple(values.get("rewrites", ())),
+                quantization=values.get("quantization"),
             )
         except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a cnndeploy manifest: {error!r}") from error
@@ -223,7 +234,7 @@ class Manifest:
 
     def _validate(self) -> None:
         """Raise ValueError where a value is not what the rest of cnndeploy relies on."""
-        texts = (self.architecture, *self.labels, *self.versions, *self.versions.values())
+        texts = (self.architecture, *self.labels, *self.rewrites, *self.versions, *self.versions.values())
         classes = self.output.shape[-1]
         side = ("height", "width") if self.takes_images else (1, *self.preprocessing.size)
         requirements = {
@@ -234,6 +245,7 @@ class Manifest:
             "probabilities": self.probabilities in (None, replace(self.output, name="probabilities")),
             "training": isinstance(self.training, dict),
             "versions": isinstance(self.versions, dict),
+            "quantization": isinstance(self.quantization, dict | None),
             "checkpoint_sha256": isinstance(self.checkpoint_sha256, str | None),
         }
         wrong = [name for name, met in requirements.items() if not met]

@@ -15,7 +15,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -70,6 +70,38 @@ class DeviceStatus:
 
     usable: bool
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeOptions:
+    """What some runtimes let a user choose, see :attr:`Runtime.options`.
+
+    ``spinning``: whether threads that wait for work spin, which wakes them sooner and keeps their CPUs busy.
+    ``precision``: what is computed in; in ``bfloat16``, which keeps 8 bits of 24, a float32 file is lossy.
+    """
+
+    spinning: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def lossy(self) -> bool:
+        """Whether a float32 file run so gives up accuracy on purpose."""
+        return self.precision != "float32"
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """JSON-ready: the fields that are not as they are by default."""
+        return {
+            each.name: value for each in fields(self) if (value := getattr(self, each.name)) != each.default
+        }
+
+    @classmethod
+    def of(cls, changed: Mapping[str, Any]) -> Self:
+        """Read what :attr:`changed` gave; raises ValueError where it did not."""
+        allowed = {"spinning": (True, False), "precision": ("float32", "bfloat16")}
+        if not all(value in allowed.get(name, ()) for name, value in changed.items()):
+            raise ValueError(f"not options of a runtime: {changed}")
+        return cls(**changed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +239,15 @@ class Runtime(Protocol):
 
     formats: tuple[str, ...]
     package: str
+    options: frozenset[str]
+    """The fields of RuntimeOptions that this runtime heeds."""
 
     def devices(self) -> dict[str, DeviceStatus]:
         """Every device this runtime knows, and whether it works on this machine; never raises."""
 
-    def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> Session:
+    def open(
+        self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
+    ) -> Session:
         """Open an artifact.
 
         Args:
@@ -219,12 +255,16 @@ class Runtime(Protocol):
             device: ``cpu``, ``cuda`` or ``cuda:N``.
             threads: CPU threads for one run, at least 1.
             tf32: On CUDA, whether products of float32 may be taken in TF32, which keeps 10 bits of 23.
+            options: Only what this runtime heeds differs from the default.
 
         Raises:
             DeviceUnavailableError: The device does not work here; there is no fallback.
             MissingDependencyError: The runtime's package is not installed.
             ArtifactError: The runtime cannot open the file.
         """
+
+
+_DEFAULT_OPTIONS = RuntimeOptions()
 
 
 def open_session(
@@ -234,6 +274,7 @@ def open_session(
     device: str = "cpu",
     threads: Threads | None = None,
     tf32: bool = False,
+    options: RuntimeOptions = _DEFAULT_OPTIONS,
 ) -> Session:
     """Open an artifact on the runtime named, or on its format's default.
 
@@ -248,11 +289,13 @@ def open_session(
             f"threads are a whole number from 1 to {_MOST_THREADS}, or 'auto', not {threads!r}"
         )
     if threads == "auto":
-        return _fewest_threads(lambda count: _open(artifact, name, device, count, tf32))
-    return _open(artifact, name, device, usable_cpus() if threads is None else threads, tf32)
+        return _fewest_threads(lambda count: _open(artifact, name, device, count, tf32, options))
+    return _open(artifact, name, device, usable_cpus() if threads is None else threads, tf32, options)
 
 
-def _open(artifact: Artifact, name: str, device: str, threads: int, tf32: bool) -> Session:
+def _open(
+    artifact: Artifact, name: str, device: str, threads: int, tf32: bool, options: RuntimeOptions
+) -> Session:
     chosen = registry.get("runtimes", name)
     if artifact.format not in chosen.formats:
         raise ArtifactError(
@@ -261,11 +304,15 @@ def _open(artifact: Artifact, name: str, device: str, threads: int, tf32: bool) 
         )
     if importlib.util.find_spec(chosen.package) is None:
         raise MissingDependencyError(chosen.package)
+    if unheeded := options.changed.keys() - chosen.options:
+        raise ArtifactError(
+            f"the runtime {name} lets nobody choose {', '.join(sorted(unheeded))}; leave it out"
+        )
     # Before the runtime is asked, because one that ignores its device would open the file all the same.
     index = device_index(device, name, chosen.devices())
     if tf32 and index is None:
         raise DeviceUnavailableError("TF32 is a format of CUDA GPUs; leave it out, or use --device cuda")
-    session = chosen.open(artifact, device=device, threads=threads, tf32=tf32)
+    session = chosen.open(artifact, device=device, threads=threads, tf32=tf32, options=options)
     if session.tf32 != tf32:
         session.close()
         raise DeviceUnavailableError(f"{name} does not let TF32 be {'allowed' if tf32 else 'switched off'}")

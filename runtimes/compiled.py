@@ -7,7 +7,7 @@ import os
 import shutil
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.runtimes import Activation, Arrays, DeviceStatus
+from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, RuntimeOptions
 from cnndeploy.runtimes._torch import open_device, torch_devices
 from cnndeploy.runtimes.eager import EagerSession, network_of
 
@@ -29,6 +29,7 @@ class CompiledRuntime:
 
     formats = ("checkpoint",)
     package = "torch"
+    options: frozenset[str] = frozenset()
 
     def devices(self) -> dict[str, DeviceStatus]:
         """As torch sees them; the CPU only where there is a compiler."""
@@ -38,8 +39,11 @@ class CompiledRuntime:
             devices["cpu"] = DeviceStatus(False, reason)
         return devices
 
-    def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> CompiledSession:
+    def open(
+        self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
+    ) -> CompiledSession:
         """Load the network and mark it to be compiled whole: what cannot be is an error, not a fall back to eager."""
+        del options  # it has none
         torch_device = open_device(device, "compiled", threads, tf32)
         import torch._dynamo
 

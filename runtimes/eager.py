@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError
-from cnndeploy.runtimes import Activation, Arrays, DeviceStatus
+from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, RuntimeOptions
 from cnndeploy.runtimes._torch import TorchSession, open_device, torch_devices
 
 if TYPE_CHECKING:
@@ -101,13 +101,17 @@ class EagerRuntime:
 
     formats = ("checkpoint",)
     package = "torch"
+    options: frozenset[str] = frozenset()
 
     def devices(self) -> dict[str, DeviceStatus]:
         """As torch sees them."""
         return torch_devices()
 
-    def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> EagerSession:
+    def open(
+        self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
+    ) -> EagerSession:
         """Build the network, load its weights, move it to ``device``."""
+        del options  # it has none
         torch_device = open_device(device, "eager", threads, tf32)
         return EagerSession(artifact, network_of(artifact, torch_device), torch_device, threads, tf32)
 

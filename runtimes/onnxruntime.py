@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
 from cnndeploy.machine import cuda_driver
-from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, Session, device_index
+from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, RuntimeOptions, Session, device_index
 from cnndeploy.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ _DTYPES = {
 }
 # What torch's exporter notes on a node: the modules it is in, from the network down, and their classes.
 _SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
+_DEFAULT = RuntimeOptions()
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 # The smallest model that computes, y = Relu(x) with x float32 (1,), opset 13: shows whether a provider runs.
@@ -51,7 +52,13 @@ class OnnxRuntimeSession(Session):
     """An InferenceSession, and where ONNX Runtime put each node."""
 
     def __init__(
-        self, artifact: Artifact, session: ort.InferenceSession, device: str, threads: int, tf32: bool
+        self,
+        artifact: Artifact,
+        session: ort.InferenceSession,
+        device: str,
+        threads: int,
+        tf32: bool,
+        options: RuntimeOptions,
     ) -> None:
         super().__init__(
             artifact,
@@ -63,6 +70,7 @@ class OnnxRuntimeSession(Session):
             tf32=tf32,
         )
         self._session = session
+        self._options = options
         self._placement = _placement(session)
         self._output_names = [spec.name for spec in self.outputs]
 
@@ -85,9 +93,13 @@ class OnnxRuntimeSession(Session):
         return dict(self._placement)
 
     def settings(self) -> dict[str, Any]:
-        """As every session's, and ONNX Runtime's own graph optimisation level."""
+        """As every session's, ONNX Runtime's own graph optimisation level, and whether its threads spin."""
         level = self._session.get_session_options().graph_optimization_level
-        return {**super().settings(), "graph_optimization_level": str(level).rpartition(".")[2]}
+        return {
+            **super().settings(),
+            "graph_optimization_level": str(level).rpartition(".")[2],
+            "spinning": self._options.spinning,
+        }
 
     def activations(self, feeds: Arrays) -> list[Activation]:
         """By a copy of the file with more outputs, for modules that torch's exporter noted on the nodes."""
@@ -104,7 +116,11 @@ class OnnxRuntimeSession(Session):
         _, _, index = self.device.partition(":")
         try:
             session = _session(
-                model.SerializeToString(), int(index) if index else None, self.threads, self.tf32
+                model.SerializeToString(),
+                int(index) if index else None,
+                self.threads,
+                self.tf32,
+                self._options,
             )
             values = session.run(list(modules), feeds)
         except _ort_errors() as error:
@@ -125,6 +141,7 @@ class OnnxRuntimeRuntime:
 
     formats = ("onnx",)
     package = "onnxruntime"
+    options = frozenset({"spinning"})
 
     def devices(self) -> dict[str, DeviceStatus]:
         """The CPU, and each GPU that the CUDA execution provider really runs on."""
@@ -132,12 +149,14 @@ class OnnxRuntimeRuntime:
             return {"cpu": DeviceStatus(False, str(MissingDependencyError("onnxruntime")))}
         return {"cpu": DeviceStatus(True)} | _cuda_devices()
 
-    def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> OnnxRuntimeSession:
+    def open(
+        self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
+    ) -> OnnxRuntimeSession:
         """Make a session that has no provider but the one asked for."""
         _import()
         index = None if device == "cpu" else device_index(device, "onnxruntime", self.devices())
         try:
-            session = _session(str(artifact.path), index, threads, tf32)
+            session = _session(str(artifact.path), index, threads, tf32, options)
         except _ort_errors() as error:
             if index is not None:
                 raise DeviceUnavailableError(
@@ -146,7 +165,7 @@ class OnnxRuntimeRuntime:
                 ) from error
             raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {error}") from error
         where = "cpu" if index is None else f"cuda:{index}"
-        return OnnxRuntimeSession(artifact, session, where, threads, tf32)
+        return OnnxRuntimeSession(artifact, session, where, threads, tf32, options)
 
 
 def _import() -> Any:
@@ -157,12 +176,19 @@ def _import() -> Any:
     return onnxruntime
 
 
-def _session(model: str | bytes, cuda_index: int | None, threads: int, tf32: bool = False) -> Any:
+def _session(
+    model: str | bytes,
+    cuda_index: int | None,
+    threads: int,
+    tf32: bool = False,
+    chosen: RuntimeOptions = _DEFAULT,
+) -> Any:
     """An InferenceSession on one provider that may not hand nodes to another."""
     ort = _import()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(chosen.spinning)))
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if cuda_index is None:
         return ort.InferenceSession(model, options, providers=[_CPU])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
-from cnndeploy.runtimes import Activation, Arrays, DeviceStatus
+from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, RuntimeOptions
 from cnndeploy.runtimes._torch import TorchSession, last_line, open_device, torch_devices
 
 if TYPE_CHECKING:
@@ -102,13 +102,17 @@ class TorchScriptRuntime:
 
     formats = ("torchscript",)
     package = "torch"
+    options: frozenset[str] = frozenset()
 
     def devices(self) -> dict[str, DeviceStatus]:
         """As torch sees them."""
         return torch_devices()
 
-    def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> TorchScriptSession:
+    def open(
+        self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
+    ) -> TorchScriptSession:
         """Load the archive straight onto ``device``."""
+        del options  # it has none
         torch_device = open_device(device, "torchscript", threads, tf32)
         import torch
 

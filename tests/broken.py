@@ -451,11 +451,12 @@ class _Session(Session):
 class _Runtime:
     formats = ("onnx",)
     package = "numpy"
+    options = frozenset()
 
     def devices(self):
         return {{"cpu": DeviceStatus(True)}}
 
-    def open(self, artifact, *, device, threads, tf32):
+    def open(self, artifact, *, device, threads, tf32, options):
         manifest = artifact.require_manifest()
         return _Session(artifact, inputs=(manifest.input,), outputs=(manifest.output,), device="cpu",
                         placed_on="cpu", threads=threads)

@@ -6,14 +6,15 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.report import ColdStart, Result
 from cnndeploy.process import WorkerProcess
-from cnndeploy.runtimes import Threads
+from cnndeploy.runtimes import RuntimeOptions, Threads
 
 RAW_ONNXRUNTIME = "raw-onnxruntime"
+_DEFAULT_OPTIONS = RuntimeOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,17 @@ class Settings:
     device: str
     threads: Threads
     end_to_end: bool = False
+    options: RuntimeOptions = _DEFAULT_OPTIONS
+
+    def to_json(self) -> str:
+        """For the worker."""
+        return json.dumps({**asdict(self), "options": self.options.changed})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what :meth:`to_json` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "options": RuntimeOptions.of(values["options"])})
 
 
 class Candidate(WorkerProcess):
@@ -49,7 +61,7 @@ class Candidate(WorkerProcess):
         super().__init__(
             "cnndeploy.benchmark.worker",
             str(artifact.path),
-            json.dumps(asdict(settings)),
+            settings.to_json(),
             str(time.time()),
             subject=str(artifact.path),
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import json
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -30,7 +29,7 @@ from cnndeploy.specs import RAW_SIDE, TensorSpec
 
 def main(path: str, settings_json: str, started: str) -> None:
     """Say how the artifact was opened, then answer each request with the seconds of its calls."""
-    settings = Settings(**json.loads(settings_json))
+    settings = Settings.from_json(settings_json)
 
     def answers(requests: Iterator[Message]) -> Iterator[Message]:
         _import_package_of(settings.runtime)
@@ -148,7 +147,11 @@ def _open(path: str, settings: Settings) -> _Subject:
         return _RawOnnxRuntime(path, int(settings.threads))
     artifact = Artifact.open(path)
     session = open_session(
-        artifact, runtime=settings.runtime, device=settings.device, threads=settings.threads
+        artifact,
+        runtime=settings.runtime,
+        device=settings.device,
+        threads=settings.threads,
+        options=settings.options,
     )
     return _EndToEnd(session) if settings.end_to_end else _OfSession(session)
 

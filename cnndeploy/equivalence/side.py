@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -9,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.process import Message, WorkerProcess
-from cnndeploy.runtimes import Activation
+from cnndeploy.runtimes import Activation, RuntimeOptions
 from cnndeploy.specs import TensorSpec
 
 Batches = Iterable[list[int]]
@@ -19,6 +21,7 @@ Batches = Iterable[list[int]]
 
 
 Precision = Literal["float32", "float64", "tf32"]
+_DEFAULT_OPTIONS = RuntimeOptions()
 
 
 class NotRun(Exception):  # noqa: N818 - an outcome of verification, and no fault of the user's
@@ -42,6 +45,7 @@ class Side(WorkerProcess):
         data_dir: str | None,
         tf32: bool = False,
         from_raw: bool = False,
+        options: RuntimeOptions = _DEFAULT_OPTIONS,
     ) -> None:
         self.artifact = artifact
         self._from_raw = from_raw
@@ -49,6 +53,7 @@ class Side(WorkerProcess):
         self.threads = threads
         maths = "tf32" if tf32 else "float32"
         arguments = (str(artifact.path), runtime, device, str(threads), maths, data_dir or "")
+        arguments += (json.dumps(options.changed),)
         super().__init__("cnndeploy.equivalence.worker", *arguments, subject=str(artifact.path))
 
     def wait_until_open(self) -> None:
@@ -67,17 +72,18 @@ class Side(WorkerProcess):
         precision: Precision = "float32",
         weights: str = "float32",
         size: tuple[int, int] | None = None,
+        split: data.Split = "test",
     ) -> Iterator[NDArray[Any]]:
         """The logits of each batch, as they come, in the dtype that the artifact gives.
 
         In float64, for a checkpoint, its ``weights`` are first rounded to the dtype named. With a ``size`` the raw
-        images are first resampled to that height and width.
+        images are first resampled to that height and width. Images are those of ``split``.
 
         Raises:
             NotRun: The artifact cannot be run on a batch; what it gave before stands.
         """
         batches = list(batches)
-        self._ask(batches=batches, precision=precision, weights=weights, size=size)
+        self._ask(batches=batches, precision=precision, weights=weights, size=size, split=split)
         for _ in batches:
             answer = self._receive_run()
             yield np.array(answer["logits"], dtype=answer["dtype"])

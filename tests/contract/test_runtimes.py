@@ -8,7 +8,7 @@ import pytest
 from cnndeploy import data, registry
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError
-from cnndeploy.runtimes import DeviceStatus, Session, default_runtime, open_session
+from cnndeploy.runtimes import DeviceStatus, RuntimeOptions, Session, default_runtime, open_session
 from helpers import Trained
 
 RUNTIMES = registry.names("runtimes")
@@ -104,8 +104,10 @@ def test_a_runtime_that_ignores_the_device_is_not_believed(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Careless(type(registry.get("runtimes", "onnxruntime"))):  # type: ignore[misc]
-        def open(self, artifact: Artifact, *, device: str, threads: int, tf32: bool) -> Session:
-            return super().open(artifact, device="cpu", threads=threads, tf32=tf32)
+        def open(
+            self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
+        ) -> Session:
+            return super().open(artifact, device="cpu", threads=threads, tf32=tf32, options=options)
 
     careless = Careless()
     monkeypatch.setattr("cnndeploy.runtimes.onnxruntime.RUNTIME", careless)

@@ -20,11 +20,12 @@ from cnndeploy.runtimes.eager import open_tf32
 class _Runtime:
     formats = ("checkpoint",)
     package = "torch"
+    options = frozenset()
 
     def devices(self):
         return {"cpu": DeviceStatus(True), "cuda:0": DeviceStatus(True)}
 
-    def open(self, artifact, *, device, threads, tf32):
+    def open(self, artifact, *, device, threads, tf32, options):
         session = open_tf32(artifact, threads=threads)
         session.device, session.tf32 = "cuda:0", tf32
         return session
