@@ -35,8 +35,8 @@ def main(path: str, runtime: str, device: str, threads: str, maths: str, data_di
     A request names batches as lists of image numbers in the test set, or in another ``split``, perhaps a ``size``,
     height and width that the raw images are first resampled to, and the ``precision``: ``float32``, the artifact's own,
     or for checkpoints ``tf32`` or ``float64``, the oracle's, with the ``weights`` rounded to a dtype first, and if
-    it is ``from_raw`` with the images prepared in float64 too. A request with a ``folder`` is answered with what each module
-    gives for its one batch, in files there.
+    it is ``from_raw`` with the images prepared in float64 too. A request with a ``folder`` is answered with what each
+    module gives for its one batch, in files there.
     """
 
     def answers(requests: Iterator[Message]) -> Iterator[Message]:
