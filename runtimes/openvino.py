@@ -83,7 +83,7 @@ class OpenVinoRuntime:
 
     def devices(self) -> dict[str, DeviceStatus]:
         """The CPU."""
-        if importlib.util.findtensor_spec("openvino") is None:
+        if importlib.util.find_spec("openvino") is None:
             return {"cpu": DeviceStatus(False, str(MissingDependencyError("openvino")))}
         return {"cpu": DeviceStatus(True)}
 

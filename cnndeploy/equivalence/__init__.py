@@ -23,7 +23,7 @@ from cnndeploy.equivalence.report import EquivalenceReport, FileIdentity, SideFa
 from cnndeploy.equivalence.side import NotRun, Precision, Side
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.machine import usable_cpus
-from cnndeploy.runtimes import default_runtime
+from cnndeploy.runtimes import RuntimeOptions, default_runtime
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 # Eager PyTorch keeps every activation of a layer at once; smaller batches bound the memory of large networks.
@@ -50,6 +50,7 @@ _RANDOM = frozenset(
 )
 
 Progress = Callable[[int, int], None]
+_DEFAULT_OPTIONS = RuntimeOptions()
 
 
 def verify(
@@ -60,6 +61,7 @@ def verify(
     device: str = "cpu",
     threads: int | None = None,
     tf32: bool = False,
+    options: RuntimeOptions = _DEFAULT_OPTIONS,
     images: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     on_batch: Progress | None = None,
@@ -79,6 +81,7 @@ def verify(
         tf32: Verify as many apps deploy on CUDA, where ONNX Runtime's default lets products be taken in TF32. The
             tolerance is TF32's then, and the artifact's error is held against that of the checkpoint computed in
             TF32. The default is strict: float32 on both sides.
+        options: Of the runtime, which must compute in float32.
         images: The first so many test images, all 10,000 by default.
         data_dir: Folder of the data set.
         on_batch: Called with the images run and the images to run in all, on both sides together.
@@ -106,7 +109,7 @@ def verify(
         "data_dir": None if data_dir is None else os.fspath(data_dir),
     }
     with (
-        Side(artifact, runtime=runtime, device=device, tf32=tf32, **shared) as candidate,
+        Side(artifact, runtime=runtime, device=device, tf32=tf32, options=options, **shared) as candidate,
         Side(
             against, runtime=default_runtime("checkpoint"), device="cpu", from_raw=takes_images, **shared
         ) as reference,

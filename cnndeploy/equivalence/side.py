@@ -51,9 +51,8 @@ class Side(WorkerProcess):
         self._from_raw = from_raw
         self.runtime = runtime
         self.threads = threads
-        maths = "tf32" if tf32 else "float32"
-        arguments = (str(artifact.path), runtime, device, str(threads), maths, data_dir or "")
-        arguments += (json.dumps(options.changed),)
+        maths, changed = "tf32" if tf32 else "float32", json.dumps(options.changed)
+        arguments = (str(artifact.path), runtime, device, str(threads), maths, data_dir or "", changed)
         super().__init__("cnndeploy.equivalence.worker", *arguments, subject=str(artifact.path))
 
     def wait_until_open(self) -> None:
