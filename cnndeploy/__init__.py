@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from cnndeploy.exporters import export as export
     from cnndeploy.specs import Preprocessing as Preprocessing
     from cnndeploy.training.loop import train as train
+    from cnndeploy.tuning import tune as tune
+    from cnndeploy.tuning.report import TuneReport as TuneReport
 
 _MODULE_OF = {
     "Artifact": "cnndeploy.artifact",
@@ -40,6 +42,8 @@ _MODULE_OF = {
     "load": "cnndeploy.classifier",
     "read_image": "cnndeploy.classifier",
     "train": "cnndeploy.training.loop",
+    "TuneReport": "cnndeploy.tuning.report",
+    "tune": "cnndeploy.tuning",
     "verify": "cnndeploy.equivalence",
 }
 
@@ -52,12 +56,14 @@ __all__ = [
     "Evaluation",
     "Prediction",
     "Preprocessing",
+    "TuneReport",
     "bench",
     "evaluate",
     "export",
     "load",
     "read_image",
     "train",
+    "tune",
     "verify",
 ]
 

@@ -41,17 +41,24 @@ class Plan:
     command: str = ""
     date: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, field by field."""
+        return {**asdict(self), "options": self.options.changed}
+
     def to_json(self) -> str:
         """For ``plan.json``."""
-        values = {**asdict(self), "options": self.options.changed}
-        return json.dumps(values, indent=2, allow_nan=False) + "\n"
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Plan:
+        """What :meth:`to_dict` gave, unchecked."""
+        return cls(**{**values, "options": RuntimeOptions.of(values["options"])})
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Read what :meth:`to_json` wrote; raises ValueError where it did not."""
         try:
-            values = json.loads(text)
-            plan = cls(**{**values, "options": RuntimeOptions.of(values["options"])})
+            plan = cls.of(json.loads(text))
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a plan: {error!r}") from error
         texts = (plan.file, plan.sha256, plan.runtime, plan.device, plan.command, plan.date)
@@ -64,6 +71,10 @@ class Plan:
         ):
             raise ValueError("not a plan: a value is not of its kind")
         return plan
+
+    def __str__(self) -> str:
+        options = "".join(f", {name} {value}" for name, value in self.options.changed.items())
+        return f"{self.runtime} on {self.device}, {self.threads} threads{options}"
 
     @property
     def elsewhere(self) -> str:

@@ -162,7 +162,7 @@ def _asked(
         raise BenchmarkError(
             f"{', '.join(sorted(raw))} runs the model alone, on the CPU, with a number of threads"
         )
-    planned = {os.fspath(target): open_deployment(target) for target in targets if is_deployment(target)}
+    planned = [(target, *open_deployment(target)) for target in targets if is_deployment(target)]
     opened = [Artifact.open(target) for target in targets if not is_deployment(target)]
     found = {artifact.format for artifact in opened}
     for runtime in runtimes:
@@ -179,14 +179,14 @@ def _asked(
             )
         for runtime in fitting or [default_runtime(artifact.format)]:
             asked.append((artifact, replace(settings, runtime=runtime, threads=count)))
-    for folder, (artifact, plan) in planned.items():  # as it says, whatever the others are run on
+    for folder, artifact, plan in planned:  # as it says, whatever the others are run on
         of_plan = replace(
             settings,
             runtime=plan.runtime,
             device=plan.device,
             threads=plan.threads,
             options=plan.options,
-            deployment=folder,
+            deployment=os.fspath(folder),
         )
         asked.append((artifact, of_plan))
     return asked
