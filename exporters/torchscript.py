@@ -34,7 +34,7 @@ class TorchScriptExporter:
 
     format = "torchscript"
     suffix = ".torchscript"
-    options = frozenset({"input"})
+    options = frozenset({"input", "simplify"})
 
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write the file, reopen it, check it, and only then give it its name."""

@@ -25,12 +25,18 @@ from cnndeploy.cli._common import PATH, RegisteredName
     help="What the file takes: a prepared tensor, or raw 8-bit images, so that no app needs preprocessing code.",
 )
 @click.option("--opset", type=int, help="ONNX opset, 18 to 23.  [default: 20]")
+@click.option(
+    "--no-simplify",
+    is_flag=True,
+    help="Write the network layer by layer, without the exact rewrites that make it compute the same with less work.",
+)
 def command(
     checkpoint: Path,
     formats: tuple[str, ...],
     output_dir: Path | None,
     input: Literal["tensor", "image"],
     opset: int | None,
+    no_simplify: bool,
 ) -> None:
     """Export a checkpoint to self-contained files, each checked after it was saved.
 
@@ -52,9 +58,12 @@ def command(
     for name, exporter in exporters.items():
         folder = output_dir or checkpoint.parent
         path = folder / f"{checkpoint.stem}{exporter.suffix}"
-        artifact = export(checkpoint, name, path, input=input, opset=opset)
+        artifact = export(checkpoint, name, path, input=input, opset=opset, simplify=not no_simplify)
         size = artifact.path.stat().st_size
-        takes = "raw images" if artifact.require_manifest().takes_images else "prepared tensors"
+        manifest = artifact.require_manifest()
+        takes = "raw images" if manifest.takes_images else "prepared tensors"
         click.echo(
             f"Wrote {artifact.path}, which takes {takes}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}"
         )
+        if manifest.rewrites:
+            click.echo(f"  simplified: {', '.join(manifest.rewrites)}")

@@ -217,6 +217,8 @@ class _Evidence:
     ) -> None:
         self.comparison = Comparison(Tolerance.of_tf32() if tf32 else Tolerance())
         self._maths: Precision = "tf32" if tf32 else "float32"
+        # what a simplified file computes inside is held against the checkpoint simplified alike, its logits never
+        self._simplified = bool(candidate.artifact.require_manifest().rewrites)
         self.oracle: OracleCheck | None = None
         self.decisions: Decisions | None = None
         self.invariance: BatchInvariance | None = None
@@ -292,8 +294,8 @@ class _Evidence:
                 self.divergence = find_divergence(
                     worst,
                     self._candidate.activations(worst, folder / "artifact"),
-                    self._reference.activations(worst, folder / "eager", self._maths),
-                    self._reference.activations(worst, folder / "exact", "float64"),
+                    self._reference.activations(worst, folder / "eager", self._maths, self._simplified),
+                    self._reference.activations(worst, folder / "exact", "float64", self._simplified),
                 )
             return [*self.divergence.reasons(), *self._rounded_weights(artifact[worst], worst)]
         except (NotRun, CnndeployError) as error:  # the verdict stands without
@@ -306,7 +308,7 @@ class _Evidence:
         """Whether the checkpoint with its weights rounded to a smaller dtype explains the logits."""
 
         def error(weights: str) -> float:
-            (exact,) = self._reference.logits([images], "float64", weights)
+            (exact,) = self._reference.logits([images], "float64", weights, simplified=self._simplified)
             return float(np.abs(artifact - exact).max())
 
         unrounded = error("float32")

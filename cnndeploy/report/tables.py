@@ -305,6 +305,8 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
     if preprocessing.mean or preprocessing.std != 1:
         steps += f", minus {preprocessing.mean:g}, divided by {preprocessing.std:g}"
     _add_row(table, "preprocessing", f"in the file: {steps}" if manifest.takes_images else steps)
+    if manifest.checkpoint_sha256 is not None:  # an exported file
+        _add_row(table, "simplified", ", ".join(manifest.rewrites) or "no")
     _add_row(table, "labels", ", ".join(manifest.labels))
     _add_row(
         table,
