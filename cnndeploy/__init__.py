@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from cnndeploy.classifier import load as load
     from cnndeploy.classifier import read_image as read_image
     from cnndeploy.equivalence import verify as verify
+    from cnndeploy.equivalence.budget import verify_budget as verify_budget
+    from cnndeploy.equivalence.budget_report import BudgetReport as BudgetReport
     from cnndeploy.equivalence.report import EquivalenceReport as EquivalenceReport
     from cnndeploy.errors import CnndeployError as CnndeployError
     from cnndeploy.evaluation import Evaluation as Evaluation
     from cnndeploy.evaluation import evaluate as evaluate
     from cnndeploy.exporters import export as export
+    from cnndeploy.quantization import Quantized as Quantized
+    from cnndeploy.quantization import quantize as quantize
     from cnndeploy.specs import Preprocessing as Preprocessing
     from cnndeploy.training.loop import train as train
     from cnndeploy.tuning import tune as tune
@@ -30,41 +34,49 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "Artifact": "cnndeploy.artifact",
     "BenchmarkReport": "cnndeploy.benchmark.report",
+    "BudgetReport": "cnndeploy.equivalence.budget_report",
     "Classifier": "cnndeploy.classifier",
     "CnndeployError": "cnndeploy.errors",
     "EquivalenceReport": "cnndeploy.equivalence.report",
     "Evaluation": "cnndeploy.evaluation",
     "Prediction": "cnndeploy.classifier",
     "Preprocessing": "cnndeploy.specs",
+    "Quantized": "cnndeploy.quantization",
     "bench": "cnndeploy.benchmark",
     "evaluate": "cnndeploy.evaluation",
     "export": "cnndeploy.exporters",
     "load": "cnndeploy.classifier",
+    "quantize": "cnndeploy.quantization",
     "read_image": "cnndeploy.classifier",
     "train": "cnndeploy.training.loop",
     "TuneReport": "cnndeploy.tuning.report",
     "tune": "cnndeploy.tuning",
     "verify": "cnndeploy.equivalence",
+    "verify_budget": "cnndeploy.equivalence.budget",
 }
 
 __all__ = [
     "Artifact",
     "BenchmarkReport",
+    "BudgetReport",
     "Classifier",
     "CnndeployError",
     "EquivalenceReport",
     "Evaluation",
     "Prediction",
     "Preprocessing",
+    "Quantized",
     "TuneReport",
     "bench",
     "evaluate",
     "export",
     "load",
+    "quantize",
     "read_image",
     "train",
     "tune",
     "verify",
+    "verify_budget",
 ]
 
 

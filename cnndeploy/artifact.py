@@ -6,8 +6,9 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,16 @@ from typing import Any
 from cnndeploy import registry
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.specs import Manifest
+
+_BUDGET_FIGURES = (
+    "images",
+    "budget_points",
+    "loss_points",
+    "loss_low_points",
+    "loss_high_points",
+    "artifact_accuracy",
+    "checkpoint_accuracy",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +108,44 @@ def certificate_path(artifact: str | os.PathLike[str]) -> Path:
 
 
 def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
-    """The certificate of exactly this file, None where there is none or it is another file's."""
+    """The certificate of exactly this file, None where there is none or it is another file's.
+
+    Its ``verdict`` is ``equivalent``, or for a file that is lossy, or was run so, ``within budget``, with the figures.
+    """
     path = certificate_path(artifact.path)
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text())
-        matches = content["equivalent"] is True and content["artifact"]["sha256"] == artifact.sha256
+        content = {"verdict": "equivalent", **content}  # the only one there was before files could be lossy
+        passes = _says_equivalent if content["verdict"] == "equivalent" else _says_within_budget
+        matches = passes(content, artifact) and content["artifact"]["sha256"] == artifact.sha256
         known = {"runtime", "device", "images", "date"} <= content.keys() and bool(
             content["against"]["sha256"]
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return dict(content) if matches and known else None
+    return content if matches and known else None
+
+
+def _says_equivalent(content: Mapping[str, Any], artifact: Artifact) -> bool:
+    lossy = artifact.manifest is not None and artifact.manifest.lossy
+    return content["equivalent"] is True and not lossy
+
+
+def _says_within_budget(content: Mapping[str, Any], artifact: Artifact) -> bool:
+    """Of a lossy file or run, whose figures are there and say so themselves."""
+    lossy = (artifact.manifest is not None and artifact.manifest.lossy) or bool(content["options"])
+    claims = (content["verdict"], content["equivalent"], content["within_budget"])
+    figures = [content[name] for name in _BUDGET_FIGURES]
+    finite = all(type(each) in (int, float) and math.isfinite(each) for each in figures)
+    return (
+        lossy
+        and claims == ("within budget", False, True)
+        and finite
+        and content["images"] > 0
+        and content["loss_high_points"] <= content["budget_points"]
+    )
 
 
 def remove_stale_certificate(artifact: str | os.PathLike[str]) -> None:

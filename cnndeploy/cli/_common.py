@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,10 +15,13 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import click
 
 from cnndeploy import registry
-from cnndeploy.errors import UnknownNameError
+from cnndeploy.errors import ArtifactError, UnknownNameError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from cnndeploy.equivalence.budget_report import BudgetReport
+    from cnndeploy.equivalence.report import EquivalenceReport
 
 INTERRUPTED, TERMINATED = 130, 143  # the exit codes of SIGINT and SIGTERM
 PATH = click.Path(path_type=Path)
@@ -137,6 +141,17 @@ def write_json(target: str, values: Any) -> None:
         print_json(values)
     else:
         write_file(target, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+
+
+def announce_certificate(report: EquivalenceReport | BudgetReport, quiet: bool) -> None:
+    """Write a pass's certificate, or remove a failure's; ``quiet`` where standard output is JSON's."""
+    from cnndeploy.equivalence.certificate import certify
+
+    try:
+        if certificate := certify(report, shlex.join(["cnndeploy", *sys.argv[1:]])):
+            click.echo(f"Certificate: {certificate}", err=quiet)
+    except ArtifactError as error:  # as beside a file on a read-only disk; the verdict stands all the same
+        click.echo(f"No certificate: {error}", err=True)
 
 
 def console_for(json_file: str | None = None) -> Console:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnndeploy.cli._common import (
     PATH,
     POSITIVE,
+    POSITIVE_NUMBER,
     RegisteredName,
+    announce_certificate,
     console_for,
     data_dir_option,
     device_option,
@@ -21,10 +23,15 @@ from cnndeploy.cli._common import (
     threads_option,
     write_json,
 )
-from cnndeploy.errors import ArtifactError, CnndeployError
+from cnndeploy.errors import CnndeployError
 
 if TYPE_CHECKING:
+    from rich.console import Group
+
+    from cnndeploy.equivalence.budget_report import BudgetReport
     from cnndeploy.equivalence.report import EquivalenceReport
+
+    Report = EquivalenceReport | BudgetReport
 
 
 @click.command()
@@ -34,6 +41,11 @@ if TYPE_CHECKING:
 @device_option
 @threads_option
 @click.option("--tf32", is_flag=True, help="On CUDA, allow TF32, as ONNX Runtime does by default.")
+@click.option(
+    "--budget",
+    type=POSITIVE_NUMBER,
+    help="Percentage points of accuracy that a lossy file may lose.  [default: what it was made for]",
+)
 @click.option("--images", type=POSITIVE, help="Use the first N test images.  [default: all 10,000]")
 @data_dir_option
 @json_file_option
@@ -45,6 +57,7 @@ def command(
     device: str,
     threads: int | None,
     tf32: bool,
+    budget: float | None,
     images: int | None,
     data_dir: Path | None,
     json_file: str | None,
@@ -52,61 +65,103 @@ def command(
 ) -> None:
     """Verify an exported file against its checkpoint on real test images.
 
-    Exits with 0 if the two are equivalent and with 3 if not. A pass writes the certificate
-    ARTIFACT.verified.json beside the file; a failure removes it.
+    Exits with 0 if the two are equivalent and with 3 if not. A lossy file, as of cnndeploy quantize, is never
+    equivalent: its loss of accuracy is held against its budget instead, and it exits with 5 if that is not
+    kept. A pass writes the certificate ARTIFACT.verified.json beside the file; a failure removes it.
 
     \b
-    Example:
+    Examples:
       cnndeploy verify lenet.onnx --against lenet.pt
+      cnndeploy verify lenet.int8.onnx --against lenet.pt --budget 0.5
     """
-    from cnndeploy.artifact import check_writable, remove_stale_certificate, write_file
-    from cnndeploy.equivalence import verify
-    from cnndeploy.equivalence.report import EquivalenceReport
+    from cnndeploy.artifact import Artifact, check_writable, remove_stale_certificate, write_file
     from cnndeploy.report.junit import junit
-    from cnndeploy.report.tables import equivalence_table
 
-    def write(report: EquivalenceReport) -> None:
+    def write(report: Report) -> None:
         if json_file is not None:
             write_json(json_file, report.to_dict())
         if junit_file is not None:
             write_file(junit_file, junit(report).encode())
 
-    def undecided(reason: str) -> EquivalenceReport:
-        return EquivalenceReport.undecided(artifact, against, device, reason)
-
     for target in (json_file, junit_file):
         if target is not None and target != "-":
             check_writable(target, artifact, against)
+    try:
+        quantization = (manifest := Artifact.open(artifact).manifest) and manifest.quantization
+    except CnndeployError:  # which verification meets again and reports
+        quantization = None
+    refuse = _refusal(quantization is not None, tf32, budget)
+    if refuse:
+        raise click.UsageError(refuse)
+    points = budget if budget is not None else _own_budget(quantization)
+    undecided = _undecided(artifact, against, device, points if quantization is not None else None)
     if json_file != "-":
         write(undecided("the verification did not end"))  # so that no earlier pass outlives this run
+    shared: dict[str, Any] = {
+        "runtime": runtime,
+        "device": device,
+        "threads": threads,
+        "images": images,
+        "data_dir": data_dir,
+    }
     try:
         with progress_bar(f"Verifying {artifact.name}") as update:
-            report = verify(
+            report = _verified(
                 artifact,
                 against,
-                runtime=runtime,
-                device=device,
-                threads=threads,
-                tf32=tf32,
-                images=images,
-                data_dir=data_dir,
-                on_batch=update,
+                points if quantization is not None else None,
+                tf32,
+                {**shared, "on_batch": update},
             )
     except CnndeployError as error:
         write(undecided(str(error)))
         remove_stale_certificate(artifact)
         raise
     write(report)
-    console_for(json_file).print(equivalence_table([report]))
-    _certify(report, quiet=json_file == "-")
+    console_for(json_file).print(_table(report))
+    announce_certificate(report, quiet=json_file == "-")
     report.require()
 
 
-def _certify(report: EquivalenceReport, quiet: bool) -> None:
-    from cnndeploy.equivalence.certificate import certify
+def _refusal(lossy: bool, tf32: bool, budget: float | None) -> str:
+    """Why what was asked for does not go together."""
+    if lossy and tf32:
+        return "--tf32 is for files of float32; this one is lossy, so leave it out."
+    if not lossy and budget is not None:
+        return "--budget is for lossy files; this one computes in float32, so leave it out."
+    return ""
 
-    try:
-        if certificate := certify(report, shlex.join(["cnndeploy", *sys.argv[1:]])):
-            click.echo(f"Certificate: {certificate}", err=quiet)
-    except ArtifactError as error:  # as beside a file on a read-only disk; the verdict stands all the same
-        click.echo(f"No certificate: {error}", err=True)
+
+def _own_budget(quantization: Mapping[str, Any] | None) -> float:
+    """What the file's manifest says it was made for; a stranger's may say anything."""
+    points = (quantization or {}).get("budget_points")
+    return float(points) if isinstance(points, int | float) else math.nan
+
+
+def _undecided(artifact: Path, against: Path, device: str, budget: float | None) -> Callable[[str], Report]:
+    from cnndeploy.equivalence.budget_report import BudgetReport
+    from cnndeploy.equivalence.report import EquivalenceReport
+
+    if budget is None:
+        return lambda reason: EquivalenceReport.undecided(artifact, against, device, reason)
+    stated = budget if math.isfinite(budget) else 0.0  # JSON has no NaN
+    return lambda reason: BudgetReport.undecided(artifact, against, device, stated, reason)
+
+
+def _verified(
+    artifact: Path, against: Path, budget: float | None, tf32: bool, shared: Mapping[str, Any]
+) -> Report:
+    from cnndeploy.equivalence import verify
+    from cnndeploy.equivalence.budget import verify_budget
+
+    if budget is None:
+        return verify(artifact, against, tf32=tf32, **shared)
+    return verify_budget(artifact, against, budget=budget, **shared)
+
+
+def _table(report: Report) -> Group:
+    from cnndeploy.equivalence.budget_report import BudgetReport
+    from cnndeploy.report.budget import budget_table
+    from cnndeploy.report.tables import equivalence_table
+
+    return budget_table(report) if isinstance(report, BudgetReport) else equivalence_table([report])

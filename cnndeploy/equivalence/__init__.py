@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from cnndeploy.equivalence.invariance import BatchInvariance, check_invariance, 
 from cnndeploy.equivalence.oracle import OracleCheck, check_against_oracle
 from cnndeploy.equivalence.report import EquivalenceReport, FileIdentity, SideFacts
 from cnndeploy.equivalence.side import NotRun, Precision, Side
+from cnndeploy.equivalence.structure import is_unchanged, mismatches
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.machine import usable_cpus
 from cnndeploy.runtimes import RuntimeOptions, default_runtime
@@ -34,20 +35,6 @@ ORACLE_IMAGES, ORACLE_BATCH, ORACLE_SEED, _SMALL = 256, 32, 0, 28 * 28
 IMAGE_SIZES, _IMAGES_OF_A_SIZE = ((45, 33), (17, 60)), 7
 # Another computation explains an artifact's logits where it leaves less than this of their error.
 _EXPLAINED = 0.1
-
-# Operators that a network ready to deploy has no use for. ONNX Runtime removes even a Dropout in training mode from
-# the middle of a graph by default (EliminateDropout), so that only its absence is proof.
-_RANDOM = frozenset(
-    [
-        "Bernoulli",
-        "Dropout",
-        "Multinomial",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-    ]
-)
 
 Progress = Callable[[int, int], None]
 _DEFAULT_OPTIONS = RuntimeOptions()
@@ -90,7 +77,7 @@ def verify(
         The report; nothing is raised where the two differ, see :meth:`EquivalenceReport.require`.
 
     Raises:
-        ArtifactError, CheckpointError: A file cannot be opened.
+        ArtifactError, CheckpointError: A file cannot be opened, or the artifact is lossy: that is verify_budget's.
         DeviceUnavailableError: ``device`` does not work here.
         DataError: The data set is missing or damaged.
 
@@ -101,6 +88,11 @@ def verify(
     against = Artifact.open(against.path if isinstance(against, Artifact) else against)
     if against.format != "checkpoint":
         raise ArtifactError(f"{against.path} is {against.format}; verify against the checkpoint it came from")
+    if artifact.require_manifest().lossy:
+        raise ArtifactError(
+            f"{artifact.path} gives up accuracy on purpose, so it is never equivalent. Measure what it loses with "
+            f"verify_budget, or: cnndeploy verify {artifact.path} --against {against.path}"
+        )
     test = data.load("test", data_dir).first(images)
     runtime = runtime or default_runtime(artifact.format)
     takes_images = artifact.require_manifest().takes_images
@@ -117,9 +109,9 @@ def verify(
         candidate.wait_until_open()
         reference.wait_until_open()
         evidence = _Evidence(candidate, reference, test, tf32, on_batch)
-        reasons = _mismatches(candidate, reference) or evidence.gather()
+        reasons = mismatches(candidate, reference) or evidence.gather()
         for side in (candidate, reference):
-            if not _is_unchanged(side.artifact):
+            if not is_unchanged(side.artifact):
                 reasons.append(f"{side.artifact.path} was replaced while it was verified")
     comparison = evidence.comparison
     return EquivalenceReport(
@@ -143,70 +135,6 @@ def verify(
         artifact_side=SideFacts(candidate.placement, candidate.settings),
         against_side=SideFacts(reference.placement, reference.settings),
     )
-
-
-def _mismatches(candidate: Side, reference: Side) -> list[str]:
-    """What can be said to differ before anything is run."""
-    artifact, against = candidate.artifact, reference.artifact
-    expected = against.require_manifest()
-    if artifact.require_manifest().takes_images:
-        expected = expected.taking_images()
-    ours, theirs = artifact.require_manifest().to_dict(), expected.to_dict()
-    reasons = [
-        f"{side.artifact.path} was replaced before it was opened"
-        for side in (candidate, reference)
-        if side.sha256 != side.artifact.sha256
-    ]
-    source = artifact.sha256 if artifact.format == "checkpoint" else ours["checkpoint_sha256"]
-    if source != against.sha256:
-        reasons.append(f"it was exported from another checkpoint: {source}, not {against.sha256}")
-    for field in (
-        "architecture",
-        "input",
-        "output",
-        "probabilities",
-        "preprocessing",
-        "labels",
-        "training",
-    ):
-        if (difference := _first_difference(field, ours[field], theirs[field])) is not None:
-            reasons.append(f"the manifests differ: {difference}")
-    if random := sorted(_RANDOM & artifact.describe()["operators"].keys()):
-        reasons.append(
-            f"the graph contains {', '.join(random)}: something random is active, as dropout in training is, even "
-            "where a runtime's optimisation removes it"
-        )
-    for kind, specs, wanted in (
-        ("input", candidate.inputs, (expected.input,)),
-        ("output", candidate.outputs, expected.outputs),
-    ):
-        if specs != wanted:
-            found, right = (", ".join(f"{spec.name} {spec}" for spec in each) for each in (specs, wanted))
-            fixed = isinstance(specs[0].shape[0], int) if specs and specs[0].shape else False
-            reasons.append(
-                f"the graph's {kind} is {found}, not {right}" + (": the batch axis is fixed" if fixed else "")
-            )
-    return reasons
-
-
-def _is_unchanged(artifact: Artifact) -> bool:
-    try:
-        return Artifact.open(artifact.path).sha256 == artifact.sha256
-    except CnndeployError:  # gone, or no model file any more
-        return False
-
-
-def _first_difference(name: str, ours: Any, theirs: Any) -> str | None:
-    """What differs first between two values of JSON, in words."""
-    if ours == theirs:
-        return None
-    pairs: Iterable[tuple[str, Any, Any]] = ()
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        pairs = ((f"{name}.{key}", ours.get(key), theirs.get(key)) for key in ours | theirs)
-    elif isinstance(ours, list | tuple) and len(ours) == len(theirs):
-        pairs = ((f"{name}[{at}]", *both) for at, both in enumerate(zip(ours, theirs, strict=True)))
-    inner = (_first_difference(*pair) for pair in pairs)
-    return next(filter(None, inner), f"{name} is {ours!r}, the checkpoint's {theirs!r}")
 
 
 class _Evidence:

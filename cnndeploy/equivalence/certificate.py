@@ -1,6 +1,7 @@
 """The certificate: ``<artifact>.verified.json``, written on a pass and only then.
 
-It names both files by SHA-256, so that it says nothing about any other file of the same name.
+It names both files by SHA-256, so that it says nothing about any other file of the same name. Its verdict is
+``equivalent``, or for a file that gives up accuracy on purpose ``within budget``.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cnndeploy.artifact import certificate_path, write_file
+from cnndeploy.artifact import Artifact, certificate_path, write_file
+from cnndeploy.equivalence.budget_report import BudgetReport
 from cnndeploy.equivalence.report import EquivalenceReport
 from cnndeploy.errors import ArtifactError
 from cnndeploy.machine import environment
 
 
-def certify(report: EquivalenceReport, command: str) -> Path | None:
+def certify(report: EquivalenceReport | BudgetReport, command: str) -> Path | None:
     """Write the certificate of a pass, or remove the one that a failure has outdated.
 
     Args:
@@ -26,10 +28,10 @@ def certify(report: EquivalenceReport, command: str) -> Path | None:
         The certificate's path, None where there is none.
 
     Raises:
-        ArtifactError: It cannot be written.
+        ArtifactError: It cannot be written, or it would call a lossy file equivalent.
     """
     path = certificate_path(report.artifact.path)
-    if not report.equivalent:
+    if not (report.equivalent if isinstance(report, EquivalenceReport) else report.within_budget):
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
@@ -37,10 +39,17 @@ def certify(report: EquivalenceReport, command: str) -> Path | None:
                 f"the outdated certificate {path} could not be removed: {error.strerror}"
             ) from error
         return None
+    if isinstance(report, EquivalenceReport):
+        manifest = Artifact.open(report.artifact.path).manifest
+        if manifest is not None and manifest.lossy:
+            raise ArtifactError(
+                f"{report.artifact.path} is lossy and is never equivalent; measure its loss with verify_budget"
+            )
     content = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "environment": environment(),
+        "verdict": "equivalent",  # replaced where the report has one of its own
         **report.to_dict(),
     }
     write_file(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())

@@ -105,10 +105,21 @@ def _fact_cell(key: str, value: Any) -> str:
 def _certificate_cell(certificate: Mapping[str, Any] | None) -> str:
     if certificate is None:
         return "none for this file; make one with: cnndeploy verify"
+    if certificate["verdict"] != "equivalent":
+        return (
+            f"within its budget of {certificate['budget_points']:g} percentage points against "
+            f"{certificate['against']['sha256'][:16]}: {_loss(certificate)} on {certificate['images']:,} images, "
+            f"{certificate['runtime']} on {certificate['device']}, {certificate['date']}"
+        )
     return (
         f"equivalent to {certificate['against']['sha256'][:16]} on {certificate['images']:,} images, "
         f"{certificate['runtime']} on {certificate['device']}, {certificate['date']}"
     )
+
+
+def _loss(figures: Mapping[str, Any]) -> str:
+    low, high = figures["loss_low_points"], figures["loss_high_points"]
+    return f"loses {figures['loss_points']:.2f} points of accuracy ({low:.2f} to {high:.2f})"
 
 
 def _relative_cell(report: EquivalenceReport) -> str:

@@ -1,0 +1,82 @@
+"""Calibration: from what range of values each activation's 256 levels are made, on training images.
+
+One pass over the images makes a histogram of every activation; all methods read it. Only histograms are kept, and the
+images come in small batches, so that memory is bounded whatever the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_args
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from cnndeploy.errors import QuantizationError
+from cnndeploy.quantization.graph import Network, Range, silent
+from cnndeploy.quantization.running import open_on_cpu
+
+Method = Literal["min-max", "percentile", "entropy"]
+METHODS: tuple[Method, ...] = get_args(Method)
+PERCENTILE = 99.99  # of all values lie within; those beyond are clipped
+# Entropy takes time by the square of the bins; of values of one sign half of them are used, a level of uint8 each.
+_BINS, _ENTROPY_BINS = 512, 128
+
+
+class Calibration:
+    """The histogram of each activation over the calibration images."""
+
+    def __init__(self, network: Network) -> None:
+        from onnxruntime.quantization.calibrate import HistogramCollector
+
+        self._input = network.model.graph.input[0].name
+        self._collector: Any = HistogramCollector("entropy", False, _BINS, _ENTROPY_BINS, PERCENTILE, "same")
+        self._network = network
+
+    def collect(self, batches: Iterable[NDArray[Any]], threads: int, on_batch: Callable[[int], None]) -> None:
+        """Run all batches of what the network takes, (batch, ...); ``on_batch`` is given the size of each."""
+        wanted = self._network.measured()
+        model = onnx.ModelProto()
+        model.CopyFrom(self._network.model)
+        known = {value.name for value in model.graph.output}
+        model.graph.output.extend(
+            onnx.ValueInfoProto(name=name) for name in wanted if name not in known | {self._input}
+        )
+        session = open_on_cpu(model.SerializeToString(), threads)
+        asked = [name for name in wanted if name != self._input]
+        for batch in batches:
+            values = dict(zip(asked, session.run(asked, {self._input: batch}), strict=True))
+            if self._input in wanted:
+                values[self._input] = batch
+            for name, array in values.items():
+                if not np.isfinite(array).all():
+                    raise QuantizationError(
+                        f"{name} is NaN or infinite on training images; train the network anew"
+                    )
+            with silent():
+                self._collector.collect(values)
+            on_batch(len(batch))
+
+    def ranges(self, method: Method) -> dict[str, Range]:
+        """Activation to lowest and highest value that is not clipped.
+
+        Images keep their whole range in every method: they are grey levels, which 256 levels hold exactly.
+
+        Source: onnxruntime.quantization.calibrate; entropy as in Migacz, 8-bit Inference with TensorRT, 2017.
+        """
+        histograms = self._collector.get_histogram_dict()
+        full = {name: (float(each[2]), float(each[3])) for name, each in histograms.items()}
+        if method == "min-max":
+            return full
+        with silent():
+            if method == "percentile":
+                found = self._collector.compute_percentile()
+            else:
+                found = {
+                    name: self._collector.get_entropy_threshold(each, _ENTROPY_BINS)
+                    for name, each in histograms.items()
+                    if name != self._input
+                }
+        clipped = {name: (float(each[0]), float(each[1])) for name, each in found.items()}
+        return {name: full[name] if name == self._input else clipped[name] for name in full}

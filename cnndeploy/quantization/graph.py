@@ -1,0 +1,260 @@
+"""The int8 graph: which nodes become 8-bit, and the file's graph with QuantizeLinear and DequantizeLinear nodes.
+
+Activations are uint8 with a zero point, weights int8 and symmetric with a scale for each output channel, biases int32.
+ONNX Runtime and OpenVINO fuse what stands between such nodes into integer operators.
+
+Source: ONNX Runtime's quantization tool, onnxruntime.quantization, which inserts the nodes; Jacob et al., Quantization
+and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, 2018.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+
+from cnndeploy.errors import QuantizationError
+from cnndeploy.formats.onnx import MANIFEST_KEY
+
+# What holds the weights, and nearly all of the work.
+LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
+# What may stay in 8 bits between layers; whatever else a network has is computed in float.
+_BETWEEN = frozenset(
+    [
+        "AveragePool",
+        "Clip",
+        "Concat",
+        "Flatten",
+        "GlobalAveragePool",
+        "MaxPool",
+        "Relu",
+        "Reshape",
+        "Sigmoid",
+        "Squeeze",
+    ]
+)
+# Their 8-bit values are those of their input, so that they need no range of their own.
+KEEP_RANGE = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze"})
+# The tool leaves these in float by itself behind a float layer; the others it would wrap in 8-bit nodes.
+_FOLLOW = KEEP_RANGE | {"AveragePool", "Clip", "Relu"}
+_CLIPS = frozenset({"Clip", "Relu"})
+_INFERRED = "onnx.infer"  # where onnxruntime.quantization notes that shapes are known
+Range = tuple[float, float]
+
+
+class Network:
+    """An ONNX graph and what of it can be quantised; ``layers`` maps each layer's name to its node's."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = onnx.shape_inference.infer_shapes(model)
+        for number, node in enumerate(self.model.graph.node):
+            node.name = node.name or f"node_{number}"
+        self.producers = {name: node for node in self.model.graph.node for name in node.output}
+        self.constants = {each.name: tuple(each.dims) for each in self.model.graph.initializer}
+        self.outputs = {value.name for value in self.model.graph.output}
+        self.layers = self._layers()
+        if not self.layers:
+            found = ", ".join(sorted({node.op_type for node in self.model.graph.node})) or "none"
+            raise QuantizationError(
+                f"no operator of this network can be quantised: it has {found}, and those that can, with weights in "
+                f"the file, are {', '.join(sorted(LAYERS))}. Ship the float file."
+            )
+
+    def _layers(self) -> dict[str, str]:
+        """A layer has the name of its weights, as ``features.0``; where that is not its own, its node's."""
+        found: dict[str, str] = {}
+        for node in self.model.graph.node:
+            if node.op_type in LAYERS and node.input[1] in self.constants:
+                name = node.input[1].removesuffix(".weight")
+                found[name if name not in found else node.name] = node.name
+        return found
+
+    def measured(self) -> list[str]:
+        """The activations whose ranges must be known: what quantised nodes take and give, but for copies."""
+        wanted: dict[str, None] = {}
+        for node in self.model.graph.node:
+            if node.op_type not in LAYERS | _BETWEEN:
+                continue
+            for name in (*node.input[: None if node.op_type == "Concat" else 1], *node.output):
+                if name and name not in self.constants and self.source_of_range(name) == name:
+                    wanted[name] = None
+        return list(wanted)
+
+    def source_of_range(self, name: str) -> str:
+        """The activation whose range this one has: a copy its input's, what only a ReLU takes the ReLU's."""
+        while (node := self.producers.get(name)) is not None and node.op_type in KEEP_RANGE:
+            name = node.input[0]
+        users = [node for node in self.model.graph.node if name in node.input]
+        if len(users) == 1 and users[0].op_type in _CLIPS and name not in self.outputs:
+            return users[0].output[0]
+        return name
+
+    def _shapes(self) -> dict[str, list[int]]:
+        """Lengths of all axes but the batch's, as the graph states them."""
+        graph = self.model.graph
+        values = (*graph.value_info, *graph.output, *graph.input)
+        return {
+            value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim[1:]] for value in values
+        }
+
+    def floats(self) -> int:
+        """How many numbers the activations in :meth:`measured` are, of one image."""
+        shapes = self._shapes()
+        return sum(int(np.prod(shapes.get(name, ()), dtype=np.int64)) for name in self.measured())
+
+    def work(self) -> int:
+        """Multiply-adds of one image in its layers, from the shapes in the graph."""
+        shapes, total = self._shapes(), 0
+        for node in self.model.graph.node:
+            if node.op_type in LAYERS and (dims := self.constants.get(node.input[1])):
+                places = np.prod(shapes.get(node.output[0], [])[1:], dtype=np.int64)  # height and width
+                total += int(np.prod(dims, dtype=np.int64) * places)
+        return total
+
+    def float_nodes(self, float_layers: Collection[str]) -> list[str]:
+        """The names of nodes that are not to be quantised, when some layers are left in float.
+
+        With a layer goes what has nothing else to work on, and so does what comes behind the last layer: it has little
+        work, and logits of 8 bits would have ties.
+        """
+        left = {self.layers[layer] for layer in float_layers}
+        for node in self.model.graph.node:
+            sources = [self.producers.get(name) for name in node.input if name not in self.constants]
+            alone = bool(sources) and all(source is not None and source.name in left for source in sources)
+            unknown = node.op_type not in LAYERS | _BETWEEN
+            if unknown or (alone and node.op_type in _BETWEEN - _FOLLOW):
+                left.add(node.name)
+        return sorted(left | self._behind_the_last_layer())
+
+    def _behind_the_last_layer(self) -> set[str]:
+        found: set[str] = set()
+        waiting = [self.producers[name] for name in self.outputs if name in self.producers]
+        layers = set(self.layers.values())
+        while waiting:
+            node = waiting.pop()
+            sources = [self.producers[name] for name in node.input if name in self.producers]
+            folded = node.op_type in _CLIPS and any(source.name in layers for source in sources)
+            if node.name not in layers and not folded:
+                found.add(node.name)
+                waiting += sources
+        return found
+
+
+def quantised(
+    network: Network, ranges: Mapping[str, Range], float_layers: Collection[str]
+) -> onnx.ModelProto:
+    """A copy of the network with all but some layers in int8.
+
+    Args:
+        network: What to quantise; it is left as it is.
+        ranges: Of every activation in :meth:`Network.measured`, lowest and highest value.
+        float_layers: Names of layers to leave in float.
+
+    Raises:
+        QuantizationError: onnxruntime's tool cannot do it.
+    """
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    model = onnx.ModelProto()
+    model.CopyFrom(network.model)
+    model.metadata_props.add(key=_INFERRED, value="onnxruntime.quant")
+    known = {name: ranges[network.source_of_range(name)] for name in _activations(network, ranges)}
+    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in known.items()}
+    try:
+        with silent():
+            tool = QDQQuantizer(
+                model,
+                per_channel=True,
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=TensorsData(CalibrationMethod.MinMax, data),
+                nodes_to_quantize=[],
+                nodes_to_exclude=network.float_nodes(float_layers),
+                op_types_to_quantize=sorted(LAYERS | _BETWEEN),
+                extra_options={},
+            )
+            tool.quantize_model()
+            tool.model.topological_sort()
+    except Exception as error:  # whatever the tool meets in a graph that it was not made for
+        raise QuantizationError(
+            f"onnxruntime.quantization cannot quantise this network: {error!r}"
+        ) from error
+    _float_logits(model)
+    _clean(model, network.model)
+    return model
+
+
+def _activations(network: Network, ranges: Mapping[str, Range]) -> list[str]:
+    names = [name for node in network.model.graph.node for name in (*node.input, *node.output)]
+    return [name for name in dict.fromkeys(names) if network.source_of_range(name) in ranges]
+
+
+def _float_logits(model: onnx.ModelProto) -> None:
+    """Take away the 8-bit nodes between the last Gemm and an output, which it can give in float itself."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    for output in model.graph.output:
+        back = producers.get(output.name)
+        forth = (
+            producers.get(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
+        )
+        if back is None or forth is None or forth.op_type != "QuantizeLinear":
+            continue
+        layer = producers.get(forth.input[0])
+        if layer is not None and layer.op_type in ("Gemm", "MatMul"):
+            layer.output[0] = output.name
+            model.graph.node.remove(back)
+            model.graph.node.remove(forth)
+
+
+def _clean(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
+    """Remove what nothing uses, and what the tool notes of itself; the manifest is the caller's."""
+    used = {name for node in model.graph.node for name in node.input}
+    kept = sorted((each for each in model.graph.initializer if each.name in used), key=lambda each: each.name)
+    initializers = [onnx.TensorProto.FromString(each.SerializeToString()) for each in kept]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(initializers)
+    del model.graph.value_info[:]
+    notes = [entry for entry in source.metadata_props if entry.key not in (_INFERRED, MANIFEST_KEY)]
+    del model.metadata_props[:]
+    model.metadata_props.extend(notes)
+    model.producer_name, model.producer_version = source.producer_name, source.producer_version
+    model.doc_string = model.graph.doc_string = ""
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """onnxruntime.quantization prints and logs its steps; what matters is checked on what it makes."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def with_manifest(model: onnx.ModelProto, manifest_json: str) -> bytes:
+    """The file's bytes, which the same model always gives.
+
+    Raises:
+        QuantizationError: It does not pass ONNX's checker.
+    """
+    kept: list[Any] = [entry for entry in model.metadata_props if entry.key != MANIFEST_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    model.metadata_props.add(key=MANIFEST_KEY, value=manifest_json)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise QuantizationError(f"the quantised file does not pass ONNX's checker: {error}") from error
+    return model.SerializeToString(deterministic=True)

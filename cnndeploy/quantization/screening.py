@@ -1,0 +1,110 @@
+"""Screening: what a setting costs on training images that no calibration saw, so that test images choose nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from cnndeploy import data
+from cnndeploy.quantization.running import open_on_cpu
+from cnndeploy.specs import Manifest
+
+_Z = 1.96  # of a 95% interval
+# Images are fewer for networks that take longer, by their multiply-adds; more for none is worth its time.
+_FEWEST, _MOST, _MULTIPLY_ADDS = 128, 2000, 4e11
+_SENSITIVITY_IMAGES = 64
+_BATCH_FLOATS = 2**22  # of a batch's prepared images and, many times that, its activations
+
+
+def screen_size(work: int) -> int:
+    """Images to screen a network on whose layers take ``work`` multiply-adds an image."""
+    return int(min(_MOST, max(_FEWEST, _MULTIPLY_ADDS // max(1, work))))
+
+
+def batches(
+    images: NDArray[np.uint8], manifest: Manifest, floats_an_image: int = 0
+) -> Iterator[NDArray[Any]]:
+    """Raw images (n, height, width) as the network takes them, in batches of bounded size."""
+    height, width = manifest.preprocessing.size
+    size = max(1, min(64, _BATCH_FLOATS // max(height * width * 16, floats_an_image)))
+    for start in range(0, len(images), size):
+        yield manifest.prepared(images[start : start + size])
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A setting and what it cost on the screen.
+
+    ``logit_error`` is the root mean square of the logits' error relative to that of the float file's logits;
+    ``changed`` the share of labels that are not the float file's. ``predicted_high_points`` is the upper end of the
+    interval that the test images would give, in percentage points, if they were like these.
+    """
+
+    method: str
+    float_layers: tuple[str, ...]
+    images: int
+    logit_error: float
+    changed: float
+    loss_points: float
+    predicted_high_points: float
+
+
+class Screen:
+    """Training images, their labels, and the float file's logits for them; ``tests`` images will be asked later."""
+
+    def __init__(
+        self, network: onnx.ModelProto, manifest: Manifest, images: data.Images, tests: int, threads: int
+    ) -> None:
+        self._manifest = manifest
+        self._images = images
+        self._tests = tests
+        self._threads = threads
+        self._expected = self._logits(network, len(images))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def trial(self, model: onnx.ModelProto, method: str, float_layers: Sequence[str]) -> Trial:
+        """Run the whole screen."""
+        logits = self._logits(model, len(self))
+        right = self._images.labels
+        ours, theirs = logits.argmax(axis=1), self._expected.argmax(axis=1)
+        loss = float((theirs == right).mean() - (ours == right).mean())
+        # at least one: that none of so few changed does not mean that none of 10,000 would
+        changed = max(1, int((ours != theirs).sum())) / len(self)
+        high = max(0.0, loss) + _Z * math.sqrt(changed / self._tests)
+        return Trial(
+            method=method,
+            float_layers=tuple(float_layers),
+            images=len(self),
+            logit_error=_relative_error(logits, self._expected),
+            changed=float((ours != theirs).mean()),
+            loss_points=100 * loss,
+            predicted_high_points=100 * high,
+        )
+
+    def logit_error(self, model: onnx.ModelProto) -> float:
+        """Of some dozens of images, to rank layers by."""
+        count = min(_SENSITIVITY_IMAGES, len(self))
+        return _relative_error(self._logits(model, count), self._expected[:count])
+
+    def _logits(self, model: onnx.ModelProto, count: int) -> NDArray[np.float32]:
+        session = open_on_cpu(model.SerializeToString(), self._threads)
+        (name,) = (value.name for value in model.graph.input)
+        wanted = [self._manifest.output.name]
+        given = (
+            session.run(wanted, {name: batch})[0]
+            for batch in batches(self._images.images[:count], self._manifest)
+        )
+        return np.concatenate(list(given))
+
+
+def _relative_error(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    error = logits.astype(np.float64) - expected
+    return float(np.sqrt((error**2).mean() / max(float((expected.astype(np.float64) ** 2).mean()), 1e-30)))
