@@ -223,9 +223,9 @@ def load(
             process may use, and takes one where all are not a tenth faster; of a small network that takes some
             milliseconds.
         require_verified: Refuse a file that has no certificate ``<path>.verified.json`` of exactly its bytes, run by
-            this runtime and with the same options: that it is equivalent, or if it is lossy, as of int8, that its loss
-            of accuracy is within its budget. What it says of images, processor and date is for people to read, and it is
-            not signed.
+            this runtime and in the same precision: that it is equivalent, or if it is lossy, as of int8, that its loss
+            of accuracy is within its budget. What it says of images, processor and date is for people to read, and it
+            is not signed.
         labels: Class names, for an ONNX file that cnndeploy did not write, whose output must be logits: of one that
             ends in a softmax the classes would be right, and the probabilities wrong.
         preprocessing: From raw images to the input, for an ONNX file that cnndeploy did not write.
@@ -246,7 +246,7 @@ def load(
         runtime, device, threads = runtime or plan.runtime, device or plan.device, threads or plan.threads
     artifact = Artifact.open(path)
     if require_verified:
-        _require_certificate(artifact, runtime or default_runtime(artifact.format))
+        _require_certificate(artifact, runtime or default_runtime(artifact.format), options.precision)
     if artifact.manifest is not None and (labels is not None or preprocessing is not None):
         raise ArtifactError(f"{path} has labels and preprocessing of its own; leave yours out")
     told = None if labels is None or preprocessing is None else (labels, preprocessing)
@@ -278,10 +278,10 @@ def _planned(folder: str | os.PathLike[str]) -> tuple[Path, Plan]:
     return artifact.path, plan
 
 
-def _require_certificate(artifact: Artifact, runtime: str) -> None:
+def _require_certificate(artifact: Artifact, runtime: str, precision: str) -> None:
     certificate = read_certificate(artifact)
-    changed = {} if certificate is None else certificate.get("options", {})
-    if certificate is None or certificate["runtime"] != runtime or changed:
+    options = RuntimeOptions.of({} if certificate is None else certificate.get("options", {}))
+    if certificate is None or (certificate["runtime"], options.precision) != (runtime, precision):
         raise ArtifactError(
             f"{artifact.path} has no certificate of a verification of exactly its bytes by {runtime}. "
             f"Make one with: cnndeploy verify {artifact.path} --against CHECKPOINT --runtime {runtime}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cnndeploy import data
 from cnndeploy.artifact import Artifact, check_writable, remove_stale_certificate, write_file
@@ -91,6 +92,7 @@ def quantize(
     threads: int | None = None,
     images: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    reference_labels: Sequence[int] | NDArray[Any] | None = None,
     bench_s: float = 3.0,
     on_progress: Progress | None = None,
 ) -> Quantized:
@@ -112,6 +114,7 @@ def quantize(
         threads: CPU threads, all that the process may use by default.
         images: Measure on the first so many test images, all 10,000 by default.
         data_dir: Folder of the data set.
+        reference_labels: As :func:`cnndeploy.verify_budget`'s.
         bench_s: Seconds to time the file beside its float file for, each; 0 for not at all.
         on_progress: Called with what is done, of how much (0 where that is unknown), and at what.
 
@@ -140,6 +143,7 @@ def quantize(
             "threads": threads,
             "images": images,
             "data_dir": data_dir,
+            "reference_labels": reference_labels,
         }
         asker = _Asker(checkpoint, folder / target.name, shared, report_progress)
         trials: list[Trial] = []

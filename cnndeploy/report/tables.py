@@ -263,8 +263,7 @@ def tuning_table(report: TuneReport) -> Group:
         table.add_column(heading)
     for heading in ("threads", "times as fast as eager", "a call", "accuracy"):
         table.add_column(heading, justify="right")
-    for heading in ("outcome", "why"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("outcome", overflow="fold", min_width=40)
     for row in report.rows:
         low, high = row.ratio_interval or (0, 0)
         _add_row(
@@ -274,9 +273,8 @@ def tuning_table(report: TuneReport) -> Group:
             str(row.threads),
             "-" if row.ratio is None else f"{row.ratio:.3g} ({low:.3g} to {high:.3g})",
             "-" if row.p50_s is None else duration(row.p50_s),
-            "not measured" if row.accuracy is None else f"{row.accuracy:.4f}",
-            Text(row.outcome, "bold green" if row.outcome == "chosen" else ""),
-            row.reason,
+            "unknown" if row.accuracy is None else f"{row.accuracy:.4f}",
+            Text(f"{row.outcome}: {row.reason}", "bold green" if row.outcome == "chosen" else ""),
         )
     notes = [Text(note, "yellow") for note in report.notes]
     if not report.complete:

@@ -18,7 +18,7 @@ from typing import Literal
 from cnndeploy.artifact import Artifact, write_file
 from cnndeploy.benchmark.candidate import BatchOf, Candidate
 from cnndeploy.deployment import PLAN_FILE, Plan
-from cnndeploy.equivalence.budget import BudgetReport
+from cnndeploy.equivalence.budget_report import BudgetReport
 from cnndeploy.equivalence.certificate import certify
 from cnndeploy.errors import ArtifactError, BenchmarkError, CnndeployError
 from cnndeploy.machine import environment, usable_cpus
@@ -247,8 +247,8 @@ def _row(
         contender.lossy,
         "as fast",
         f"no faster than {leader}, as far as {race.rounds(at)} rounds tell",
-        **_accuracy(contender, outcome, everyone, files),
     )
+    row = _with_accuracy(row, contender, outcome, everyone, files)
     if (p50_s := race.median_s(at)) is not None:
         row = replace(row, ratio=race.ratio(at), ratio_interval=race.interval(at), p50_s=p50_s)
     if at == outcome.chosen:
@@ -264,14 +264,14 @@ def _row(
         return replace(
             row,
             outcome="slower",
-            reason=f"{ratio:.3g} ({low:.3g} to {high:.3g}) times as fast as the leader",
+            reason=f"{ratio:.3g} ({low:.3g} to {high:.3g}) of the leader's speed",
         )
     return row
 
 
-def _accuracy(
-    contender: Contender, outcome: _Outcome, everyone: Sequence[Contender], files: Files
-) -> dict[str, float | None]:
+def _with_accuracy(
+    row: Row, contender: Contender, outcome: _Outcome, everyone: Sequence[Contender], files: Files
+) -> Row:
     """On the test images, as far as it is known."""
     reports = {everyone[outcome.chosen].numbers: outcome.report}
     reports |= {
@@ -282,12 +282,11 @@ def _accuracy(
     if found is None and int8 is not None and contender.artifact.sha256 == int8.artifact.sha256:
         found = int8 if contender.settings.runtime == int8.runtime else None
     if isinstance(found, BudgetReport):
-        return {"accuracy": found.artifact_accuracy, "loss_high_points": found.loss_high_points}
+        return replace(row, accuracy=found.artifact_accuracy, loss_high_points=found.loss_high_points)
     if contender.lossy:
-        return {"accuracy": None}
-    if int8 is not None:
-        return {"accuracy": int8.checkpoint_accuracy}
-    return {"accuracy": contender.artifact.require_manifest().training.get("test_accuracy")}
+        return row
+    stated = contender.artifact.require_manifest().training.get("test_accuracy")
+    return replace(row, accuracy=stated if int8 is None else int8.checkpoint_accuracy)
 
 
 def _why(found: Report | str) -> str:

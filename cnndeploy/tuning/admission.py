@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cnndeploy.data import TEST_IMAGES
 from cnndeploy.equivalence import verify
-from cnndeploy.equivalence.budget import BudgetReport, verify_budget
+from cnndeploy.equivalence.budget import verify_budget
+from cnndeploy.equivalence.budget_report import BudgetReport
 from cnndeploy.equivalence.report import EquivalenceReport
 from cnndeploy.tuning.contenders import Contender
 from cnndeploy.tuning.files import Files
@@ -36,6 +37,8 @@ def examine(
     """
     artifact, settings = contender.artifact, contender.settings
     if not contender.lossy:
+        if files.labels_s is not None:  # in batches it is faster than alone
+            eager_image_s = min(eager_image_s, files.labels_s / TEST_IMAGES)
         affordable = int(job.left_s / (_ALLOWANCE * (image_s + eager_image_s)))
         images = None if affordable >= TEST_IMAGES else max(_FEWEST_IMAGES, affordable)
         return verify(

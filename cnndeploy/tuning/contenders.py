@@ -11,7 +11,7 @@ from cnndeploy import registry
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.candidate import Settings
 from cnndeploy.errors import CnndeployError, MissingDependencyError
-from cnndeploy.runtimes import RuntimeOptions, default_runtime, device_index
+from cnndeploy.runtimes import Precision, RuntimeOptions, default_runtime, device_index
 from cnndeploy.tuning.report import Row
 
 
@@ -89,8 +89,9 @@ def _settings(runtime: str, artifact: Artifact, threads: int, device: str, lossy
     float32 = not artifact.require_manifest().lossy
     # A network that runs from its checkpoint needs all of PyTorch and compiles for long: one setting of it will do.
     counts = [threads] if artifact.format == "checkpoint" or device != "cpu" else sorted({1, threads})
-    precise = RuntimeOptions().precision
-    precisions = (precise, "bfloat16") if "precision" in options and lossy and float32 else (precise,)
+    precisions: list[Precision] = ["float32"]
+    if "precision" in options and lossy and float32:
+        precisions.append("bfloat16")
     for count, precision in product(counts, precisions):
         yield Settings(runtime, device, count, options=RuntimeOptions(precision=precision))
         if "spinning" in options and count > 1:

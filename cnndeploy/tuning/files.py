@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from cnndeploy import registry
 from cnndeploy.artifact import Artifact
-from cnndeploy.equivalence.budget import BudgetReport, checkpoint_labels
+from cnndeploy.equivalence.budget import checkpoint_labels
+from cnndeploy.equivalence.budget_report import BudgetReport
 from cnndeploy.errors import BudgetError, CnndeployError
 from cnndeploy.tuning.job import Job
 from cnndeploy.tuning.report import Row
@@ -24,12 +25,13 @@ _FOR_LABELS, _ESTIMATE_FROM = 0.3, 256
 @dataclass(slots=True)
 class Files:
     """``by_variant`` are the files as :class:`Row` names them. ``labels`` are the checkpoint's of all test images, None
-    where nothing lossy is to be tried; ``int8`` is what was found of the int8 file; ``rows`` and ``notes`` say what is
-    missing and why.
+    where nothing lossy is to be tried, and took ``labels_s`` seconds; ``int8`` is what was found of the int8 file;
+    ``rows`` and ``notes`` say what is missing and why.
     """
 
     by_variant: dict[str, list[Artifact]]
     labels: NDArray[np.intp] | None = None
+    labels_s: float | None = None
     int8: BudgetReport | None = None
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -82,6 +84,7 @@ def _label(job: Job, files: Files) -> None:
         files.labels = checkpoint_labels(
             job.checkpoint, threads=job.threads, data_dir=job.data_dir, on_batch=watch
         )
+        files.labels_s = time.monotonic() - started
     except _TooLongError as error:
         minutes = math.ceil(error.seconds / 60 / _FOR_LABELS * 1.2)
         files.notes.append(
@@ -105,7 +108,8 @@ def _quantize(job: Job, files: Files, path: Path) -> None:
             threads=job.threads,
             data_dir=job.data_dir,
             reference_labels=files.labels,
-            on_progress=job.on_progress,
+            bench_s=0,
+            on_progress=lambda done, total, text: job.on_progress(text, done, total),
         )
     except BudgetError as error:
         lost("rejected", str(error))
