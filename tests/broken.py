@@ -24,6 +24,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.equivalence import verify
 from cnndeploy.errors import CnndeployError
 from cnndeploy.exporters import export
+from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.simplification import simplify
@@ -143,7 +144,8 @@ def weights_defect(name: str, reason: str) -> Callable[[Callable[[Weights], None
             network, rewrites = simplify(Checkpoint.load(good.checkpoint).network())
             weights = {name: value.numpy() for name, value in network.state_dict().items()}  # share memory
             edit(weights)
-            frozen = torch.jit.freeze(torch.jit.script(network))
+            with quiet():
+                frozen = torch.jit.freeze(torch.jit.script(network))
             path = _scripted(frozen, good, folder, rewrites)
             return Attempt(path, module=_broken_module(weights, reason))
 

@@ -50,8 +50,10 @@ def command(
 
     chosen = dict.fromkeys(formats or registry.names("exporters"))
     exporters = {name: registry.get("exporters", name) for name in chosen}
-    if opset is not None and not any("opset" in exporter.options for exporter in exporters.values()):
-        raise click.UsageError(f"--opset does not apply to {', '.join(exporters)}")
+    for option, given in (("opset", opset is not None), ("simplify", no_simplify)):
+        if given and not any(option in exporter.options for exporter in exporters.values()):
+            flag = "--no-simplify" if option == "simplify" else "--opset"
+            raise click.UsageError(f"{flag} does not apply to {', '.join(exporters)}")
     Artifact.open(checkpoint)  # before a folder is made for what comes of it
     if output_dir is not None:
         make_folder(output_dir)
