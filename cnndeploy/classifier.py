@@ -217,8 +217,8 @@ def load(
             use, and takes one where all are not a tenth faster; of a small network that takes some milliseconds.
         require_verified: Refuse a file that has no certificate ``<path>.verified.json`` of exactly its bytes, run by
             this runtime and with the same options: that it is equivalent, or if it is lossy, as of int8, that its loss
-            of accuracy is within its budget. What it says of images, processor and date is for people to read, and it is
-            not signed.
+            of accuracy is within its budget. What it says of images, processor and date is for people to read, and it
+            is not signed.
         labels: Class names, for an ONNX file that cnndeploy did not write, whose output must be logits: of one that
             ends in a softmax the classes would be right, and the probabilities wrong.
         preprocessing: From raw images to the input, for an ONNX file that cnndeploy did not write.

@@ -72,6 +72,37 @@ def verify_budget(
     >>> cnndeploy.verify_budget("lenet.int8.onnx", "lenet.pt", budget=20, images=64).within_budget
     True
     """
+    report, _ = measured_budget(
+        artifact,
+        against,
+        budget=budget,
+        runtime=runtime,
+        device=device,
+        threads=threads,
+        options=options,
+        images=images,
+        data_dir=data_dir,
+        reference_labels=reference_labels,
+        on_batch=on_batch,
+    )
+    return report
+
+
+def measured_budget(
+    artifact: str | os.PathLike[str] | Artifact,
+    against: str | os.PathLike[str] | Artifact,
+    *,
+    budget: float,
+    runtime: str | None,
+    device: str,
+    threads: int | None,
+    options: RuntimeOptions = _DEFAULT_OPTIONS,
+    images: int | None,
+    data_dir: str | os.PathLike[str] | None,
+    reference_labels: Sequence[int] | NDArray[Any] | None,
+    on_batch: Progress | None,
+) -> tuple[BudgetReport, NDArray[Any] | None]:
+    """As :func:`verify_budget`; and what the checkpoint answered, (images,), for a next file, None if not asked."""
     require_budget(budget)
     artifact = Artifact.open(artifact.path if isinstance(artifact, Artifact) else artifact)
     against = Artifact.open(against.path if isinstance(against, Artifact) else against)
@@ -110,7 +141,7 @@ def verify_budget(
             f"it loses {figures['loss_points']:.2f} percentage points of accuracy, and for all that "
             f"{len(test):,} images tell up to {figures['loss_high_points']:.2f}, beyond the budget of {budget:g}"
         )
-    return BudgetReport(
+    report = BudgetReport(
         artifact=FileIdentity(str(artifact.path), artifact.sha256),
         against=FileIdentity(str(against.path), against.sha256),
         runtime=runtime,
@@ -121,6 +152,7 @@ def verify_budget(
         reasons=tuple(reasons),
         **figures,
     )
+    return report, measured.theirs
 
 
 def require_budget(budget: float) -> None:
@@ -147,7 +179,7 @@ class _Measured:
         self._right = test.labels
         self._on_batch = on_batch
         self._ours: NDArray[Any] | None = None
-        self._theirs = known
+        self.theirs = known
         self._done, self._total = 0, len(test) * (1 if known is not None else 2) + BATCH
 
     def gather(self) -> list[str]:
@@ -157,16 +189,16 @@ class _Measured:
         try:
             ours = self._run(self._candidate, plan, "the artifact")
             (again,) = self._run(self._candidate, plan[:1], "the artifact")
-            theirs = [] if self._theirs is not None else self._run(self._reference, plan, "the checkpoint")
+            theirs = [] if self.theirs is not None else self._run(self._reference, plan, "the checkpoint")
         except NotRun as error:
             return [str(error)]
         scale = np.abs(ours[0]).max(axis=1)  # (batch,)
         if (np.abs(again - ours[0]).max(axis=1) > REPEATABLE * scale).any():
             return ["run again, the same images give other logits: something random is active"]
         self._ours = np.concatenate(ours).argmax(axis=1)
-        if self._theirs is None:
-            self._theirs = np.concatenate(theirs).argmax(axis=1)
-        if len(self._theirs) >= BATCH and len(np.unique(self._theirs)) == 1:
+        if self.theirs is None:
+            self.theirs = np.concatenate(theirs).argmax(axis=1)
+        if len(self.theirs) >= BATCH and len(np.unique(self.theirs)) == 1:
             return ["the checkpoint gives all images the same label, so agreement proves nothing; train it"]
         return []
 
@@ -194,9 +226,9 @@ class _Measured:
 
     def figures(self, reasons: list[str]) -> dict[str, Any]:
         """The counts and shares of a report, nothing compared where there is a reason against comparing."""
-        if reasons or self._ours is None or self._theirs is None:
+        if reasons or self._ours is None or self.theirs is None:
             return dict(BudgetReport.NOTHING)
-        ours, theirs = self._ours == self._right, self._theirs == self._right
+        ours, theirs = self._ours == self._right, self.theirs == self._right
         lost, gained, count = int((theirs & ~ours).sum()), int((ours & ~theirs).sum()), len(ours)
         low, high = paired_interval(lost, gained, count)
         return {
@@ -208,5 +240,5 @@ class _Measured:
             "loss_high_points": 100 * high,
             "gained": gained,
             "lost": lost,
-            "top1_agreement": float((self._ours == self._theirs).mean()),
+            "top1_agreement": float((self._ours == self.theirs).mean()),
         }

@@ -6,16 +6,17 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cnndeploy import data
+from cnndeploy import data, registry
 from cnndeploy.artifact import Artifact, check_writable, remove_stale_certificate, write_file
 from cnndeploy.benchmark.report import Result
-from cnndeploy.equivalence.budget import require_budget, verify_budget
+from cnndeploy.equivalence.budget import measured_budget, require_budget
 from cnndeploy.equivalence.budget_report import BudgetReport
 from cnndeploy.equivalence.report import FileIdentity
 from cnndeploy.errors import (
@@ -29,6 +30,7 @@ from cnndeploy.errors import (
 from cnndeploy.exporters import ModelInput, export
 from cnndeploy.machine import usable_cpus
 from cnndeploy.quantization.screening import Trial
+from cnndeploy.runtimes import device_index
 
 Precision = Literal["int8", "float16"]
 Progress = Callable[[int, int, str], None]
@@ -65,8 +67,6 @@ class Quantized:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        from dataclasses import asdict
-
         return {
             **self.report.to_dict(),
             "bytes": self.artifact.path.stat().st_size,
@@ -126,7 +126,7 @@ def quantize(
     """
     checkpoint = Path(checkpoint)
     target = checkpoint.with_suffix(f".{precision}.onnx") if path is None else Path(path)
-    _check(checkpoint, precision, budget)
+    _check(checkpoint, precision, budget, calibration, runtime, device)
     check_writable(target, checkpoint)
     report_progress = on_progress or (lambda _done, _total, _text: None)
     with tempfile.TemporaryDirectory(prefix="cnndeploy-") as name:
@@ -160,11 +160,17 @@ def quantize(
     return Quantized(artifact, report, tuple(trials), float_bytes, row, warnings)
 
 
-def _check(checkpoint: Path, precision: str, budget: float) -> None:
+def _check(
+    checkpoint: Path, precision: str, budget: float, calibration: int, runtime: str, device: str
+) -> None:
     """Refuse what cannot work before anything long is done."""
     if precision not in get_args(Precision):
         raise UnknownNameError("precision", precision, get_args(Precision))
     require_budget(budget)
+    if precision == "int8" and (type(calibration) is not int or calibration < 1):
+        raise DataError(
+            f"int8 takes its ranges from training images, at least 1 and usually 512, not {calibration!r}"
+        )
     opened = Artifact.open(checkpoint)
     if opened.manifest is not None and opened.manifest.lossy:
         already = (opened.manifest.quantization or {}).get("precision", "lossy")
@@ -178,6 +184,12 @@ def _check(checkpoint: Path, precision: str, budget: float) -> None:
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package)
+    chosen = registry.get("runtimes", runtime)
+    if "onnx" not in chosen.formats:
+        raise QuantizationError(
+            f"the file is measured by a runtime that opens ONNX, as onnxruntime; {runtime} does not"
+        )
+    device_index(device, runtime, chosen.devices())
 
 
 Candidates = Iterator[tuple[dict[str, Any], bytes]]
@@ -254,10 +266,10 @@ def _int8(
 def _split(train: data.Images, calibration: int, screening: int) -> tuple[data.Images, data.Images]:
     """Images to calibrate with, drawn by a seed, and others to screen with."""
     most = len(train) - screening
-    if type(calibration) is not int or not 0 < calibration <= most:
+    if calibration > most:
         raise DataError(
             f"calibration takes 1 to {most:,} training images, for {screening:,} of {len(train):,} are held out to "
-            f"choose settings by; not {calibration!r}. 512 are usual."
+            f"choose settings by; not {calibration:,}. 512 are usual."
         )
     drawn = np.random.default_rng(SEED).permutation(len(train))
     parts = (drawn[screening : screening + calibration], drawn[:screening])
@@ -274,13 +286,15 @@ class _Asker:
         self._checkpoint = checkpoint
         self._shared = shared
         self._on_progress = on_progress
+        self._labels: NDArray[Any] | None = None  # the checkpoint's, which takes longest
 
     def first_within(self, candidates: Candidates) -> BudgetReport | None:
         for _, content in candidates:
             self.path.write_bytes(content)
-            report = verify_budget(
+            report, self._labels = measured_budget(
                 self.path,
                 self._checkpoint,
+                reference_labels=self._labels,
                 on_batch=lambda done, total: self._on_progress(done, total, "Measuring on test images"),
                 **self._shared,
             )
