@@ -22,6 +22,7 @@ from cnndeploy import data
 from cnndeploy.benchmark.candidate import Candidate
 from cnndeploy.cli import main
 from cnndeploy.exporters import export
+from cnndeploy.quantization import Quantized, quantize
 from cnndeploy.training.loop import train
 from helpers import Trained
 
@@ -42,6 +43,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, _data_set: None) -> Traine
     export(checkpoint, "onnx", files.onnx_image, input="image")
     export(checkpoint, "torchscript", files.torchscript_image, input="image")
     return files
+
+
+@pytest.fixture(scope="session")
+def int8(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
+    """The same LeNet in int8, measured on few images; read only."""
+    path = tmp_path_factory.mktemp("int8") / "lenet.int8.onnx"
+    return quantize(trained.checkpoint, path, budget=20, calibration=64, images=320, bench_s=0)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from PIL import Image
 
 import cnndeploy
 from cnndeploy import data
+from cnndeploy.quantization import Quantized
 from cnndeploy.specs import Manifest
 from helpers import Trained
 
@@ -31,9 +32,12 @@ def test_every_public_name_has_an_example(name: str) -> None:
 
 
 @pytest.mark.parametrize("example", [pytest.param(each, id=each.name) for each in _FOUND if each.examples])
-def test_an_example(example: Any, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_example(
+    example: Any, trained: Trained, int8: Quantized, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copy(trained.checkpoint, tmp_path / "lenet.pt")
     shutil.copy(trained.onnx, tmp_path / "lenet.onnx")
+    shutil.copy(int8.artifact.path, tmp_path / "lenet.int8.onnx")
     Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
     monkeypatch.chdir(tmp_path)
     said: list[str] = []

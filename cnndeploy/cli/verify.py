@@ -87,7 +87,8 @@ def command(
         if target is not None and target != "-":
             check_writable(target, artifact, against)
     try:
-        quantization = (manifest := Artifact.open(artifact).manifest) and manifest.quantization
+        manifest = Artifact.open(artifact).manifest
+        quantization = None if manifest is None else manifest.quantization
     except CnndeployError:  # which verification meets again and reports
         quantization = None
     refuse = _refusal(quantization is not None, tf32, budget)

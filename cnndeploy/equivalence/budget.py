@@ -134,7 +134,8 @@ def require_budget(budget: float) -> None:
 def checkpoint_labels(
     checkpoint: Artifact,
     *,
-    threads: int,
+    threads: int | None = None,
+    images: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     on_batch: Progress | None = None,
 ) -> NDArray[np.intp]:
@@ -143,7 +144,8 @@ def checkpoint_labels(
     Raises:
         ArtifactError: It cannot be run, or gives NaN or infinity.
     """
-    count = len(data.load("test", data_dir))
+    count = len(data.load("test", data_dir).first(images))
+    threads = usable_cpus() if threads is None else threads
     plan = [list(range(start, min(start + BATCH, count))) for start in range(0, count, BATCH)]
     folder = None if data_dir is None else os.fspath(data_dir)
     found: list[NDArray[Any]] = []

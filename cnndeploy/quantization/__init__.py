@@ -6,17 +6,17 @@ import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy import data
+from cnndeploy import data, registry
 from cnndeploy.artifact import Artifact, check_writable, remove_stale_certificate, write_file
 from cnndeploy.benchmark.report import Result
-from cnndeploy.equivalence.budget import require_budget, verify_budget
+from cnndeploy.equivalence.budget import checkpoint_labels, require_budget, verify_budget
 from cnndeploy.equivalence.budget_report import BudgetReport
 from cnndeploy.equivalence.report import FileIdentity
 from cnndeploy.errors import (
@@ -30,9 +30,11 @@ from cnndeploy.errors import (
 from cnndeploy.exporters import ModelInput, export
 from cnndeploy.machine import usable_cpus
 from cnndeploy.quantization.screening import Trial
+from cnndeploy.runtimes import device_index
 
 Precision = Literal["int8", "float16"]
 Progress = Callable[[int, int, str], None]
+Labels = Sequence[int] | NDArray[Any]
 SEED = 0
 # Asked of the test images: the setting that was chosen, and if that fails one more.
 _MOST_ASKED = 2
@@ -66,8 +68,6 @@ class Quantized:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        from dataclasses import asdict
-
         return {
             **self.report.to_dict(),
             "bytes": self.artifact.path.stat().st_size,
@@ -92,7 +92,7 @@ def quantize(
     threads: int | None = None,
     images: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
-    reference_labels: Sequence[int] | NDArray[Any] | None = None,
+    reference_labels: Labels | None = None,
     bench_s: float = 3.0,
     on_progress: Progress | None = None,
 ) -> Quantized:
@@ -129,7 +129,7 @@ def quantize(
     """
     checkpoint = Path(checkpoint)
     target = checkpoint.with_suffix(f".{precision}.onnx") if path is None else Path(path)
-    _check(checkpoint, precision, budget)
+    _check(checkpoint, precision, budget, calibration, runtime, device)
     check_writable(target, checkpoint)
     report_progress = on_progress or (lambda _done, _total, _text: None)
     with tempfile.TemporaryDirectory(prefix="cnndeploy-") as name:
@@ -143,9 +143,8 @@ def quantize(
             "threads": threads,
             "images": images,
             "data_dir": data_dir,
-            "reference_labels": reference_labels,
         }
-        asker = _Asker(checkpoint, folder / target.name, shared, report_progress)
+        asker = _Asker(checkpoint, folder / target.name, shared, report_progress, reference_labels)
         trials: list[Trial] = []
         if precision == "float16":
             found = asker.first_within(_half(source, budget))
@@ -164,11 +163,17 @@ def quantize(
     return Quantized(artifact, report, tuple(trials), float_bytes, row, warnings)
 
 
-def _check(checkpoint: Path, precision: str, budget: float) -> None:
+def _check(
+    checkpoint: Path, precision: str, budget: float, calibration: int, runtime: str, device: str
+) -> None:
     """Refuse what cannot work before anything long is done."""
     if precision not in get_args(Precision):
         raise UnknownNameError("precision", precision, get_args(Precision))
     require_budget(budget)
+    if precision == "int8" and (type(calibration) is not int or calibration < 1):
+        raise DataError(
+            f"int8 takes its ranges from training images, at least 1 and usually 512, not {calibration!r}"
+        )
     opened = Artifact.open(checkpoint)
     if opened.manifest is not None and opened.manifest.lossy:
         already = (opened.manifest.quantization or {}).get("precision", "lossy")
@@ -182,6 +187,12 @@ def _check(checkpoint: Path, precision: str, budget: float) -> None:
     for package in ("onnx", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package)
+    chosen = registry.get("runtimes", runtime)
+    if "onnx" not in chosen.formats:
+        raise QuantizationError(
+            f"the file is measured by a runtime that opens ONNX, as onnxruntime; {runtime} does not"
+        )
+    device_index(device, runtime, chosen.devices())
 
 
 Candidates = Iterator[tuple[dict[str, Any], bytes]]
@@ -258,10 +269,10 @@ def _int8(
 def _split(train: data.Images, calibration: int, screening: int) -> tuple[data.Images, data.Images]:
     """Images to calibrate with, drawn by a seed, and others to screen with."""
     most = len(train) - screening
-    if type(calibration) is not int or not 0 < calibration <= most:
+    if calibration > most:
         raise DataError(
             f"calibration takes 1 to {most:,} training images, for {screening:,} of {len(train):,} are held out to "
-            f"choose settings by; not {calibration!r}. 512 are usual."
+            f"choose settings by; not {calibration:,}. 512 are usual."
         )
     drawn = np.random.default_rng(SEED).permutation(len(train))
     parts = (drawn[screening : screening + calibration], drawn[:screening])
@@ -272,12 +283,20 @@ def _split(train: data.Images, calibration: int, screening: int) -> tuple[data.I
 class _Asker:
     """Asks the test images about at most two files; the one within its budget is left at ``path``."""
 
-    def __init__(self, checkpoint: Path, path: Path, shared: dict[str, Any], on_progress: Progress) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        path: Path,
+        shared: dict[str, Any],
+        on_progress: Progress,
+        labels: Labels | None,
+    ) -> None:
         self.path = path
         self.reports: list[BudgetReport] = []
         self._checkpoint = checkpoint
         self._shared = shared
         self._on_progress = on_progress
+        self._labels = labels
 
     def first_within(self, candidates: Candidates) -> BudgetReport | None:
         for _, content in candidates:
@@ -285,6 +304,7 @@ class _Asker:
             report = verify_budget(
                 self.path,
                 self._checkpoint,
+                reference_labels=self._checkpoint_labels(),
                 on_batch=lambda done, total: self._on_progress(done, total, "Measuring on test images"),
                 **self._shared,
             )
@@ -296,6 +316,18 @@ class _Asker:
             ):  # what cannot be compared is no matter of bits
                 return None
         return None
+
+    def _checkpoint_labels(self) -> Labels:
+        """Asked for once: they take longest."""
+        if self._labels is None:
+            self._labels = checkpoint_labels(
+                Artifact.open(self._checkpoint),
+                threads=self._shared["threads"],
+                images=self._shared["images"],
+                data_dir=self._shared["data_dir"],
+                on_batch=lambda done, total: self._on_progress(done, total, "Labels by eager PyTorch"),
+            )
+        return self._labels
 
 
 def _nothing(checkpoint: Path, budget: float, trials: list[Trial], reports: list[BudgetReport]) -> str:

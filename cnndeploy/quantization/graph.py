@@ -89,10 +89,10 @@ class Network:
     def source_of_range(self, name: str) -> str:
         """The activation whose range this one has: a copy its input's, what only a ReLU takes the ReLU's."""
         while (node := self.producers.get(name)) is not None and node.op_type in KEEP_RANGE:
-            name = node.input[0]
+            name = str(node.input[0])
         users = [node for node in self.model.graph.node if name in node.input]
         if len(users) == 1 and users[0].op_type in _CLIPS and name not in self.outputs:
-            return users[0].output[0]
+            return str(users[0].output[0])
         return name
 
     def _shapes(self) -> dict[str, list[int]]:
@@ -183,7 +183,7 @@ def quantised(
                 extra_options={},
             )
             tool.quantize_model()
-            tool.model.topological_sort()
+            tool.model.topological_sort()  # new nodes come last
     except Exception as error:  # whatever the tool meets in a graph that it was not made for
         raise QuantizationError(
             f"onnxruntime.quantization cannot quantise this network: {error!r}"
@@ -257,4 +257,5 @@ def with_manifest(model: onnx.ModelProto, manifest_json: str) -> bytes:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise QuantizationError(f"the quantised file does not pass ONNX's checker: {error}") from error
-    return model.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content

@@ -18,6 +18,7 @@ def in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         QuantizationError: onnxruntime's tool cannot convert it.
     """
+    from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     copied = onnx.ModelProto()
@@ -25,6 +26,7 @@ def in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         with silent():  # it warns of every weight that is too small for float16
             converted: onnx.ModelProto = convert_float_to_float16(copied, keep_io_types=True)
+        ONNXModel(converted).topological_sort()  # in place; the casts of the input come last
     except Exception as error:  # whatever the tool meets in a graph that it was not made for
         raise QuantizationError(f"onnxruntime cannot convert this network to float16: {error!r}") from error
     del converted.graph.value_info[:]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from cnndeploy.equivalence.budget_report import BudgetReport
-from cnndeploy.quantization import Quantized
 from cnndeploy.report.units import size
+
+if TYPE_CHECKING:
+    from cnndeploy.quantization import Quantized
 
 
 def budget_table(report: BudgetReport) -> Group:

@@ -18,7 +18,7 @@ _BUDGET_FIGURES = (*_COMMON, "budget_points", "loss_points", "loss_low_points", 
 def junit(report: EquivalenceReport | BudgetReport) -> str:
     """One test suite with one test case, failed where the two are not equivalent, or the budget is not kept."""
     lossy = isinstance(report, BudgetReport)
-    passed = report.within_budget if lossy else report.equivalent
+    passed = report.within_budget if isinstance(report, BudgetReport) else report.equivalent
     failures = str(int(not passed))
     suite = ElementTree.Element("testsuite", name="cnndeploy verify", tests="1", failures=failures)
     properties = ElementTree.SubElement(suite, "properties")

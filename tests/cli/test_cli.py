@@ -16,7 +16,7 @@ from cnndeploy.artifact import Artifact
 from helpers import Trained
 
 Cli = Callable[..., Result]
-COMMANDS = ["bench", "data", "demo", "export", "inspect", "list", "predict", "train", "verify"]
+COMMANDS = ["bench", "data", "demo", "export", "inspect", "list", "predict", "quantize", "train", "verify"]
 
 
 def _process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:

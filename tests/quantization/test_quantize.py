@@ -1,0 +1,342 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import Result
+
+import cnndeploy
+from cnndeploy import data, quantization
+from cnndeploy.artifact import Artifact, certificate_path
+from cnndeploy.errors import (
+    ArtifactError,
+    BudgetError,
+    CheckpointError,
+    DataError,
+    DeviceUnavailableError,
+    MissingDependencyError,
+    QuantizationError,
+    UnknownNameError,
+)
+from cnndeploy.quantization import Quantized, quantize
+from cnndeploy.quantization.calibration import METHODS, Calibration
+from cnndeploy.quantization.graph import Network, quantised
+from cnndeploy.quantization.screening import Screen, Trial, batches, screen_size
+from cnndeploy.quantization.search import Search
+from helpers import Trained
+
+FEW: dict[str, Any] = {"calibration": 32, "images": 320, "bench_s": 0}
+
+
+@pytest.fixture
+def quick(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter's file is at hand, and fewer images screen."""
+
+    def exported(_checkpoint: Path, _kind: str, path: Path, **_: Any) -> Artifact:
+        return Artifact.open(shutil.copy(trained.onnx, path))
+
+    monkeypatch.setattr(quantization, "export", exported)
+    monkeypatch.setattr("cnndeploy.quantization.screening._MOST", 200)
+
+
+def test_the_file_says_what_it_is(int8: Quantized, trained: Trained) -> None:
+    manifest, source = int8.artifact.require_manifest(), Artifact.open(trained.onnx).require_manifest()
+    assert manifest.lossy
+    assert replace(manifest, quantization=None) == source
+    facts = dict(manifest.quantization or {})
+    assert (facts["precision"], facts["calibration_images"], facts["budget_points"]) == ("int8", 64, 20)
+    assert facts["method"] in METHODS
+    assert facts["float_layers"] == []
+    described = int8.artifact.describe()
+    assert described["opset"] == Artifact.open(trained.onnx).describe()["opset"]
+    assert [each["dtype"] for each in (*described["inputs"], *described["outputs"])] == ["float32"] * 2
+    assert int8.artifact.path.stat().st_size < int8.float_bytes
+    assert int8.artifact.sha256 == int8.report.artifact.sha256
+    model = onnx.load(int8.artifact.path)
+    assert b"/" + str(Path.home()).encode().strip(b"/") not in int8.artifact.path.read_bytes()
+    scopes = [entry.key for node in model.graph.node for entry in node.metadata_props]
+    assert "pkg.torch.onnx.name_scopes" in scopes
+
+
+def test_weights_are_int8_per_channel_and_activations_uint8(int8: Quantized) -> None:
+    tensors = {each.name: each for each in onnx.load(int8.artifact.path).graph.initializer}
+    weights = tensors["features.3.weight_quantized"]
+    assert (weights.data_type, list(tensors["features.3.weight_scale"].dims)) == (onnx.TensorProto.INT8, [16])
+    assert tensors["image_zero_point"].data_type == onnx.TensorProto.UINT8
+
+
+def test_two_processes_write_the_same_bytes(int8: Quantized, trained: Trained, tmp_path: Path) -> None:
+    code = (
+        "import sys; from cnndeploy.quantization import quantize; "
+        "quantize(sys.argv[1], sys.argv[2], budget=20, calibration=64, images=320, bench_s=0)"
+    )
+    path = tmp_path / "again.onnx"
+    subprocess.run([sys.executable, "-c", code, str(trained.checkpoint), str(path)], check=True)
+    assert path.read_bytes() == int8.artifact.path.read_bytes()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_other_runtimes_give_the_same_labels(int8: Quantized, trained: Trained, runtime: str) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino", reason="pip install openvino runs this test")
+    images = data.load("test").images[:256]
+    with cnndeploy.load(int8.artifact.path, runtime=runtime) as ours, cnndeploy.load(trained.onnx) as float32:
+        same = ours.logits(images).argmax(axis=1) == float32.logits(images).argmax(axis=1)
+    assert same.mean() > 0.95
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_command_says_what_was_tried_and_whether_it_is_faster(
+    cli: Callable[..., Result], trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Path(shutil.copy(trained.checkpoint, tmp_path / "lenet.pt"))
+    arguments = ("--calibration", 32, "--budget", 20, "--images", 320, "--json", tmp_path / "r.json")
+    monkeypatch.setattr(quantization, "_timed", _slower)
+    result = cli("quantize", checkpoint, *arguments)
+    assert result.exit_code == 0, result.output
+    for text in (*METHODS, "paired 95% interval", "Layers left in float: 0 of 5", "ship the float file"):
+        assert text in result.output
+    path = tmp_path / "lenet.int8.onnx"
+    content = json.loads(certificate_path(path).read_text())
+    assert (content["verdict"], content["artifact"]["path"]) == ("within budget", str(path))
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert [trial["method"] for trial in report["trials"]] == list(METHODS)
+    assert report["speed"]["verdict"] == "SLOWER"
+    cnndeploy.load(path, require_verified=True).close()
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "lenet.int8.onnx", "lenet.int8.onnx.verified.json", "lenet.pt", "r.json",
+    ]  # fmt: skip
+
+
+def _slower(*_: Any) -> Any:
+    from cnndeploy.benchmark.report import Result as Row
+
+    row = Row("lenet.int8.onnx", "onnxruntime", "cpu", 1, 1, verdict="SLOWER")
+    return replace(row, ratio=0.5, ratio_low=0.4, ratio_high=0.6), ()
+
+
+def test_a_file_is_timed_beside_its_float_file(int8: Quantized, trained: Trained) -> None:
+    source = Artifact.open(trained.onnx)
+    row, _ = quantization._timed(source, int8.artifact.path, "onnxruntime", "cpu", 1, 0.2, lambda *_: None)
+    assert row is not None
+    assert Path(row.target).name == "lenet.int8.onnx"
+    assert row.verdict in ("FASTER", "SLOWER", "NO DISTINGUISHABLE WINNER")
+
+
+def test_float16_is_held_against_the_same_budget(trained: Trained, tmp_path: Path) -> None:
+    found = quantize(
+        trained.checkpoint, tmp_path / "half.onnx", precision="float16", budget=20, images=320, bench_s=0
+    )
+    assert found.artifact.require_manifest().quantization == {"precision": "float16", "budget_points": 20}
+    assert found.report.within_budget
+    assert found.trials == ()
+
+
+def test_a_file_that_takes_raw_images_can_be_quantised(trained: Trained, tmp_path: Path) -> None:
+    found = quantize(trained.checkpoint, tmp_path / "raw.onnx", input="image", budget=20, **FEW)
+    assert found.artifact.require_manifest().takes_images
+    with cnndeploy.load(found.artifact.path) as model:
+        assert model.logits(data.load("test").images[:2]).shape == (2, 10)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_budget_that_nothing_keeps_exits_with_5_and_writes_nothing(
+    cli: Callable[..., Result], trained: Trained, tmp_path: Path
+) -> None:
+    checkpoint = Path(shutil.copy(trained.checkpoint, tmp_path / "lenet.pt"))
+    result = cli("quantize", checkpoint, "--calibration", 16, "--budget", 0.001, "--images", 64)
+    assert result.exit_code == 5, result.output
+    assert "no setting tried keeps" in result.output
+    assert "Nothing was written" in result.output
+    assert [each.name for each in tmp_path.iterdir()] == ["lenet.pt"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_test_images_are_asked_at_most_twice(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def never_within(path: Path, *arguments: Any, **options: Any) -> Any:
+        asked.append(dict(Artifact.open(path).require_manifest().quantization or {})["float_layers"])
+        known.append(options["reference_labels"])
+        report, labels = measure(path, *arguments, **{**options, "budget": 1e-9})
+        assert not report.within_budget
+        return report, labels
+
+    known: list[Any] = []
+    measure = quantization.measured_budget
+    monkeypatch.setattr(quantization, "measured_budget", never_within)
+    with pytest.raises(BudgetError, match="Nothing was written"):
+        quantize(trained.checkpoint, tmp_path / "q.onnx", budget=50, **FEW)
+    first, second = map(len, asked)
+    assert first < second
+    assert known[0] is None
+    assert len(known[1]) == FEW["images"]  # the checkpoint is run once
+    assert not (tmp_path / "q.onnx").exists()
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_interrupt_leaves_nothing(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+
+    def interrupt(done: int, total: int, text: str) -> None:
+        if text.startswith("Measuring"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(trained.checkpoint, tmp_path / "q.onnx", budget=20, on_progress=interrupt, **FEW)
+    assert [each.name for each in tmp_path.iterdir()] == ["scratch"]
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"calibration": 0}, DataError, "at least 1"),
+        ({"calibration": 60_000}, DataError, "held out"),
+        ({"budget": 0}, QuantizationError, "percentage points"),
+        ({"budget": float("nan")}, QuantizationError, "percentage points"),
+        ({"precision": "int4"}, UnknownNameError, "Unknown precision"),
+        ({"runtime": "eager"}, QuantizationError, "opens ONNX"),
+        ({"device": "cuda:99"}, DeviceUnavailableError, "cuda:99"),
+        ({"images": 0}, DataError, "0 images"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(
+    options: dict[str, Any], error: type[Exception], message: str, trained: Trained, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        quantize(trained.checkpoint, tmp_path / "q.onnx", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_checkpoint_is_quantised(int8: Quantized, trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(QuantizationError, match="is already int8"):
+        quantize(int8.artifact.path)
+    with pytest.raises(QuantizationError, match="give the checkpoint"):
+        quantize(trained.onnx)
+    with pytest.raises(ArtifactError, match="no such file"):
+        quantize(tmp_path / "nowhere.pt")
+    (tmp_path / "damaged.pt").write_bytes(b"PK\x03\x04")
+    with pytest.raises((ArtifactError, CheckpointError)):
+        quantize(tmp_path / "damaged.pt")
+
+
+def test_without_onnx_the_extra_is_named(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = quantization.importlib.util.find_spec
+    monkeypatch.setattr(
+        quantization.importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name)
+    )
+    with pytest.raises(MissingDependencyError, match=r"cnndeploy\[torch\]"):
+        quantize(trained.checkpoint)
+
+
+class _Scripted:
+    """A screen that answers what a test says, by the number of layers in float."""
+
+    def __init__(self, predicted: dict[int, float], errors: Iterator[float]) -> None:
+        self._predicted = predicted
+        self._errors = errors
+
+    def trial(self, _model: Any, method: str, float_layers: Any) -> Trial:
+        error = {"min-max": 0.3, "percentile": 0.1, "entropy": 0.2}[method]
+        high = self._predicted[len(float_layers)]
+        return Trial(method, tuple(float_layers), 100, error, 0.1, 0.0, high)
+
+    def logit_error(self, _model: Any) -> float:
+        return next(self._errors)
+
+
+def _search(trained: Trained, predicted: dict[int, float]) -> Search:
+    network = Network(onnx.load(trained.onnx))
+    calibration = Calibration(network)
+    manifest = Artifact.open(trained.onnx).require_manifest()
+    calibration.collect(batches(data.load("train").images[:8], manifest), 1, lambda _: None)
+    screen: Any = _Scripted(predicted, iter([0.1, 0.5, 0.3, 0.2, 0.4]))
+    return Search(network, calibration, screen, lambda *_: None)
+
+
+def test_the_nearest_method_is_taken_and_the_worst_layers_are_left_in_float_first(trained: Trained) -> None:
+    search = _search(trained, {0: 3.0, 1: 2.0, 2: 0.9, 3: 0.6, 4: 0.4})
+    found = [(trial.method, trial.float_layers) for trial, _ in search.candidates(1.0)]
+    assert found == [
+        ("percentile", ("classifier.5", "features.3")),
+        ("percentile", ("classifier.1", "classifier.3", "classifier.5", "features.3")),  # at half the budget
+    ]
+    assert [len(trial.float_layers) for trial in search.trials] == [0, 0, 0, 1, 2, 3, 4]
+
+
+def test_a_setting_that_the_screen_does_not_trust_is_not_asked_about(trained: Trained) -> None:
+    search = _search(trained, dict.fromkeys(range(5), 1.01))
+    assert list(search.candidates(1.0)) == []
+
+
+def test_ranges_clip_more_from_method_to_method_but_never_the_image(trained: Trained) -> None:
+    network = Network(onnx.load(trained.onnx))
+    calibration = Calibration(network)
+    manifest = Artifact.open(trained.onnx).require_manifest()
+    images = data.load("train").images[:100]
+    seen: list[int] = []
+    calibration.collect(batches(images, manifest), 1, seen.append)
+    assert sum(seen) == 100
+    full = calibration.ranges("min-max")
+    assert set(full) == set(network.measured())
+    with cnndeploy.load(trained.onnx) as model:
+        logits = model.logits(images)
+    assert full["logits"] == pytest.approx((logits.min(), logits.max()), rel=1e-4)
+    for method in ("percentile", "entropy"):
+        ranges = calibration.ranges(method)  # type: ignore[arg-type]
+        assert ranges["image"] == full["image"] == (0.0, 1.0)
+        assert all(full[name][0] <= low < high <= full[name][1] for name, (low, high) in ranges.items())
+        assert ranges != full
+
+
+def test_a_network_that_gives_nan_is_not_calibrated(trained: Trained) -> None:
+    model = onnx.load(trained.onnx)
+    bias = next(each for each in model.graph.initializer if each.name == "features.0.bias")
+    bias.raw_data = np.full(6, np.nan, np.float32).tobytes()
+    manifest = Artifact.open(trained.onnx).require_manifest()
+    with pytest.raises(QuantizationError, match="NaN or infinite on training images"):
+        Calibration(Network(model)).collect(
+            batches(data.load("train").images[:4], manifest), 1, lambda _: None
+        )
+
+
+def test_the_screen_counts_what_a_setting_changes(trained: Trained) -> None:
+    network = Network(onnx.load(trained.onnx))
+    manifest = Artifact.open(trained.onnx).require_manifest()
+    images = data.load("train").first(100)
+    screen = Screen(network.model, manifest, images, 10_000, 1)
+    same = screen.trial(network.model, "none", [])
+    assert (same.logit_error, same.changed, same.loss_points) == (0, 0, 0)
+    assert same.predicted_high_points == pytest.approx(100 * 1.96 * (0.01 / 10_000) ** 0.5)
+    narrow = dict.fromkeys(network.measured(), (0.0, 0.01))
+    wrong = screen.trial(quantised(network, narrow, []), "none", [])
+    assert wrong.logit_error > 0.5
+    assert wrong.loss_points > 30
+    assert wrong.predicted_high_points > wrong.loss_points
+
+
+def test_slow_networks_are_screened_on_fewer_images() -> None:
+    assert [screen_size(work) for work in (1, 281_640, 10**9, 10**11)] == [2000, 2000, 400, 128]
+
+
+def test_calibration_and_screening_share_no_image() -> None:
+    numbered = data.Images(np.arange(1000).reshape(-1, 1, 1), np.arange(1000), {})
+    parts = quantization._split(numbered, 600, 400)
+    assert [len(part) for part in parts] == [600, 400]
+    assert not set(parts[0].labels.tolist()) & set(parts[1].labels.tolist())
