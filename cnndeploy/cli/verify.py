@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from cnndeploy.cli._common import (
     PATH,
@@ -28,8 +30,10 @@ from cnndeploy.errors import CnndeployError
 if TYPE_CHECKING:
     from rich.console import Group
 
+    from cnndeploy.deployment import Plan
     from cnndeploy.equivalence.budget_report import BudgetReport
     from cnndeploy.equivalence.report import EquivalenceReport
+    from cnndeploy.runtimes import RuntimeOptions
 
     Report = EquivalenceReport | BudgetReport
 
@@ -67,12 +71,14 @@ def command(
 
     Exits with 0 if the two are equivalent and with 3 if not. A lossy file, as of cnndeploy quantize, is never
     equivalent: its loss of accuracy is held against its budget instead, and it exits with 5 if that is not
-    kept. A pass writes the certificate ARTIFACT.verified.json beside the file; a failure removes it.
+    kept. A pass writes the certificate ARTIFACT.verified.json beside the file; a failure removes it. A folder of
+    cnndeploy tune is run as its plan says.
 
     \b
     Examples:
       cnndeploy verify lenet.onnx --against lenet.pt
       cnndeploy verify lenet.int8.onnx --against lenet.pt --budget 0.5
+      cnndeploy verify lenet.deploy --against lenet.pt
     """
     from cnndeploy.artifact import Artifact, check_writable, remove_stale_certificate, write_file
     from cnndeploy.report.junit import junit
@@ -83,6 +89,8 @@ def command(
         if junit_file is not None:
             write_file(junit_file, junit(report).encode())
 
+    asked = _Asked(artifact, runtime, device, threads).as_planned()
+    artifact, options = asked.artifact, asked.options
     for target in (json_file, junit_file):
         if target is not None and target != "-":
             check_writable(target, artifact, against)
@@ -91,17 +99,19 @@ def command(
         quantization = None if manifest is None else manifest.quantization
     except CnndeployError:  # which verification meets again and reports
         quantization = None
-    refuse = _refusal(quantization is not None, tf32, budget)
+    lossy = quantization is not None or options.lossy
+    refuse = _refusal(lossy, tf32, budget)
     if refuse:
         raise click.UsageError(refuse)
-    points = budget if budget is not None else _own_budget(quantization)
-    undecided = _undecided(artifact, against, device, points if quantization is not None else None)
+    points = budget if budget is not None else _own_budget(quantization or asked.figures)
+    undecided = _undecided(artifact, against, asked.device, points if lossy else None)
     if json_file != "-":
         write(undecided("the verification did not end"))  # so that no earlier pass outlives this run
     shared: dict[str, Any] = {
-        "runtime": runtime,
-        "device": device,
-        "threads": threads,
+        "runtime": asked.runtime,
+        "device": asked.device,
+        "threads": asked.threads,
+        "options": options,
         "images": images,
         "data_dir": data_dir,
     }
@@ -110,7 +120,7 @@ def command(
             report = _verified(
                 artifact,
                 against,
-                points if quantization is not None else None,
+                points if lossy else None,
                 tf32,
                 {**shared, "on_batch": update},
             )
@@ -124,6 +134,43 @@ def command(
     report.require()
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be run, and how; ``figures`` are of a deployment's plan."""
+
+    artifact: Path
+    runtime: str | None
+    device: str
+    threads: int | None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    plan: Plan | None = None
+
+    @property
+    def options(self) -> RuntimeOptions:
+        """Those of the plan, where its runtime is not replaced by another."""
+        from cnndeploy.runtimes import RuntimeOptions
+
+        keeps = self.plan is not None and self.runtime == self.plan.runtime
+        return self.plan.options if self.plan is not None and keeps else RuntimeOptions()
+
+    def as_planned(self) -> _Asked:
+        """With what the plan says where the user says nothing, if the artifact is a deployment's folder."""
+        from cnndeploy.deployment import is_deployment, open_deployment
+
+        if not is_deployment(self.artifact):
+            return self
+        opened, plan = open_deployment(self.artifact)
+        source = click.get_current_context().get_parameter_source("device")
+        return _Asked(
+            opened.path,
+            self.runtime or plan.runtime,
+            plan.device if source is ParameterSource.DEFAULT else self.device,
+            self.threads or plan.threads,
+            plan.figures,
+            plan,
+        )
+
+
 def _refusal(lossy: bool, tf32: bool, budget: float | None) -> str:
     """Why what was asked for does not go together."""
     if lossy and tf32:
@@ -133,9 +180,9 @@ def _refusal(lossy: bool, tf32: bool, budget: float | None) -> str:
     return ""
 
 
-def _own_budget(quantization: Mapping[str, Any] | None) -> float:
-    """What the file's manifest says it was made for; a stranger's may say anything."""
-    points = (quantization or {}).get("budget_points")
+def _own_budget(made_for: Mapping[str, Any]) -> float:
+    """What the file's manifest, or its plan, says it was made for; a stranger's may say anything."""
+    points = made_for.get("budget_points")
     return float(points) if isinstance(points, int | float) else math.nan
 
 

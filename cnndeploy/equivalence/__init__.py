@@ -88,7 +88,7 @@ def verify(
     against = Artifact.open(against.path if isinstance(against, Artifact) else against)
     if against.format != "checkpoint":
         raise ArtifactError(f"{against.path} is {against.format}; verify against the checkpoint it came from")
-    if artifact.require_manifest().lossy:
+    if artifact.require_manifest().lossy or options.lossy:
         raise ArtifactError(
             f"{artifact.path} gives up accuracy on purpose, so it is never equivalent. Measure what it loses with "
             f"verify_budget, or: cnndeploy verify {artifact.path} --against {against.path}"

@@ -309,6 +309,7 @@ def _write(folder: Path, contender: Contender, found: Report, report: TuneReport
     figures = {
         "objective": report.objective,
         "batch_size": report.batch_size,
+        "budget_points": report.budget_points,
         "times_as_fast_as_eager": row.ratio,
         "interval": row.ratio_interval,
         "p50_s": row.p50_s,

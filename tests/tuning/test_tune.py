@@ -153,7 +153,8 @@ def test_a_runtime_that_is_not_installed_is_skipped_by_name(
 ) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        "cnndeploy.tuning.contenders.importlib.util.find_spec",
+        importlib.util,
+        "find_spec",
         lambda name: None if name == "openvino" else find_spec(name),
     )
     files = {"float": [Artifact.open(trained.onnx)]}
