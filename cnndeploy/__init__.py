@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cnndeploy.quantization import quantize as quantize
     from cnndeploy.specs import Preprocessing as Preprocessing
     from cnndeploy.training.loop import train as train
+    from cnndeploy.tuning import tune as tune
+    from cnndeploy.tuning.report import TuneReport as TuneReport
 
 _MODULE_OF = {
     "Artifact": "cnndeploy.artifact",
@@ -47,6 +49,8 @@ _MODULE_OF = {
     "quantize": "cnndeploy.quantization",
     "read_image": "cnndeploy.classifier",
     "train": "cnndeploy.training.loop",
+    "TuneReport": "cnndeploy.tuning.report",
+    "tune": "cnndeploy.tuning",
     "verify": "cnndeploy.equivalence",
     "verify_budget": "cnndeploy.equivalence.budget",
 }
@@ -62,6 +66,7 @@ __all__ = [
     "Prediction",
     "Preprocessing",
     "Quantized",
+    "TuneReport",
     "bench",
     "evaluate",
     "export",
@@ -69,6 +74,7 @@ __all__ = [
     "quantize",
     "read_image",
     "train",
+    "tune",
     "verify",
     "verify_budget",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from math import exp, isfinite
 from types import TracebackType
@@ -15,11 +16,15 @@ from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact, read_certificate
 from cnndeploy.errors import ArtifactError, CnndeployError, DataError, InputMismatchError
-from cnndeploy.runtimes import Session, Threads, default_runtime, open_session
+from cnndeploy.runtimes import RuntimeOptions, Session, Threads, default_runtime, open_session
 from cnndeploy.specs import MAX_SIDE, Manifest, Preprocessing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
+
+    from cnndeploy.deployment import Plan
 
     Images = NDArray[np.uint8] | Image | Iterable[NDArray[np.uint8] | Image]
 
@@ -201,8 +206,8 @@ def load(
     path: str | os.PathLike[str],
     *,
     runtime: str | None = None,
-    device: str = "cpu",
-    threads: Threads = "auto",
+    device: str | None = None,
+    threads: Threads | None = None,
     require_verified: bool = False,
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
@@ -210,13 +215,15 @@ def load(
     """Open an exported file, or a checkpoint, to classify images.
 
     Args:
-        path: What ``cnndeploy export`` or ``cnndeploy train`` wrote; ONNX needs no torch.
+        path: What ``cnndeploy export`` or ``cnndeploy train`` wrote; ONNX needs no torch. Or a folder that ``cnndeploy
+            tune`` wrote, which runs as its plan says; what is asked for here goes before that.
         runtime: What runs it; its format's own by default.
-        device: ``cpu``, ``cuda`` or ``cuda:N``; never another than asked for.
-        threads: CPU threads for one run. ``auto`` times one image with one thread and with all that the process may
-            use, and takes one where all are not a tenth faster; of a small network that takes some milliseconds.
+        device: ``cpu``, the default, ``cuda`` or ``cuda:N``; never another than asked for.
+        threads: CPU threads for one run. ``auto``, the default, times one image with one thread and with all that the
+            process may use, and takes one where all are not a tenth faster; of a small network that takes some
+            milliseconds.
         require_verified: Refuse a file that has no certificate ``<path>.verified.json`` of exactly its bytes, run by
-            this runtime and with the same options: that it is equivalent, or if it is lossy, as of int8, that its loss
+            this runtime and in the same precision: that it is equivalent, or if it is lossy, as of int8, that its loss
             of accuracy is within its budget. What it says of images, processor and date is for people to read, and it
             is not signed.
         labels: Class names, for an ONNX file that cnndeploy did not write, whose output must be logits: of one that
@@ -232,15 +239,22 @@ def load(
     ...     len(model.classify(np.zeros((3, 28, 28), np.uint8)))
     3
     """
+    options = RuntimeOptions()
+    if isinstance(path, str | os.PathLike) and os.path.isdir(path):  # noqa: PTH112 - half of what a Path takes
+        path, plan = _planned(path)
+        options = plan.options if runtime in (None, plan.runtime) else options
+        runtime, device, threads = runtime or plan.runtime, device or plan.device, threads or plan.threads
     artifact = Artifact.open(path)
     if require_verified:
-        _require_certificate(artifact, runtime or default_runtime(artifact.format))
+        _require_certificate(artifact, runtime or default_runtime(artifact.format), options.precision)
     if artifact.manifest is not None and (labels is not None or preprocessing is not None):
         raise ArtifactError(f"{path} has labels and preprocessing of its own; leave yours out")
     told = None if labels is None or preprocessing is None else (labels, preprocessing)
     if told is None:
         artifact.require_manifest()
-    session = open_session(artifact, runtime=runtime, device=device, threads=threads)
+    session = open_session(
+        artifact, runtime=runtime, device=device or "cpu", threads=threads or "auto", options=options
+    )
     try:
         if require_verified and Artifact.open(path).sha256 != artifact.sha256:
             raise ArtifactError(f"{path} was replaced while it was opened; open it again")
@@ -251,10 +265,23 @@ def load(
     return Classifier(session, manifest)
 
 
-def _require_certificate(artifact: Artifact, runtime: str) -> None:
+def _planned(folder: str | os.PathLike[str]) -> tuple[Path, Plan]:
+    """The model file in a deployment's folder, and its plan; warns of one made on another kind of processor."""
+    from cnndeploy.deployment import (  # not for an app that has but a file
+        PlannedElsewhereWarning,
+        open_deployment,
+    )
+
+    artifact, plan = open_deployment(folder)
+    if plan.elsewhere:
+        warnings.warn(f"{os.fspath(folder)}: {plan.elsewhere}", PlannedElsewhereWarning, stacklevel=3)
+    return artifact.path, plan
+
+
+def _require_certificate(artifact: Artifact, runtime: str, precision: str) -> None:
     certificate = read_certificate(artifact)
-    changed = {} if certificate is None else certificate.get("options", {})
-    if certificate is None or certificate["runtime"] != runtime or changed:
+    options = RuntimeOptions.of({} if certificate is None else certificate.get("options", {}))
+    if certificate is None or (certificate["runtime"], options.precision) != (runtime, precision):
         raise ArtifactError(
             f"{artifact.path} has no certificate of a verification of exactly its bytes by {runtime}. "
             f"Make one with: cnndeploy verify {artifact.path} --against CHECKPOINT --runtime {runtime}"

@@ -176,7 +176,7 @@ def versions() -> dict[str, str]:
 def environment() -> dict[str, Any]:
     """What a measurement must be read beside: processor, CPUs, memory in bytes, GPUs, system, versions."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "usable_cpus": usable_cpus(),
         "memory_bytes": _memory_bytes(),
         "gpus": list(cuda_driver().gpus),
@@ -186,7 +186,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name, as the kernel gives it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

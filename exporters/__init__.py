@@ -30,10 +30,12 @@ class ExportOptions:
 
     ``opset`` is ONNX's, None for the exporter's default. ``input`` is ``tensor`` for a file that takes what the
     manifest's preprocessing gives, ``image`` for one that takes raw images and does the preprocessing itself.
+    ``simplify``: whether exact rewrites are applied first; see :mod:`cnndeploy.simplification`.
     """
 
     opset: int | None = None
     input: ModelInput = "tensor"
+    simplify: bool = True
 
 
 class Exporter(Protocol):
@@ -60,6 +62,7 @@ def export(
     *,
     input: ModelInput = "tensor",  # noqa: A002 - the field's name, and the command line's
     opset: int | None = None,
+    simplify: bool = True,
 ) -> Artifact:
     """Export a checkpoint file, beside itself unless ``path`` says otherwise.
 
@@ -71,6 +74,8 @@ def export(
             ``image``: it takes raw images, uint8 (batch, height, width) of any size, does the preprocessing itself,
             and gives ``logits`` and ``probabilities``.
         opset: ONNX opset, None for the exporter's default.
+        simplify: Apply rewrites first that are exact in real numbers, so that the file computes the same with less
+            work; its manifest lists them. False writes the checkpoint's network layer by layer.
 
     Raises:
         UnknownNameError: No such format, or no such input.
@@ -94,7 +99,7 @@ def export(
     check_writable(target, checkpoint)
     if not loaded.is_finite():
         raise ExportError(f"{checkpoint} holds weights that are NaN or infinite; train it anew")
-    artifact = exporter.export(loaded, target, ExportOptions(opset=opset, input=input))
+    artifact = exporter.export(loaded, target, ExportOptions(opset=opset, input=input, simplify=simplify))
     remove_stale_certificate(artifact.path)
     return artifact
 

@@ -1,11 +1,14 @@
-"""What an exporter writes: a checkpoint's network as it is, or behind its preprocessing."""
+"""What an exporter writes: a checkpoint's network, simplified or as it is, perhaps behind its preprocessing."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from cnndeploy.exporters import ExportOptions, exported_manifest
+from cnndeploy.simplification import fold_preprocessing, simplify
 from cnndeploy.specs import RAW_SIDE, Manifest, Preprocessing
 from cnndeploy.training.checkpoint import Checkpoint
 
@@ -27,7 +30,9 @@ class ImageNetwork(nn.Module):
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and probabilities."""
-        prepared = image.unsqueeze(1).to(torch.float32) * self.scale  # (batch, 1, height, width)
+        prepared = image.unsqueeze(1).to(torch.float32)  # (batch, 1, height, width)
+        if self.scale != 1.0:
+            prepared = prepared * self.scale
         # interpolate() itself would leave its checks of the arguments in a scripted graph
         prepared = torch._C._nn.upsample_bilinear2d(prepared, self.size, False, None)
         if self.mean != 0.0 or self.std != 1.0:
@@ -39,9 +44,16 @@ class ImageNetwork(nn.Module):
 def network_and_manifest(checkpoint: Checkpoint, options: ExportOptions) -> tuple[nn.Module, Manifest]:
     """The module to write, in eval mode on the CPU, and the manifest to write with it."""
     network, manifest = checkpoint.network(), exported_manifest(checkpoint)
+    rewrites: tuple[str, ...] = ()
+    if options.simplify:
+        network, rewrites = simplify(network)
     if options.input == "tensor":
-        return network, manifest
-    return ImageNetwork(network, manifest.preprocessing).eval(), manifest.taking_images()
+        return network, replace(manifest, rewrites=rewrites)
+    preprocessing = manifest.preprocessing
+    if options.simplify:
+        network, preprocessing, folded = fold_preprocessing(network, preprocessing)
+        rewrites += folded
+    return ImageNetwork(network, preprocessing).eval(), replace(manifest.taking_images(), rewrites=rewrites)
 
 
 def outputs(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -37,7 +37,7 @@ class OnnxExporter:
 
     format = "onnx"
     suffix = ".onnx"
-    options = frozenset({"opset", "input"})
+    options = frozenset({"opset", "input", "simplify"})
 
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write the file, reopen it, check it, and only then give it its name."""

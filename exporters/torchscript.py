@@ -6,9 +6,11 @@ TorchScript archive is a program: open only what you trust.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,12 @@ class TorchScriptExporter:
 
     format = "torchscript"
     suffix = ".torchscript"
-    options = frozenset({"input"})
+    options = frozenset({"input", "simplify"})
 
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write the file, reopen it, check it, and only then give it its name."""
         network, manifest = network_and_manifest(checkpoint, options)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
-            warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+        with quiet():
             frozen = torch.jit.freeze(torch.jit.script(network))
             archive = io.BytesIO()
             torch.jit.save(frozen, archive, _extra_files={MANIFEST_FILE: manifest.to_json()})
@@ -50,6 +50,16 @@ class TorchScriptExporter:
                 temporary.write_bytes(content)
                 _check(temporary, manifest, network)
         return Artifact.open(path)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """torch warns that all of torch.jit is deprecated, and of annotations in torch.fx's own GraphModule."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="The TorchScript type system", category=UserWarning)
+        yield
 
 
 def _cleaned(archive: bytes) -> bytes:

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from cnndeploy.machine import usable_cpus
 from cnndeploy.specs import RAW_SIDE, TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
+Precision = Literal["float32", "bfloat16"]
 Threads = int | Literal["auto"]
 # For threads="auto": above so many seconds an image all threads are taken untried; all must be so many times as fast.
 _LARGE_S, _WORTH_IT = 0.005, 1.1
@@ -81,7 +82,7 @@ class RuntimeOptions:
     """
 
     spinning: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
     @property
     def lossy(self) -> bool:
@@ -98,7 +99,7 @@ class RuntimeOptions:
     @classmethod
     def of(cls, changed: Mapping[str, Any]) -> Self:
         """Read what :attr:`changed` gave; raises ValueError where it did not."""
-        allowed = {"spinning": (True, False), "precision": ("float32", "bfloat16")}
+        allowed = {"spinning": (True, False), "precision": get_args(Precision)}
         if not all(value in allowed.get(name, ()) for name, value in changed.items()):
             raise ValueError(f"not options of a runtime: {changed}")
         return cls(**changed)

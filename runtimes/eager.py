@@ -57,20 +57,28 @@ class OracleSession(EagerSession):
         self.inputs = tuple(replace(spec, dtype="float64") for spec in self.inputs)
 
 
-def open_oracle(artifact: Artifact, *, threads: int, weights: str = "float32") -> OracleSession:
+def open_simplified(artifact: Artifact, *, threads: int) -> EagerSession:
+    """Open a checkpoint on the CPU as it is exported, simplified. Raises what :meth:`EagerRuntime.open` raises."""
+    device = open_device("cpu", "eager", threads)
+    return EagerSession(artifact, network_of(artifact, device, simplified=True), device, threads)
+
+
+def open_oracle(
+    artifact: Artifact, *, threads: int, weights: str = "float32", simplified: bool = False
+) -> OracleSession:
     """Open a checkpoint on the CPU in float64, whose rounding is a billionth of float32's.
 
-    ``weights`` names the dtype that its weights are rounded to first. Raises what :meth:`EagerRuntime.open`
-    raises.
+    ``weights`` names the dtype that its weights, ``simplified`` or its own, are rounded to first. Raises what
+    :meth:`EagerRuntime.open` raises.
     """
     import torch
 
     device = open_device("cpu", "eager", threads)
-    network = network_of(artifact, device).to(getattr(torch, weights)).double()
+    network = network_of(artifact, device, simplified=simplified).to(getattr(torch, weights)).double()
     return OracleSession(artifact, network, device, threads)
 
 
-def open_tf32(artifact: Artifact, *, threads: int) -> EagerSession:
+def open_tf32(artifact: Artifact, *, threads: int, simplified: bool = False) -> EagerSession:
     """Open a checkpoint on the CPU as a GPU's TF32 computes it: what is multiplied is rounded to 10 bits first.
 
     Sums are float32's, as in TF32. Raises what :meth:`EagerRuntime.open` raises.
@@ -80,7 +88,7 @@ def open_tf32(artifact: Artifact, *, threads: int) -> EagerSession:
     import torch
 
     device = open_device("cpu", "eager", threads)
-    network = network_of(artifact, device)
+    network = network_of(artifact, device, simplified=simplified)
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
             module.weight.data = _to_tf32(module.weight.data)
@@ -116,17 +124,21 @@ class EagerRuntime:
         return EagerSession(artifact, network_of(artifact, torch_device), torch_device, threads, tf32)
 
 
-def network_of(artifact: Artifact, device: torch.device) -> torch.nn.Module:
-    """A checkpoint's network in eval mode, on ``device``."""
+def network_of(artifact: Artifact, device: torch.device, *, simplified: bool = False) -> torch.nn.Module:
+    """A checkpoint's network in eval mode, on ``device``, as it is or ``simplified`` as exporters do."""
     import torch
 
+    from cnndeploy.simplification import simplify
     from cnndeploy.training.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.load(artifact.path)
     if checkpoint.sha256 != artifact.sha256:
         raise ArtifactError(f"{artifact.path} has changed since it was opened; open it anew")
+    network = checkpoint.network()
+    if simplified:
+        network, _ = simplify(network)
     try:
-        return checkpoint.network().to(device)
+        return network.to(device)
     except torch.OutOfMemoryError as error:
         raise DeviceUnavailableError(f"{artifact.path} does not fit into the memory of {device}") from error
 

@@ -266,8 +266,9 @@ def _modules(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
         notes = {entry.key: entry.value for entry in node.metadata_props}
         scopes, classes = _listed(notes.get(_SCOPES)), _listed(notes.get(_CLASSES))
         inner = zip(scopes, classes, strict=False)  # of strange notes what can be used
-        for scope, name in list(inner)[1:-1]:  # between the network and the node itself
-            last[scope] = (node.output[0], name.rpartition(".")[2])
+        for scope, name in list(inner)[:-1]:  # but the node itself
+            if scope:  # the network has no name, and is not noted at all where torch.fx rebuilt it
+                last[scope] = (node.output[0], name.rpartition(".")[2])
     deepest_last = sorted(last.items(), key=lambda entry: entry[0].count("."))
     modules = {value: (scope, kind) for scope, (value, kind) in deepest_last}
     return {node.output[0]: modules[node.output[0]] for node in graph.node if node.output[0] in modules}

@@ -32,8 +32,8 @@ class OpenVinoSession(Session):
     def __init__(self, artifact: Artifact, model: openvino.CompiledModel, threads: int) -> None:
         super().__init__(
             artifact,
-            inputs=tuple(map(_spec, model.inputs)),
-            outputs=tuple(map(_spec, model.outputs)),
+            inputs=tuple(map(tensor_spec, model.inputs)),
+            outputs=tuple(map(tensor_spec, model.outputs)),
             device="cpu",
             placed_on="CPU",
             threads=threads,
@@ -116,7 +116,8 @@ class OpenVinoRuntime:
         return session
 
 
-def _spec(port: Any) -> TensorSpec:
+def tensor_spec(port: Any) -> TensorSpec:
+    """An input or output of a compiled model."""
     axes = enumerate(port.partial_shape)
     names = _RAW_AXES if len(port.partial_shape) == len(_RAW_AXES) else _RAW_AXES[:1]
     shape = tuple(

@@ -24,8 +24,10 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.equivalence import verify
 from cnndeploy.errors import CnndeployError
 from cnndeploy.exporters import export
+from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.formats.torchscript import MANIFEST_FILE
+from cnndeploy.simplification import simplify
 from cnndeploy.specs import Manifest
 from cnndeploy.training.checkpoint import Checkpoint
 from cnndeploy.training.loop import train
@@ -114,10 +116,12 @@ def good_files(architecture: str, seed: int, folder: Path, formats: Sequence[str
     return Trained(path, path.with_suffix(".onnx"), path.with_suffix(".torchscript"))
 
 
-def _scripted(module: torch.jit.ScriptModule, good: Trained, folder: Path) -> Path:
+def _scripted(
+    module: torch.jit.ScriptModule, good: Trained, folder: Path, rewrites: tuple[str, ...] = ()
+) -> Path:
     """As our exporter saves, but without its checks, which some defects do not pass."""
     path = folder / "broken.torchscript"
-    manifest = Artifact.open(good.torchscript).require_manifest()
+    manifest = replace(Artifact.open(good.torchscript).require_manifest(), rewrites=rewrites)
     torch.jit.save(module, path, {MANIFEST_FILE: manifest.to_json()})
     return path
 
@@ -137,11 +141,13 @@ def weights_defect(name: str, reason: str) -> Callable[[Callable[[Weights], None
             return Attempt(_saved(model, folder), module=_broken_module(weights, reason))
 
         def in_torchscript(good: Trained, folder: Path) -> Attempt:
-            network = Checkpoint.load(good.checkpoint).network()
+            network, rewrites = simplify(Checkpoint.load(good.checkpoint).network())
             weights = {name: value.numpy() for name, value in network.state_dict().items()}  # share memory
             edit(weights)
-            frozen = torch.jit.freeze(torch.jit.script(network))
-            return Attempt(_scripted(frozen, good, folder), module=_broken_module(weights, reason))
+            with quiet():
+                frozen = torch.jit.freeze(torch.jit.script(network))
+            path = _scripted(frozen, good, folder, rewrites)
+            return Attempt(path, module=_broken_module(weights, reason))
 
         DEFECTS.append(Defect(name, "onnx", reason, in_onnx))
         DEFECTS.append(Defect(name, "torchscript", reason, in_torchscript))

@@ -17,15 +17,18 @@ from helpers import Trained
 
 
 @cache
-def _exported(checkpoint: Path) -> bytes:
+def _exported(checkpoint: Path, simplify: bool) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        return export(checkpoint, "onnx", Path(folder) / "image.onnx", input="image").path.read_bytes()
+        path = Path(folder) / "image.onnx"
+        return export(checkpoint, "onnx", path, input="image", simplify=simplify).path.read_bytes()
 
 
-def image_defect(name: str, reason: str) -> Callable[[Callable[[onnx.ModelProto], None]], None]:
+def image_defect(
+    name: str, reason: str, simplify: bool = True
+) -> Callable[[Callable[[onnx.ModelProto], None]], None]:
     def register(edit: Callable[[onnx.ModelProto], None]) -> None:
         def make(good: Trained, folder: Path) -> Attempt:
-            model = onnx.load_from_string(_exported(good.checkpoint))
+            model = onnx.load_from_string(_exported(good.checkpoint, simplify))
             edit(model)
             return Attempt(_saved(model, folder))
 
@@ -39,9 +42,17 @@ def _set_constant(model: onnx.ModelProto, name: str, values: np.ndarray) -> None
     tensor.CopyFrom(numpy_helper.from_array(values, name))
 
 
-@image_defect("scale of 255 forgotten", r"departs first in features\.0\S* \(Conv2d\)")
+@image_defect("scale of 255 forgotten", r"departs first in features\.0\S* \(Conv2d\)", simplify=False)
 def scale_of_255_forgotten(model: onnx.ModelProto) -> None:
     _set_constant(model, _node(model, "Mul").input[1], np.array(1, np.float32))
+
+
+@image_defect("scale left to the graph too", r"departs first in features\.0\S* \(Conv2d\)")
+def scale_left_to_the_graph_too(model: onnx.ModelProto) -> None:
+    """The graph divides by 255 although its first weights have been."""
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1 / 255, np.float32), "scale"))
+    at = next(place for place, node in enumerate(model.graph.node) if node.op_type == "Resize")
+    _insert_before(model, at, helper.make_node("Mul", ["scale"], []))
 
 
 @image_defect("height and width exchanged", r"departs first in features\.0\S* \(Conv2d\)")

@@ -12,11 +12,12 @@ from itertools import product
 
 from cnndeploy import registry
 from cnndeploy.artifact import Artifact
-from cnndeploy.benchmark.candidate import RAW_ONNXRUNTIME, BatchOf, Candidate, Settings, cold_start
+from cnndeploy.benchmark.candidate import RAW, BatchOf, Candidate, Settings, cold_start
 from cnndeploy.benchmark.conditions import Watch, doubts
 from cnndeploy.benchmark.engine import Measurement, measure
 from cnndeploy.benchmark.intervals import ratio_interval, rounds_needed
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result, compared, summarise
+from cnndeploy.deployment import is_deployment, open_deployment
 from cnndeploy.errors import BenchmarkError, CnndeployError
 from cnndeploy.machine import environment, usable_cpus
 from cnndeploy.runtimes import Threads, default_runtime
@@ -71,9 +72,11 @@ def bench(
     go on. docs/BENCHMARKS.md has the method.
 
     Args:
-        targets: Checkpoints and exported files.
-        runtimes: What runs them: each file on each of these that opens its format; ``raw-onnxruntime`` is ONNX
-            Runtime without our own layer. Each format's default where none are given.
+        targets: Checkpoints, exported files, and folders that ``cnndeploy tune`` wrote, which run as their plan says
+            and come last.
+        runtimes: What runs them: each file on each of these that opens its format; ``raw-onnxruntime`` and
+            ``raw-openvino`` are as plain scripts use them, without our own layer. Each format's default where none are
+            given.
         batch_sizes: Images in one call; measured from the smallest up.
         threads: CPU threads, a candidate for each number, or ``auto``; all that the process may use by default.
         device: ``cpu``, ``cuda`` or ``cuda:N``, the same for all.
@@ -102,7 +105,17 @@ def bench(
         raise BenchmarkError(f"batch sizes are at least 1, got {list(batch_sizes)}")
     if any(count != "auto" and count < 1 for count in threads):
         raise BenchmarkError(f"threads are at least 1, or auto, got {list(threads)}")
-    sizes = sorted(set(batch_sizes))
+    return bench_candidates(asked, sorted(set(batch_sizes)), limits, should_stop, on_progress)
+
+
+def bench_candidates(
+    asked: Sequence[tuple[Artifact, Settings]],
+    sizes: Sequence[int],
+    limits: Limits,
+    should_stop: Stop = lambda: False,
+    on_progress: Progress | None = None,
+) -> BenchmarkReport:
+    """As :func:`bench`, of any files each with settings of its own, at ``sizes`` from the smallest up."""
     comparisons = max(1, (len(asked) - 1) * len(sizes))
     min_rounds = rounds_needed(len(asked) * len(sizes))  # for a baseline judges every row
     rows: list[Result] = []
@@ -110,7 +123,7 @@ def bench(
 
         def started(artifact: Artifact, settings: Settings) -> Candidate:
             return stack.enter_context(
-                Candidate(artifact, settings, timeout_s=timeout_s, should_stop=should_stop)
+                Candidate(artifact, settings, timeout_s=limits.timeout_s, should_stop=should_stop)
             )
 
         candidates = [started(*each) for each in asked]  # all start at once; then wait for each
@@ -143,12 +156,17 @@ def _asked(
     """Every file on every runtime that opens it, with every number of threads."""
     if not targets or isinstance(targets, str) or isinstance(runtimes, str):
         raise BenchmarkError("give at least one model file, and lists of files and runtimes")
-    if RAW_ONNXRUNTIME in runtimes and (settings.device != "cpu" or settings.end_to_end or "auto" in threads):
-        raise BenchmarkError(f"{RAW_ONNXRUNTIME} runs the model alone, on the CPU, with a number of threads")
-    opened = [Artifact.open(target) for target in targets]
+    if (raw := RAW.keys() & runtimes) and (
+        settings.device != "cpu" or settings.end_to_end or "auto" in threads
+    ):
+        raise BenchmarkError(
+            f"{', '.join(sorted(raw))} runs the model alone, on the CPU, with a number of threads"
+        )
+    planned = [(target, *open_deployment(target)) for target in targets if is_deployment(target)]
+    opened = [Artifact.open(target) for target in targets if not is_deployment(target)]
     found = {artifact.format for artifact in opened}
     for runtime in runtimes:
-        if not found.intersection(_formats(runtime)):
+        if opened and not found.intersection(_formats(runtime)):
             raise BenchmarkError(
                 f"{runtime} opens {', '.join(_formats(runtime))}; none of the files is of that format"
             )
@@ -161,11 +179,21 @@ def _asked(
             )
         for runtime in fitting or [default_runtime(artifact.format)]:
             asked.append((artifact, replace(settings, runtime=runtime, threads=count)))
+    for folder, artifact, plan in planned:  # as it says, whatever the others are run on
+        of_plan = replace(
+            settings,
+            runtime=plan.runtime,
+            device=plan.device,
+            threads=plan.threads,
+            options=plan.options,
+            deployment=os.fspath(folder),
+        )
+        asked.append((artifact, of_plan))
     return asked
 
 
 def _formats(runtime: str) -> tuple[str, ...]:
-    return ("onnx",) if runtime == RAW_ONNXRUNTIME else registry.get("runtimes", runtime).formats
+    return ("onnx",) if runtime in RAW else registry.get("runtimes", runtime).formats
 
 
 def _wait_until_open(candidate: Candidate) -> CnndeployError | None:

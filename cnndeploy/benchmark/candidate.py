@@ -13,7 +13,9 @@ from cnndeploy.benchmark.report import ColdStart, Result
 from cnndeploy.process import WorkerProcess
 from cnndeploy.runtimes import RuntimeOptions, Threads
 
-RAW_ONNXRUNTIME = "raw-onnxruntime"
+RAW_ONNXRUNTIME, RAW_OPENVINO = "raw-onnxruntime", "raw-openvino"
+# As a plain script uses them, without our own layer: name to package.
+RAW = {RAW_ONNXRUNTIME: "onnxruntime", RAW_OPENVINO: "openvino"}
 _DEFAULT_OPTIONS = RuntimeOptions()
 
 
@@ -21,8 +23,8 @@ _DEFAULT_OPTIONS = RuntimeOptions()
 class Settings:
     """How a candidate is run.
 
-    ``runtime`` is a runtime's name, or ``raw-onnxruntime``; ``threads`` a number, or ``auto``. With ``end_to_end``
-    a call goes from raw uint8 images to labels.
+    ``runtime`` is a runtime's name, or one of :data:`RAW`; ``threads`` a number, or ``auto``. With ``end_to_end``
+    a call goes from raw uint8 images to labels. ``deployment`` is the folder whose plan these are of.
     """
 
     runtime: str
@@ -30,6 +32,7 @@ class Settings:
     threads: Threads
     end_to_end: bool = False
     options: RuntimeOptions = _DEFAULT_OPTIONS
+    deployment: str = ""
 
     def to_json(self) -> str:
         """For the worker."""
@@ -79,7 +82,7 @@ class Candidate(WorkerProcess):
         """Its row in the report, without figures."""
         manifest = self.artifact.manifest
         return Result(
-            target=str(self.artifact.path),
+            target=self.asked.deployment or str(self.artifact.path),
             runtime=self.asked.runtime,
             device=self.facts.get("device", self.asked.device),
             threads=self.facts.get("threads", None if self.asked.threads == "auto" else self.asked.threads),

@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 from cnndeploy import registry
 from cnndeploy.artifact import Artifact
-from cnndeploy.benchmark.candidate import RAW_ONNXRUNTIME, Settings
+from cnndeploy.benchmark.candidate import RAW, RAW_ONNXRUNTIME, RAW_OPENVINO, Settings
 from cnndeploy.classifier import Classifier
 from cnndeploy.errors import ArtifactError, BenchmarkError, missing_dependency
 from cnndeploy.machine import peak_memory_bytes, reset_peak_memory
 from cnndeploy.process import Message, serve
 from cnndeploy.runtimes import Session, open_session
 from cnndeploy.runtimes.onnxruntime import tensor_spec
+from cnndeploy.runtimes.openvino import tensor_spec as openvino_spec
 from cnndeploy.specs import RAW_SIDE, TensorSpec
 
 
@@ -124,6 +125,27 @@ class _RawOnnxRuntime(_Subject):
         self._session = None
 
 
+class _RawOpenVino(_Subject):
+    """OpenVINO as a plain script uses it: in bfloat16 where the processor can, which is its default."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        import openvino
+
+        settings = {"INFERENCE_NUM_THREADS": threads}
+        self._model = openvino.compile_model(path, "CPU", settings)
+        precision = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.device, self.threads = "cpu", threads
+        self.settings = {"threads": threads, "precision": precision}
+
+    def prepare(self, batch_size: int) -> Call:
+        feeds = _random_feeds([openvino_spec(port) for port in self._model.inputs], batch_size)
+        request = self._model.create_infer_request()
+        return lambda: request.infer(feeds).values()
+
+    def close(self) -> None:
+        self._model = None
+
+
 def _random_feeds(inputs: Sequence[TensorSpec], batch_size: int) -> dict[str, NDArray[Any]]:
     """In the range that preprocessing gives, or for raw images 8-bit."""
     random = np.random.default_rng(0)
@@ -135,7 +157,7 @@ def _random_feeds(inputs: Sequence[TensorSpec], batch_size: int) -> dict[str, ND
 
 
 def _import_package_of(runtime: str) -> None:
-    package = "onnxruntime" if runtime == RAW_ONNXRUNTIME else registry.get("runtimes", runtime).package
+    package = RAW.get(runtime) or registry.get("runtimes", runtime).package
     try:
         importlib.import_module(package)
     except ModuleNotFoundError as error:
@@ -145,6 +167,8 @@ def _import_package_of(runtime: str) -> None:
 def _open(path: str, settings: Settings) -> _Subject:
     if settings.runtime == RAW_ONNXRUNTIME:
         return _RawOnnxRuntime(path, int(settings.threads))
+    if settings.runtime == RAW_OPENVINO:
+        return _RawOpenVino(path, int(settings.threads))
     artifact = Artifact.open(path)
     session = open_session(
         artifact,

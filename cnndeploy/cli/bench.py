@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cnndeploy.benchmark.report import BenchmarkReport
 
 _REGRESSED = 4
-_RAW = "raw-onnxruntime"
+_RAW = ("raw-onnxruntime", "raw-openvino")
 
 
 class _Threads(click.ParamType[int | str]):
@@ -48,10 +48,10 @@ class _Threads(click.ParamType[int | str]):
 @click.option(
     "--target",
     "runtimes",
-    type=RegisteredName("runtimes", _RAW),
+    type=RegisteredName("runtimes", *_RAW),
     multiple=True,
     metavar="RUNTIME",
-    help=f"What runs the files; repeatable. {_RAW} is ONNX Runtime without our own layer.  [default: each format's]",
+    help="What runs the files; repeatable. Those named raw are as a plain script uses them.  [default: each format's]",
 )
 @click.option(
     "--batch-size",

@@ -25,12 +25,18 @@ from cnndeploy.cli._common import PATH, RegisteredName
     help="What the file takes: a prepared tensor, or raw 8-bit images, so that no app needs preprocessing code.",
 )
 @click.option("--opset", type=int, help="ONNX opset, 18 to 23.  [default: 20]")
+@click.option(
+    "--no-simplify",
+    is_flag=True,
+    help="Write the network layer by layer, without the exact rewrites that make it compute the same with less work.",
+)
 def command(
     checkpoint: Path,
     formats: tuple[str, ...],
     output_dir: Path | None,
     input: Literal["tensor", "image"],
     opset: int | None,
+    no_simplify: bool,
 ) -> None:
     """Export a checkpoint to self-contained files, each checked after it was saved.
 
@@ -44,17 +50,22 @@ def command(
 
     chosen = dict.fromkeys(formats or registry.names("exporters"))
     exporters = {name: registry.get("exporters", name) for name in chosen}
-    if opset is not None and not any("opset" in exporter.options for exporter in exporters.values()):
-        raise click.UsageError(f"--opset does not apply to {', '.join(exporters)}")
+    for option, given in (("opset", opset is not None), ("simplify", no_simplify)):
+        if given and not any(option in exporter.options for exporter in exporters.values()):
+            flag = "--no-simplify" if option == "simplify" else "--opset"
+            raise click.UsageError(f"{flag} does not apply to {', '.join(exporters)}")
     Artifact.open(checkpoint)  # before a folder is made for what comes of it
     if output_dir is not None:
         make_folder(output_dir)
     for name, exporter in exporters.items():
         folder = output_dir or checkpoint.parent
         path = folder / f"{checkpoint.stem}{exporter.suffix}"
-        artifact = export(checkpoint, name, path, input=input, opset=opset)
+        artifact = export(checkpoint, name, path, input=input, opset=opset, simplify=not no_simplify)
         size = artifact.path.stat().st_size
-        takes = "raw images" if artifact.require_manifest().takes_images else "prepared tensors"
+        manifest = artifact.require_manifest()
+        takes = "raw images" if manifest.takes_images else "prepared tensors"
         click.echo(
             f"Wrote {artifact.path}, which takes {takes}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}"
         )
+        if manifest.rewrites:
+            click.echo(f"  simplified: {', '.join(manifest.rewrites)}")

@@ -24,7 +24,7 @@ from cnndeploy.equivalence.side import NotRun, Precision, Side
 from cnndeploy.equivalence.structure import is_unchanged, mismatches
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.machine import usable_cpus
-from cnndeploy.runtimes import default_runtime
+from cnndeploy.runtimes import RuntimeOptions, default_runtime
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 # Eager PyTorch keeps every activation of a layer at once; smaller batches bound the memory of large networks.
@@ -37,6 +37,7 @@ IMAGE_SIZES, _IMAGES_OF_A_SIZE = ((45, 33), (17, 60)), 7
 _EXPLAINED = 0.1
 
 Progress = Callable[[int, int], None]
+_DEFAULT_OPTIONS = RuntimeOptions()
 
 
 def verify(
@@ -47,6 +48,7 @@ def verify(
     device: str = "cpu",
     threads: int | None = None,
     tf32: bool = False,
+    options: RuntimeOptions = _DEFAULT_OPTIONS,
     images: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     on_batch: Progress | None = None,
@@ -66,6 +68,7 @@ def verify(
         tf32: Verify as many apps deploy on CUDA, where ONNX Runtime's default lets products be taken in TF32. The
             tolerance is TF32's then, and the artifact's error is held against that of the checkpoint computed in
             TF32. The default is strict: float32 on both sides.
+        options: Of the runtime, which must compute in float32.
         images: The first so many test images, all 10,000 by default.
         data_dir: Folder of the data set.
         on_batch: Called with the images run and the images to run in all, on both sides together.
@@ -98,7 +101,7 @@ def verify(
         "data_dir": None if data_dir is None else os.fspath(data_dir),
     }
     with (
-        Side(artifact, runtime=runtime, device=device, tf32=tf32, **shared) as candidate,
+        Side(artifact, runtime=runtime, device=device, tf32=tf32, options=options, **shared) as candidate,
         Side(
             against, runtime=default_runtime("checkpoint"), device="cpu", from_raw=takes_images, **shared
         ) as reference,
@@ -142,6 +145,8 @@ class _Evidence:
     ) -> None:
         self.comparison = Comparison(Tolerance.of_tf32() if tf32 else Tolerance())
         self._maths: Precision = "tf32" if tf32 else "float32"
+        # what a simplified file computes inside is held against the checkpoint simplified alike, its logits never
+        self._simplified = bool(candidate.artifact.require_manifest().rewrites)
         self.oracle: OracleCheck | None = None
         self.decisions: Decisions | None = None
         self.invariance: BatchInvariance | None = None
@@ -217,8 +222,8 @@ class _Evidence:
                 self.divergence = find_divergence(
                     worst,
                     self._candidate.activations(worst, folder / "artifact"),
-                    self._reference.activations(worst, folder / "eager", self._maths),
-                    self._reference.activations(worst, folder / "exact", "float64"),
+                    self._reference.activations(worst, folder / "eager", self._maths, self._simplified),
+                    self._reference.activations(worst, folder / "exact", "float64", self._simplified),
                 )
             return [*self.divergence.reasons(), *self._rounded_weights(artifact[worst], worst)]
         except (NotRun, CnndeployError) as error:  # the verdict stands without
@@ -231,7 +236,7 @@ class _Evidence:
         """Whether the checkpoint with its weights rounded to a smaller dtype explains the logits."""
 
         def error(weights: str) -> float:
-            (exact,) = self._reference.logits([images], "float64", weights)
+            (exact,) = self._reference.logits([images], "float64", weights, simplified=self._simplified)
             return float(np.abs(artifact - exact).max())
 
         unrounded = error("float32")

@@ -163,6 +163,39 @@ def require_budget(budget: float) -> None:
         )
 
 
+def checkpoint_labels(
+    checkpoint: Artifact,
+    *,
+    threads: int,
+    data_dir: str | os.PathLike[str] | None = None,
+    on_batch: Progress | None = None,
+) -> NDArray[np.intp]:
+    """What a checkpoint in eager PyTorch, float32 on the CPU, calls each test image, (images,): ``reference_labels``.
+
+    Raises:
+        ArtifactError: It cannot be run, or gives NaN or infinity.
+    """
+    count = len(data.load("test", data_dir))
+    plan = [list(range(start, min(start + BATCH, count))) for start in range(0, count, BATCH)]
+    folder = None if data_dir is None else os.fspath(data_dir)
+    found: list[NDArray[Any]] = []
+    runtime = default_runtime("checkpoint")
+    with Side(checkpoint, runtime=runtime, device="cpu", threads=threads, data_dir=folder) as side:
+        side.wait_until_open()
+        try:
+            for logits in side.logits(plan):
+                found.append(logits)
+                if on_batch is not None:
+                    on_batch(min(len(found) * BATCH, count), count)
+        except NotRun as error:
+            raise ArtifactError(f"{checkpoint.path} has no labels: {error}") from error
+    logits = np.concatenate(found)
+    if not np.isfinite(logits).all():
+        raise ArtifactError(f"{checkpoint.path} gives NaN or infinite logits; train it anew")
+    labels: NDArray[np.intp] = logits.argmax(axis=1)
+    return labels
+
+
 class _Measured:
     """Runs both sides and keeps the label that each gave to every image."""
 

@@ -17,12 +17,15 @@ from cnndeploy.errors import ArtifactError
 from cnndeploy.machine import environment
 
 
-def certify(report: EquivalenceReport | BudgetReport, command: str) -> Path | None:
+def certify(
+    report: EquivalenceReport | BudgetReport, command: str, beside: Path | None = None
+) -> Path | None:
     """Write the certificate of a pass, or remove the one that a failure has outdated.
 
     Args:
         report: What verification found.
         command: The command to repeat it.
+        beside: Where the file is now, if not where the report says that it will lie.
 
     Returns:
         The certificate's path, None where there is none.
@@ -30,7 +33,8 @@ def certify(report: EquivalenceReport | BudgetReport, command: str) -> Path | No
     Raises:
         ArtifactError: It cannot be written, or it would call a lossy file equivalent.
     """
-    path = certificate_path(report.artifact.path)
+    file = beside or Path(report.artifact.path)
+    path = certificate_path(file)
     if not (report.equivalent if isinstance(report, EquivalenceReport) else report.within_budget):
         try:
             path.unlink(missing_ok=True)
@@ -40,7 +44,7 @@ def certify(report: EquivalenceReport | BudgetReport, command: str) -> Path | No
             ) from error
         return None
     if isinstance(report, EquivalenceReport):
-        manifest = Artifact.open(report.artifact.path).manifest
+        manifest = Artifact.open(file).manifest
         if manifest is not None and manifest.lossy:
             raise ArtifactError(
                 f"{report.artifact.path} is lossy and is never equivalent; measure its loss with verify_budget"

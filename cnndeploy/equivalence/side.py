@@ -51,9 +51,8 @@ class Side(WorkerProcess):
         self._from_raw = from_raw
         self.runtime = runtime
         self.threads = threads
-        maths = "tf32" if tf32 else "float32"
-        arguments = (str(artifact.path), runtime, device, str(threads), maths, data_dir or "")
-        arguments += (json.dumps(options.changed),)
+        maths, changed = "tf32" if tf32 else "float32", json.dumps(options.changed)
+        arguments = (str(artifact.path), runtime, device, str(threads), maths, data_dir or "", changed)
         super().__init__("cnndeploy.equivalence.worker", *arguments, subject=str(artifact.path))
 
     def wait_until_open(self) -> None:
@@ -73,31 +72,48 @@ class Side(WorkerProcess):
         weights: str = "float32",
         size: tuple[int, int] | None = None,
         split: data.Split = "test",
+        simplified: bool = False,
     ) -> Iterator[NDArray[Any]]:
         """The logits of each batch, as they come, in the dtype that the artifact gives.
 
         In float64, for a checkpoint, its ``weights`` are first rounded to the dtype named. With a ``size`` the raw
-        images are first resampled to that height and width. Images are those of ``split``.
+        images are first resampled to that height and width. Images are those of ``split``. A checkpoint can be
+        ``simplified`` first, as exporters do.
 
         Raises:
             NotRun: The artifact cannot be run on a batch; what it gave before stands.
         """
         batches = list(batches)
-        self._ask(batches=batches, precision=precision, weights=weights, size=size, split=split)
+        self._ask(
+            batches=batches,
+            precision=precision,
+            weights=weights,
+            size=size,
+            split=split,
+            simplified=simplified,
+        )
         for _ in batches:
             answer = self._receive_run()
             yield np.array(answer["logits"], dtype=answer["dtype"])
 
     def activations(
-        self, batch: list[int], folder: Path, precision: Precision = "float32"
+        self, batch: list[int], folder: Path, precision: Precision = "float32", simplified: bool = False
     ) -> list[Activation]:
         """What each module gives for one batch, kept in new files in ``folder`` and read from there as used.
+
+        A checkpoint can be ``simplified`` first, so that it has the modules of a file that was exported so.
 
         Raises:
             NotRun: The artifact cannot be run so.
         """
         folder.mkdir()
-        self._ask(batches=[batch], precision=precision, weights="float32", folder=str(folder))
+        self._ask(
+            batches=[batch],
+            precision=precision,
+            weights="float32",
+            folder=str(folder),
+            simplified=simplified,
+        )
         return [
             Activation(each["module"], each["kind"], np.load(each["file"], mmap_mode="r"))
             for each in self._receive_run()["activations"]

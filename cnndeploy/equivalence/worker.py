@@ -35,8 +35,9 @@ def main(path: str, runtime: str, device: str, threads: str, maths: str, data_di
     A request names batches as lists of image numbers in the test set, or in another ``split``, perhaps a ``size``,
     height and width that the raw images are first resampled to, and the ``precision``: ``float32``, the artifact's own,
     or for checkpoints ``tf32`` or ``float64``, the oracle's, with the ``weights`` rounded to a dtype first, and if
-    it is ``from_raw`` with the images prepared in float64 too. A request with a ``folder`` is answered with what each module
-    gives for its one batch, in files there.
+    it is ``from_raw`` with the images prepared in float64 too. A checkpoint is ``simplified`` first, as exporters do,
+    if a request says so. A request with a ``folder`` is answered with what each module gives for its one batch, in
+    files there.
     """
 
     def answers(requests: Iterator[Message]) -> Iterator[Message]:
@@ -70,13 +71,17 @@ def main(path: str, runtime: str, device: str, threads: str, maths: str, data_di
 
 def _as_asked(session: Session, request: Message) -> contextlib.AbstractContextManager[Session]:
     """The session in the precision that a request asks for; one opened for it is closed after it."""
-    if request["precision"] == "float32":
+    simplified = request.get("simplified", False)
+    if request["precision"] == "float32" and not simplified:
         return contextlib.nullcontext(session)
-    from cnndeploy.runtimes.eager import open_oracle, open_tf32
+    from cnndeploy.runtimes.eager import open_oracle, open_simplified, open_tf32
 
+    artifact, threads = session.artifact, session.threads
+    if request["precision"] == "float32":
+        return open_simplified(artifact, threads=threads)
     if request["precision"] == "tf32":
-        return open_tf32(session.artifact, threads=session.threads)
-    return open_oracle(session.artifact, threads=session.threads, weights=request["weights"])
+        return open_tf32(artifact, threads=threads, simplified=simplified)
+    return open_oracle(artifact, threads=threads, weights=request["weights"], simplified=simplified)
 
 
 def _answer(session: Session, images: NDArray[np.uint8], request: Message) -> Iterator[Message]:

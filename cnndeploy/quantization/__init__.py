@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -91,6 +91,7 @@ def quantize(
     threads: int | None = None,
     images: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    reference_labels: Sequence[int] | NDArray[Any] | None = None,
     bench_s: float = 3.0,
     on_progress: Progress | None = None,
 ) -> Quantized:
@@ -112,6 +113,7 @@ def quantize(
         threads: CPU threads, all that the process may use by default.
         images: Measure on the first so many test images, all 10,000 by default.
         data_dir: Folder of the data set.
+        reference_labels: As :func:`cnndeploy.verify_budget`'s.
         bench_s: Seconds to time the file beside its float file for, each; 0 for not at all.
         on_progress: Called with what is done, of how much (0 where that is unknown), and at what.
 
@@ -141,7 +143,8 @@ def quantize(
             "images": images,
             "data_dir": data_dir,
         }
-        asker = _Asker(checkpoint, folder / target.name, shared, report_progress)
+        known = None if reference_labels is None else np.asarray(reference_labels)
+        asker = _Asker(checkpoint, folder / target.name, shared, known, report_progress)
         trials: list[Trial] = []
         if precision == "float16":
             found = asker.first_within(_half(source, budget))
@@ -280,13 +283,20 @@ def _split(train: data.Images, calibration: int, screening: int) -> tuple[data.I
 class _Asker:
     """Asks the test images about at most two files; the one within its budget is left at ``path``."""
 
-    def __init__(self, checkpoint: Path, path: Path, shared: dict[str, Any], on_progress: Progress) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        path: Path,
+        shared: dict[str, Any],
+        known: NDArray[Any] | None,
+        on_progress: Progress,
+    ) -> None:
         self.path = path
         self.reports: list[BudgetReport] = []
         self._checkpoint = checkpoint
         self._shared = shared
         self._on_progress = on_progress
-        self._labels: NDArray[Any] | None = None  # the checkpoint's, which takes longest
+        self._labels = known  # the checkpoint's, which take longest and are the same for every file
 
     def first_within(self, candidates: Candidates) -> BudgetReport | None:
         for _, content in candidates:

@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter
 
 from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.report.rows import candidates, shortened
+from cnndeploy.tuning.report import TuneReport
 
 _INK = "#010203"  # stands for the page's text colour
 _STYLE: Any = {
@@ -23,6 +24,7 @@ _STYLE: Any = {
     "axes.spines.right": False,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
 }
+_MARKERS = {"checkpoint": "s", "float": "o", "simplified": "D", "int8": "^"}
 _COLOURS = ("#3b6fd4", "#d9822b", "#2f9e6e", "#b0509c", "#8a7a2f", "#4aa3b5", "#c4473d", "#7d6bd1")
 
 
@@ -77,6 +79,47 @@ def benchmark_plots(report: BenchmarkReport) -> dict[str, Plot]:
     if known := [row for row in firsts if row.accuracy is not None]:
         plots["accuracy"] = _accuracy(known)
     return plots
+
+
+def tuning_plot(report: TuneReport) -> Plot:
+    """Accuracy against latency of what was tried, with the frontier of those that none beats in both."""
+    known = [row for row in report.rows if row.p50_s is not None and row.accuracy is not None]
+    frontier = report.frontier
+
+    def draw(axes: Any) -> None:
+        for at, (variant, marker) in enumerate(_MARKERS.items()):
+            rows = [row for row in known if row.variant == variant]
+            if rows:
+                axes.plot(
+                    [1e3 * (row.p50_s or 0) for row in rows],
+                    [row.accuracy for row in rows],
+                    marker,
+                    color=_COLOURS[at],
+                    alpha=0.7,
+                    label=variant,
+                )
+        line = [(1e3 * (row.p50_s or 0), row.accuracy) for row in frontier]
+        axes.plot(*zip(*line, strict=True), "-", color=_INK, linewidth=1, label="frontier")
+        chosen = report.chosen
+        axes.plot(
+            1e3 * (chosen.p50_s or 0), chosen.accuracy, "o", markersize=14, markerfacecolor="none", color=_INK
+        )
+        axes.annotate(
+            f"{chosen.variant}, {chosen.runtime}",
+            (1e3 * (chosen.p50_s or 0), chosen.accuracy or 0),
+            xytext=(8, 10),
+            textcoords="offset points",
+            fontsize=9,
+        )
+        axes.set_xscale("log")
+        _plain(axes.xaxis)
+        axes.margins(0.12)
+        axes.set(xlabel=f"median milliseconds a call, batch {report.batch_size}", ylabel="test accuracy")
+        axes.grid(alpha=0.25)
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=5)
+
+    note = "What was tried and whose accuracy is known; up and to the left is better; the ring is what was chosen."
+    return Plot("Accuracy against latency", note, draw, height=4.0)
 
 
 def _plain(axis: Any) -> None:

@@ -13,11 +13,13 @@ from rich.text import Text
 
 from cnndeploy.benchmark.baseline import Comparison
 from cnndeploy.benchmark.report import BenchmarkReport, Result
+from cnndeploy.deployment import Plan
 from cnndeploy.equivalence.report import EquivalenceReport, SideFacts
 from cnndeploy.evaluation import Evaluation, wilson
 from cnndeploy.report.rows import DEPLOYMENT, LATENCY, Column, as_markdown, candidates, shortened
-from cnndeploy.report.units import machine_line, size
+from cnndeploy.report.units import duration, machine_line, size
 from cnndeploy.specs import Manifest
+from cnndeploy.tuning.report import TuneReport
 
 
 def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
@@ -87,6 +89,9 @@ def evaluation_table(evaluation: Evaluation) -> Group:
 def _fact_cell(key: str, value: Any) -> str:
     if key == "certificate":
         return _certificate_cell(value)
+    if key == "plan":
+        figures = ", ".join(f"{name} {found}" for name, found in value["figures"].items())
+        return f"{Plan.of(value)}; {figures}; {value['date']}; {value['command']}"
     if key == "bytes":
         return f"{value:,} bytes ({size(value)})"
     if key in ("inputs", "outputs"):
@@ -251,6 +256,36 @@ def comparison_table(comparison: Comparison) -> Group:
     return Group(table, *undecided, *(Text(note) for note in comparison.notes))
 
 
+def tuning_table(report: TuneReport) -> Group:
+    """A row for each contender, fastest first, with what became of it and why."""
+    table = Table(title=f"Tuned for {report.objective}, batch {report.batch_size}", title_justify="left")
+    for heading in ("file", "runtime"):
+        table.add_column(heading)
+    for heading in ("threads", "times as fast as eager", "a call", "accuracy"):
+        table.add_column(heading, justify="right")
+    table.add_column("outcome", overflow="fold", min_width=40)
+    for row in report.rows:
+        low, high = row.ratio_interval or (0, 0)
+        _add_row(
+            table,
+            row.variant,
+            ", ".join([row.runtime, *(f"{name} {value}" for name, value in row.options.items())]),
+            str(row.threads),
+            "-" if row.ratio is None else f"{row.ratio:.3g} ({low:.3g} to {high:.3g})",
+            "-" if row.p50_s is None else duration(row.p50_s),
+            "unknown" if row.accuracy is None else f"{row.accuracy:.4f}",
+            Text(f"{row.outcome}: {row.reason}", "bold green" if row.outcome == "chosen" else ""),
+        )
+    notes = [Text(note, "yellow") for note in report.notes]
+    if not report.complete:
+        notes.append(
+            Text("The time was over: this is the best so far. --max-minutes gives it more.", "yellow")
+        )
+    wrote = f"Wrote {report.folder} in {report.seconds / 60:.1f} minutes. Open it with: "
+    opened = f"cnndeploy.load({report.folder!r})"
+    return Group(table, Text(machine_line(report.environment)), *notes, Text(wrote + opened))
+
+
 def _add_row(table: Table, *cells: str | Text) -> None:
     """File names and manifests are shown as they are; rich would read their brackets as markup."""
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
@@ -279,6 +314,8 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
     if preprocessing.mean or preprocessing.std != 1:
         steps += f", minus {preprocessing.mean:g}, divided by {preprocessing.std:g}"
     _add_row(table, "preprocessing", f"in the file: {steps}" if manifest.takes_images else steps)
+    if manifest.checkpoint_sha256 is not None:  # an exported file
+        _add_row(table, "simplified", ", ".join(manifest.rewrites) or "no")
     _add_row(table, "labels", ", ".join(manifest.labels))
     _add_row(
         table,

@@ -48,6 +48,18 @@ def test_an_export_takes_away_the_certificate_of_what_was_there(
     assert not certificate.exists()
 
 
+def test_an_export_says_what_was_simplified(cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    to = ("--format", "onnx", "--output-dir", tmp_path)
+    done = "pool_before_activation(features.1, features.2)"
+    assert f"simplified: {done}" in cli("export", trained.checkpoint, *to).output
+    assert "simplified" in cli("inspect", tmp_path / "lenet.onnx").output
+    facts = json.loads(cli("inspect", tmp_path / "lenet.onnx", "--json").output)
+    assert facts["manifest"]["rewrites"][0] == done
+    assert "simplified" not in cli("export", trained.checkpoint, *to, "--no-simplify").output
+    facts = json.loads(cli("inspect", tmp_path / "lenet.onnx", "--json").output)
+    assert facts["manifest"]["rewrites"] == []
+
+
 def test_the_whole_way_by_hand(tmp_path: Path) -> None:
     """As a user would, in processes of their own."""
     checkpoint = tmp_path / "lenet.pt"

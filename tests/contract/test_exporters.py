@@ -16,6 +16,7 @@ import torch
 
 import cnndeploy
 from cnndeploy import registry
+from cnndeploy.artifact import Artifact
 from cnndeploy.equivalence import IMAGE_SIZES, verify
 from cnndeploy.errors import ArtifactError, ExportError, UnknownNameError
 from cnndeploy.exporters import export
@@ -71,6 +72,18 @@ def test_no_path_of_this_machine_is_in_the_file(name: str, trained: Trained) -> 
             assert word.encode() not in content
         assert not re.search(rb'File "|\.py", line|/site-packages/', content)
         assert not re.search(rb"/(home|Users|tmp)/" + getpass.getuser().encode(), content)
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_a_file_that_is_not_simplified_is_equivalent_too(name: str, trained: Trained, tmp_path: Path) -> None:
+    plain = export(trained.checkpoint, name, tmp_path / "plain", simplify=False)
+    assert plain.require_manifest().rewrites == ()
+    assert verify(plain, trained.checkpoint, images=13).reasons == ()
+    rewrites = Artifact.open(trained.file_of(name)).require_manifest().rewrites
+    assert rewrites == (
+        "pool_before_activation(features.1, features.2)",
+        "pool_before_activation(features.4, features.5)",
+    )
 
 
 @pytest.mark.parametrize("name", EXPORTERS)

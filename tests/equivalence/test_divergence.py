@@ -17,8 +17,11 @@ from click.testing import Result
 from cnndeploy.artifact import Artifact
 from cnndeploy.equivalence import verify
 from cnndeploy.equivalence.divergence import Divergence, find_divergence
+from cnndeploy.exporters import export
+from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.runtimes import Activation
+from cnndeploy.simplification import simplify
 from cnndeploy.training.checkpoint import Checkpoint
 from helpers import Trained
 
@@ -153,7 +156,7 @@ def _script_of(trained: Trained, change: Callable[[torch.nn.Module], torch.nn.Mo
     network = Checkpoint.load(trained.checkpoint).network()
     with torch.no_grad():
         network.classifier[5].bias[0] += 1  # type: ignore[index, union-attr, operator]
-    manifest = Artifact.open(trained.torchscript).require_manifest()
+    manifest = replace(Artifact.open(trained.torchscript).require_manifest(), rewrites=())
     torch.jit.save(torch.jit.script(change(network)), path, {MANIFEST_FILE: manifest.to_json()})
     return path
 
@@ -196,3 +199,30 @@ def test_an_output_without_channels_is_described(shape: tuple[int, ...]) -> None
     exact = [Activation("score", "Score", np.ones(shape))]
     off = [Activation("score", "Score", np.full(shape, 1.5, np.float32))]
     assert find_divergence((0,), off, exact, exact).first == "score"
+
+
+@pytest.mark.parametrize("model_format", ["onnx", "torchscript"])
+def test_a_merged_layer_that_is_broken_is_named(model_format: str, tmp_path: Path) -> None:
+    """By the last of its layers; before it, all modules are those of the checkpoint simplified alike."""
+    checkpoint = Checkpoint.untrained("vgg11_small").save(tmp_path / "vgg11_small.pt").path
+    artifact = export(checkpoint, model_format)
+    assert artifact.require_manifest().rewrites == ("merge_linear(classifier.1, classifier.3, classifier.5)",)
+    if model_format == "onnx":
+        model = onnx.load(artifact.path)
+        weight = next(each for each in model.graph.initializer if each.name == "classifier.5.weight")
+        values = onnx.numpy_helper.to_array(weight).copy()
+        values[3] *= 1.5
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        onnx.save(model, artifact.path)
+    else:
+        network, _ = simplify(Checkpoint.load(checkpoint).network())
+        network.get_parameter("classifier.5.weight")[3] *= 1.5
+        with quiet():
+            frozen = torch.jit.freeze(torch.jit.script(network))
+        torch.jit.save(frozen, artifact.path, {MANIFEST_FILE: artifact.require_manifest().to_json()})
+    divergence = verify(artifact, checkpoint, images=3).divergence
+    assert divergence is not None
+    assert divergence.first == "classifier.5"
+    assert "output channel 3 off" in divergence.description
+    assert [each.module for each in divergence.modules if each.kind == "Linear"] == ["classifier.5"]
+    assert len(divergence.modules) > 20

@@ -1,0 +1,163 @@
+"""Is what cnndeploy tune writes the fastest way to run a network here? The table of docs/BENCHMARKS.md.
+
+For each checkpoint in the folder: eager PyTorch, frozen TorchScript, torch.compile, ONNX Runtime and OpenVINO as a
+plain script uses them, both on an int8 file that a plain script quantises, and the tuned folder as cnndeploy.load opens
+it; all side by side in one run, at batch 1.
+
+    .venv/bin/python benchmarks/peers.py --folder checkpoints --max-minutes 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
+
+from cnndeploy import data, evaluate, tune
+from cnndeploy.artifact import Artifact, write_file
+from cnndeploy.benchmark import Limits, bench_candidates
+from cnndeploy.benchmark.candidate import RAW_ONNXRUNTIME, RAW_OPENVINO, Settings
+from cnndeploy.benchmark.intervals import ratio_interval
+from cnndeploy.benchmark.report import BenchmarkReport, Result, round_ratios
+from cnndeploy.deployment import open_deployment
+from cnndeploy.exporters import export
+from cnndeploy.report.tables import tuning_table
+from cnndeploy.report.units import duration, machine_line
+
+CALIBRATION = 256
+
+
+class _TrainingImages(CalibrationDataReader):  # type: ignore[misc]
+    """The first training images, one by one, as a plain script would calibrate."""
+
+    def __init__(self, manifest: Any) -> None:
+        images = data.load("train").images[:CALIBRATION]
+        self._feeds = ({"image": manifest.prepared(images[at : at + 1])} for at in range(CALIBRATION))
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._feeds, None)
+
+
+def plain_int8(source: Artifact, path: Path) -> Artifact:
+    """What ONNX Runtime's own tool makes of a file when it is asked for static int8, per channel."""
+    quantize_static(
+        source.path,
+        path,
+        _TrainingImages(source.require_manifest()),
+        per_channel=True,
+        calibrate_method=CalibrationMethod.MinMax,
+        extra_options={"CalibStridedMinMax": 8},
+    )
+    return Artifact.open(path)
+
+
+def candidates(
+    folder: Path, name: str, threads: int, max_minutes: float
+) -> Iterator[tuple[str, Artifact, Settings]]:
+    """Each with its name in the table; eager PyTorch first, the tuned folder last."""
+    checkpoint = Artifact.open(folder / f"{name}.pt")
+    onnx = export(checkpoint.path, "onnx", folder / f"{name}.plain.onnx", simplify=False)
+    script = export(checkpoint.path, "torchscript", folder / f"{name}.plain.torchscript", simplify=False)
+    int8 = plain_int8(onnx, folder / f"{name}.plain.int8.onnx")
+    tuned = folder / f"{name}.deploy"
+    print(f"\nTuning {name}", flush=True)
+    report = tune(checkpoint.path, tuned, threads=threads, max_minutes=max_minutes, on_progress=_Said())
+    from rich.console import Console
+
+    Console(width=160).print(tuning_table(report))
+    yield "eager PyTorch", checkpoint, Settings("eager", "cpu", threads)
+    yield "frozen TorchScript", script, Settings("torchscript", "cpu", threads)
+    yield "torch.compile", checkpoint, Settings("compiled", "cpu", threads)
+    yield "ONNX Runtime, plain script", onnx, Settings(RAW_ONNXRUNTIME, "cpu", threads)
+    yield "OpenVINO, plain script", onnx, Settings(RAW_OPENVINO, "cpu", threads)
+    yield "ONNX Runtime, plain int8", int8, Settings(RAW_ONNXRUNTIME, "cpu", threads)
+    yield "OpenVINO, plain int8", int8, Settings(RAW_OPENVINO, "cpu", threads)
+    artifact, plan = open_deployment(tuned)
+    settings = Settings(plan.runtime, plan.device, plan.threads, options=plan.options, deployment=str(tuned))
+    yield (
+        f"cnndeploy tune: {report.chosen.variant}, {plan.runtime}, {plan.threads} threads",
+        artifact,
+        settings,
+    )
+
+
+class _Said:
+    """A line for each new thing that is done."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, text: str, done: int, total: int) -> None:
+        del done, total
+        if text.partition(",")[0] != self._last:
+            self._last = text.partition(",")[0]
+            print(f"  {text}", flush=True)
+
+
+def accuracies(found: list[tuple[str, Artifact, Settings]], folder: Path, name: str) -> dict[str, float]:
+    """On the 10,000 test images, of those that may have lost some; the others have the checkpoint's."""
+    plan = json.loads((folder / f"{name}.deploy" / "plan.json").read_text())
+    known = {found[-1][0]: plan["figures"]["accuracy"]}
+    for label, artifact, settings in found:
+        if "plain int8" in label:
+            runtime = "onnxruntime" if settings.runtime == RAW_ONNXRUNTIME else "openvino"
+            known[label] = evaluate(artifact, runtime=runtime, batch_size=32).accuracy
+    return known
+
+
+def table(labels: list[str], report: BenchmarkReport, known: dict[str, float]) -> str:
+    """Markdown: times as fast as eager, and how many times as fast as each the tuned folder is."""
+    ours = report.results[-1]
+    lines = [
+        "| way | times as fast as eager | tuned is so many times as fast | a call | test accuracy |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    comparisons = len(labels) - 1
+    for label, row in zip(labels, report.results, strict=True):
+        if row.failure:
+            lines.append(f"| {label} | failed: {row.failure} | | | |")
+            continue
+        accuracy = known.get(label)
+        shown = "as the checkpoint" if accuracy is None else f"{accuracy:.4f}"
+        lines.append(
+            f"| {label} | {row.ratio:.3g} ({row.ratio_low:.3g} to {row.ratio_high:.3g}) | "
+            f"{_against(row, ours, comparisons)} | {duration(row.p50_s or 0)} | {shown} |"
+        )
+    return "\n".join(lines)
+
+
+def _against(row: Result, ours: Result, comparisons: int) -> str:
+    if row is ours:
+        return ""
+    ratios = round_ratios(row, ours)
+    low, high = ratio_interval(ratios, comparisons)
+    return f"{np.median(ratios):.3g} ({low:.3g} to {high:.3g})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The tuned folder against the field.")
+    parser.add_argument("--folder", type=Path, required=True, help="with checkpoints, as lenet.pt")
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds for each candidate (default: 20)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--max-minutes", type=float, default=20.0, help="of each tuning (default: 20)")
+    parser.add_argument("architectures", nargs="*", default=["lenet", "alexnet", "vgg11", "nin", "googlenet"])
+    arguments = parser.parse_args()
+    folder: Path = arguments.folder
+    for name in arguments.architectures:
+        found = [*candidates(folder, name, arguments.threads, arguments.max_minutes)]
+        limits = Limits(precision=0.02, budget_s=arguments.budget, timeout_s=600, cold_starts=0, seed=0)
+        report = bench_candidates([each[1:] for each in found], [1], limits)
+        write_file(folder / f"{name}.peers.json", json.dumps(report.to_dict(), indent=2).encode())
+        print(
+            f"\n### {name}\n\n{table([each[0] for each in found], report, accuracies(found, folder, name))}\n"
+        )
+        print(machine_line(report.environment), *report.warnings, sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""TuneReport: what was tried, what became of it and why, JSON both ways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from cnndeploy.benchmark.intervals import Interval
+
+Outcome = Literal["chosen", "as fast", "slower", "rejected", "failed", "not tried"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One file on one runtime with one setting; ``reason`` says in words why it was not chosen.
+
+    ``variant`` is ``checkpoint``, ``float``, ``simplified`` or ``int8``. ``ratio`` is how many times as fast as eager
+    PyTorch, with a 95% interval, ``p50_s`` the seconds of a call; None where it was not timed. ``accuracy`` is on the
+    test images; of a lossless row the checkpoint's, of a lossy one None where it was not measured.
+    ``loss_high_points`` is the upper end of the 95% interval of what it loses, in percentage points.
+    """
+
+    variant: str
+    runtime: str
+    threads: int
+    options: Mapping[str, Any]
+    lossy: bool
+    outcome: Outcome
+    reason: str = ""
+    ratio: float | None = None
+    ratio_interval: Interval | None = None
+    p50_s: float | None = None
+    accuracy: float | None = None
+    loss_high_points: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TuneReport:
+    """What was tried; ``rows`` has exactly one that is chosen.
+
+    ``folder`` is the deployment that was written. ``complete`` says that the time sufficed for all that was to be
+    tried; ``notes`` what a reader should know beside the rows.
+    """
+
+    checkpoint: str
+    folder: str
+    objective: str
+    batch_size: int
+    budget_points: float
+    rows: tuple[Row, ...]
+    complete: bool
+    seconds: float
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> Row:
+        """The row of the deployment."""
+        return next(row for row in self.rows if row.outcome == "chosen")
+
+    @property
+    def frontier(self) -> tuple[Row, ...]:
+        """The rows than which none is both as fast and as accurate or better, fastest first.
+
+        Of rows whose accuracy is known, and that were not rejected.
+        """
+        known = [row for row in self.rows if row.ratio is not None and row.accuracy is not None]
+        known = [row for row in known if row.outcome != "rejected"]
+        best, found = -1.0, []
+        for row in sorted(known, key=lambda row: (row.ratio or 0, row.accuracy or 0), reverse=True):
+            if (row.accuracy or 0) > best:
+                best = row.accuracy or 0
+                found.append(row)
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, field by field."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> TuneReport:
+        """Read the JSON of :meth:`to_dict`."""
+        values = json.loads(text)
+        rows = tuple(
+            Row(**{**row, "ratio_interval": tuple(row["ratio_interval"]) if row["ratio_interval"] else None})
+            for row in values["rows"]
+        )
+        return cls(**{**values, "rows": rows, "notes": tuple(values["notes"])})

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cnndeploy
+from cnndeploy.artifact import Artifact
+from cnndeploy.deployment import Plan, PlannedElsewhereWarning, is_deployment, open_deployment
+from cnndeploy.errors import ArtifactError
+from cnndeploy.machine import environment
+from cnndeploy.runtimes import RuntimeOptions
+from helpers import Trained
+
+IMAGE = np.zeros((28, 28), np.uint8)
+
+
+@pytest.fixture
+def folder(trained: Trained, tmp_path: Path) -> Path:
+    """A deployment as tune writes it."""
+    path = tmp_path / "lenet.deploy"
+    path.mkdir()
+    shutil.copy(trained.onnx, path / "lenet.onnx")
+    plan = Plan(
+        "lenet.onnx",
+        Artifact.open(trained.onnx).sha256,
+        "onnxruntime",
+        "cpu",
+        2,
+        RuntimeOptions(spinning=False),
+        environment(),
+        {"p50_s": 1e-5},
+        "cnndeploy tune lenet.pt",
+    )
+    (path / "plan.json").write_text(plan.to_json())
+    return path
+
+
+def _edit(folder: Path, **changes: object) -> None:
+    values = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(values | changes))
+
+
+def test_a_plan_reads_back(folder: Path) -> None:
+    artifact, plan = open_deployment(folder)
+    assert artifact.path == folder / "lenet.onnx"
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan.options == RuntimeOptions(spinning=False)
+    assert is_deployment(folder)
+    assert not is_deployment(folder.parent)
+
+
+def test_load_runs_it_as_planned_unless_told_otherwise(folder: Path) -> None:
+    with cnndeploy.load(folder) as model:
+        assert model._session.threads == 2
+        assert model._session.settings()["spinning"] is False
+        assert model.classify(IMAGE)
+    with cnndeploy.load(folder, threads=1) as model:
+        assert model._session.threads == 1
+    with cnndeploy.load(folder, runtime="openvino") as model:  # which has no such option
+        assert model._session.settings()["precision"] == "f32"
+
+
+def test_a_plan_of_another_processor_says_so_and_how_to_tune_again(folder: Path) -> None:
+    _edit(folder, machine={"cpu": "Z80"})
+    with pytest.warns(PlannedElsewhereWarning, match=r"Z80.*cnndeploy tune lenet\.pt"):
+        cnndeploy.load(folder).close()
+
+
+def test_bench_runs_a_folder_as_planned(folder: Path, trained: Trained) -> None:
+    report = cnndeploy.bench([trained.onnx, folder], runtimes=["onnxruntime"], budget_s=0.1, cold_starts=0)
+    plain, planned = report.results
+    assert planned.target == str(folder)
+    assert planned.settings is not None
+    assert (planned.threads, planned.settings["spinning"]) == (2, False)
+    assert plain.settings is not None
+    assert plain.settings["spinning"] is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sha256": "0" * 64}, "is not the file that"),
+        ({"file": "../lenet.onnx"}, "cannot be read"),
+        ({"options": {"spinning": "maybe"}}, "cannot be read"),
+        ({"threads": "two"}, "cannot be read"),
+        ({"unheard": 1}, "cannot be read"),
+        ({"file": "other.onnx"}, "no such file"),
+    ],
+)
+def test_a_plan_that_is_wrong_is_refused(folder: Path, changes: dict[str, object], message: str) -> None:
+    _edit(folder, **changes)
+    with pytest.raises(ArtifactError, match=message):
+        cnndeploy.load(folder)
+
+
+def test_a_folder_without_a_plan_and_a_plan_that_is_no_json_are_refused(folder: Path) -> None:
+    (folder / "plan.json").write_text("{")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        cnndeploy.load(folder)
+    (folder / "plan.json").unlink()
+    with pytest.raises(ArtifactError, match=r"is a folder without a plan\.json"):
+        cnndeploy.load(folder)
+
+
+def test_inspect_shows_the_plan(folder: Path, cli) -> None:  # type: ignore[no-untyped-def]
+    shown = cli("inspect", folder)
+    assert shown.exit_code == 0
+    assert "spinning False" in shown.output
+    assert json.loads(cli("inspect", folder, "--json").output)["plan"]["threads"] == 2

@@ -1,0 +1,92 @@
+"""The race, on simulated contenders: no clock is read."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from cnndeploy.errors import ArtifactError
+from cnndeploy.tuning import race as module
+from cnndeploy.tuning.race import FIRST_ROUNDS, MOST_ROUNDS, Race
+
+
+class Simulated:
+    """Takes so many seconds a call, give or take a few percent; fails from one block on if told to."""
+
+    clock_s = 1e-9
+
+    def __init__(self, seconds: float, seed: int, fails_at: int | None = None) -> None:
+        self._seconds = seconds
+        self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
+        self._fails_at = fails_at
+        self.blocks = 0
+
+    def run(self, samples: int, repeats: int) -> list[float]:
+        self.blocks += 1
+        if self.blocks == self._fails_at:
+            raise ArtifactError("it broke down")
+        of_block = self._seconds * self._random.uniform(0.98, 1.02)
+        return [of_block * self._random.uniform(0.99, 1.01) for _ in range(samples)]
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure = module.measure
+    monkeypatch.setattr(module, "measure", lambda *args, **more: measure(*args, pause=lambda _: None, **more))
+
+
+def _race(*blocks: Simulated, should_stop: object = bool) -> Race:
+    return Race(dict(enumerate(blocks)), should_stop=should_stop, on_round=lambda *_: None)  # type: ignore[arg-type]
+
+
+def test_the_fastest_wins_and_the_hopeless_leave_after_the_first_rounds() -> None:
+    race = _race(*(Simulated(seconds, seed) for seed, seconds in enumerate((0.1, 0.02, 0.05, 0.01, 0.3))))
+    assert race.run(range(5)) == [3]
+    assert race.ratio(3) == pytest.approx(10, rel=0.05)
+    assert {at: race.rounds(at) for at in range(5)} == dict.fromkeys(range(5), FIRST_ROUNDS)
+    ratio, (low, high) = race.slower[1]
+    assert low <= ratio <= high < 1
+    assert ratio == pytest.approx(0.5, rel=0.05)
+
+
+def test_contenders_that_are_as_fast_stay_to_the_end_and_get_more_rounds() -> None:
+    race = _race(*(Simulated(seconds, seed) for seed, seconds in enumerate((0.1, 0.0200, 0.0201, 0.08))))
+    assert set(race.run(range(4))) == {1, 2}
+    assert race.rounds(1) == race.rounds(2) >= MOST_ROUNDS
+    assert race.rounds(3) == FIRST_ROUNDS
+    assert race.rounds(0) >= MOST_ROUNDS, "the reference runs in every round"
+
+
+def test_after_the_winner_is_refused_those_that_it_beat_race_again() -> None:
+    race = _race(*(Simulated(seconds, seed) for seed, seconds in enumerate((0.1, 0.01, 0.02, 0.04))))
+    assert race.run(range(4)) == [1]
+    assert race.run([0, 2, 3]) == [2]
+    assert race.slower.keys() == {0, 1, 3} - {1} | ({1} & race.slower.keys())
+
+
+def test_one_that_breaks_down_is_out_and_says_why() -> None:
+    race = _race(Simulated(0.1, 0), Simulated(0.01, 1, fails_at=9), Simulated(0.02, 2))
+    assert race.run(range(3)) == [2]
+    assert race.failures == {1: "it broke down"}
+
+
+def test_when_the_time_is_over_the_best_so_far_is_first() -> None:
+    calls = 0
+
+    def over() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > 60
+
+    race = _race(
+        *(Simulated(seconds, seed) for seed, seconds in enumerate((0.1, 0.0201, 0.0200))), should_stop=over
+    )
+    standing = race.run(range(3))
+    assert standing, "rounds that were over count"
+    assert race.rounds(1) < MOST_ROUNDS
+    assert race.run(range(3))[-1] == 0
+
+
+def test_without_a_round_nobody_stands() -> None:
+    assert _race(Simulated(1, 0), Simulated(1, 1), should_stop=lambda: True).run(range(2)) == []

@@ -1,0 +1,201 @@
+"""cnndeploy tune on a real checkpoint; how fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+import cnndeploy
+from cnndeploy import registry
+from cnndeploy.artifact import Artifact, read_certificate
+from cnndeploy.deployment import open_deployment
+from cnndeploy.errors import ArtifactError, BenchmarkError
+from cnndeploy.runtimes import RuntimeOptions
+from cnndeploy.tuning import admission
+from cnndeploy.tuning import race as race_module
+from cnndeploy.tuning.contenders import contenders
+from cnndeploy.tuning.report import Row, TuneReport
+from helpers import Trained
+
+IMAGES = np.zeros((3, 28, 28), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def tuned(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> TuneReport:
+    """With a budget so wide that int8 and bfloat16 are tried too, and few rounds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(race_module, "MOST_ROUNDS", race_module.FIRST_ROUNDS)
+        folder = tmp_path_factory.mktemp("tuned") / "lenet.deploy"
+        return cnndeploy.tune(trained.checkpoint, folder, budget=20, calibration=64, max_minutes=30)
+
+
+def test_what_is_written_opens_is_certified_and_runs_as_planned(tuned: TuneReport, trained: Trained) -> None:
+    artifact, plan = open_deployment(tuned.folder)
+    chosen = tuned.chosen
+    assert (plan.runtime, plan.threads, plan.options.changed) == (
+        chosen.runtime,
+        chosen.threads,
+        chosen.options,
+    )
+    certificate = read_certificate(artifact)
+    assert certificate is not None
+    assert certificate["artifact"]["path"] == str(artifact.path), "the certificate names it where it lies"
+    assert certificate["against"]["sha256"] == Artifact.open(trained.checkpoint).sha256
+    assert certificate["verdict"] == ("within budget" if chosen.lossy else "equivalent")
+    with cnndeploy.load(tuned.folder, require_verified=True) as model:
+        assert len(model.classify(IMAGES)) == 3
+
+
+def test_every_variant_and_runtime_has_a_row_with_a_reason(tuned: TuneReport) -> None:
+    assert {row.runtime for row in tuned.rows} == set(registry.names("runtimes"))
+    assert {row.variant for row in tuned.rows} >= {"checkpoint", "float", "simplified", "int8"}
+    assert all(row.reason for row in tuned.rows)
+    assert [row.outcome for row in tuned.rows].count("chosen") == 1
+    assert tuned.chosen.ratio is not None
+    assert all(row.ratio is None or row.accuracy is not None or row.lossy for row in tuned.rows)
+
+
+def test_the_report_reads_back_and_lies_in_the_folder(tuned: TuneReport) -> None:
+    text = Path(tuned.folder, "tuning.json").read_text()
+    assert TuneReport.from_json(text) == TuneReport.from_json(json.dumps(tuned.to_dict()))
+    assert TuneReport.from_json(text).chosen == tuned.chosen
+
+
+def test_bench_and_verify_open_the_folder(tuned: TuneReport, trained: Trained, cli) -> None:  # type: ignore[no-untyped-def]
+    report = cnndeploy.bench([trained.checkpoint, tuned.folder], budget_s=0.1, cold_starts=0)
+    assert report.results[1].target == tuned.folder
+    verified: Result = cli("verify", tuned.folder, "--against", trained.checkpoint, "--images", 100)
+    assert verified.exit_code == 0, verified.output
+
+
+def test_a_contender_that_is_not_admitted_is_rejected_with_all_of_its_numbers(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever ONNX Runtime makes of the files is refused here, so that another runtime must win."""
+    monkeypatch.setattr(race_module, "MOST_ROUNDS", race_module.FIRST_ROUNDS)
+    verify = admission.verify
+
+    def refuse(artifact: Artifact, checkpoint: Artifact, **settings: object):  # type: ignore[no-untyped-def]
+        report = verify(artifact, checkpoint, **{**settings, "images": 20})  # type: ignore[arg-type]
+        wrong = settings["runtime"] == "onnxruntime"
+        return cnndeploy.EquivalenceReport.from_json(
+            json.dumps(report.to_dict() | {"reasons": ["it is refused"] if wrong else []})
+        )
+
+    monkeypatch.setattr(admission, "verify", refuse)
+    report = cnndeploy.tune(trained.checkpoint, tmp_path / "d", budget=0, max_minutes=30)
+    rejected = [row for row in report.rows if row.outcome == "rejected"]
+    assert {row.runtime for row in rejected} == {"onnxruntime"}
+    assert all("it is refused" in row.reason for row in rejected)
+    assert report.chosen.runtime != "onnxruntime"
+
+
+def test_when_the_time_is_over_the_best_so_far_is_written_and_it_says_so(
+    trained: Trained, tmp_path: Path, cli
+) -> None:  # type: ignore[no-untyped-def]
+    folder = tmp_path / "d"
+    shown: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.25)
+    if shown.exit_code:  # on a machine so slow that no round was over
+        assert "--max-minutes gives it more" in shown.output
+        assert not folder.exists()
+    else:
+        assert "The time was over" in shown.output
+        assert open_deployment(folder)[1].figures["complete"] is False
+
+
+def test_nothing_is_written_when_it_is_stopped_or_the_time_is_too_short(
+    trained: Trained, tmp_path: Path
+) -> None:
+    with pytest.raises(BenchmarkError, match="stopped; nothing was written"):
+        cnndeploy.tune(trained.checkpoint, tmp_path / "d", budget=0, should_stop=lambda: True)
+    with pytest.raises(BenchmarkError, match="--max-minutes gives it more"):
+        cnndeploy.tune(trained.checkpoint, tmp_path / "d", budget=0, max_minutes=0.001)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"budget": -1}, "0 to 100 percentage points"),
+        ({"budget": float("nan")}, "0 to 100 percentage points"),
+        ({"threads": 0}, "threads must be above 0"),
+        ({"max_minutes": float("inf")}, "minutes must be above 0"),
+        ({"calibration": 0}, "calibration images must be above 0"),
+        ({"batch_size": 0}, "batch size must be above 0"),
+    ],
+)
+def test_bad_input_is_refused_before_the_work(
+    trained: Trained, tmp_path: Path, given: dict[str, float], message: str
+) -> None:
+    with pytest.raises(BenchmarkError, match=message):
+        cnndeploy.tune(trained.checkpoint, tmp_path / "d", **given)  # type: ignore[arg-type]
+
+
+def test_an_exported_file_and_a_folder_of_something_else_are_refused(
+    trained: Trained, tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match="tune a checkpoint"):
+        cnndeploy.tune(trained.onnx, tmp_path / "d")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").touch()
+    with pytest.raises(ArtifactError, match="is no deployment"):
+        cnndeploy.tune(trained.checkpoint, tmp_path / "photos")
+    assert (tmp_path / "photos" / "cat.png").exists()
+
+
+def test_a_runtime_that_is_not_installed_is_skipped_by_name(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "cnndeploy.tuning.contenders.importlib.util.find_spec",
+        lambda name: None if name == "openvino" else find_spec(name),
+    )
+    files = {"float": [Artifact.open(trained.onnx)]}
+    found, missing = contenders(files, threads=2, device="cpu", lossy=True)
+    assert {each.settings.runtime for each in found} == {"onnxruntime"}
+    (row,) = missing
+    assert (row.runtime, row.outcome) == ("openvino", "not tried")
+    assert "The package openvino is not installed" in row.reason
+
+
+def test_contenders_are_every_setting_once(trained: Trained) -> None:
+    files = {"float": [Artifact.open(trained.onnx), Artifact.open(trained.torchscript)]}
+    found, _ = contenders(files, threads=2, device="cpu", lossy=True)
+    settings = [(each.settings.runtime, each.settings.threads, each.settings.options) for each in found]
+    plain, quiet, bfloat16 = RuntimeOptions(), RuntimeOptions(False), RuntimeOptions(precision="bfloat16")
+    assert sorted(map(repr, settings)) == sorted(
+        map(
+            repr,
+            [
+                ("onnxruntime", 1, plain),
+                ("onnxruntime", 2, plain),
+                ("onnxruntime", 2, quiet),
+                *(("openvino", count, options) for count in (1, 2) for options in (plain, bfloat16)),
+                *(("torchscript", count, plain) for count in (1, 2)),
+            ],
+        )
+    )
+    strict, _ = contenders(files, threads=2, device="cpu", lossy=False)
+    assert not any(each.lossy for each in strict)
+
+
+def test_the_frontier_holds_what_none_beats_in_both() -> None:
+    def row(ratio: float, accuracy: float | None, outcome: str = "slower") -> Row:
+        return Row("float", "eager", 1, {}, False, outcome, ratio=ratio, accuracy=accuracy)  # type: ignore[arg-type]
+
+    rows = (
+        row(9, 0.90, "chosen"),
+        row(5, 0.92),
+        row(4, 0.91),
+        row(3, 0.92),
+        row(12, None),
+        row(20, 0.99, "rejected"),
+    )
+    report = TuneReport("a", "b", "latency", 1, 0.5, rows, True, 1.0)
+    assert [each.ratio for each in report.frontier] == [9, 5]
