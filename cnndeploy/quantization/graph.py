@@ -87,12 +87,20 @@ class Network:
         return list(wanted)
 
     def source_of_range(self, name: str) -> str:
-        """The activation whose range this one has: a copy its input's, what only a ReLU takes the ReLU's."""
+        """The activation whose range this one has: a copy its input's, what ends in a ReLU alone the ReLU's.
+
+        The levels of a ReLU's range clip as it does, before a maximum as well as after.
+        """
         while (node := self.producers.get(name)) is not None and node.op_type in KEEP_RANGE:
             name = str(node.input[0])
-        users = [node for node in self.model.graph.node if name in node.input]
-        if len(users) == 1 and users[0].op_type in _CLIPS and name not in self.outputs:
-            return str(users[0].output[0])
+        last = name
+        while last not in self.outputs:
+            users = [node for node in self.model.graph.node if last in node.input]
+            if len(users) != 1 or users[0].op_type not in _CLIPS | KEEP_RANGE:
+                break
+            last = str(users[0].output[0])
+            if users[0].op_type in _CLIPS:
+                return last
         return name
 
     def _shapes(self) -> dict[str, list[int]]:

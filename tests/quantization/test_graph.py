@@ -79,6 +79,28 @@ def test_every_operator_between_layers_becomes_an_integer_one(tmp_path: Path) ->
     assert not found.keys() & {"Conv", "Gemm", "Relu", "Sigmoid", "Concat"}
 
 
+def test_a_relu_behind_a_pool_is_folded_into_the_layer_too(tmp_path: Path) -> None:
+    make = helper.make_node
+    network = Network(
+        _network(
+            make("Conv", ["image", "a.weight"], ["a"]),
+            make("MaxPool", ["a"], ["b"], kernel_shape=[2, 2], strides=[2, 2]),
+            make("Relu", ["b"], ["c"]),
+            make("Conv", ["c", "d.weight"], ["d"]),
+            make("Relu", ["d"], ["y"]),
+            output=("y", [4, 4, 4]),
+            a_weight=(4, 3, 1, 1),
+            d_weight=(4, 4, 1, 1),
+        )
+    )
+    assert network.measured() == ["image", "c", "y"]
+    ranges = {"image": (0.0, 1.0), "c": (0.0, 4.0), "y": (0.0, 4.0)}
+    found = _optimised(quantised(network, ranges, []), tmp_path)
+    assert found["QLinearConv"] == 2
+    assert not found.keys() & {"Conv", "Relu"}
+    assert (found["QuantizeLinear"], found["DequantizeLinear"]) == (1, 1)  # of the image and of the output
+
+
 def test_logits_have_more_than_256_values() -> None:
     network = Network(_branched())
     model = quantised(network, _ranges(network), [])
