@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # onnxruntime-gpu, which also runs on the CPU, has wheels for Linux on x86-64 only (of what make runs on).
+# Two tests at once: most wait for processes that they started.
+TEST_PROCESSES ?= 2
 RUNTIME := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cpu)
 
 .PHONY: help setup demo test lint clean
@@ -29,7 +31,7 @@ demo: setup
 	@$(BIN)/cnndeploy demo --output cnndeploy-demo
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile
 
 # Type checkers need the folders where their import names say they are.
 lint: setup

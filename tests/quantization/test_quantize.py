@@ -168,20 +168,23 @@ def test_the_test_images_are_asked_at_most_twice(
 
     def never_within(path: Path, *arguments: Any, **options: Any) -> Any:
         asked.append(dict(Artifact.open(path).require_manifest().quantization or {})["float_layers"])
-        known.append(options["reference_labels"])
-        report, labels = measure(path, *arguments, **{**options, "budget": 1e-9})
+        report = measure(path, *arguments, **{**options, "budget": 1e-9})
         assert not report.within_budget
-        return report, labels
+        return report
 
-    known: list[Any] = []
-    measure = quantization.measured_budget
-    monkeypatch.setattr(quantization, "measured_budget", never_within)
+    def labels(*arguments: Any, **options: Any) -> Any:
+        labelled.append(options["images"])
+        return label(*arguments, **options)
+
+    labelled: list[int] = []
+    measure, label = quantization.verify_budget, quantization.checkpoint_labels
+    monkeypatch.setattr(quantization, "verify_budget", never_within)
+    monkeypatch.setattr(quantization, "checkpoint_labels", labels)
     with pytest.raises(BudgetError, match="Nothing was written"):
         quantize(trained.checkpoint, tmp_path / "q.onnx", budget=50, **FEW)
     first, second = map(len, asked)
     assert first < second
-    assert known[0] is None
-    assert len(known[1]) == FEW["images"]  # the checkpoint is run once
+    assert labelled == [FEW["images"]]  # the checkpoint is run once
     assert not (tmp_path / "q.onnx").exists()
 
 
