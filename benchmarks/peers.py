@@ -99,18 +99,21 @@ class _Said:
             print(f"  {text}", flush=True)
 
 
-def accuracies(found: list[tuple[str, Artifact, Settings]], folder: Path, name: str) -> dict[str, float]:
-    """On the 10,000 test images, of those that may have lost some; the others have the checkpoint's."""
+def accuracies(
+    found: list[tuple[str, Artifact, Settings]], folder: Path, name: str, images: int
+) -> dict[str, str]:
+    """On test images, of those that may have lost some; the others have the checkpoint's."""
     plan = json.loads((folder / f"{name}.deploy" / "plan.json").read_text())
-    known = {found[-1][0]: plan["figures"]["accuracy"]}
+    known = {found[-1][0]: f"{plan['figures']['accuracy']:.4f}: {plan['figures']['verdict']}"}
     for label, artifact, settings in found:
         if "plain int8" in label:
             runtime = "onnxruntime" if settings.runtime == RAW_ONNXRUNTIME else "openvino"
-            known[label] = evaluate(artifact, runtime=runtime, batch_size=32).accuracy
+            accuracy = evaluate(artifact, runtime=runtime, batch_size=32, images=images).accuracy
+            known[label] = f"{accuracy:.4f} on {images:,} images"
     return known
 
 
-def table(labels: list[str], report: BenchmarkReport, known: dict[str, float]) -> str:
+def table(labels: list[str], report: BenchmarkReport, known: dict[str, str]) -> str:
     """Markdown: times as fast as eager, and how many times as fast as each the tuned folder is."""
     ours = report.results[-1]
     lines = [
@@ -122,8 +125,7 @@ def table(labels: list[str], report: BenchmarkReport, known: dict[str, float]) -
         if row.failure:
             lines.append(f"| {label} | failed: {row.failure} | | | |")
             continue
-        accuracy = known.get(label)
-        shown = "as the checkpoint" if accuracy is None else f"{accuracy:.4f}"
+        shown = known.get(label, "as the checkpoint")
         lines.append(
             f"| {label} | {row.ratio:.3g} ({row.ratio_low:.3g} to {row.ratio_high:.3g}) | "
             f"{_against(row, ours, comparisons)} | {duration(row.p50_s or 0)} | {shown} |"
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="with checkpoints, as lenet.pt")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds for each candidate (default: 20)")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--images", type=int, default=10_000, help="for the accuracy of plain int8 files")
     parser.add_argument("--max-minutes", type=float, default=20.0, help="of each tuning (default: 20)")
     parser.add_argument("architectures", nargs="*", default=["lenet", "alexnet", "vgg11", "nin", "googlenet"])
     arguments = parser.parse_args()
@@ -153,9 +156,8 @@ def main() -> None:
         limits = Limits(precision=0.02, budget_s=arguments.budget, timeout_s=600, cold_starts=0, seed=0)
         report = bench_candidates([each[1:] for each in found], [1], limits)
         write_file(folder / f"{name}.peers.json", json.dumps(report.to_dict(), indent=2).encode())
-        print(
-            f"\n### {name}\n\n{table([each[0] for each in found], report, accuracies(found, folder, name))}\n"
-        )
+        known = accuracies(found, folder, name, arguments.images)
+        print(f"\n### {name}\n\n{table([each[0] for each in found], report, known)}\n")
         print(machine_line(report.environment), *report.warnings, sep="\n", flush=True)
 
 

@@ -86,11 +86,10 @@ def _unavailable(runtime: str, device: str) -> str:
 
 def _settings(runtime: str, artifact: Artifact, threads: int, device: str, lossy: bool) -> Iterator[Settings]:
     options = registry.get("runtimes", runtime).options
-    float32 = not artifact.require_manifest().lossy
     # A network that runs from its checkpoint needs all of PyTorch and compiles for long: one setting of it will do.
     counts = [threads] if artifact.format == "checkpoint" or device != "cpu" else sorted({1, threads})
     precisions: list[Precision] = ["float32"]
-    if "precision" in options and lossy and float32:
+    if "precision" in options and lossy:
         precisions.append("bfloat16")
     for count, precision in product(counts, precisions):
         yield Settings(runtime, device, count, options=RuntimeOptions(precision=precision))
