@@ -243,7 +243,8 @@ def load(
     if isinstance(path, str | os.PathLike) and os.path.isdir(path):  # noqa: PTH112 - half of what a Path takes
         path, plan = _planned(path)
         options = plan.options if runtime in (None, plan.runtime) else options
-        runtime, device, threads = runtime or plan.runtime, device or plan.device, threads or plan.threads
+        runtime, device = runtime or plan.runtime, device or plan.device
+        threads = plan.threads if threads is None else threads
     artifact = Artifact.open(path)
     if require_verified:
         _require_certificate(artifact, runtime or default_runtime(artifact.format), options.precision)
@@ -253,7 +254,11 @@ def load(
     if told is None:
         artifact.require_manifest()
     session = open_session(
-        artifact, runtime=runtime, device=device or "cpu", threads=threads or "auto", options=options
+        artifact,
+        runtime=runtime,
+        device=device or "cpu",
+        threads="auto" if threads is None else threads,
+        options=options,
     )
     try:
         if require_verified and Artifact.open(path).sha256 != artifact.sha256:

@@ -15,6 +15,7 @@ import cnndeploy
 from cnndeploy import data
 from cnndeploy.quantization import Quantized
 from cnndeploy.specs import Manifest
+from cnndeploy.tuning import race
 from helpers import Trained
 
 _FOUND = [
@@ -40,6 +41,9 @@ def test_an_example(
     shutil.copy(int8.artifact.path, tmp_path / "lenet.int8.onnx")
     Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        race, "MOST_ROUNDS", race.FIRST_ROUNDS
+    )  # of tune, for no example shows which is fastest
     said: list[str] = []
     outcome = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append)
     assert outcome.attempted

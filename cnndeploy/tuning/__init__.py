@@ -87,7 +87,7 @@ def tune(
         BenchmarkError: Nothing could be deployed, or it was to stop.
         DataError, DeviceUnavailableError: As they say.
 
-    >>> report = cnndeploy.tune("lenet.pt", "lenet.deploy", budget=0, max_minutes=0.2)
+    >>> report = cnndeploy.tune("lenet.pt", "lenet.deploy", budget=0, max_minutes=5)
     >>> with cnndeploy.load("lenet.deploy") as model:
     ...     model.labels[0]
     'T-shirt/top'

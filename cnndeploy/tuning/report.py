@@ -42,6 +42,12 @@ class TuneReport:
 
     ``folder`` is the deployment that was written. ``complete`` says that the time sufficed for all that was to be
     tried; ``notes`` what a reader should know beside the rows.
+
+    >>> from cnndeploy.tuning.report import Row
+    >>> row = Row("simplified", "onnxruntime", 1, {}, False, "chosen", "equivalent", ratio=9.5, accuracy=0.9)
+    >>> report = cnndeploy.TuneReport("lenet.pt", "lenet.deploy", "latency", 1, 0.5, (row,), True, 60.0)
+    >>> report.chosen.runtime, [each.ratio for each in report.frontier]
+    ('onnxruntime', [9.5])
     """
 
     checkpoint: str
