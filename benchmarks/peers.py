@@ -51,7 +51,6 @@ def plain_int8(source: Artifact, path: Path) -> Artifact:
         _TrainingImages(source.require_manifest()),
         per_channel=True,
         calibrate_method=CalibrationMethod.MinMax,
-        extra_options={"CalibStridedMinMax": 8},
     )
     return Artifact.open(path)
 
@@ -92,7 +91,7 @@ class _Said:
     def __init__(self) -> None:
         self._last = ""
 
-    def __call__(self, text: str, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, text: str) -> None:
         del done, total
         if text.partition(",")[0] != self._last:
             self._last = text.partition(",")[0]

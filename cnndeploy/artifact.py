@@ -117,7 +117,11 @@ def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text())
-        content = {"verdict": "equivalent", **content}  # the only one there was before files could be lossy
+        content = {
+            "verdict": "equivalent",
+            "options": {},
+            **content,
+        }  # so was each before files could be lossy
         passes = _says_equivalent if content["verdict"] == "equivalent" else _says_within_budget
         matches = passes(content, artifact) and content["artifact"]["sha256"] == artifact.sha256
         known = {"runtime", "device", "images", "date"} <= content.keys() and bool(
@@ -135,7 +139,8 @@ def _says_equivalent(content: Mapping[str, Any], artifact: Artifact) -> bool:
 
 def _says_within_budget(content: Mapping[str, Any], artifact: Artifact) -> bool:
     """Of a lossy file or run, whose figures are there and say so themselves."""
-    lossy = (artifact.manifest is not None and artifact.manifest.lossy) or bool(content["options"])
+    in_float32 = content["options"].get("precision", "float32") == "float32"
+    lossy = (artifact.manifest is not None and artifact.manifest.lossy) or not in_float32
     claims = (content["verdict"], content["equivalent"], content["within_budget"])
     figures = [content[name] for name in _BUDGET_FIGURES]
     finite = all(type(each) in (int, float) and math.isfinite(each) for each in figures)

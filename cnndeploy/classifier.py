@@ -285,8 +285,9 @@ def _planned(folder: str | os.PathLike[str]) -> tuple[Path, Plan]:
 
 def _require_certificate(artifact: Artifact, runtime: str, precision: str) -> None:
     certificate = read_certificate(artifact)
-    options = RuntimeOptions.of({} if certificate is None else certificate.get("options", {}))
-    if certificate is None or (certificate["runtime"], options.precision) != (runtime, precision):
+    options = {} if certificate is None else certificate["options"]
+    run = (None if certificate is None else certificate["runtime"], options.get("precision", "float32"))
+    if run != (runtime, precision):
         raise ArtifactError(
             f"{artifact.path} has no certificate of a verification of exactly its bytes by {runtime}. "
             f"Make one with: cnndeploy verify {artifact.path} --against CHECKPOINT --runtime {runtime}"

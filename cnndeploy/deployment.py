@@ -11,7 +11,7 @@ from typing import Any
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
-from cnndeploy.machine import cpu_model
+from cnndeploy.machine import cpu_model, usable_cpus
 from cnndeploy.runtimes import RuntimeOptions
 
 PLAN_FILE = "plan.json"
@@ -78,15 +78,20 @@ class Plan:
 
     @property
     def elsewhere(self) -> str:
-        """Where the plan was made on another kind of processor: what to tell the user; else empty."""
+        """Where the plan was made on another kind of processor, or for more CPUs: what to tell the user; else empty."""
         made, here = str(self.machine.get("cpu", "unknown")), cpu_model()
-        if made == here:
-            return ""
         again = f"; make it anew here with: {self.command}" if self.command else ""
-        return (
-            f"the plan was made on another processor, {made}, and this is {here}. Another runtime, file or number of "
-            f"threads may be faster here, and a quantised file may lose more accuracy{again}"
-        )
+        if made != here:
+            return (
+                f"the plan was made on another processor, {made}, and this is {here}. Another runtime, file or number "
+                f"of threads may be faster here, and a quantised file may lose more accuracy{again}"
+            )
+        if self.device == "cpu" and self.threads > usable_cpus():
+            return (
+                f"the plan is for {self.threads} threads, and this process may use {usable_cpus()} CPUs; more threads "
+                f"than CPUs are far slower{again}"
+            )
+        return ""
 
 
 def is_deployment(path: str | os.PathLike[str]) -> bool:

@@ -91,7 +91,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
                 output,
                 command=again,
                 should_stop=stop,
-                on_progress=lambda text, done, total: update(done, total, text),
+                on_progress=update,
                 **settings,
             )
         except BenchmarkError:
@@ -99,7 +99,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
                 raise
             click.echo("Stopped; nothing was written.", err=True)
             sys.exit(INTERRUPTED if stop.signal == signal.SIGINT else TERMINATED)
+    write_file(Path(report.folder, "frontier.png"), tuning_plot(report).png())
     if json_file is not None:
         write_json(json_file, report.to_dict())
-    write_file(Path(report.folder, "frontier.png"), tuning_plot(report).png())
     console_for(json_file).print(tuning_table(report))

@@ -80,7 +80,7 @@ def command(
       cnndeploy verify lenet.int8.onnx --against lenet.pt --budget 0.5
       cnndeploy verify lenet.deploy --against lenet.pt
     """
-    from cnndeploy.artifact import Artifact, check_writable, remove_stale_certificate, write_file
+    from cnndeploy.artifact import check_writable, remove_stale_certificate, write_file
     from cnndeploy.report.junit import junit
 
     def write(report: Report) -> None:
@@ -89,16 +89,16 @@ def command(
         if junit_file is not None:
             write_file(junit_file, junit(report).encode())
 
-    asked = _Asked(artifact, runtime, device, threads).as_planned()
-    artifact, options = asked.artifact, asked.options
     for target in (json_file, junit_file):
         if target is not None and target != "-":
             check_writable(target, artifact, against)
     try:
-        manifest = Artifact.open(artifact).manifest
-        quantization = None if manifest is None else manifest.quantization
-    except CnndeployError:  # which verification meets again and reports
-        quantization = None
+        asked = _Asked(artifact, runtime, device, threads).as_planned()
+    except CnndeployError as error:
+        write(_undecided(artifact, against, device, None)(str(error)))
+        raise
+    artifact, options = asked.artifact, asked.options
+    quantization = _quantization(artifact)
     lossy = quantization is not None or options.lossy
     refuse = _refusal(lossy, tf32, budget)
     if refuse:
@@ -130,7 +130,7 @@ def command(
         raise
     write(report)
     console_for(json_file).print(_table(report))
-    announce_certificate(report, quiet=json_file == "-")
+    _certify(report, asked, images, quiet=json_file == "-")
     report.require()
 
 
@@ -144,6 +144,12 @@ class _Asked:
     threads: int | None
     figures: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether it runs as a deployment's plan says."""
+        run = (self.runtime, self.device, self.threads)
+        return self.plan is not None and run == (self.plan.runtime, self.plan.device, self.plan.threads)
 
     @property
     def options(self) -> RuntimeOptions:
@@ -169,6 +175,27 @@ class _Asked:
             plan.figures,
             plan,
         )
+
+
+def _certify(report: Report, asked: _Asked, images: int | None, quiet: bool) -> None:
+    """Write or remove the certificate; but a deployment's is of its plan and of all test images alone."""
+    if asked.plan is None or (asked.is_planned and images is None):
+        announce_certificate(report, quiet=quiet)
+    else:
+        click.echo(
+            "The folder's certificate is of its plan and all test images; it stays as it was.", err=True
+        )
+
+
+def _quantization(artifact: Path) -> Mapping[str, Any] | None:
+    """How a lossy file was made; None of another, and of one that cannot be read, which verification meets again."""
+    from cnndeploy.artifact import Artifact
+
+    try:
+        manifest = Artifact.open(artifact).manifest
+    except CnndeployError:
+        return None
+    return None if manifest is None else manifest.quantization
 
 
 def _refusal(lossy: bool, tf32: bool, budget: float | None) -> str:

@@ -23,6 +23,8 @@ from cnndeploy.runtimes import RuntimeOptions, default_runtime
 BATCH = 64
 # Of the largest logit: what a batch may give differently when it is run again. A runtime gives the same bits.
 REPEATABLE = 3e-5
+# Of so many images, ten classes are never one.
+_FEWEST_TO_DIFFER = 16
 
 _DEFAULT_OPTIONS = RuntimeOptions()
 Progress = Callable[[int, int], None]
@@ -152,6 +154,8 @@ def checkpoint_labels(
     runtime = default_runtime("checkpoint")
     with Side(checkpoint, runtime=runtime, device="cpu", threads=threads, data_dir=folder) as side:
         side.wait_until_open()
+        if side.sha256 != checkpoint.sha256:
+            raise ArtifactError(f"{checkpoint.path} was replaced before it was opened; begin anew")
         try:
             for logits in side.logits(plan):
                 found.append(logits)
@@ -201,7 +205,7 @@ class _Measured:
         self._ours = np.concatenate(ours).argmax(axis=1)
         if self._theirs is None:
             self._theirs = np.concatenate(theirs).argmax(axis=1)
-        if len(self._theirs) >= BATCH and len(np.unique(self._theirs)) == 1:
+        if len(self._theirs) >= _FEWEST_TO_DIFFER and len(np.unique(self._theirs)) == 1:
             return ["the checkpoint gives all images the same label, so agreement proves nothing; train it"]
         return []
 

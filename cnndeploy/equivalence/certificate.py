@@ -31,7 +31,8 @@ def certify(
         The certificate's path, None where there is none.
 
     Raises:
-        ArtifactError: It cannot be written, or it would call a lossy file equivalent.
+        ArtifactError: It cannot be written, the file is not the one that was verified, or it would call a lossy file
+            equivalent.
     """
     file = beside or Path(report.artifact.path)
     path = certificate_path(file)
@@ -43,8 +44,11 @@ def certify(
                 f"the outdated certificate {path} could not be removed: {error.strerror}"
             ) from error
         return None
+    artifact = Artifact.open(file)
+    if artifact.sha256 != report.artifact.sha256:
+        raise ArtifactError(f"{file} is not the file that was verified any more; verify it anew")
     if isinstance(report, EquivalenceReport):
-        manifest = Artifact.open(file).manifest
+        manifest = artifact.manifest
         if manifest is not None and manifest.lossy:
             raise ArtifactError(
                 f"{report.artifact.path} is lossy and is never equivalent; measure its loss with verify_budget"

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.process import Message, WorkerProcess
 from cnndeploy.runtimes import Activation, RuntimeOptions
@@ -71,13 +70,12 @@ class Side(WorkerProcess):
         precision: Precision = "float32",
         weights: str = "float32",
         size: tuple[int, int] | None = None,
-        split: data.Split = "test",
         simplified: bool = False,
     ) -> Iterator[NDArray[Any]]:
         """The logits of each batch, as they come, in the dtype that the artifact gives.
 
         In float64, for a checkpoint, its ``weights`` are first rounded to the dtype named. With a ``size`` the raw
-        images are first resampled to that height and width. Images are those of ``split``. A checkpoint can be
+        images are first resampled to that height and width. A checkpoint can be
         ``simplified`` first, as exporters do.
 
         Raises:
@@ -89,7 +87,6 @@ class Side(WorkerProcess):
             precision=precision,
             weights=weights,
             size=size,
-            split=split,
             simplified=simplified,
         )
         for _ in batches:

@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +31,16 @@ _PROBABILITY_ERROR = 1e-6
 def main(path: str, runtime: str, device: str, threads: str, maths: str, data_dir: str, options: str) -> None:
     """Say what was opened and how, then answer each request, batch by batch, with logits.
 
-    A request names batches as lists of image numbers in the test set, or in another ``split``, perhaps a ``size``,
-    height and width that the raw images are first resampled to, and the ``precision``: ``float32``, the artifact's own,
-    or for checkpoints ``tf32`` or ``float64``, the oracle's, with the ``weights`` rounded to a dtype first, and if
-    it is ``from_raw`` with the images prepared in float64 too. A checkpoint is ``simplified`` first, as exporters do,
-    if a request says so. A request with a ``folder`` is answered with what each module gives for its one batch, in
-    files there.
+    A request names batches as lists of image numbers in the test set, perhaps a ``size``, height and width that the
+    raw images are first resampled to, and the ``precision``: ``float32``, the artifact's own, or for checkpoints
+    ``tf32`` or ``float64``, the oracle's, with the ``weights`` rounded to a dtype first, and if it is ``from_raw`` with
+    the images prepared in float64 too. A checkpoint is ``simplified`` first, as exporters do, if a request says so. A
+    request with a ``folder`` is answered with what each module gives for its one batch, in files there.
     """
 
     def answers(requests: Iterator[Message]) -> Iterator[Message]:
         artifact = Artifact.open(path)
-        images = cache(lambda split: data.load(split, data_dir or None).images)
-        images("test")  # an error of the data set comes before long work
+        images = data.load("test", data_dir or None).images
         opened = open_session(
             artifact,
             runtime=runtime,
@@ -63,7 +60,7 @@ def main(path: str, runtime: str, device: str, threads: str, maths: str, data_di
             }
             for request in requests:
                 with _as_asked(session, request) as asked:
-                    yield from _answer(asked, images(request.get("split", "test")), request)
+                    yield from _answer(asked, images, request)
 
     with patient_threads():
         serve(path, answers)

@@ -159,7 +159,7 @@ def quantize(
         float_bytes = source.path.stat().st_size
     remove_stale_certificate(target)
     artifact = Artifact.open(target)
-    report = replace(found, artifact=FileIdentity(str(target), artifact.sha256))
+    report = replace(found, artifact=FileIdentity(str(target), found.artifact.sha256))
     return Quantized(artifact, report, tuple(trials), float_bytes, row, warnings)
 
 
@@ -195,14 +195,15 @@ def _check(
     device_index(device, runtime, chosen.devices())
 
 
-Candidates = Iterator[tuple[dict[str, Any], bytes]]
+Candidates = Iterator[bytes]
+"""Files to ask the test images about, in turn."""
 
 
-def _made(source: Artifact, model: Any, quantization: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+def _made(source: Artifact, model: Any, quantization: dict[str, Any]) -> bytes:
     from cnndeploy.quantization.graph import with_manifest
 
     manifest = replace(source.require_manifest(), quantization=quantization)
-    return quantization, with_manifest(model, manifest.to_json())
+    return with_manifest(model, manifest.to_json())
 
 
 def _half(source: Artifact, budget: float) -> Candidates:
@@ -299,7 +300,7 @@ class _Asker:
         self._labels = labels
 
     def first_within(self, candidates: Candidates) -> BudgetReport | None:
-        for _, content in candidates:
+        for content in candidates:
             self.path.write_bytes(content)
             report = verify_budget(
                 self.path,

@@ -99,18 +99,14 @@ def tuning_plot(report: TuneReport) -> Plot:
                     label=variant,
                 )
         line = [(1e3 * (row.p50_s or 0), row.accuracy) for row in frontier]
-        axes.plot(*zip(*line, strict=True), "-", color=_INK, linewidth=1, label="frontier")
+        if line:
+            axes.plot(*zip(*line, strict=True), "-", color=_INK, linewidth=1, label="frontier")
         chosen = report.chosen
-        axes.plot(
-            1e3 * (chosen.p50_s or 0), chosen.accuracy, "o", markersize=14, markerfacecolor="none", color=_INK
-        )
-        axes.annotate(
-            f"{chosen.variant}, {chosen.runtime}",
-            (1e3 * (chosen.p50_s or 0), chosen.accuracy or 0),
-            xytext=(8, 10),
-            textcoords="offset points",
-            fontsize=9,
-        )
+        if chosen in known:
+            place = (1e3 * (chosen.p50_s or 0), chosen.accuracy or 0)
+            axes.plot(*place, "o", markersize=14, markerfacecolor="none", color=_INK)
+            name = f"{chosen.variant}, {chosen.runtime}"
+            axes.annotate(name, place, xytext=(8, 10), textcoords="offset points", fontsize=9)
         axes.set_xscale("log")
         _plain(axes.xaxis)
         axes.margins(0.12)

@@ -6,12 +6,14 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +24,7 @@ from cnndeploy.equivalence.budget_report import BudgetReport
 from cnndeploy.equivalence.certificate import certify
 from cnndeploy.errors import ArtifactError, BenchmarkError, CnndeployError
 from cnndeploy.machine import environment, usable_cpus
-from cnndeploy.tuning.admission import Report, examine, named, passes, placed_at
+from cnndeploy.tuning.admission import Report, examine, named, passes
 from cnndeploy.tuning.contenders import Contender, contenders, reference
 from cnndeploy.tuning.files import Files, make_files
 from cnndeploy.tuning.folder import check_folder, replacing_folder
@@ -36,6 +38,11 @@ _BATCH_SIZES = {"latency": 1, "throughput": 64}
 _ANSWER_S = 120.0
 # A lossless contender is preferred to a lossy one that is no faster than this.
 _AS_FAST = 0.98
+# Lossy contenders that the test images are asked about, beside what quantisation asked; each is one chance to err.
+_MOST_LOSSY = 2
+_ASKED_ENOUGH = f"the test images were asked about {_MOST_LOSSY} lossy contenders already"
+# What is taken where nothing could be timed.
+_UNTIMED = "onnxruntime"
 
 
 def tune(
@@ -77,7 +84,7 @@ def tune(
         data_dir: Folder of the data set.
         command: To make the folder anew, for its plan.
         should_stop: Asked again and again; where it is true nothing is written.
-        on_progress: Called with what is done, and how much of how much.
+        on_progress: Called with what is done, of how much (0 where that is unknown), and at what.
 
     Returns:
         The report: every row with what became of it and why.
@@ -109,8 +116,8 @@ def tune(
         raise BenchmarkError(f"{', '.join(wrong)} must be above 0")
     if not 0 <= budget <= 100:
         raise BenchmarkError(f"the budget is 0 to 100 percentage points, not {budget:g}")
-    folder = Path(output) if output is not None else source.path.with_suffix(".deploy")
-    check_folder(folder)
+    folder = Path(os.path.realpath(output if output is not None else source.path.with_suffix(".deploy")))
+    check_folder(folder, source.path)
     job = Job(
         source,
         budget,
@@ -125,13 +132,14 @@ def tune(
     )
     with tempfile.TemporaryDirectory(prefix="cnndeploy-tune-") as scratch:
         files = make_files(job, Path(scratch))
-        _end_if_stopped(job)
+        job.end_if_stopped()
         found, missing = contenders(
             files.by_variant, threads=threads, device=device, lossy=files.labels is not None
         )
         first = reference(source, threads, device)
         everyone = [first, *(each for each in found if each != first)]
         outcome = _race(job, files, everyone)
+        job.end_if_stopped()
         report = TuneReport(
             checkpoint=str(source.path),
             folder=str(folder),
@@ -139,22 +147,48 @@ def tune(
             batch_size=size,
             budget_points=budget,
             rows=(*_rows(everyone, outcome, files), *files.rows, *missing),
-            complete=job.left_s > 0 and not files.notes,
+            complete=outcome.race.decided and not files.notes,
             seconds=time.monotonic() - job.started,
             environment=environment(),
             notes=tuple(files.notes),
         )
-        _write(folder, everyone[outcome.chosen], outcome.report, report, command)
+        again = command or _command(report, threads, device, calibration, max_minutes, data_dir)
+        _write(folder, everyone[outcome.chosen], outcome.report, report, again)
     return report
 
 
-def _in_silence(text: str, done: int, total: int) -> None:
+def _in_silence(done: int, total: int, text: str) -> None:
     """No progress is shown."""
+
+
+def _command(
+    report: TuneReport,
+    threads: int,
+    device: str,
+    calibration: int,
+    max_minutes: float,
+    data_dir: str | os.PathLike[str] | None,
+) -> str:
+    """To make the folder anew."""
+    options = {
+        "--output": report.folder,
+        "--budget": f"{report.budget_points:g}",
+        "--objective": report.objective,
+        "--batch-size": str(report.batch_size),
+        "--threads": str(threads),
+        "--device": device,
+        "--calibration": str(calibration),
+        "--max-minutes": f"{max_minutes:g}",
+        **({} if data_dir is None else {"--data-dir": os.fspath(data_dir)}),
+    }
+    return shlex.join(["cnndeploy", "tune", report.checkpoint, *chain.from_iterable(options.items())])
 
 
 @dataclass(slots=True)
 class _Outcome:
-    """``chosen`` is the number of the contender that is deployed, ``report`` what verification found of it."""
+    """``chosen`` is the number of the contender that is deployed, ``report`` what verification found of it, and
+    ``rejected`` of others.
+    """
 
     race: Race
     chosen: int
@@ -170,22 +204,27 @@ def _race(job: Job, files: Files, everyone: Sequence[Contender]) -> _Outcome:
         race = Race(
             blocks,
             should_stop=job.is_over,
-            on_round=lambda rounds, running: job.on_progress(
-                f"Timing {running} contenders, round {rounds}", 0, 0
-            ),
+            on_round=lambda rounds, running: job.report(0, 0, f"Timing {running} contenders, round {rounds}"),
         )
         race.failures |= failures
         rejected: dict[int, Report | str] = {}
-        while standing := race.run(at for at in range(len(everyone)) if at not in rejected):
-            best = _preferred(standing, race, everyone)
-            seconds = [(race.median_s(at) or math.inf) / job.batch_size for at in (best, 0)]
-            _end_if_stopped(job)
+        looks = 0
+        while pool := [at for at in range(len(everyone)) if at not in rejected]:
+            job.end_if_stopped()
+            best = _best(pool, race, everyone)
+            if best is None:
+                break
+            looks += everyone[best].lossy
+            if looks > _MOST_LOSSY:
+                rejected |= {at: _ASKED_ENOUGH for at in pool if everyone[at].lossy}
+                continue
+            seconds = [(race.median_s(at) or 0.0) / job.batch_size for at in (best, 0)]
             found = examine(job, files, everyone[best], *seconds)
             if not isinstance(found, str) and passes(found):
                 return _Outcome(race, best, found, rejected)
             alike = {at for at, each in enumerate(everyone) if each.numbers == everyone[best].numbers}
             rejected |= dict.fromkeys(alike, found)
-        _end_if_stopped(job)
+        job.end_if_stopped()
     why = dict.fromkeys([*race.failures.values(), *(_why(each) for each in rejected.values())])
     raise BenchmarkError(
         f"nothing can be deployed: {'; '.join(why) or 'no round was over in time; --max-minutes gives it more'}"
@@ -204,7 +243,7 @@ def _opened(job: Job, everyone: Sequence[Contender]) -> Iterator[tuple[dict[int,
         ]
         failures = {}
         for at, candidate in enumerate(started):
-            job.on_progress("Opening", at, len(started))
+            job.report(at, len(started), "Opening")
             try:
                 candidate.wait_until_open()
             except CnndeployError as error:
@@ -217,15 +256,17 @@ def _opened(job: Job, everyone: Sequence[Contender]) -> Iterator[tuple[dict[int,
         yield blocks, failures
 
 
-def _preferred(standing: Sequence[int], race: Race, everyone: Sequence[Contender]) -> int:
-    """The fastest, or a lossless one that is as fast."""
+def _best(pool: Sequence[int], race: Race, everyone: Sequence[Contender]) -> int | None:
+    """The fastest of those that the race leaves, or a lossless one that is as fast.
+
+    Where the time was over before anything was timed, a lossless one that runs everywhere; None where there is none.
+    """
+    standing = race.run(pool)
+    if not standing:
+        plain = [at for at in pool if not everyone[at].lossy and at not in race.failures]
+        return next((at for at in plain if everyone[at].settings.runtime == _UNTIMED), None)
     enough = _AS_FAST * race.ratio(standing[0])
     return next((at for at in standing if not everyone[at].lossy and race.ratio(at) >= enough), standing[0])
-
-
-def _end_if_stopped(job: Job) -> None:
-    if job.should_stop():
-        raise BenchmarkError("the tuning was stopped; nothing was written")
 
 
 def _rows(everyone: Sequence[Contender], outcome: _Outcome, files: Files) -> list[Row]:
@@ -327,13 +368,17 @@ def _write(folder: Path, contender: Contender, found: Report, report: TuneReport
         options=settings.options,
         machine=report.environment,
         figures=figures,
-        command=command or f"cnndeploy tune {report.checkpoint} --output {folder}",
+        command=command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    with replacing_folder(folder) as temporary:
+    if found.against.sha256 != Artifact.open(report.checkpoint).sha256:
+        raise ArtifactError(f"{report.checkpoint} was replaced while it was tuned; nothing was written")
+    placed = replace(found, artifact=replace(found.artifact, path=str(folder / plan.file)))
+    verify = shlex.join(["cnndeploy", "verify", str(folder), "--against", report.checkpoint])
+    with replacing_folder(folder, Path(report.checkpoint)) as temporary:
         copy = temporary / plan.file
         shutil.copyfile(contender.artifact.path, copy)
-        certify(placed_at(found, folder / plan.file), plan.command, beside=copy)
+        certify(placed, verify, beside=copy)
         write_file(temporary / PLAN_FILE, plan.to_json().encode())
         tried = json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n"
         write_file(temporary / "tuning.json", tried.encode())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from pathlib import Path
 
 from cnndeploy.data import TEST_IMAGES
 from cnndeploy.equivalence import verify
 from cnndeploy.equivalence.budget import verify_budget
 from cnndeploy.equivalence.budget_report import BudgetReport
 from cnndeploy.equivalence.report import EquivalenceReport
+from cnndeploy.errors import ArtifactError
 from cnndeploy.tuning.contenders import Contender
 from cnndeploy.tuning.files import Files
 from cnndeploy.tuning.job import Job
@@ -26,7 +25,7 @@ _ALLOWANCE = 1.5
 def examine(
     job: Job, files: Files, contender: Contender, image_s: float, eager_image_s: float
 ) -> Report | str:
-    """What verification finds of a contender, or why there is no time for it.
+    """What verification finds of a contender, or why it came to no verdict.
 
     Args:
         job: What was asked for.
@@ -35,31 +34,45 @@ def examine(
         image_s: Seconds that it takes for an image.
         eager_image_s: And that eager PyTorch does.
     """
-    artifact, settings = contender.artifact, contender.settings
-    if not contender.lossy:
-        if files.labels_s is not None:  # in batches it is faster than alone
-            eager_image_s = min(eager_image_s, files.labels_s / TEST_IMAGES)
-        affordable = int(job.left_s / (_ALLOWANCE * (image_s + eager_image_s)))
-        images = None if affordable >= TEST_IMAGES else max(_FEWEST_IMAGES, affordable)
-        return verify(
-            artifact,
-            job.checkpoint,
-            runtime=settings.runtime,
-            device=settings.device,
-            threads=int(settings.threads),
-            options=settings.options,
-            images=images,
-            data_dir=job.data_dir,
-            on_batch=lambda done, total: job.on_progress(f"Verifying {named(contender)}", done, total),
-        )
-    known = files.int8
-    if known is not None and (known.artifact.sha256, known.runtime) == (artifact.sha256, settings.runtime):
-        return known
+    try:
+        if contender.lossy:
+            return _budget(job, files, contender, image_s)
+        return _equivalence(job, files, contender, image_s, eager_image_s)
+    except ArtifactError as error:  # its process died, say; another contender may do
+        return f"it could not be verified: {error}"
+
+
+def _equivalence(
+    job: Job, files: Files, contender: Contender, image_s: float, eager_image_s: float
+) -> EquivalenceReport:
+    settings = contender.settings
+    if files.labels_s is not None:  # in batches it is faster than alone
+        eager_image_s = min(eager_image_s, files.labels_s / TEST_IMAGES)
+    affordable = int(max(0.0, job.left_s) / (_ALLOWANCE * (image_s + eager_image_s)))
+    return verify(
+        contender.artifact,
+        job.checkpoint,
+        runtime=settings.runtime,
+        device=settings.device,
+        threads=int(settings.threads),
+        options=settings.options,
+        images=None if affordable >= TEST_IMAGES else max(_FEWEST_IMAGES, affordable),
+        data_dir=job.data_dir,
+        on_batch=lambda done, total: job.report(done, total, f"Verifying {named(contender)}"),
+    )
+
+
+def _budget(job: Job, files: Files, contender: Contender, image_s: float) -> BudgetReport | str:
+    settings, known = contender.settings, files.int8
+    if known is not None and known.artifact.sha256 == contender.artifact.sha256:
+        run = (known.runtime, known.device, known.threads, dict(known.options))
+        if run == (settings.runtime, settings.device, settings.threads, settings.options.changed):
+            return known
     if image_s * TEST_IMAGES > job.left_s:
         minutes = math.ceil(job.max_minutes + image_s * TEST_IMAGES / 60)
         return f"no time is left to see what it loses on the test images; --max-minutes {minutes}"
     return verify_budget(
-        artifact,
+        contender.artifact,
         job.checkpoint,
         budget=job.budget,
         runtime=settings.runtime,
@@ -68,7 +81,7 @@ def examine(
         options=settings.options,
         data_dir=job.data_dir,
         reference_labels=files.labels,
-        on_batch=lambda done, total: job.on_progress(f"What {named(contender)} loses", done, total),
+        on_batch=lambda done, total: job.report(done, total, f"What {named(contender)} loses"),
     )
 
 
@@ -84,8 +97,3 @@ def named(contender: Contender) -> str:
     settings = contender.settings
     options = "".join(f", {name} {value}" for name, value in settings.options.changed.items())
     return f"{contender.variant} on {settings.runtime}, {settings.threads} threads{options}"
-
-
-def placed_at(report: Report, path: Path) -> Report:
-    """The same report, of the same bytes where they will lie."""
-    return replace(report, artifact=replace(report.artifact, path=str(path)))

@@ -14,12 +14,14 @@ from cnndeploy import registry
 from cnndeploy.artifact import Artifact
 from cnndeploy.equivalence.budget import checkpoint_labels
 from cnndeploy.equivalence.budget_report import BudgetReport
-from cnndeploy.errors import BudgetError, CnndeployError
+from cnndeploy.errors import BenchmarkError, BudgetError, CnndeployError
 from cnndeploy.tuning.job import Job
-from cnndeploy.tuning.report import Row
+from cnndeploy.tuning.report import Outcome, Row
 
 # The share of the time that eager PyTorch's labels may take, and of how many images their speed is known.
 _FOR_LABELS, _ESTIMATE_FROM = 0.3, 256
+# What is left of it for the race when a search for an int8 file that has not ended is given up.
+_FOR_RACE = 0.3
 
 
 @dataclass(slots=True)
@@ -38,7 +40,9 @@ class Files:
 
 
 class _TooLongError(Exception):
-    def __init__(self, seconds: float) -> None:
+    """Ends what there is no time for; ``seconds`` is what it would take in all, as far as that is known."""
+
+    def __init__(self, seconds: float = math.nan) -> None:
         super().__init__()
         self.seconds = seconds
 
@@ -52,7 +56,7 @@ def make_files(job: Job, folder: Path) -> Files:
     for name in registry.names("exporters"):
         exporter = registry.get("exporters", name)
         for variant in ("float", "simplified"):
-            job.on_progress(f"Exporting {name}, {variant}", 0, 0)
+            job.report(0, 0, f"Exporting {name}, {variant}")
             path = folder / variant / f"{stem}{exporter.suffix}"
             path.parent.mkdir(exist_ok=True)
             artifact = export(job.checkpoint.path, name, path, simplify=variant == "simplified")
@@ -68,18 +72,18 @@ def make_files(job: Job, folder: Path) -> Files:
 def _label(job: Job, files: Files) -> None:
     """What the checkpoint calls every test image, if that does not take too much of the time."""
     allowed, started = _FOR_LABELS * job.left_s, time.monotonic()
-    job.on_progress("Labels by eager PyTorch", 0, 0)
-    begun: list[float] = []
+    first: float | None = None
 
     def watch(done: int, total: int) -> None:
-        job.on_progress("Labels by eager PyTorch", done, total)
-        begun.append(time.monotonic())  # the first batch has the start of a process in it
-        if job.should_stop() or done < _ESTIMATE_FROM:
-            return
-        needs = (begun[-1] - begun[0]) / max(1, len(begun) - 1) * total / done * len(begun)
-        if begun[0] - started + needs > allowed:
+        nonlocal first
+        job.report(done, total, "Labels by eager PyTorch")
+        if first is None:  # the first batch has the start of a process in it
+            first = time.monotonic() - (time.monotonic() - started) / 2
+        needs = (time.monotonic() - first) / done * total
+        if done >= _ESTIMATE_FROM and needs > allowed:
             raise _TooLongError(needs)
 
+    job.report(0, 0, "Labels by eager PyTorch")
     try:
         files.labels = checkpoint_labels(
             job.checkpoint, threads=job.threads, data_dir=job.data_dir, on_batch=watch
@@ -94,10 +98,16 @@ def _label(job: Job, files: Files) -> None:
 
 
 def _quantize(job: Job, files: Files, path: Path) -> None:
+    """An int8 file, or a row that says why there is none."""
     from cnndeploy.quantization import quantize
 
-    def lost(outcome: str, reason: str) -> None:
-        files.rows.append(Row("int8", "onnxruntime", job.threads, {}, True, outcome, reason))  # type: ignore[arg-type]
+    def watch(done: int, total: int, text: str) -> None:
+        job.report(done, total, text)
+        if job.left_s < _FOR_RACE * 60 * job.max_minutes:
+            raise _TooLongError
+
+    def lost(outcome: Outcome, reason: str) -> None:
+        files.rows.append(Row("int8", "onnxruntime", job.threads, {}, True, outcome, reason))
 
     try:
         found = quantize(
@@ -105,14 +115,21 @@ def _quantize(job: Job, files: Files, path: Path) -> None:
             path,
             budget=job.budget,
             calibration=job.calibration,
+            device=job.device,
             threads=job.threads,
             data_dir=job.data_dir,
             reference_labels=files.labels,
             bench_s=0,
-            on_progress=lambda done, total, text: job.on_progress(text, done, total),
+            on_progress=watch,
         )
+    except _TooLongError:
+        minutes = math.ceil(2 * job.max_minutes)
+        lost("not tried", f"no int8 file was found in time; --max-minutes {minutes} gives it more")
+        files.notes.append(f"int8 was given up for want of time. To try it: --max-minutes {minutes}")
     except BudgetError as error:
         lost("rejected", str(error))
+    except BenchmarkError:  # it was stopped
+        raise
     except CnndeployError as error:
         lost("failed", str(error))
     else:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.errors import BenchmarkError
 
-Progress = Callable[[str, int, int], None]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +37,13 @@ class Job:
     def is_over(self) -> bool:
         """Whether to end what can be ended."""
         return self.left_s <= 0 or self.should_stop()
+
+    def report(self, done: int, total: int, text: str) -> None:
+        """Show progress; raises BenchmarkError where the tuning is to stop, so that whatever is at work ends."""
+        self.end_if_stopped()
+        self.on_progress(done, total, text)
+
+    def end_if_stopped(self) -> None:
+        """Raise BenchmarkError where the tuning is to stop."""
+        if self.should_stop():
+            raise BenchmarkError("the tuning was stopped; nothing was written")

@@ -1,7 +1,8 @@
-"""The race: contenders take turns until it is known which is fastest; who is surely slower leaves early.
+"""The race: contenders take turns until it is known which is fastest; who is seen to be slower leaves early.
 
 Source: successive halving, Karnin, Koren, Somekh: Almost optimal exploration in multi-armed bandits, 2013; but where
-that drops the slower half by its means, here one is dropped only when the interval of its ratio to the leader says so.
+that drops the slower half by its means, here one is dropped only when the 95% interval of its ratio to the leader says
+so. That is of each by itself: among many, one as fast as the leader may be dropped now and then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cnndeploy.benchmark.engine import Block, measure
 from cnndeploy.benchmark.intervals import Interval, ratio_interval, rounds_needed, verdict
+from cnndeploy.errors import BenchmarkError
 
 FIRST_ROUNDS = rounds_needed(1)
 MOST_ROUNDS = 48
@@ -19,8 +21,8 @@ MOST_ROUNDS = 48
 class Race:
     """``blocks`` are the contenders, by number. Number 0 is the reference, and never leaves.
 
-    ``failures`` says of those that broke down why they did, ``slower`` by how many times, with a 95% interval, others
-    are as fast as the leader.
+    ``failures`` says of those that broke down why they did; ``slower`` how many times as fast as the leader others are,
+    with a 95% interval; ``decided`` whether the last run came to its end.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Race:
         on_round: Callable[[int, int], None],
     ) -> None:
         self.failures: dict[int, str] = {}
+        self.decided = False
         self.slower: dict[int, tuple[float, Interval]] = {}
         self._blocks = blocks
         self._medians: dict[int, dict[int, float]] = {at: {} for at in blocks}  # by round
@@ -46,13 +49,17 @@ class Race:
         """
         running = [at for at in among if at in self._blocks and at not in self.failures]
         self.slower = {at: found for at, found in self.slower.items() if at not in running}
-        while not self._should_stop():
+        running = self._still_running(running)  # by the rounds that there are
+        while not (decided := self._is_decided(running)) and not self._should_stop():
             have = min((len(self._medians[at]) for at in running), default=0)
-            if have >= MOST_ROUNDS or (have and len(running) <= 1):
-                break
             self._advance(running, max(FIRST_ROUNDS, have))  # as many again
             running = self._still_running([at for at in running if at not in self.failures])
+        self.decided = decided
         return sorted((at for at in running if self._medians[at]), key=self.ratio, reverse=True)
+
+    def _is_decided(self, running: Sequence[int]) -> bool:
+        have = min((len(self._medians[at]) for at in running), default=0)
+        return not running or have >= MOST_ROUNDS or (have > 0 and len(running) == 1)
 
     def ratio(self, number: int) -> float:
         """How many times as fast as the reference: the median over the rounds that both ran."""
@@ -86,6 +93,10 @@ class Race:
                 self.failures[at] = found.failure
             self._medians[at] |= dict(enumerate(found.medians, self._rounds))
         self._rounds += rounds
+        if 0 in self.failures and not self._medians[0]:
+            raise BenchmarkError(
+                f"the reference, which all are timed against, does not run: {self.failures[0]}"
+            )
 
     def _still_running(self, running: Sequence[int]) -> list[int]:
         """Those that the leader is not known to beat; the others are noted as slower."""
