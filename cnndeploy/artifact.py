@@ -134,13 +134,12 @@ def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
 
 def _says_equivalent(content: Mapping[str, Any], artifact: Artifact) -> bool:
     lossy = artifact.manifest is not None and artifact.manifest.lossy
-    return content["equivalent"] is True and not lossy
+    return content["equivalent"] is True and not lossy and _precision(content) == "float32"
 
 
 def _says_within_budget(content: Mapping[str, Any], artifact: Artifact) -> bool:
     """Of a lossy file or run, whose figures are there and say so themselves."""
-    in_float32 = content["options"].get("precision", "float32") == "float32"
-    lossy = (artifact.manifest is not None and artifact.manifest.lossy) or not in_float32
+    lossy = (artifact.manifest is not None and artifact.manifest.lossy) or _precision(content) != "float32"
     claims = (content["verdict"], content["equivalent"], content["within_budget"])
     figures = [content[name] for name in _BUDGET_FIGURES]
     finite = all(type(each) in (int, float) and math.isfinite(each) for each in figures)
@@ -151,6 +150,14 @@ def _says_within_budget(content: Mapping[str, Any], artifact: Artifact) -> bool:
         and content["images"] > 0
         and content["loss_high_points"] <= content["budget_points"]
     )
+
+
+def _precision(content: Mapping[str, Any]) -> str:
+    """That the runtime was asked for; raises what :func:`read_certificate` takes for a damaged certificate."""
+    options = content["options"]
+    if not options.keys() <= {"spinning", "precision"}:
+        raise ValueError(f"not options of a runtime: {options}")
+    return str(options.get("precision", "float32"))
 
 
 def remove_stale_certificate(artifact: str | os.PathLike[str]) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cnndeploy.errors import ArtifactError
+from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.tuning import race as module
 from cnndeploy.tuning.race import FIRST_ROUNDS, MOST_ROUNDS, Race
 
@@ -90,3 +90,17 @@ def test_when_the_time_is_over_the_best_so_far_is_first() -> None:
 
 def test_without_a_round_nobody_stands() -> None:
     assert _race(Simulated(1, 0), Simulated(1, 1), should_stop=lambda: True).run(range(2)) == []
+
+
+def test_it_says_whether_it_came_to_its_end() -> None:
+    race = _race(Simulated(0.1, 0), Simulated(0.01, 1))
+    race.run(range(2))
+    assert race.decided
+    stopped = _race(Simulated(0.1, 0), Simulated(0.01, 1), should_stop=lambda: True)
+    stopped.run(range(2))
+    assert not stopped.decided
+
+
+def test_a_reference_that_breaks_down_is_an_error() -> None:
+    with pytest.raises(BenchmarkError, match=r"the reference.*it broke down"):
+        _race(Simulated(0.1, 0, fails_at=1), Simulated(0.01, 1)).run(range(2))

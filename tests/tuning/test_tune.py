@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,12 @@ def test_the_report_reads_back_and_lies_in_the_folder(tuned: TuneReport) -> None
 def test_bench_and_verify_open_the_folder(tuned: TuneReport, trained: Trained, cli) -> None:  # type: ignore[no-untyped-def]
     report = cnndeploy.bench([trained.checkpoint, tuned.folder], budget_s=0.1, cold_starts=0)
     assert report.results[1].target == tuned.folder
+    artifact, _ = open_deployment(tuned.folder)
+    certificate = read_certificate(artifact)
     verified: Result = cli("verify", tuned.folder, "--against", trained.checkpoint, "--images", 100)
     assert verified.exit_code == 0, verified.output
+    assert "it stays as it was" in verified.output
+    assert read_certificate(artifact) == certificate
 
 
 def test_a_contender_that_is_not_admitted_is_rejected_with_all_of_its_numbers(
@@ -99,22 +104,41 @@ def test_when_the_time_is_over_the_best_so_far_is_written_and_it_says_so(
     trained: Trained, tmp_path: Path, cli
 ) -> None:  # type: ignore[no-untyped-def]
     folder = tmp_path / "d"
-    shown: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.25)
-    if shown.exit_code:  # on a machine so slow that no round was over
-        assert "--max-minutes gives it more" in shown.output
-        assert not folder.exists()
-    else:
-        assert "The time was over" in shown.output
-        assert open_deployment(folder)[1].figures["complete"] is False
+    shown: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.01)
+    assert shown.exit_code == 0, shown.output
+    assert "The time was over" in shown.output
+    artifact, plan = open_deployment(folder)
+    assert plan.figures["complete"] is False
+    assert plan.runtime == "onnxruntime"  # nothing was timed
+    certificate = read_certificate(artifact)
+    assert certificate is not None
+    assert certificate["images"] == 256
+    assert {each.name for each in folder.iterdir()} == {
+        *("plan.json", "tuning.json", "frontier.png"),
+        *(artifact.path.name, f"{artifact.path.name}.verified.json"),
+    }
+    again: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.01)
+    assert again.exit_code == 0, again.output  # an earlier deployment is replaced
 
 
-def test_nothing_is_written_when_it_is_stopped_or_the_time_is_too_short(
-    trained: Trained, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("at", ["Exporting", "Opening", "Verifying"])
+def test_nothing_is_written_when_it_is_stopped(at: str, trained: Trained, tmp_path: Path) -> None:
+    stopped = False
+
+    def watch(done: int, total: int, text: str) -> None:
+        nonlocal stopped
+        stopped = stopped or text.startswith(at)
+
     with pytest.raises(BenchmarkError, match="stopped; nothing was written"):
-        cnndeploy.tune(trained.checkpoint, tmp_path / "d", budget=0, should_stop=lambda: True)
-    with pytest.raises(BenchmarkError, match="--max-minutes gives it more"):
-        cnndeploy.tune(trained.checkpoint, tmp_path / "d", budget=0, max_minutes=0.001)
+        cnndeploy.tune(
+            trained.checkpoint,
+            tmp_path / "d",
+            budget=0,
+            max_minutes=0.01,
+            should_stop=lambda: stopped,
+            on_progress=watch,
+        )
+    assert stopped
     assert list(tmp_path.iterdir()) == []
 
 
@@ -143,9 +167,24 @@ def test_an_exported_file_and_a_folder_of_something_else_are_refused(
         cnndeploy.tune(trained.onnx, tmp_path / "d")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").touch()
+    (tmp_path / "photos" / "plan.json").write_text("{}")  # another program's
     with pytest.raises(ArtifactError, match="is no deployment"):
         cnndeploy.tune(trained.checkpoint, tmp_path / "photos")
     assert (tmp_path / "photos" / "cat.png").exists()
+    with pytest.raises(ArtifactError, match="is no deployment"):
+        cnndeploy.tune(trained.checkpoint, trained.checkpoint.parent)
+
+
+def test_a_deployment_with_something_else_in_it_is_not_replaced(
+    tuned: TuneReport, trained: Trained, tmp_path: Path
+) -> None:
+    shutil.copytree(tuned.folder, tmp_path / "d")
+    shutil.copy(trained.checkpoint, tmp_path / "d" / "lenet.pt")
+    with pytest.raises(ArtifactError, match="holds other files too"):
+        cnndeploy.tune(trained.checkpoint, tmp_path / "d")
+    with pytest.raises(ArtifactError, match=r"is no deployment|lies in"):
+        cnndeploy.tune(tmp_path / "d" / "lenet.pt", tmp_path / "d")
+    assert (tmp_path / "d" / "lenet.pt").exists()
 
 
 def test_a_runtime_that_is_not_installed_is_skipped_by_name(
