@@ -84,6 +84,7 @@ def main(debug: bool) -> None:
       cnndeploy export lenet.pt --format onnx
       cnndeploy verify lenet.onnx --against lenet.pt
       cnndeploy bench lenet.pt lenet.onnx
+      cnndeploy tune lenet.pt
       cnndeploy predict lenet.onnx shoe.png
     """
     del debug  # read from the context by _Commands.invoke
