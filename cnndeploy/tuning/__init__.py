@@ -152,7 +152,7 @@ def tune(
             environment=environment(),
             notes=tuple(files.notes),
         )
-        again = command or _command(report, threads, device, calibration, max_minutes, data_dir)
+        again = command or _command(job, report)
         _write(folder, everyone[outcome.chosen], outcome.report, report, again)
     return report
 
@@ -161,25 +161,18 @@ def _in_silence(done: int, total: int, text: str) -> None:
     """No progress is shown."""
 
 
-def _command(
-    report: TuneReport,
-    threads: int,
-    device: str,
-    calibration: int,
-    max_minutes: float,
-    data_dir: str | os.PathLike[str] | None,
-) -> str:
+def _command(job: Job, report: TuneReport) -> str:
     """To make the folder anew."""
     options = {
         "--output": report.folder,
-        "--budget": f"{report.budget_points:g}",
+        "--budget": f"{job.budget:g}",
         "--objective": report.objective,
-        "--batch-size": str(report.batch_size),
-        "--threads": str(threads),
-        "--device": device,
-        "--calibration": str(calibration),
-        "--max-minutes": f"{max_minutes:g}",
-        **({} if data_dir is None else {"--data-dir": os.fspath(data_dir)}),
+        "--batch-size": str(job.batch_size),
+        "--threads": str(job.threads),
+        "--device": job.device,
+        "--calibration": str(job.calibration),
+        "--max-minutes": f"{job.max_minutes:g}",
+        **({} if job.data_dir is None else {"--data-dir": os.fspath(job.data_dir)}),
     }
     return shlex.join(["cnndeploy", "tune", report.checkpoint, *chain.from_iterable(options.items())])
 

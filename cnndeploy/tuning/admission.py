@@ -48,7 +48,10 @@ def _equivalence(
     settings = contender.settings
     if files.labels_s is not None:  # in batches it is faster than alone
         eager_image_s = min(eager_image_s, files.labels_s / TEST_IMAGES)
-    affordable = int(max(0.0, job.left_s) / (_ALLOWANCE * (image_s + eager_image_s)))
+    seconds = max(
+        1e-6, _ALLOWANCE * (image_s + eager_image_s)
+    )  # 0 where the time was over before it was timed
+    affordable = int(max(0.0, job.left_s) / seconds)
     return verify(
         contender.artifact,
         job.checkpoint,
