@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from cnndeploy import data
+from cnndeploy.equivalence.paired import paired_interval
 from cnndeploy.quantization.running import open_on_cpu
 from cnndeploy.specs import Manifest
 
@@ -43,7 +44,8 @@ class Trial:
 
     ``logit_error`` is the root mean square of the logits' error relative to that of the float file's logits;
     ``changed`` the share of labels that are not the float file's. ``predicted_high_points`` is the upper end of the
-    interval that the test images would give, in percentage points, if they were like these.
+    interval that the test images would give, in percentage points, if as many of their labels changed as of these, and
+    the loss was no more than these images prove.
     """
 
     method: str
@@ -75,17 +77,20 @@ class Screen:
         logits = self._logits(model, len(self))
         right = self._images.labels
         ours, theirs = logits.argmax(axis=1), self._expected.argmax(axis=1)
-        loss = float((theirs == right).mean() - (ours == right).mean())
+        lost = int(((theirs == right) & (ours != right)).sum())
+        gained = int(((theirs != right) & (ours == right)).sum())
         # at least one: that none of so few changed does not mean that none of 10,000 would
         changed = max(1, int((ours != theirs).sum())) / len(self)
-        high = max(0.0, loss) + _Z * math.sqrt(changed / self._tests)
+        # of so few images two labels are half a point: only what they prove counts against a setting
+        proven, _ = paired_interval(lost, gained, len(self))
+        high = max(0.0, proven) + _Z * math.sqrt(changed / self._tests)
         return Trial(
             method=method,
             float_layers=tuple(float_layers),
             images=len(self),
             logit_error=_relative_error(logits, self._expected),
             changed=float((ours != theirs).mean()),
-            loss_points=100 * loss,
+            loss_points=100 * (lost - gained) / len(self),
             predicted_high_points=100 * high,
         )
 
