@@ -45,14 +45,14 @@ def certify(
             ) from error
         return None
     artifact = Artifact.open(file)
-    if artifact.sha256 != report.artifact.sha256:
-        raise ArtifactError(f"{file} is not the file that was verified any more; verify it anew")
     if isinstance(report, EquivalenceReport):
         manifest = artifact.manifest
         if manifest is not None and manifest.lossy:
             raise ArtifactError(
                 f"{report.artifact.path} is lossy and is never equivalent; measure its loss with verify_budget"
             )
+    if artifact.sha256 != report.artifact.sha256:
+        raise ArtifactError(f"{file} is not the file that was verified any more; verify it anew")
     content = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,

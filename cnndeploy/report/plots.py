@@ -112,7 +112,8 @@ def tuning_plot(report: TuneReport) -> Plot:
         axes.margins(0.12)
         axes.set(xlabel=f"median milliseconds a call, batch {report.batch_size}", ylabel="test accuracy")
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=5)
+        if known:
+            axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=5)
 
     note = "What was tried and whose accuracy is known; up and to the left is better; the ring is what was chosen."
     return Plot("Accuracy against latency", note, draw, height=4.0)

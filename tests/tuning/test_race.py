@@ -84,8 +84,9 @@ def test_when_the_time_is_over_the_best_so_far_is_first() -> None:
     )
     standing = race.run(range(3))
     assert standing, "rounds that were over count"
+    assert standing[0] in (1, 2)
     assert race.rounds(1) < MOST_ROUNDS
-    assert race.run(range(3))[-1] == 0
+    assert not race.decided
 
 
 def test_without_a_round_nobody_stands() -> None:
