@@ -44,8 +44,8 @@ class Trial:
 
     ``logit_error`` is the root mean square of the logits' error relative to that of the float file's logits;
     ``changed`` the share of labels that are not the float file's. ``predicted_high_points`` is the upper end of the
-    interval that the test images would give, in percentage points, if as many of their labels changed as of these, and
-    the loss was no more than these images prove.
+    interval that the test images would give, in percentage points, if as many of them were right in one file alone as of
+    these, and the loss was no more than these images prove.
     """
 
     method: str
@@ -79,11 +79,11 @@ class Screen:
         ours, theirs = logits.argmax(axis=1), self._expected.argmax(axis=1)
         lost = int(((theirs == right) & (ours != right)).sum())
         gained = int(((theirs != right) & (ours == right)).sum())
-        # at least one: that none of so few changed does not mean that none of 10,000 would
-        changed = max(1, int((ours != theirs).sum())) / len(self)
+        # at least one: that none of so few differed does not mean that none of 10,000 would
+        discordant = max(1, lost + gained) / len(self)
         # of so few images two labels are half a point: only what they prove counts against a setting
         proven, _ = paired_interval(lost, gained, len(self))
-        high = max(0.0, proven) + _Z * math.sqrt(changed / self._tests)
+        high = max(0.0, proven) + _Z * math.sqrt(discordant / self._tests)
         return Trial(
             method=method,
             float_layers=tuple(float_layers),
