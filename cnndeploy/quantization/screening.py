@@ -44,7 +44,7 @@ class Trial:
 
     ``logit_error`` is the root mean square of the logits' error relative to that of the float file's logits;
     ``changed`` the share of labels that are not the float file's. ``predicted_high_points`` is the upper end of the
-    interval that the test images would give, in percentage points, if as many of them were right in one file alone as of
+    interval that the test images would give, in percentage points, if one file alone got as many of them right as of
     these, and the loss was no more than these images prove.
     """
 
