@@ -12,11 +12,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from cnndeploy import registry
-from cnndeploy.artifact import write_file
-from cnndeploy.benchmark import bench
+from cnndeploy.architectures import ARCHITECTURES
+from cnndeploy.benchmark.bench import bench
+from cnndeploy.display.tables import benchmark_markdown
 from cnndeploy.exporters import export
-from cnndeploy.report.tables import benchmark_markdown
+from cnndeploy.files import write_file
 from cnndeploy.training.loop import train
 
 TARGETS = ("eager", "compiled", "torchscript", "raw-onnxruntime", "onnxruntime", "openvino")
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="with checkpoints, as lenet.pt; reports are written here")
     parser.add_argument("--budget", type=float, default=20.0, help="seconds for each candidate (default: 20)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    parser.add_argument("architectures", nargs="*", default=registry.names("architectures"))
+    parser.add_argument("architectures", nargs="*", default=ARCHITECTURES.names())
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch)

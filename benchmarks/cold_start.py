@@ -24,8 +24,8 @@ import numpy as np
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.intervals import ratio_interval
+from cnndeploy.display.units import machine_line
 from cnndeploy.machine import environment
-from cnndeploy.report.units import machine_line
 
 REPOSITORY = Path(__file__).parents[1]
 

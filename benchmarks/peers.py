@@ -19,15 +19,16 @@ import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
 
 from cnndeploy import data, evaluate, tune
-from cnndeploy.artifact import Artifact, write_file
-from cnndeploy.benchmark import Limits, bench_candidates
+from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.bench import Limits, bench_candidates
 from cnndeploy.benchmark.candidate import RAW_ONNXRUNTIME, RAW_OPENVINO, Settings
 from cnndeploy.benchmark.intervals import ratio_interval
 from cnndeploy.benchmark.report import BenchmarkReport, Result, round_ratios
 from cnndeploy.deployment import open_deployment
+from cnndeploy.display.tables import tuning_table
+from cnndeploy.display.units import duration, machine_line
 from cnndeploy.exporters import export
-from cnndeploy.report.tables import tuning_table
-from cnndeploy.report.units import duration, machine_line
+from cnndeploy.files import write_file
 
 CALIBRATION = 256
 

@@ -19,9 +19,10 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from cnndeploy import data, registry
+from cnndeploy import data
+from cnndeploy.architectures import ARCHITECTURES
+from cnndeploy.display.units import machine_line
 from cnndeploy.machine import environment, patient_threads, usable_cpus
-from cnndeploy.report.units import machine_line
 
 with patient_threads():
     import torch
@@ -72,7 +73,7 @@ def usual_epoch(workers: int) -> float:
     torch.set_num_threads(usable_cpus())
     images = FashionMNIST(data.data_folder(None), train=True, transform=ToTensor())
     loader = DataLoader(images, batch_size=256, shuffle=True, num_workers=workers)
-    network = registry.get("architectures", "lenet").build().train()
+    network = ARCHITECTURES.get("lenet").build().train()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
     started = time.perf_counter()
     for batch, labels in loader:
@@ -91,7 +92,7 @@ def our_epoch() -> float:
 
 
 def alexnet(steps: int, batch_size: int) -> None:
-    design = registry.get("architectures", "alexnet")
+    design = ARCHITECTURES.get("alexnet")
     network = design.build().train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)
     recipe = dataclasses.replace(design.recipes["original"], batch_size=batch_size)

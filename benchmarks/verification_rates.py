@@ -17,11 +17,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import get_args
 
-from cnndeploy import registry
-from cnndeploy.equivalence import verify
+from cnndeploy.architectures import ARCHITECTURES
+from cnndeploy.display.units import machine_line
 from cnndeploy.exporters import ModelInput, export
 from cnndeploy.machine import environment
-from cnndeploy.report.units import machine_line
+from cnndeploy.verification.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import broken_images  # noqa: F401 - they join the others
@@ -47,7 +47,7 @@ def false_alarms(images: int, seeds: range) -> int:
     alarms = 0
     print("| architecture | format, input | files | rejected | error, times eager's own |")
     print("| --- | --- | ---: | ---: | --- |")
-    for architecture in registry.names("architectures"):
+    for architecture in ARCHITECTURES.names():
         found = defaultdict(list)
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:

@@ -24,8 +24,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cnndeploy.artifact import make_folder, write_file
 from cnndeploy.errors import DataError
+from cnndeploy.files import make_folder, write_file
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
+from cnndeploy.formats import FORMATS
 from cnndeploy.machine import cpu_model, usable_cpus
-from cnndeploy.runtimes import RuntimeOptions
+from cnndeploy.run import Run
+from cnndeploy.serial import dumps, jsonable
 
 PLAN_FILE = "plan.json"
+Source = str | os.PathLike[str] | Artifact
+"""A model file, a deployment's folder, or a file that was opened before."""
 
 
 class PlannedElsewhereWarning(UserWarning):
@@ -25,82 +29,115 @@ class PlannedElsewhereWarning(UserWarning):
 class Plan:
     """How a deployment runs.
 
-    ``file`` lies in the same folder and has the hash ``sha256``; ``runtime`` runs it on ``device`` with ``threads``
-    and ``options``. ``machine`` is what it was measured on, ``figures`` what was measured of it, JSON-ready.
-    ``command`` makes it anew.
+    ``file`` lies in the same folder and has the hash ``sha256``; it is run as ``run`` says. ``machine`` is what the
+    plan was measured on, ``figures`` what was measured, both JSON-ready. ``command`` makes the plan again.
     """
 
     file: str
     sha256: str
-    runtime: str
-    device: str
-    threads: int
-    options: RuntimeOptions
+    run: Run
     machine: Mapping[str, Any]
     figures: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     date: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, field by field."""
-        return {**asdict(self), "options": self.options.changed}
+        """JSON-ready, field by field; the run's fields stand among the plan's."""
+        values = jsonable(self)
+        del values["run"]
+        return {**values, **self.run.to_dict()}
 
     def to_json(self) -> str:
-        """For ``plan.json``."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Plan:
-        """What :meth:`to_dict` gave, unchecked."""
-        return cls(**{**values, "options": RuntimeOptions.of(values["options"])})
+        """Return the content of ``plan.json``."""
+        return dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read what :meth:`to_json` wrote; raises ValueError where it did not."""
+        """Read what :meth:`to_json` wrote; raise ValueError if it is something else."""
         try:
-            plan = cls.of(json.loads(text))
+            values = json.loads(text)
+            plan = cls(
+                **{
+                    name: values[name] for name in ("file", "sha256", "machine", "figures", "command", "date")
+                },
+                run=Run.from_dict(values),
+            )
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a plan: {error!r}") from error
-        texts = (plan.file, plan.sha256, plan.runtime, plan.device, plan.command, plan.date)
-        mappings = (plan.machine, plan.figures)
+        texts = (plan.file, plan.sha256, plan.command, plan.date)
         if not (
             all(isinstance(text, str) for text in texts)
-            and all(isinstance(each, dict) for each in mappings)
-            and type(plan.threads) is int
+            and all(isinstance(mapping, dict) for mapping in (plan.machine, plan.figures))
+            and type(plan.run.threads) is int
             and plan.file == os.path.basename(plan.file)  # noqa: PTH119 - what is wanted is that it names no folder
         ):
             raise ValueError("not a plan: a value is not of its kind")
         return plan
 
-    def __str__(self) -> str:
-        options = "".join(f", {name} {value}" for name, value in self.options.changed.items())
-        return f"{self.runtime} on {self.device}, {self.threads} threads{options}"
-
     @property
     def elsewhere(self) -> str:
-        """Where the plan was made on another kind of processor, or for more CPUs: what to tell the user; else empty."""
+        """A warning if the plan does not fit this machine, else empty."""
         made, here = str(self.machine.get("cpu", "unknown")), cpu_model()
-        again = f"; make it anew here with: {self.command}" if self.command else ""
+        again = f"; make it again here with: {self.command}" if self.command else ""
         if made != here:
             return (
                 f"the plan was made on another processor, {made}, and this is {here}. Another runtime, file or number "
                 f"of threads may be faster here, and a quantised file may lose more accuracy{again}"
             )
-        if self.device == "cpu" and self.threads > usable_cpus():
+        if self.run.device == "cpu" and int(self.run.threads or 0) > usable_cpus():
             return (
-                f"the plan is for {self.threads} threads, and this process may use {usable_cpus()} CPUs; more threads "
-                f"than CPUs are far slower{again}"
+                f"the plan is for {self.run.threads} threads, and this process may use {usable_cpus()} CPUs; more "
+                f"threads than CPUs are far slower{again}"
             )
         return ""
 
 
-def is_deployment(path: str | os.PathLike[str]) -> bool:
-    """Whether it is a folder with a plan."""
-    return Path(path, PLAN_FILE).is_file()
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An artifact and how it is run; ``plan`` is that of the deployment's ``folder`` that it was found in."""
+
+    artifact: Artifact
+    run: Run
+    plan: Plan | None = None
+    folder: Path | None = None
+
+    @property
+    def lossy(self) -> bool:
+        """Whether it gives up accuracy on purpose, so that it has a budget to keep and is never equivalent."""
+        manifest = self.artifact.manifest
+        return (manifest is not None and manifest.lossy) or self.run.choices.lossy
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether it runs exactly as its deployment's plan says."""
+        return self.plan is not None and self.run == self.plan.run
+
+
+def resolve(source: Source, run: Run | None = None) -> Candidate:
+    """Open a model file, or the file in a deployment's folder, and settle how it is run.
+
+    What ``run`` says holds, else what the folder's plan says, else the default: the format's runtime, on the CPU. The
+    number of threads stays open, None, if neither says it.
+
+    Raises:
+        ArtifactError, CheckpointError: The file is missing, damaged, or not the one that the plan was made for.
+    """
+    run = run or Run()
+    plan, folder = None, None
+    if isinstance(source, Artifact):
+        artifact = source
+    elif isinstance(source, str | os.PathLike) and os.path.isdir(source):  # noqa: PTH112 - half of what a Path takes
+        folder = Path(source)
+        artifact, plan = open_deployment(folder)
+        run = run.over(plan.run)
+    else:
+        artifact = Artifact.open(source)
+    run = run.over(Run(FORMATS.get(artifact.format).default_runtime, "cpu"))
+    return Candidate(artifact, replace(run, options=run.choices), plan, folder)
 
 
 def open_deployment(folder: str | os.PathLike[str]) -> tuple[Artifact, Plan]:
-    """The model file in a folder, and its plan.
+    """Open the model file in a folder, and its plan.
 
     Raises:
         ArtifactError: The plan cannot be read, or the file is not the one that it was made for.
@@ -113,10 +150,10 @@ def open_deployment(folder: str | os.PathLike[str]) -> tuple[Artifact, Plan]:
     try:
         plan = Plan.from_json(path.read_text())
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read ({error}). Make it anew with: cnndeploy tune") from error
+        raise ArtifactError(f"{path} cannot be read ({error}). Make it again with: cnndeploy tune") from error
     artifact = Artifact.open(Path(folder, plan.file))
     if artifact.sha256 != plan.sha256:
         raise ArtifactError(
-            f"{artifact.path} is not the file that {path} was made for. Make both anew with: cnndeploy tune"
+            f"{artifact.path} is not the file that {path} was made for. Make both again with: cnndeploy tune"
         )
     return artifact, plan

@@ -11,9 +11,12 @@ CnndeployError                exit code 1
 ├── ExportError               an exporter could not write a file that passes its own checks
 ├── InputMismatchError        an array does not fit the input it was given for
 ├── BenchmarkError            a candidate could not be measured
-├── NotEquivalentError        exit code 3; carries the report
 ├── QuantizationError         a file of fewer bits could not be made
-└── BudgetError               exit code 5; a lossy file loses more accuracy than its budget allows
+├── Stopped                   exit code 130; the caller asked for the end
+│   └── OutOfTime             a deadline passed
+└── VerificationFailed        carries the report
+    ├── NotEquivalentError    exit code 3
+    └── BudgetError           exit code 5; a lossy file loses more accuracy than its budget allows
 
 A message says what failed, what came, what was expected, and what to do next.
 """
@@ -21,10 +24,6 @@ A message says what failed, what came, what was expected, and what to do next.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from cnndeploy.equivalence.report import EquivalenceReport
 
 _EXTRA_OF_PACKAGE = {
     "torch": "torch",
@@ -77,7 +76,7 @@ class MissingDependencyError(CnndeployError):
 
 
 def missing_dependency(error: ModuleNotFoundError) -> MissingDependencyError:
-    """What to raise where an import failed for want of a third-party package; a fault of our own propagates."""
+    """Return what to raise for an import that failed for want of a third-party package; raise a fault of our own."""
     package = (error.name or "").partition(".")[0]
     if package in ("", "cnndeploy"):
         raise error
@@ -120,17 +119,31 @@ class QuantizationError(CnndeployError):
     """A file of fewer bits could not be made."""
 
 
-class BudgetError(CnndeployError):
-    """A lossy file loses more accuracy than its budget allows, or may do so for all that was measured."""
+class Stopped(CnndeployError):  # noqa: N818 - an outcome that was asked for
+    """The caller asked for the work to end before it was done."""
 
-    exit_code = 5
+    exit_code = 130
 
 
-class NotEquivalentError(CnndeployError):
-    """The artifact does not compute what its checkpoint computes; ``report`` says where they differ."""
+class OutOfTime(Stopped):
+    """A deadline passed before the work was done."""
+
+
+class VerificationFailed(CnndeployError):  # noqa: N818 - read as a sentence
+    """A file did not pass verification; ``report`` says why, None if there is no report."""
+
+    def __init__(self, message: str, report: object = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class NotEquivalentError(VerificationFailed):
+    """The artifact does not compute what its checkpoint computes."""
 
     exit_code = 3
 
-    def __init__(self, report: EquivalenceReport) -> None:
-        super().__init__(f"{report.artifact.path} is not equivalent: {'; '.join(report.reasons)}")
-        self.report = report
+
+class BudgetError(VerificationFailed):
+    """A lossy file loses more accuracy than its budget allows, as far as the images can tell."""
+
+    exit_code = 5

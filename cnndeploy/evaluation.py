@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,19 @@ from numpy.typing import NDArray
 
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError
-from cnndeploy.runtimes import default_runtime, open_session
+from cnndeploy.progress import Progress, silent
+from cnndeploy.run import Run
+from cnndeploy.runtimes import open_session
+from cnndeploy.serial import jsonable
 
 _Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
 class ClassAccuracy:
-    """Of the ``images`` that show ``label``, ``correct`` were given it."""
+    """How many of the ``images`` that show ``label`` were given it: ``correct``."""
 
     label: str
     correct: int
@@ -29,7 +32,7 @@ class ClassAccuracy:
 
     @property
     def accuracy(self) -> float:
-        """The share that was right; NaN where there was no image."""
+        """The share that was right; NaN if there was no image."""
         return self.correct / self.images if self.images else math.nan
 
 
@@ -81,65 +84,58 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the accuracy of a class without images is None."""
+        per_class = [{**jsonable(one), "accuracy": jsonable(one.accuracy)} for one in self.per_class]
         return {
-            **asdict(self),
+            **jsonable(self),
             "accuracy": self.accuracy,
             "interval": self.interval,
             "correct": self.correct,
             "images": self.images,
-            "per_class": [
-                {**asdict(each), "accuracy": each.accuracy if each.images else None}
-                for each in self.per_class
-            ],
+            "per_class": per_class,
         }
 
 
 def evaluate(
-    artifact: str | os.PathLike[str] | Artifact,
+    artifact: Source,
     *,
-    runtime: str | None = None,
-    device: str = "cpu",
-    threads: int | None = None,
+    run: Run | None = None,
     images: int | None = None,
     batch_size: int = 256,
     data_dir: str | os.PathLike[str] | None = None,
-    on_batch: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Evaluation:
-    """Run test images through a checkpoint or an exported file and count the right labels.
+    """Run test images through a checkpoint, an exported file or a deployment, and count the right labels.
 
     Args:
-        artifact: Any file of ours.
-        runtime: The format's own by default.
-        images: The first so many test images, all 10,000 by default.
+        artifact: Any file of ours, or a folder that ``cnndeploy tune`` wrote, which runs as its plan says.
+        run: How it is run; what this leaves open is as planned, or the default.
+        images: The first so many test images, all of them by default.
         batch_size: Images a run.
-        on_batch: Called with the images run and the images to run.
+        data_dir: Folder of the data set.
+        progress: Called with the images run and the images to run.
 
     Raises:
         ArtifactError, CheckpointError, DataError, DeviceUnavailableError: As they say.
 
-    >>> sum(each.images for each in cnndeploy.evaluate("lenet.onnx", images=100).per_class)
+    >>> sum(one.images for one in cnndeploy.evaluate("lenet.onnx", images=100).per_class)
     100
     """
-    opened = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
-    manifest = opened.require_manifest()
+    candidate = resolve(artifact, run)
+    opened, manifest = candidate.artifact, candidate.artifact.require_manifest()
     test = data.load("test", data_dir).first(images)
     confusion = np.zeros((len(manifest.labels), len(manifest.labels)), np.int64)
-    with open_session(opened, runtime=runtime, device=device, threads=threads) as session:
+    with open_session(opened, candidate.run) as session:
         for start in range(0, len(test), batch_size):
             batch = slice(start, start + batch_size)
-            feeds = {manifest.input.name: manifest.prepared(test.images[batch])}
-            outputs = session.run(feeds)
-            labels = test.labels[batch]
-            given = _labels_given(
-                outputs.get(manifest.output.name), (len(labels), len(manifest.labels)), opened
-            )
-            np.add.at(confusion, (labels, given), 1)
-            if on_batch is not None:
-                on_batch(min(start + batch_size, len(test)), len(test))
+            outputs = session.run({manifest.input.name: manifest.prepared(test.images[batch])})
+            truth = test.labels[batch]
+            shape = (len(truth), len(manifest.labels))
+            np.add.at(confusion, (truth, _labels(outputs.get(manifest.output.name), shape, opened)), 1)
+            progress(min(start + batch_size, len(test)), len(test), f"Evaluating {opened.path.name}")
         return Evaluation(
             artifact=str(opened.path),
             sha256=opened.sha256,
-            runtime=runtime or default_runtime(opened.format),
+            runtime=candidate.run.runtime,
             device=session.device,
             threads=session.threads,
             labels=manifest.labels,
@@ -147,16 +143,14 @@ def evaluate(
         )
 
 
-def _labels_given(
-    logits: NDArray[Any] | None, shape: tuple[int, int], artifact: Artifact
-) -> NDArray[np.intp]:
+def _labels(logits: NDArray[Any] | None, shape: tuple[int, int], artifact: Artifact) -> NDArray[np.intp]:
     if logits is None or logits.shape != shape or logits.dtype != np.float32:
-        found = "it has no such output" if logits is None else f"they are {logits.dtype} {logits.shape}"
-        raise ArtifactError(f"{artifact.path} should give logits float32 {shape}, but {found}")
+        fault = "it has no such output" if logits is None else f"they are {logits.dtype} {logits.shape}"
+        raise ArtifactError(f"{artifact.path} should give logits float32 {shape}, but {fault}")
     if not np.isfinite(logits).all():
         raise ArtifactError(f"{artifact.path} gives NaN or infinite logits; it has no accuracy")
-    given: NDArray[np.intp] = logits.argmax(axis=1)
-    return given
+    labels: NDArray[np.intp] = logits.argmax(axis=1)
+    return labels
 
 
 def wilson(correct: int, images: int) -> tuple[float, float]:

@@ -1,4 +1,8 @@
-"""Worker processes, spoken to in lines of JSON: what verification and benchmarks run models in."""
+"""Worker processes, spoken to in frames: what verification and benchmarks run models in.
+
+A frame is a line of JSON and, if that names any, the bytes of arrays: no text to parse for a million logits, and no
+pickle, because a worker opens files that nobody has looked at.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, BinaryIO, Self
+
+import numpy as np
 
 from cnndeploy import errors
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.machine import end_with_parent
+from cnndeploy.progress import ShouldStop, never
 
 Message = dict[str, Any]
-_GRACE_S = 3
+"""JSON-ready, but for values that are arrays."""
+_GRACE_S = 3.0
+_ARRAYS = "arrays"  # the key of a frame's line that names its arrays
 
 
 class WorkerProcess:
@@ -35,39 +44,35 @@ class WorkerProcess:
             [sys.executable, "-P", "-m", module, *arguments],  # -P: no module of the folder that we are in
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
             start_new_session=True,  # a terminal's Ctrl-C is ours alone; __exit__ ends the worker
         )
 
     def send(self, request: Message) -> None:
-        """Send a request; :meth:`receive` gives its answers."""
+        """Send a request; :meth:`receive` returns its answers."""
         assert self._process.stdin is not None  # noqa: S101 - made with a pipe
         with contextlib.suppress(BrokenPipeError):  # the worker has ended; receive() says how
-            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
 
-    def receive(
-        self, timeout_s: float = math.inf, should_stop: Callable[[], bool] = lambda: False
-    ) -> Message:
-        """The next answer.
+    def receive(self, timeout_s: float = math.inf, should_stop: ShouldStop = never) -> Message:
+        """Return the next answer.
 
         Raises:
             CnndeployError: The error that the worker met, of the same class.
             ArtifactError: The worker ended without an answer, or was ended because it gave none in time, or none
                 within some seconds after it was to stop.
         """
-        line = self._line(timeout_s, should_stop)
-        if not line:
+        with self._watched(timeout_s, should_stop) as reasons:
+            message = self._frame()
+        if message is None:
             # without reaping it yet: until then its number, and its group's, is no other process's
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             self._kill()
             status = self._process.wait()
+            if reasons:
+                raise ArtifactError(f"{self._subject}: {reasons[0]}; it was ended")
             cause = " (killed; out of memory?)" if status == -signal.SIGKILL else ""
             raise ArtifactError(f"{self._subject}: its process ended with status {status}{cause}")
-        try:
-            message: Message = json.loads(line)
-        except ValueError as nonsense:
-            raise ArtifactError(f"{self._subject}: its process answered {line[:80]!r}") from nonsense
         if "error" in message:
             kind: type[CnndeployError] = getattr(errors, message["error"], CnndeployError)
             # the text is the message already made, not what the class makes it from
@@ -76,38 +81,52 @@ class WorkerProcess:
             raise error
         return message
 
-    def _line(self, timeout_s: float, should_stop: Callable[[], bool]) -> str:
-        """Read to the end of a line; empty where the worker has ended."""
-        assert self._process.stdout is not None  # noqa: S101 - made with a pipe
-        answered = threading.Event()
-        reason = ""
+    def _frame(self) -> Message | None:
+        """Read a line and the arrays that it names; None if the worker has ended."""
+        out = self._process.stdout
+        assert out is not None  # noqa: S101 - made with a pipe
+        line = out.readline()
+        if not line:
+            return None
+        try:
+            message: Message = json.loads(line)
+        except ValueError as nonsense:
+            raise ArtifactError(f"{self._subject}: its process answered {line[:80]!r}") from nonsense
+        for name, dtype, shape in message.pop(_ARRAYS, ()):
+            size = np.dtype(dtype).itemsize * math.prod(shape)
+            content = out.read(size)
+            if len(content) < size:
+                return None
+            message[name] = np.frombuffer(content, dtype).reshape(shape)
+        return message
+
+    @contextlib.contextmanager
+    def _watched(self, timeout_s: float, should_stop: ShouldStop) -> Iterator[list[str]]:
+        """While the block waits for an answer: end the worker if it takes too long, and yield why it was ended."""
+        answered, reasons = threading.Event(), list[str]()
 
         def watch() -> None:
-            nonlocal reason
-            deadline = time.monotonic() + timeout_s
-            stopping = 0
+            deadline, stop_deadline = time.monotonic() + timeout_s, math.inf
             while not answered.wait(max(0.0, min(1.0, deadline - time.monotonic()))):
-                stopping += should_stop()
-                too_late = time.monotonic() >= deadline
-                if too_late or stopping > _GRACE_S:
-                    why = f"no answer within {timeout_s:g} seconds" if too_late else "it did not stop"
-                    reason = f"{self._subject}: {why}; it was ended"
+                now = time.monotonic()
+                if stop_deadline == math.inf and should_stop():
+                    stop_deadline = now + _GRACE_S
+                if now >= min(deadline, stop_deadline):
+                    late = f"no answer within {timeout_s:g} seconds"
+                    reasons.append(late if now >= deadline else "it did not stop")
                     self._kill()
                     return
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            line = self._process.stdout.readline()
+            yield reasons
         finally:
             answered.set()
             watcher.join()
-        if not line and reason:
-            raise ArtifactError(reason)
-        return line
 
     def _kill(self) -> None:
-        """The worker, and what it started itself, as a compiler; that may outlive it."""
+        """End the worker and what it started itself, such as a compiler, which may outlive it."""
         if self._process.returncode is None:  # else it is reaped, and its number may be another's
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -127,12 +146,12 @@ class WorkerProcess:
 
 
 def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]]) -> None:
-    """The worker's side: hand requests from standard input to ``answers``, send what it gives.
+    """Be the worker: hand requests from standard input to ``answers``, and send what it yields.
 
     An error ends the worker and reaches the parent as what it is.
     """
     end_with_parent()
-    out = os.fdopen(os.dup(1), "w")
+    out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not end up among the answers
     try:
         for answer in answers(json.loads(line) for line in sys.stdin):
@@ -145,6 +164,12 @@ def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]
         _send(out, {"error": "ArtifactError", "text": f"{subject} could not be run: {error!r}"})
 
 
-def _send(out: TextIO, message: Message) -> None:
-    out.write(json.dumps(message) + "\n")
+def _send(out: BinaryIO, message: Message) -> None:
+    arrays = {name: value for name, value in message.items() if isinstance(value, np.ndarray)}
+    line = {name: value for name, value in message.items() if name not in arrays}
+    if arrays:
+        line[_ARRAYS] = [(name, value.dtype.str, value.shape) for name, value in arrays.items()]
+    out.write(json.dumps(line).encode() + b"\n")
+    for value in arrays.values():
+        out.write(np.ascontiguousarray(value).data)
     out.flush()

@@ -1,79 +1,78 @@
-"""Names to modules: one file in a folder is one architecture, exporter, runtime or format.
+"""Registries: a name for each file of a package, and for each entry point of another package.
 
-The file's stem is the name. Names are listed without importing anything; :func:`get` imports that one
-module and reads its ``ARCHITECTURE``, ``EXPORTER``, ``RUNTIME`` or ``FORMAT``. A third party adds one by an
-entry point, in the group ``cnndeploy.runtimes`` and its like, that points to such an object.
+The file's stem is the name, unless it begins with an underscore. A registry is declared beside the protocol of what it
+holds; it lists names without importing their modules. A third party adds a name by an entry point in the group
+``cnndeploy.runtimes`` or its like.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, overload
+from importlib.metadata import EntryPoint
+from typing import Generic, TypeVar
 
 from cnndeploy.errors import UnknownNameError, missing_dependency
 
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
-
-    from cnndeploy.architectures import Architecture
-    from cnndeploy.exporters import Exporter
-    from cnndeploy.formats import Format
-    from cnndeploy.runtimes import Runtime
-
-Kind = Literal["architectures", "exporters", "runtimes", "formats"]
+T = TypeVar("T")
 
 
-def names(kind: Kind) -> list[str]:
-    """All names of a kind, sorted, without importing their modules."""
+def names(kind: str) -> list[str]:
+    """List all names of a kind, sorted, without importing the package that holds them."""
     return sorted({*_own(kind), *_entry_points(kind)})
 
 
-def names_in_turn(kind: Kind, likely: str) -> Iterator[str]:
-    """As :func:`names`, one by one, the ``likely`` one first and third parties' last.
+class Registry(Generic[T]):
+    """The objects of one kind: ``kind`` is the package's name, ``attribute`` what a module calls its object."""
 
-    An app starts a tenth faster where it need not read what is installed, nor import what opens other formats.
-    """
-    yield from sorted(_own(kind), key=lambda name: (name != likely, name))
-    yield from sorted(_entry_points(kind).keys() - _own(kind))
+    def __init__(self, kind: str, attribute: str) -> None:
+        self.kind = kind
+        self._attribute = attribute
 
+    def names(self) -> list[str]:
+        """List all names, sorted."""
+        return names(self.kind)
 
-@overload
-def get(kind: Literal["architectures"], name: str) -> Architecture: ...
-@overload
-def get(kind: Literal["exporters"], name: str) -> Exporter: ...
-@overload
-def get(kind: Literal["runtimes"], name: str) -> Runtime: ...
-@overload
-def get(kind: Literal["formats"], name: str) -> Format: ...
-def get(kind: Kind, name: str) -> Any:
-    """Import what ``name`` stands for.
+    def names_in_turn(self, likely: str) -> Iterator[str]:
+        """Yield all names, the ``likely`` one first and third parties' last.
 
-    Raises:
-        UnknownNameError: No such name; the nearest one is suggested.
-        MissingDependencyError: The module needs a package that is not installed.
-    """
-    try:
-        if name in _own(kind):
-            module = importlib.import_module(f"cnndeploy.{kind}.{name}")
-            return getattr(module, kind.removesuffix("s").upper())
-        if name not in _entry_points(kind):
-            raise UnknownNameError(kind.removesuffix("s"), name, names(kind))
-        return _entry_points(kind)[name].load()
-    except ModuleNotFoundError as error:
-        raise missing_dependency(error) from error
+        An app starts a tenth faster if it need not read what is installed, nor import what opens other formats.
+        """
+        yield from sorted(_own(self.kind), key=lambda name: (name != likely, name))
+        yield from sorted(_entry_points(self.kind).keys() - _own(self.kind))
 
+    def get(self, name: str) -> T:
+        """Import the object of this name.
 
-@cache
-def _own(kind: Kind) -> frozenset[str]:
-    package = importlib.import_module(f"cnndeploy.{kind}")
-    return frozenset(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+        Raises:
+            UnknownNameError: No such name; the nearest one is suggested.
+            MissingDependencyError: Its module needs a package that is not installed.
+        """
+        try:
+            if name in _own(self.kind):
+                module = importlib.import_module(f"cnndeploy.{self.kind}.{name}")
+                own: T = getattr(module, self._attribute)
+                return own
+            if name not in _entry_points(self.kind):
+                raise UnknownNameError(self.kind.removesuffix("s"), name, self.names())
+            foreign: T = _entry_points(self.kind)[name].load()
+            return foreign
+        except ModuleNotFoundError as error:
+            raise missing_dependency(error) from error
 
 
 @cache
-def _entry_points(kind: Kind) -> dict[str, EntryPoint]:
+def _own(kind: str) -> frozenset[str]:
+    spec = importlib.util.find_spec(f"cnndeploy.{kind}")
+    folders = () if spec is None else spec.submodule_search_locations or ()
+    return frozenset(m.name for m in pkgutil.iter_modules(folders) if not m.name.startswith("_"))
+
+
+@cache
+def _entry_points(kind: str) -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=f"cnndeploy.{kind}")}

@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import fx, nn
 
-from cnndeploy.specs import Preprocessing
+from cnndeploy.preprocessing import Preprocessing
 
 M = TypeVar("M", bound=nn.Module)
 Activation = nn.Sigmoid | nn.Tanh | nn.ReLU

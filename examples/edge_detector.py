@@ -20,8 +20,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from cnndeploy.artifact import replacing
 from cnndeploy.errors import CnndeployError
+from cnndeploy.files import replacing
 from cnndeploy.reference import corr2d
 
 # The loss is quadratic in the kernel with curvatures 12 and 60; descent converges below a step of 2 / 60.

@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from cnndeploy.exporters import ExportOptions, exported_manifest
+from cnndeploy.exporters._exporter import ExportOptions, exported_manifest
+from cnndeploy.preprocessing import RAW_SIDE, Preprocessing
 from cnndeploy.simplification import fold_preprocessing, simplify
-from cnndeploy.specs import RAW_SIDE, Manifest, Preprocessing
+from cnndeploy.specs import Manifest
 from cnndeploy.training.checkpoint import Checkpoint
 
 WRAPPED = "network"

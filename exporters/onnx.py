@@ -15,10 +15,11 @@ import onnx_ir
 import torch
 from onnxscript import opset18
 
-from cnndeploy.artifact import Artifact, replacing
+from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ExportError
-from cnndeploy.exporters import ExportOptions
+from cnndeploy.exporters._exporter import ExportOptions
 from cnndeploy.exporters._network import WRAPPED, example, network_and_manifest
+from cnndeploy.files import replacing
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.specs import Manifest, TensorSpec
 from cnndeploy.training.checkpoint import Checkpoint

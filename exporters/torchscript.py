@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 
-from cnndeploy.artifact import Artifact, replacing
+from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ExportError
-from cnndeploy.exporters import ExportOptions
+from cnndeploy.exporters._exporter import ExportOptions
 from cnndeploy.exporters._network import example, network_and_manifest, outputs
+from cnndeploy.files import replacing
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.specs import Manifest
 from cnndeploy.training.checkpoint import Checkpoint

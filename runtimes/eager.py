@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import ArtifactError, DeviceUnavailableError
-from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, RuntimeOptions
-from cnndeploy.runtimes._torch import TorchSession, open_device, torch_devices
+from cnndeploy.errors import DeviceUnavailableError
+from cnndeploy.run import Precision, Run
+from cnndeploy.runtimes._session import Activation, Arrays
+from cnndeploy.runtimes._torch import TorchRuntime, TorchSession
 
 if TYPE_CHECKING:
     import torch
@@ -18,12 +20,12 @@ class EagerSession(TorchSession):
     """A checkpoint's network in eval mode."""
 
     def placement(self) -> dict[str, str]:
-        """Parameter name to device."""
+        """Return parameter name to device."""
         module = self._module
         return {} if module is None else {name: str(p.device) for name, p in module.named_parameters()}
 
     def activations(self, feeds: Arrays) -> list[Activation]:
-        """By forward hooks; a container that gives what its last module gave is left out."""
+        """Use forward hooks; leave out a container that gives what its last module gave."""
         assert self._module is not None  # noqa: S101 - as for run()
         found: dict[str, Activation] = {}
         given: list[torch.Tensor] = []
@@ -46,101 +48,62 @@ class EagerSession(TorchSession):
                 hook.remove()
         return list(found.values())
 
+    def computed(
+        self, precision: Precision = "float32", *, weights: Precision = "float32", simplified: bool = False
+    ) -> EagerSession:
+        """Open the same network computed otherwise, on the CPU: what an artifact is held against.
 
-class OracleSession(EagerSession):
-    """The same network computed in float64: takes float64 images, gives float64 logits."""
+        ``float64`` is the oracle, whose rounding is a billionth of float32's; it takes and gives float64. ``tf32``
+        computes as a GPU's TF32 does: what is multiplied is rounded to 10 bits first, sums are float32's.
 
-    def __init__(
-        self, artifact: Artifact, module: torch.nn.Module, device: torch.device, threads: int
-    ) -> None:
-        super().__init__(artifact, module, device, threads)
-        self.inputs = tuple(replace(spec, dtype="float64") for spec in self.inputs)
+        Args:
+            precision: float32, float64 or tf32.
+            weights: The dtype that the weights are rounded to first.
+            simplified: Simplify the network first, as exporters do.
 
+        Source: NVIDIA A100 Tensor Core GPU architecture, 2020, on TF32.
+        """
+        import torch
 
-def open_simplified(artifact: Artifact, *, threads: int) -> EagerSession:
-    """Open a checkpoint on the CPU as it is exported, simplified. Raises what :meth:`EagerRuntime.open` raises."""
-    device = open_device("cpu", "eager", threads)
-    return EagerSession(artifact, network_of(artifact, device, simplified=True), device, threads)
+        from cnndeploy.simplification import simplify
 
-
-def open_oracle(
-    artifact: Artifact, *, threads: int, weights: str = "float32", simplified: bool = False
-) -> OracleSession:
-    """Open a checkpoint on the CPU in float64, whose rounding is a billionth of float32's.
-
-    ``weights`` names the dtype that its weights, ``simplified`` or its own, are rounded to first. Raises what
-    :meth:`EagerRuntime.open` raises.
-    """
-    import torch
-
-    device = open_device("cpu", "eager", threads)
-    network = network_of(artifact, device, simplified=simplified).to(getattr(torch, weights)).double()
-    return OracleSession(artifact, network, device, threads)
-
-
-def open_tf32(artifact: Artifact, *, threads: int, simplified: bool = False) -> EagerSession:
-    """Open a checkpoint on the CPU as a GPU's TF32 computes it: what is multiplied is rounded to 10 bits first.
-
-    Sums are float32's, as in TF32. Raises what :meth:`EagerRuntime.open` raises.
-
-    Source: NVIDIA A100 Tensor Core GPU architecture, 2020, on TF32.
-    """
-    import torch
-
-    device = open_device("cpu", "eager", threads)
-    network = network_of(artifact, device, simplified=simplified)
-    for module in network.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            module.weight.data = _to_tf32(module.weight.data)
-            module.register_forward_pre_hook(lambda _, inputs: (_to_tf32(inputs[0]),))
-    return EagerSession(artifact, network, device, threads)
+        assert self._module is not None  # noqa: S101 - asked of open sessions
+        network = simplify(self._module)[0] if simplified else self._module
+        network = copy.deepcopy(network).to(getattr(torch, weights)).float()
+        session = EagerSession(self.artifact, self.run_as, self._torch_device, network)
+        if precision == "float64":
+            network.double()
+            session.inputs = tuple(replace(spec, dtype="float64") for spec in session.inputs)
+        elif precision == "tf32":
+            for module in network.modules():
+                if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+                    module.weight.data = _to_tf32(module.weight.data)
+                    module.register_forward_pre_hook(lambda _, inputs: (_to_tf32(inputs[0]),))
+        return session
 
 
 def _to_tf32(values: torch.Tensor) -> torch.Tensor:
-    """float32 rounded to the nearest number with 10 bits of mantissa, to even where two are as near."""
+    """Round float32 to the nearest number with 10 bits of mantissa, to even if two are as near."""
     import torch
 
     bits = values.contiguous().view(torch.int32)
     return ((bits + 0xFFF + (bits >> 13 & 1)) & ~0x1FFF).view(torch.float32)
 
 
-class EagerRuntime:
-    """Opens checkpoints."""
-
-    formats = ("checkpoint",)
-    package = "torch"
-    options: frozenset[str] = frozenset()
-
-    def devices(self) -> dict[str, DeviceStatus]:
-        """As torch sees them."""
-        return torch_devices()
-
-    def open(
-        self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
-    ) -> EagerSession:
-        """Build the network, load its weights, move it to ``device``."""
-        del options  # it has none
-        torch_device = open_device(device, "eager", threads, tf32)
-        return EagerSession(artifact, network_of(artifact, torch_device), torch_device, threads, tf32)
-
-
-def network_of(artifact: Artifact, device: torch.device, *, simplified: bool = False) -> torch.nn.Module:
-    """A checkpoint's network in eval mode, on ``device``, as it is or ``simplified`` as exporters do."""
+def network_of(artifact: Artifact, device: torch.device) -> torch.nn.Module:
+    """Return a checkpoint's network in eval mode, on ``device``."""
     import torch
 
-    from cnndeploy.simplification import simplify
-    from cnndeploy.training.checkpoint import Checkpoint
+    from cnndeploy.checkpoint import Checkpoint
 
-    checkpoint = Checkpoint.load(artifact.path)
-    if checkpoint.sha256 != artifact.sha256:
-        raise ArtifactError(f"{artifact.path} has changed since it was opened; open it anew")
-    network = checkpoint.network()
-    if simplified:
-        network, _ = simplify(network)
     try:
-        return network.to(device)
+        return Checkpoint.load(artifact).network().to(device)
     except torch.OutOfMemoryError as error:
         raise DeviceUnavailableError(f"{artifact.path} does not fit into the memory of {device}") from error
 
 
-RUNTIME = EagerRuntime()
+def _open(artifact: Artifact, run: Run, device: torch.device) -> EagerSession:
+    return EagerSession(artifact, run, device, network_of(artifact, device))
+
+
+RUNTIME = TorchRuntime("eager", ("checkpoint",), _open)

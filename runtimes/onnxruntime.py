@@ -14,15 +14,18 @@ import contextlib
 import importlib.util
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.devices import DeviceStatus, device_index
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
 from cnndeploy.machine import cuda_driver
-from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, RuntimeOptions, Session, device_index
+from cnndeploy.run import Run
+from cnndeploy.runtimes._session import Activation, Arrays, Session
 from cnndeploy.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -38,7 +41,6 @@ _DTYPES = {
 }
 # What torch's exporter notes on a node: the modules it is in, from the network down, and their classes.
 _SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
-_DEFAULT = RuntimeOptions()
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 # The smallest model that computes, y = Relu(x) with x float32 (1,), opset 13: shows whether a provider runs.
@@ -51,26 +53,15 @@ _PROBE = (
 class OnnxRuntimeSession(Session):
     """An InferenceSession, and where ONNX Runtime put each node."""
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        session: ort.InferenceSession,
-        device: str,
-        threads: int,
-        tf32: bool,
-        options: RuntimeOptions,
-    ) -> None:
+    def __init__(self, artifact: Artifact, run: Run, session: ort.InferenceSession) -> None:
         super().__init__(
             artifact,
+            run,
             inputs=tuple(map(tensor_spec, session.get_inputs())),
             outputs=tuple(map(tensor_spec, session.get_outputs())),
-            device=device,
-            placed_on=_CPU if device == "cpu" else _CUDA,
-            threads=threads,
-            tf32=tf32,
+            placed_on=_CPU if run.device == "cpu" else _CUDA,
         )
         self._session = session
-        self._options = options
         self._placement = _placement(session)
         self._output_names = [spec.name for spec in self.outputs]
 
@@ -98,7 +89,7 @@ class OnnxRuntimeSession(Session):
         return {
             **super().settings(),
             "graph_optimization_level": str(level).rpartition(".")[2],
-            "spinning": self._options.spinning,
+            "spinning": self.options.spinning,
         }
 
     def activations(self, feeds: Arrays) -> list[Activation]:
@@ -113,15 +104,8 @@ class OnnxRuntimeSession(Session):
             return []
         outputs = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in modules.keys() - outputs)
-        _, _, index = self.device.partition(":")
         try:
-            session = _session(
-                model.SerializeToString(),
-                int(index) if index else None,
-                self.threads,
-                self.tf32,
-                self._options,
-            )
+            session = _session(model.SerializeToString(), self.run_as)
             values = session.run(list(modules), feeds)
         except _ort_errors() as error:
             raise ArtifactError(
@@ -141,31 +125,28 @@ class OnnxRuntimeRuntime:
 
     formats = ("onnx",)
     package = "onnxruntime"
-    options = frozenset({"spinning"})
+    options: ClassVar = {"spinning": (False,), "precision": ("tf32",)}
 
     def devices(self) -> dict[str, DeviceStatus]:
-        """The CPU, and each GPU that the CUDA execution provider really runs on."""
+        """Return the CPU, and each GPU that the CUDA execution provider really runs on."""
         if importlib.util.find_spec("onnxruntime") is None:
             return {"cpu": DeviceStatus(False, str(MissingDependencyError("onnxruntime")))}
         return {"cpu": DeviceStatus(True)} | _cuda_devices()
 
-    def open(
-        self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
-    ) -> OnnxRuntimeSession:
+    def open(self, artifact: Artifact, run: Run) -> OnnxRuntimeSession:
         """Make a session that has no provider but the one asked for."""
         _import()
-        index = None if device == "cpu" else device_index(device, "onnxruntime", self.devices())
+        index = None if run.device == "cpu" else device_index(run.device, "onnxruntime", self.devices())
+        run = replace(run, device="cpu" if index is None else f"cuda:{index}")
         try:
-            session = _session(str(artifact.path), index, threads, tf32, options)
+            return OnnxRuntimeSession(artifact, run, _session(str(artifact.path), run))
         except _ort_errors() as error:
             if index is not None:
                 raise DeviceUnavailableError(
-                    f"ONNX Runtime cannot run all of {artifact.path} on {device}: {error}. "
+                    f"ONNX Runtime cannot run all of {artifact.path} on {run.device}: {error}. "
                     "Nothing was run on another device instead."
                 ) from error
             raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {error}") from error
-        where = "cpu" if index is None else f"cuda:{index}"
-        return OnnxRuntimeSession(artifact, session, where, threads, tf32, options)
 
 
 def _import() -> Any:
@@ -176,27 +157,21 @@ def _import() -> Any:
     return onnxruntime
 
 
-def _session(
-    model: str | bytes,
-    cuda_index: int | None,
-    threads: int,
-    tf32: bool = False,
-    chosen: RuntimeOptions = _DEFAULT,
-) -> Any:
-    """An InferenceSession on one provider that may not hand nodes to another."""
+def _session(model: str | bytes, run: Run) -> Any:
+    """Make an InferenceSession on one provider that may not hand nodes to another; a GPU as ``cuda:N``."""
     ort = _import()
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = run.thread_count
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(chosen.spinning)))
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(run.choices.spinning)))
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if cuda_index is None:
+    if run.device == "cpu":
         return ort.InferenceSession(model, options, providers=[_CPU])
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     # The default search times algorithms for every new shape, so that results may differ from run to run.
     settings = {
-        "device_id": str(cuda_index),
-        "use_tf32": str(int(tf32)),
+        "device_id": run.device.removeprefix("cuda:"),
+        "use_tf32": str(int(run.choices.precision == "tf32")),
         "cudnn_conv_algo_search": "HEURISTIC",
     }
     provider = (_CUDA, settings)
@@ -226,7 +201,7 @@ def _probe(index: int, missing: str) -> DeviceStatus:
     """Whether the smallest model runs on a GPU; ``missing`` is what is known of why it might not."""
     try:
         with _quiet():
-            session = _session(_PROBE, index, 1)
+            session = _session(_PROBE, Run(device=f"cuda:{index}", threads=1))
     except _ort_errors() as error:
         reason = (
             f"the CUDA execution provider does not start; are CUDA and cuDNN installed? ({missing or error})"

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.devices import DeviceStatus
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
-from cnndeploy.runtimes import Arrays, DeviceStatus, RuntimeOptions, Session, device_index
+from cnndeploy.run import Run
+from cnndeploy.runtimes._session import Arrays, Session
 from cnndeploy.specs import TensorSpec
 
 if TYPE_CHECKING:
@@ -29,14 +31,13 @@ _RAW_AXES = ("batch", "height", "width")  # of raw images; OpenVINO keeps no nam
 class OpenVinoSession(Session):
     """A compiled model and a request for each thread, which may not share one."""
 
-    def __init__(self, artifact: Artifact, model: openvino.CompiledModel, threads: int) -> None:
+    def __init__(self, artifact: Artifact, run: Run, model: openvino.CompiledModel) -> None:
         super().__init__(
             artifact,
+            run,
             inputs=tuple(map(tensor_spec, model.inputs)),
             outputs=tuple(map(tensor_spec, model.outputs)),
-            device="cpu",
             placed_on="CPU",
-            threads=threads,
         )
         self._model: openvino.CompiledModel | None = model
         self._requests = threading.local()
@@ -79,7 +80,7 @@ class OpenVinoRuntime:
 
     formats = ("onnx",)
     package = "openvino"
-    options = frozenset({"precision"})
+    options: ClassVar = {"precision": ("bfloat16",)}
 
     def devices(self) -> dict[str, DeviceStatus]:
         """The CPU."""
@@ -87,19 +88,16 @@ class OpenVinoRuntime:
             return {"cpu": DeviceStatus(False, str(MissingDependencyError("openvino")))}
         return {"cpu": DeviceStatus(True)}
 
-    def open(
-        self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
-    ) -> OpenVinoSession:
+    def open(self, artifact: Artifact, run: Run) -> OpenVinoSession:
         """Compile the file for the CPU, in the precision asked for, for the shortest time of one request."""
-        del tf32  # open_session() refuses it on a CPU
         try:
             import openvino
         except ModuleNotFoundError as error:
             raise MissingDependencyError("openvino") from error
-        device_index(device, "openvino", self.devices())
+        precision = run.choices.precision
         settings = {
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[options.precision],
+            "INFERENCE_NUM_THREADS": run.thread_count,
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:
@@ -107,11 +105,11 @@ class OpenVinoRuntime:
             model = core.compile_model(core.read_model(artifact.path), "CPU", settings)
         except RuntimeError as error:
             raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {error}") from error
-        session = OpenVinoSession(artifact, model, threads)
-        if session.settings()["precision"] != _PRECISIONS[options.precision]:
+        session = OpenVinoSession(artifact, run, model)
+        if session.settings()["precision"] != _PRECISIONS[precision]:
             session.close()
             raise DeviceUnavailableError(
-                f"OpenVINO does not compute in {options.precision} on this processor; leave the precision out"
+                f"OpenVINO does not compute in {precision} on this processor; leave the precision out"
             )
         return session
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
-from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, RuntimeOptions
-from cnndeploy.runtimes._torch import TorchSession, last_line, open_device, torch_devices
+from cnndeploy.run import Run
+from cnndeploy.runtimes._session import Activation, Arrays
+from cnndeploy.runtimes._torch import TorchRuntime, TorchSession
+from cnndeploy.torch_device import last_line
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +40,7 @@ class TorchScriptSession(TorchSession):
     """An archive; one that we wrote is frozen, so that its weights are constants of the graph."""
 
     def placement(self) -> dict[str, str]:
-        """Name of each constant tensor, parameter and buffer to its device."""
+        """Return the name of each constant tensor, parameter and buffer to its device."""
         import torch
 
         module: Any = self._module
@@ -51,7 +53,7 @@ class TorchScriptSession(TorchSession):
         return placed | {name: str(value.device) for name, value in module.state_dict().items()}
 
     def activations(self, feeds: Arrays) -> list[Activation]:
-        """By a copy of the graph that gives what every operator outside of branches and loops gives."""
+        """Run a copy of the graph that returns what every operator outside of branches and loops does."""
         try:
             return self._operators(feeds)
         except Exception as error:  # an archive is a program, and torch gives its graphs no promises
@@ -97,35 +99,20 @@ def _hides_operators(graph: Any) -> bool:
     return in_place or inner != outer
 
 
-class TorchScriptRuntime:
-    """Opens TorchScript archives."""
+def _open(artifact: Artifact, run: Run, device: torch.device) -> TorchScriptSession:
+    """Load the archive straight onto ``device``."""
+    import torch
 
-    formats = ("torchscript",)
-    package = "torch"
-    options: frozenset[str] = frozenset()
-
-    def devices(self) -> dict[str, DeviceStatus]:
-        """As torch sees them."""
-        return torch_devices()
-
-    def open(
-        self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
-    ) -> TorchScriptSession:
-        """Load the archive straight onto ``device``."""
-        del options  # it has none
-        torch_device = open_device(device, "torchscript", threads, tf32)
-        import torch
-
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
-                warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
-                module: torch.nn.Module = torch.jit.load(str(artifact.path), map_location=torch_device)
-        except RuntimeError as error:
-            raise ArtifactError(
-                f"torch cannot open {artifact.path}; it is damaged, or from a newer torch ({last_line(error)})"
-            ) from error
-        return TorchScriptSession(artifact, module, torch_device, threads, tf32)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
+            warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+            module: torch.nn.Module = torch.jit.load(str(artifact.path), map_location=device)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"torch cannot open {artifact.path}; it is damaged, or from a newer torch ({last_line(error)})"
+        ) from error
+    return TorchScriptSession(artifact, run, device, module)
 
 
-RUNTIME = TorchScriptRuntime()
+RUNTIME = TorchRuntime("torchscript", ("torchscript",), _open)

@@ -21,7 +21,6 @@ import torch
 from onnx import helper, numpy_helper
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.equivalence import verify
 from cnndeploy.errors import CnndeployError
 from cnndeploy.exporters import export
 from cnndeploy.exporters.torchscript import quiet
@@ -31,6 +30,7 @@ from cnndeploy.simplification import simplify
 from cnndeploy.specs import Manifest
 from cnndeploy.training.checkpoint import Checkpoint
 from cnndeploy.training.loop import train
+from cnndeploy.verification.verify import verify
 from helpers import Trained
 
 Weights = dict[str, np.ndarray]
@@ -439,7 +439,8 @@ def file_replaced_during_the_run(good: Trained, folder: Path) -> Attempt:
 
 _RUNTIME = """
 import numpy as np
-from cnndeploy.runtimes import DeviceStatus, Session
+from cnndeploy.devices import DeviceStatus
+from cnndeploy.runtimes import Session
 
 class _Session(Session):
     buffer = np.zeros((256, 10), np.float32)

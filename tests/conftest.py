@@ -22,7 +22,7 @@ from cnndeploy import data
 from cnndeploy.benchmark.candidate import Candidate
 from cnndeploy.cli import main
 from cnndeploy.exporters import export
-from cnndeploy.quantization import Quantized, quantize
+from cnndeploy.quantization.quantize import Quantized, quantize
 from cnndeploy.training.loop import train
 from helpers import Trained
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cnndeploy.artifact import Artifact, check_writable, replacing, write_file
+from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
+from cnndeploy.files import check_writable, replacing, write_file
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:

@@ -20,11 +20,9 @@ from onnx import numpy_helper
 from PIL import Image
 
 import cnndeploy
-from cnndeploy import classifier, data, registry
-from cnndeploy.artifact import Artifact, certificate_path
-from cnndeploy.classifier import read_image
-from cnndeploy.equivalence import verify
-from cnndeploy.equivalence.certificate import certify
+from cnndeploy import classifier, data
+from cnndeploy.artifact import Artifact
+from cnndeploy.certificate import certificate_path, certify
 from cnndeploy.errors import (
     ArtifactError,
     DataError,
@@ -32,8 +30,10 @@ from cnndeploy.errors import (
     InputMismatchError,
 )
 from cnndeploy.formats.onnx import MANIFEST_KEY
-from cnndeploy.runtimes import Session
+from cnndeploy.images import read_image
+from cnndeploy.runtimes import RUNTIMES, Session
 from cnndeploy.specs import Manifest, TensorSpec
+from cnndeploy.verification.verify import verify
 from helpers import Trained
 
 Edited = Callable[[Callable[[onnx.ModelProto], None]], Path]
@@ -329,11 +329,11 @@ def test_only_what_was_verified_is_loaded_where_that_is_asked(
 
 @pytest.mark.parametrize(
     ("runtime", "calls"),
-    [(name, 10_000 if name == "onnxruntime" else 400) for name in registry.names("runtimes")],
+    [(name, 10_000 if name == "onnxruntime" else 400) for name in RUNTIMES.names()],
 )
 def test_threads_share_one_classifier(runtime: str, calls: int, trained: Trained) -> None:
     images = data.load("test").images[:16]
-    path = trained.file_of(registry.get("runtimes", runtime).formats[0])
+    path = trained.file_of(RUNTIMES.get(runtime).formats[0])
     with cnndeploy.load(path, runtime=runtime, threads=1) as model:
         alone = [model.logits(image) for image in images]
 
@@ -348,11 +348,11 @@ def test_threads_share_one_classifier(runtime: str, calls: int, trained: Trained
             assert list(threads.map(work, range(8))) == [0] * 8
 
 
-@pytest.mark.parametrize("runtime", registry.names("runtimes"))
+@pytest.mark.parametrize("runtime", RUNTIMES.names())
 def test_closing_between_two_steps_of_a_run_is_an_error_of_ours(
     runtime: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = trained.file_of(registry.get("runtimes", runtime).formats[0])
+    path = trained.file_of(RUNTIMES.get(runtime).formats[0])
     model = cnndeploy.load(path, runtime=runtime, threads=1)
     kind = type(model._session)
     run = kind._run
@@ -368,7 +368,7 @@ def test_closing_between_two_steps_of_a_run_is_an_error_of_ours(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("runtime", [name for name in registry.names("runtimes") if name != "compiled"])
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES.names() if name != "compiled"])
 def test_a_forked_process_is_told_to_load_its_own(runtime: str, trained: Trained) -> None:
     """In a process of its own: what is forked here would inherit all that other tests have begun."""
     script = """
@@ -404,14 +404,14 @@ for _ in range(3):
     print(answers.get())
 print(model.classify(image)[0].label)
 """
-    path = trained.file_of(registry.get("runtimes", runtime).formats[0])
+    path = trained.file_of(RUNTIMES.get(runtime).formats[0])
     done = subprocess.run(
         [sys.executable, "-c", script, path, runtime], capture_output=True, text=True, check=True, timeout=120
     )
     status, refused, with_threads, label, parents = done.stdout.splitlines()
     assert status == "0"
     assert "opened before this process was forked" in refused
-    assert ("threads=1" in with_threads) == (registry.get("runtimes", runtime).package == "torch")
+    assert ("threads=1" in with_threads) == (RUNTIMES.get(runtime).package == "torch")
     assert label == parents
 
 

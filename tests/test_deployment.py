@@ -12,7 +12,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.deployment import Plan, PlannedElsewhereWarning, is_deployment, open_deployment
 from cnndeploy.errors import ArtifactError
 from cnndeploy.machine import environment
-from cnndeploy.runtimes import RuntimeOptions
+from cnndeploy.run import RuntimeOptions
 from helpers import Trained
 
 IMAGE = np.zeros((28, 28), np.uint8)

@@ -13,9 +13,9 @@ from PIL import Image
 
 import cnndeploy
 from cnndeploy import data
-from cnndeploy.quantization import Quantized
+from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.specs import Manifest
-from cnndeploy.tuning import race
+from cnndeploy.tuning.tune import race
 from helpers import Trained
 
 _FOUND = [

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import fx, nn
 
+from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.simplification import _fewest_multiplications, fold_preprocessing, simplify
-from cnndeploy.specs import Preprocessing
 
 SEEDS = range(8)
 

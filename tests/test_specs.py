@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from cnndeploy.errors import ArtifactError
-from cnndeploy.specs import Manifest, Preprocessing, TensorSpec
+from cnndeploy.preprocessing import Preprocessing
+from cnndeploy.specs import Manifest, TensorSpec
 from cnndeploy.training.loop import preprocess
 
 IMAGE = TensorSpec("image", "float32", ("batch", 1, 28, 28))

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cnndeploy.specs import Preprocessing
+from cnndeploy.preprocessing import Preprocessing
+from cnndeploy.registry import Registry
 from cnndeploy.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -26,3 +27,6 @@ class Architecture:
     preprocessing: Preprocessing
     recipes: Mapping[str, Recipe]
     paper: str
+
+
+ARCHITECTURES: Registry[Architecture] = Registry("architectures", "ARCHITECTURE")

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cnndeploy.architectures import Architecture
-from cnndeploy.specs import Preprocessing
+from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.training.recipe import Recipe
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.report import ColdStart, Result
 from cnndeploy.process import WorkerProcess
-from cnndeploy.runtimes import RuntimeOptions, Threads
+from cnndeploy.run import RuntimeOptions, Threads
 
 RAW_ONNXRUNTIME, RAW_OPENVINO = "raw-onnxruntime", "raw-openvino"
 # As a plain script uses them, without our own layer: name to package.

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy import registry
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.candidate import RAW, RAW_ONNXRUNTIME, RAW_OPENVINO, Settings
 from cnndeploy.classifier import Classifier
 from cnndeploy.errors import ArtifactError, BenchmarkError, missing_dependency
 from cnndeploy.machine import peak_memory_bytes, reset_peak_memory
+from cnndeploy.preprocessing import RAW_SIDE
 from cnndeploy.process import Message, serve
-from cnndeploy.runtimes import Session, open_session
+from cnndeploy.runtimes import RUNTIMES, Session, open_session
 from cnndeploy.runtimes.onnxruntime import tensor_spec
 from cnndeploy.runtimes.openvino import tensor_spec as openvino_spec
-from cnndeploy.specs import RAW_SIDE, TensorSpec
+from cnndeploy.specs import TensorSpec
 
 
 def main(path: str, settings_json: str, started: str) -> None:
@@ -157,7 +157,7 @@ def _random_feeds(inputs: Sequence[TensorSpec], batch_size: int) -> dict[str, ND
 
 
 def _import_package_of(runtime: str) -> None:
-    package = RAW.get(runtime) or registry.get("runtimes", runtime).package
+    package = RAW.get(runtime) or RUNTIMES.get(runtime).package
     try:
         importlib.import_module(package)
     except ModuleNotFoundError as error:

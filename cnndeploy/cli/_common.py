@@ -20,8 +20,8 @@ from cnndeploy.errors import ArtifactError, UnknownNameError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cnndeploy.equivalence.budget_report import BudgetReport
-    from cnndeploy.equivalence.report import EquivalenceReport
+    from cnndeploy.verification.budget_report import BudgetReport
+    from cnndeploy.verification.report import EquivalenceReport
 
 INTERRUPTED, TERMINATED = 130, 143  # the exit codes of SIGINT and SIGTERM
 PATH = click.Path(path_type=Path)
@@ -135,7 +135,7 @@ def print_json(values: Any) -> None:
 
 def write_json(target: str, values: Any) -> None:
     """Write JSON to a file, whole or not at all, or to standard output for ``-``."""
-    from cnndeploy.artifact import write_file
+    from cnndeploy.files import write_file
 
     if target == "-":
         print_json(values)
@@ -145,7 +145,7 @@ def write_json(target: str, values: Any) -> None:
 
 def announce_certificate(report: EquivalenceReport | BudgetReport, quiet: bool) -> None:
     """Write a pass's certificate, or remove a failure's; ``quiet`` where standard output is JSON's."""
-    from cnndeploy.equivalence.certificate import certify
+    from cnndeploy.certificate import certify
 
     try:
         if certificate := certify(report, shlex.join(["cnndeploy", *sys.argv[1:]])):

@@ -137,9 +137,9 @@ def command(
       cnndeploy bench lenet.pt lenet.onnx --target eager --target onnxruntime --target openvino --threads 1,2
       cnndeploy bench lenet.onnx --compare baseline.json
     """
-    from cnndeploy.benchmark import bench
     from cnndeploy.benchmark.baseline import compare
-    from cnndeploy.report.tables import benchmark_table, comparison_table
+    from cnndeploy.benchmark.bench import bench
+    from cnndeploy.display.tables import benchmark_table, comparison_table
 
     counts = list(chain(*threads))
     if self_test and (len(targets) != 1 or len(settings["runtimes"]) > 1 or len(counts) > 1):
@@ -188,12 +188,12 @@ def _before_the_work(
     needs_plots: bool,
 ) -> BenchmarkReport | None:
     """The baseline, if there is one, once all is known to be there that is needed after the work."""
-    from cnndeploy.artifact import check_writable, make_folder
     from cnndeploy.benchmark.baseline import check_machine
+    from cnndeploy.files import check_writable, make_folder
     from cnndeploy.machine import environment
 
     if needs_plots:
-        importlib.import_module("cnndeploy.report.plots")  # it needs matplotlib
+        importlib.import_module("cnndeploy.display.plots")  # it needs matplotlib
     if baseline is not None:
         targets = [*targets, baseline]
     for file in files:
@@ -236,9 +236,9 @@ def _read(path: Path) -> BenchmarkReport:
 def _write(
     report: BenchmarkReport, html: Path | None, csv: Path | None, markdown: Path | None, plots: Path | None
 ) -> None:
-    from cnndeploy.artifact import make_folder, write_file
-    from cnndeploy.report.rows import as_csv
-    from cnndeploy.report.tables import benchmark_markdown
+    from cnndeploy.display.rows import as_csv
+    from cnndeploy.display.tables import benchmark_markdown
+    from cnndeploy.files import make_folder, write_file
 
     if csv is not None:
         write_file(csv, as_csv(report).encode("utf-8", "backslashreplace"))
@@ -246,8 +246,8 @@ def _write(
         write_file(markdown, benchmark_markdown(report).encode("utf-8", "backslashreplace"))
     if html is None and plots is None:
         return
-    from cnndeploy.report.benchmark_page import render_benchmark
-    from cnndeploy.report.plots import benchmark_plots
+    from cnndeploy.display.benchmark_page import render_benchmark
+    from cnndeploy.display.plots import benchmark_plots
 
     if html is not None:
         page = render_benchmark(report, shlex.join(["cnndeploy", *sys.argv[1:]]))

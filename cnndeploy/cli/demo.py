@@ -24,7 +24,7 @@ from cnndeploy.errors import BenchmarkError
 if TYPE_CHECKING:
     from cnndeploy.artifact import Artifact
     from cnndeploy.benchmark.report import BenchmarkReport
-    from cnndeploy.equivalence.report import EquivalenceReport
+    from cnndeploy.verification.report import EquivalenceReport
 
 _BATCH_SIZES = (1, 64)
 _BUDGET_S = 5.0  # a demonstration; the command's own default is more patient
@@ -49,9 +49,10 @@ def command(architecture: str, output: Path, epochs: int, limit: int | None, dat
     Example:
       cnndeploy demo --architecture lenet --output cnndeploy-demo
     """
-    from cnndeploy.artifact import Artifact, make_folder, write_file
+    from cnndeploy.artifact import Artifact
+    from cnndeploy.display.page import render
     from cnndeploy.exporters import export
-    from cnndeploy.report.page import render
+    from cnndeploy.files import make_folder, write_file
 
     make_folder(output)
     olds = (
@@ -115,9 +116,9 @@ def _verify(
     exported: list[Artifact], checkpoint: Path, limit: int | None, data_dir: Path | None
 ) -> list[EquivalenceReport]:
     from cnndeploy import data
-    from cnndeploy.equivalence import verify
-    from cnndeploy.equivalence.certificate import certify
-    from cnndeploy.report.tables import equivalence_table
+    from cnndeploy.certificate import certify
+    from cnndeploy.display.tables import equivalence_table
+    from cnndeploy.verification.verify import verify
 
     images = min(limit, len(data.load("test", data_dir))) if limit else None
     reports = []
@@ -130,8 +131,8 @@ def _verify(
 
 
 def _measure(targets: list[Path], json_file: Path) -> BenchmarkReport:
-    from cnndeploy.benchmark import bench
-    from cnndeploy.report.tables import benchmark_table
+    from cnndeploy.benchmark.bench import bench
+    from cnndeploy.display.tables import benchmark_table
 
     with progress_bar("Starting", refreshes_a_second=1) as update:
         timings = bench(

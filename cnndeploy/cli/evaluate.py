@@ -46,9 +46,9 @@ def command(
     Example:
       cnndeploy evaluate lenet.onnx
     """
-    from cnndeploy.artifact import check_writable
+    from cnndeploy.display.tables import evaluation_table
     from cnndeploy.evaluation import evaluate
-    from cnndeploy.report.tables import evaluation_table
+    from cnndeploy.files import check_writable
 
     if json_file not in (None, "-"):
         check_writable(str(json_file), file)

@@ -9,6 +9,7 @@ import click
 
 from cnndeploy import registry
 from cnndeploy.cli._common import PATH, RegisteredName
+from cnndeploy.exporters import EXPORTERS
 
 
 @click.command()
@@ -45,11 +46,12 @@ def command(
       cnndeploy export lenet.pt --format onnx --format torchscript
       cnndeploy export lenet.pt --format onnx --input image --output-dir app
     """
-    from cnndeploy.artifact import Artifact, make_folder
+    from cnndeploy.artifact import Artifact
     from cnndeploy.exporters import export
+    from cnndeploy.files import make_folder
 
     chosen = dict.fromkeys(formats or registry.names("exporters"))
-    exporters = {name: registry.get("exporters", name) for name in chosen}
+    exporters = {name: EXPORTERS.get(name) for name in chosen}
     for option, given in (("opset", opset is not None), ("simplify", no_simplify)):
         if given and not any(option in exporter.options for exporter in exporters.values()):
             flag = "--no-simplify" if option == "simplify" else "--opset"

@@ -20,7 +20,8 @@ def command(model: Path, as_json: bool) -> None:
     Example:
       cnndeploy inspect lenet.onnx
     """
-    from cnndeploy.artifact import Artifact, read_certificate
+    from cnndeploy.artifact import Artifact
+    from cnndeploy.certificate import read_certificate
     from cnndeploy.deployment import is_deployment, open_deployment
 
     plan = None
@@ -47,7 +48,7 @@ def command(model: Path, as_json: bool) -> None:
         print_json(facts)
         return
     from cnndeploy.cli._common import console_for
-    from cnndeploy.report.tables import facts_table
+    from cnndeploy.display.tables import facts_table
 
     console_for().print(facts_table(facts, manifest))
     if plan is not None and plan.elsewhere:

@@ -9,9 +9,10 @@ import click
 from cnndeploy import registry
 from cnndeploy.cli._common import json_flag, print_json
 from cnndeploy.errors import MissingDependencyError
+from cnndeploy.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
-    from cnndeploy.runtimes import DeviceStatus
+    from cnndeploy.devices import DeviceStatus
 
 
 @click.command()
@@ -47,9 +48,9 @@ def command(as_json: bool) -> None:
 
 
 def _devices(runtime: str) -> dict[str, DeviceStatus]:
-    from cnndeploy.runtimes import DeviceStatus
+    from cnndeploy.devices import DeviceStatus
 
     try:
-        return registry.get("runtimes", runtime).devices()
+        return RUNTIMES.get(runtime).devices()
     except MissingDependencyError as error:  # a third party's runtime whose package is gone
         return {"cpu": DeviceStatus(False, str(error))}

@@ -161,8 +161,8 @@ def _chunks(files: list[str], stop: Callable[[], bool]) -> Iterator[list[_Read]]
 
 
 def _read(file: str) -> NDArray[np.uint8] | str:
-    from cnndeploy.classifier import read_image
     from cnndeploy.errors import DataError
+    from cnndeploy.images import read_image
 
     if not file:
         return "an empty name"

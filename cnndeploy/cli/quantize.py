@@ -90,9 +90,9 @@ def command(
       cnndeploy quantize googlenet.pt --budget 0.3 --calibration 1000 --output googlenet-small.onnx
       cnndeploy quantize googlenet.pt --precision float16 --device cuda
     """
-    from cnndeploy.artifact import check_writable
-    from cnndeploy.quantization import quantize
-    from cnndeploy.report.budget import quantized_table
+    from cnndeploy.display.budget_tables import quantized_table
+    from cnndeploy.files import check_writable
+    from cnndeploy.quantization.quantize import quantize
 
     if json_file is not None and json_file != "-":
         check_writable(json_file, checkpoint)

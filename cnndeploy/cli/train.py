@@ -210,7 +210,7 @@ def _draw(output: Path) -> None:
     if not manifest.training:  # untrained
         return
     try:
-        from cnndeploy.report.curves import plot_confusion, plot_curves
+        from cnndeploy.display.curves import plot_confusion, plot_curves
     except ModuleNotFoundError:
         click.echo("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
         return

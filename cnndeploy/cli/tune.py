@@ -75,11 +75,11 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
       cnndeploy tune lenet.pt --output lenet.deploy
       cnndeploy tune nin.pt --budget 0 --objective throughput --max-minutes 10
     """
-    from cnndeploy.artifact import check_writable, write_file
+    from cnndeploy.display.plots import tuning_plot  # needs matplotlib, which is found out before the work
+    from cnndeploy.display.tables import tuning_table
     from cnndeploy.errors import BenchmarkError
-    from cnndeploy.report.plots import tuning_plot  # needs matplotlib, which is found out before the work
-    from cnndeploy.report.tables import tuning_table
-    from cnndeploy.tuning import tune
+    from cnndeploy.files import check_writable, write_file
+    from cnndeploy.tuning.tune import tune
 
     if json_file not in (None, "-"):
         check_writable(str(json_file), checkpoint)

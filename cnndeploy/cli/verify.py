@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from cnndeploy.deployment import Plan
-    from cnndeploy.equivalence.budget_report import BudgetReport
-    from cnndeploy.equivalence.report import EquivalenceReport
-    from cnndeploy.runtimes import RuntimeOptions
+    from cnndeploy.run import RuntimeOptions
+    from cnndeploy.verification.budget_report import BudgetReport
+    from cnndeploy.verification.report import EquivalenceReport
 
     Report = EquivalenceReport | BudgetReport
 
@@ -80,8 +80,9 @@ def command(
       cnndeploy verify lenet.int8.onnx --against lenet.pt --budget 0.5
       cnndeploy verify lenet.deploy --against lenet.pt
     """
-    from cnndeploy.artifact import check_writable, remove_stale_certificate, write_file
-    from cnndeploy.report.junit import junit
+    from cnndeploy.certificate import remove_stale_certificate
+    from cnndeploy.display.junit import junit
+    from cnndeploy.files import check_writable, write_file
 
     def write(report: Report) -> None:
         if json_file is not None:
@@ -154,7 +155,7 @@ class _Asked:
     @property
     def options(self) -> RuntimeOptions:
         """Those of the plan, where its runtime is not replaced by another."""
-        from cnndeploy.runtimes import RuntimeOptions
+        from cnndeploy.run import RuntimeOptions
 
         keeps = self.plan is not None and self.runtime == self.plan.runtime
         return self.plan.options if self.plan is not None and keeps else RuntimeOptions()
@@ -214,8 +215,8 @@ def _own_budget(made_for: Mapping[str, Any]) -> float:
 
 
 def _undecided(artifact: Path, against: Path, device: str, budget: float | None) -> Callable[[str], Report]:
-    from cnndeploy.equivalence.budget_report import BudgetReport
-    from cnndeploy.equivalence.report import EquivalenceReport
+    from cnndeploy.verification.budget_report import BudgetReport
+    from cnndeploy.verification.report import EquivalenceReport
 
     if budget is None:
         return lambda reason: EquivalenceReport.undecided(artifact, against, device, reason)
@@ -226,8 +227,8 @@ def _undecided(artifact: Path, against: Path, device: str, budget: float | None)
 def _verified(
     artifact: Path, against: Path, budget: float | None, tf32: bool, shared: Mapping[str, Any]
 ) -> Report:
-    from cnndeploy.equivalence import verify
-    from cnndeploy.equivalence.budget import verify_budget
+    from cnndeploy.verification.budget import verify_budget
+    from cnndeploy.verification.verify import verify
 
     if budget is None:
         return verify(artifact, against, tf32=tf32, **shared)
@@ -235,8 +236,8 @@ def _verified(
 
 
 def _table(report: Report) -> Group:
-    from cnndeploy.equivalence.budget_report import BudgetReport
-    from cnndeploy.report.budget import budget_table
-    from cnndeploy.report.tables import equivalence_table
+    from cnndeploy.display.budget_tables import budget_table
+    from cnndeploy.display.tables import equivalence_table
+    from cnndeploy.verification.budget_report import BudgetReport
 
     return budget_table(report) if isinstance(report, BudgetReport) else equivalence_table([report])

@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
+from cnndeploy.registry import Registry
 from cnndeploy.specs import Manifest
 
 
 class Format(Protocol):
     """One file format; the module's ``FORMAT`` is an instance.
 
-    Files may be damaged or hostile, so any exception but a CnndeployError of these methods means just that;
+    Files may be damaged or hostile. Any exception but a CnndeployError of these methods means just that;
     :class:`~cnndeploy.artifact.Artifact` calls them and says so.
     """
 
@@ -25,7 +26,10 @@ class Format(Protocol):
         """Whether the content, not the name, is of this format."""
 
     def read_manifest(self, path: Path) -> Manifest | None:
-        """The manifest inside the file, None where cnndeploy did not write the file."""
+        """Return the manifest inside the file, None if cnndeploy did not write the file."""
 
     def describe(self, path: Path) -> dict[str, Any]:
-        """JSON-ready facts of the format's own: at least ``operators``, name to count."""
+        """Return JSON-ready facts of the format's own: at least ``operators``, name to count."""
+
+
+FORMATS: Registry[Format] = Registry("formats", "FORMAT")

@@ -12,9 +12,9 @@ import onnx
 from numpy.typing import NDArray
 
 from cnndeploy import data
-from cnndeploy.equivalence.paired import paired_interval
 from cnndeploy.quantization.running import open_on_cpu
 from cnndeploy.specs import Manifest
+from cnndeploy.verification.paired import paired_interval
 
 _Z = 1.96  # of a 95% interval
 # Images are fewer for networks that take longer, by their multiply-adds; more for none is worth its time.

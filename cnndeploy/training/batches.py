@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from cnndeploy.data import Images
-from cnndeploy.specs import Preprocessing
+from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.training.distributed import Processes
 from cnndeploy.training.recipe import Recipe
 

@@ -11,11 +11,11 @@ from typing import Any, Self
 
 import torch
 
-from cnndeploy import registry
-from cnndeploy.architectures import Architecture
-from cnndeploy.artifact import Artifact, write_file
+from cnndeploy.architectures import ARCHITECTURES, Architecture
+from cnndeploy.artifact import Artifact
 from cnndeploy.data import LABELS
 from cnndeploy.errors import CheckpointError
+from cnndeploy.files import write_file
 from cnndeploy.formats.checkpoint import MANIFEST_KEY, WEIGHTS_KEY
 from cnndeploy.machine import versions
 from cnndeploy.specs import Manifest, TensorSpec
@@ -39,7 +39,7 @@ class Checkpoint:
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
             for key, value in network.state_dict().items()
         }
-        return cls(weights, manifest_of(name, registry.get("architectures", name), training or {}))
+        return cls(weights, manifest_of(name, ARCHITECTURES.get(name), training or {}))
 
     @classmethod
     def untrained(cls, name: str, seed: int = 0) -> Self:
@@ -88,7 +88,7 @@ class Checkpoint:
             CheckpointError: The weights are not those of the architecture, in name, shape or dtype.
         """
         name = self.manifest.architecture
-        network = registry.get("architectures", name).build()
+        network = ARCHITECTURES.get(name).build()
         expected = {key: (value.shape, value.dtype) for key, value in network.state_dict().items()}
         found = {key: (value.shape, value.dtype) for key, value in self.weights.items()}
         if wrong := sorted(
@@ -110,7 +110,7 @@ def initialised(name: str, seed: int, initialisation: str | None = None) -> torc
     """A network with fresh weights, by default as its original recipe says; torch's random state on the CPU is left
     as it was. See :class:`~cnndeploy.training.recipe.Recipe`.
     """
-    architecture = registry.get("architectures", name)
+    architecture = ARCHITECTURES.get(name)
     initialisation = initialisation or architecture.recipes["original"].initialisation
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cnndeploy import data, registry
-from cnndeploy.artifact import Artifact, check_writable, write_file
+from cnndeploy import data
+from cnndeploy.architectures import ARCHITECTURES
+from cnndeploy.artifact import Artifact
 from cnndeploy.errors import TrainingError
+from cnndeploy.files import check_writable, write_file
 from cnndeploy.machine import keep_freed_memory, usable_cpus
 from cnndeploy.runtimes._torch import last_line, open_device
 from cnndeploy.training.batches import Batches, generator, preprocess
@@ -251,7 +253,7 @@ class _Run:
         self._processes = processes
         self._training_images = len(training_set)
         self._test_set = test_set
-        self._preprocessing = registry.get("architectures", plan.architecture).preprocessing
+        self._preprocessing = ARCHITECTURES.get(plan.architecture).preprocessing
         self._batches = Batches(training_set, self._preprocessing, plan.recipe, plan.seed, device, processes)
         network = initialised(plan.architecture, plan.seed, plan.recipe.initialisation)
         pool_first(network)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
-from cnndeploy import registry
+from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.errors import TrainingError, UnknownNameError
 from cnndeploy.training.recipe import Recipe
 
@@ -30,7 +30,7 @@ class Plan:
     @classmethod
     def of(cls, architecture: str, recipe_name: str | None) -> Self:
         """By a recipe of the architecture, ``tuned`` by default; raises UnknownNameError."""
-        recipes = registry.get("architectures", architecture).recipes
+        recipes = ARCHITECTURES.get(architecture).recipes
         name = recipe_name or "tuned"
         if name not in recipes:
             raise UnknownNameError("recipe", name, sorted(recipes))

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from cnndeploy.artifact import write_file
 from cnndeploy.errors import TrainingError
+from cnndeploy.files import write_file
 from cnndeploy.training.plan import Plan
 
 _JSON = "cnndeploy.training"

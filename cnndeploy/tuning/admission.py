@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 
 from cnndeploy.data import TEST_IMAGES
-from cnndeploy.equivalence import verify
-from cnndeploy.equivalence.budget import verify_budget
-from cnndeploy.equivalence.budget_report import BudgetReport
-from cnndeploy.equivalence.report import EquivalenceReport
 from cnndeploy.errors import ArtifactError
 from cnndeploy.tuning.contenders import Contender
 from cnndeploy.tuning.files import Files
 from cnndeploy.tuning.job import Job
+from cnndeploy.verification.budget import verify_budget
+from cnndeploy.verification.budget_report import BudgetReport
+from cnndeploy.verification.report import EquivalenceReport
+from cnndeploy.verification.verify import verify
 
 Report = EquivalenceReport | BudgetReport
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from cnndeploy import registry
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.candidate import Settings
+from cnndeploy.devices import device_index
 from cnndeploy.errors import CnndeployError, MissingDependencyError
-from cnndeploy.runtimes import Precision, RuntimeOptions, default_runtime, device_index
+from cnndeploy.formats import FORMATS
+from cnndeploy.run import Precision, RuntimeOptions
+from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.tuning.report import Row
 
 
@@ -36,7 +38,9 @@ class Contender:
 
 def reference(checkpoint: Artifact, threads: int, device: str) -> Contender:
     """Eager PyTorch, which all are timed against."""
-    return Contender("checkpoint", checkpoint, Settings(default_runtime("checkpoint"), device, threads))
+    return Contender(
+        "checkpoint", checkpoint, Settings(FORMATS.get("checkpoint").default_runtime, device, threads)
+    )
 
 
 def contenders(
@@ -51,8 +55,8 @@ def contenders(
         lossy: Whether contenders may give up accuracy.
     """
     found, missing = [], []
-    for name in registry.names("runtimes"):
-        formats = registry.get("runtimes", name).formats
+    for name in RUNTIMES.names():
+        formats = RUNTIMES.get(name).formats
         fitting = [
             (variant, artifact)
             for variant, artifacts in files.items()
@@ -74,7 +78,7 @@ def contenders(
 
 def _unavailable(runtime: str, device: str) -> str:
     """Why a runtime cannot be used here; empty where it can."""
-    chosen = registry.get("runtimes", runtime)
+    chosen = RUNTIMES.get(runtime)
     if importlib.util.find_spec(chosen.package) is None:
         return str(MissingDependencyError(chosen.package))
     try:
@@ -85,7 +89,7 @@ def _unavailable(runtime: str, device: str) -> str:
 
 
 def _settings(runtime: str, artifact: Artifact, threads: int, device: str, lossy: bool) -> Iterator[Settings]:
-    options = registry.get("runtimes", runtime).options
+    options = RUNTIMES.get(runtime).options
     # A network that runs from its checkpoint needs all of PyTorch and compiles for long: one setting of it will do.
     counts = [threads] if artifact.format == "checkpoint" or device != "cpu" else sorted({1, threads})
     precisions: list[Precision] = ["float32"]

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy import registry
 from cnndeploy.artifact import Artifact
-from cnndeploy.equivalence.budget import checkpoint_labels
-from cnndeploy.equivalence.budget_report import BudgetReport
 from cnndeploy.errors import BenchmarkError, BudgetError, CnndeployError
+from cnndeploy.exporters import EXPORTERS
 from cnndeploy.tuning.job import Job
 from cnndeploy.tuning.report import Outcome, Row
+from cnndeploy.verification.budget import checkpoint_labels
+from cnndeploy.verification.budget_report import BudgetReport
 
 # The share of the time that eager PyTorch's labels may take, and of how many images their speed is known.
 _FOR_LABELS, _ESTIMATE_FROM = 0.3, 256
@@ -53,8 +53,8 @@ def make_files(job: Job, folder: Path) -> Files:
 
     files = Files({"checkpoint": [job.checkpoint]})
     stem = job.checkpoint.path.stem
-    for name in registry.names("exporters"):
-        exporter = registry.get("exporters", name)
+    for name in EXPORTERS.names():
+        exporter = EXPORTERS.get(name)
         for variant in ("float", "simplified"):
             job.report(0, 0, f"Exporting {name}, {variant}")
             path = folder / variant / f"{stem}{exporter.suffix}"
@@ -99,7 +99,7 @@ def _label(job: Job, files: Files) -> None:
 
 def _quantize(job: Job, files: Files, path: Path) -> None:
     """An int8 file, or a row that says why there is none."""
-    from cnndeploy.quantization import quantize
+    from cnndeploy.quantization.quantize import quantize
 
     def watch(done: int, total: int, text: str) -> None:
         job.report(done, total, text)

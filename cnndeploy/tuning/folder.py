@@ -8,9 +8,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnndeploy.artifact import certificate_path, check_writable
+from cnndeploy.certificate import certificate_path
 from cnndeploy.deployment import PLAN_FILE, Plan
 from cnndeploy.errors import ArtifactError
+from cnndeploy.files import check_writable
 
 BESIDE = ("tuning.json", "frontier.png")
 

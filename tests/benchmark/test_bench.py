@@ -17,8 +17,8 @@ import onnx
 import pytest
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.benchmark import bench
 from cnndeploy.benchmark.baseline import compare
+from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.candidate import Candidate, Settings, cold_start
 from cnndeploy.benchmark.conditions import doubts
 from cnndeploy.benchmark.engine import Measurement

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cnndeploy.benchmark import _is_precise, engine
+from cnndeploy.benchmark.bench import _is_precise, engine
 from cnndeploy.benchmark.engine import Measurement, measure
 from cnndeploy.benchmark.report import Result, compared, summarise
 from cnndeploy.errors import ArtifactError

@@ -15,23 +15,23 @@ import pytest
 import torch
 
 import cnndeploy
-from cnndeploy import registry
+from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
-from cnndeploy.equivalence import IMAGE_SIZES, verify
 from cnndeploy.errors import ArtifactError, ExportError, UnknownNameError
-from cnndeploy.exporters import export
+from cnndeploy.exporters import EXPORTERS, export
 from cnndeploy.training.checkpoint import Checkpoint
+from cnndeploy.verification.verify import IMAGE_SIZES, verify
 from helpers import Trained
 
-EXPORTERS = registry.names("exporters")
+EXPORTERS = EXPORTERS.names()
 
 
-@pytest.mark.parametrize("architecture", registry.names("architectures"))
+@pytest.mark.parametrize("architecture", ARCHITECTURES.names())
 def test_every_architecture_exports_and_is_equivalent(architecture: str, tmp_path: Path) -> None:
     checkpoint = Checkpoint.untrained(architecture).save(tmp_path / f"{architecture}.pt")
     for name in EXPORTERS:
         artifact = export(checkpoint.path, name)
-        assert artifact.format == registry.get("exporters", name).format
+        assert artifact.format == EXPORTERS.get(name).format
         assert artifact.require_manifest().checkpoint_sha256 == checkpoint.sha256
         sizes = (1, 2, 3) if architecture == "vgg11" else (1, 2, 3, 7)  # for vgg11 seven images take long
         report = verify(artifact, checkpoint, images=sum(sizes))
@@ -90,7 +90,7 @@ def test_a_file_that_is_not_simplified_is_equivalent_too(name: str, trained: Tra
 def test_an_export_that_fails_its_checks_leaves_what_was_there(
     name: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exporter = registry.get("exporters", name)
+    exporter = EXPORTERS.get(name)
     path = tmp_path / f"lenet{exporter.suffix}"
     path.write_bytes(b"before")
 
@@ -136,7 +136,7 @@ def test_what_no_exporter_writes_is_an_error(
 ) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'image'"):
         export(trained.checkpoint, "onnx", tmp_path / "x.onnx", input="images")  # type: ignore[arg-type]
-    monkeypatch.setattr(type(registry.get("exporters", "onnx")), "options", frozenset())
+    monkeypatch.setattr(type(EXPORTERS.get("onnx")), "options", frozenset())
     with pytest.raises(ExportError, match="onnx writes no files that take raw images"):
         export(trained.checkpoint, "onnx", tmp_path / "x.onnx", input="image")
     assert not list(tmp_path.iterdir())

@@ -5,17 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnndeploy import data, registry
+from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.devices import DeviceStatus
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError
-from cnndeploy.runtimes import DeviceStatus, RuntimeOptions, Session, default_runtime, open_session
+from cnndeploy.formats import FORMATS
+from cnndeploy.run import RuntimeOptions
+from cnndeploy.runtimes import RUNTIMES, Session, open_session
 from helpers import Trained
 
-RUNTIMES = registry.names("runtimes")
+RUNTIMES = RUNTIMES.names()
 
 
 def _open(trained: Trained, runtime: str, device: str = "cpu") -> Session:
-    model_format = registry.get("runtimes", runtime).formats[0]
+    model_format = RUNTIMES.get(runtime).formats[0]
     return open_session(
         Artifact.open(trained.file_of(model_format)), runtime=runtime, device=device, threads=1
     )
@@ -29,7 +32,7 @@ def _images(batch: int) -> np.ndarray:
 PLACES = [
     (runtime, device)
     for runtime in RUNTIMES
-    for device, status in registry.get("runtimes", runtime).devices().items()
+    for device, status in RUNTIMES.get(runtime).devices().items()
     if status.usable
 ]
 
@@ -89,7 +92,7 @@ def test_what_is_not_seen_to_be_there_is_refused(
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7", "tpu", "cpu:0", ""])
 def test_a_device_that_does_not_work_is_an_error(runtime: str, device: str, trained: Trained) -> None:
-    devices = registry.get("runtimes", runtime).devices()
+    devices = RUNTIMES.get(runtime).devices()
     assert devices["cpu"].usable
     name = "cuda:0" if device == "cuda" else device
     if name in devices and devices[name].usable:
@@ -103,7 +106,7 @@ def test_a_device_that_does_not_work_is_an_error(runtime: str, device: str, trai
 def test_a_runtime_that_ignores_the_device_is_not_believed(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Careless(type(registry.get("runtimes", "onnxruntime"))):  # type: ignore[misc]
+    class Careless(type(RUNTIMES.get("onnxruntime"))):  # type: ignore[misc]
         def open(
             self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
         ) -> Session:
@@ -120,13 +123,13 @@ def test_a_runtime_that_ignores_the_device_is_not_believed(
 
 
 def test_the_default_runtime_of_every_format_opens_it() -> None:
-    for name in registry.names("formats"):
-        assert name in registry.get("runtimes", default_runtime(name)).formats
+    for name in FORMATS.names():
+        assert name in RUNTIMES.get(FORMATS.get(name).default_runtime).formats
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_format_it_does_not_open_is_refused(runtime: str, trained: Trained) -> None:
-    own = registry.get("runtimes", runtime).formats
-    other = next(name for name in registry.names("formats") if name not in own)
+    own = RUNTIMES.get(runtime).formats
+    other = next(name for name in FORMATS.names() if name not in own)
     with pytest.raises(ArtifactError, match=f"opens {', '.join(own)}.*is {other}.*Use --runtime"):
         open_session(Artifact.open(trained.file_of(other)), runtime=runtime)

@@ -7,16 +7,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from cnndeploy import registry
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
+from cnndeploy.formats import FORMATS
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from helpers import Trained
 
 
 def test_what_is_read_without_onnx_is_what_onnx_reads(trained: Trained) -> None:
     model = onnx.load(trained.onnx)
-    facts = registry.get("formats", "onnx").describe(trained.onnx)
+    facts = FORMATS.get("onnx").describe(trained.onnx)
     assert facts["ir_version"] == model.ir_version
     assert facts["opset"] == {"ai.onnx": model.opset_import[0].version}
     assert facts["producer"] == model.producer_name

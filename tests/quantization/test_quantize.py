@@ -16,7 +16,8 @@ from click.testing import Result
 
 import cnndeploy
 from cnndeploy import data, quantization
-from cnndeploy.artifact import Artifact, certificate_path
+from cnndeploy.artifact import Artifact
+from cnndeploy.certificate import certificate_path
 from cnndeploy.errors import (
     ArtifactError,
     BudgetError,
@@ -27,9 +28,9 @@ from cnndeploy.errors import (
     QuantizationError,
     UnknownNameError,
 )
-from cnndeploy.quantization import Quantized, quantize
 from cnndeploy.quantization.calibration import METHODS, Calibration
 from cnndeploy.quantization.graph import Network, quantised
+from cnndeploy.quantization.quantize import Quantized, quantize
 from cnndeploy.quantization.screening import Screen, Trial, batches, screen_size
 from cnndeploy.quantization.search import Search
 from helpers import Trained
@@ -76,7 +77,7 @@ def test_weights_are_int8_per_channel_and_activations_uint8(int8: Quantized) -> 
 
 def test_two_processes_write_the_same_bytes(int8: Quantized, trained: Trained, tmp_path: Path) -> None:
     code = (
-        "import sys; from cnndeploy.quantization import quantize; "
+        "import sys; from cnndeploy.quantization.quantize import quantize; "
         "quantize(sys.argv[1], sys.argv[2], budget=20, calibration=64, images=320, bench_s=0)"
     )
     path = tmp_path / "again.onnx"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cnndeploy import registry
+from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.training.checkpoint import initialised
 
 PARAMETERS = {
@@ -19,13 +19,13 @@ PARAMETERS = {
 @pytest.mark.parametrize(("name", "count"), PARAMETERS.items())
 def test_parameter_counts(name: str, count: int) -> None:
     with torch.device("meta"):
-        network = registry.get("architectures", name).build()
+        network = ARCHITECTURES.get(name).build()
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
 def test_vgg11_small_is_vgg11_with_everything_divided_by_16() -> None:
     with torch.device("meta"):
-        small, large = (registry.get("architectures", name).build() for name in ("vgg11_small", "vgg11"))
+        small, large = (ARCHITECTURES.get(name).build() for name in ("vgg11_small", "vgg11"))
     for ours, theirs in zip(small.modules(), large.modules(), strict=True):
         assert type(ours) is type(theirs)
         if isinstance(ours, nn.Conv2d) and isinstance(theirs, nn.Conv2d):
@@ -34,9 +34,9 @@ def test_vgg11_small_is_vgg11_with_everything_divided_by_16() -> None:
     assert [m.out_features for m in small.modules() if isinstance(m, nn.Linear)] == [256, 256, 10]
 
 
-@pytest.mark.parametrize("name", registry.names("architectures"))
+@pytest.mark.parametrize("name", ARCHITECTURES.names())
 def test_every_architecture_maps_its_input_to_ten_logits(name: str) -> None:
-    architecture = registry.get("architectures", name)
+    architecture = ARCHITECTURES.get(name)
     with torch.device("meta"):
         logits = architecture.build()(torch.zeros(2, 1, *architecture.preprocessing.size))
     assert logits.shape == (2, 10)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cnndeploy.data import Images
-from cnndeploy.specs import Preprocessing
+from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.training.batches import Batches, preprocess
 from cnndeploy.training.distributed import Processes
 from cnndeploy.training.recipe import Recipe

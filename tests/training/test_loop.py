@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cnndeploy import registry
+from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DataError, TrainingError, UnknownNameError
 from cnndeploy.training import loop
@@ -97,7 +97,7 @@ def test_every_choice_of_a_recipe_is_used(tmp_path: Path, monkeypatch: pytest.Mo
         "weight_decay": 0.1, "label_smoothing": 0.1, "flip": True, "shift": 2,
     }  # fmt: skip
     assert others.keys() == {field.name for field in dataclasses.fields(Recipe)}
-    design = registry.get("architectures", "lenet")
+    design = ARCHITECTURES.get("lenet")
     seen = []
     for number, recipe in enumerate(
         [plain, *(replace(plain, **{key: value}) for key, value in others.items())]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cnndeploy import registry
+from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.training.checkpoint import initialised
 from cnndeploy.training.rewrite import pool_first
 
@@ -12,7 +12,7 @@ MOVED = {"lenet": 2, "alexnet": 3, "vgg11_small": 5, "nin": 0, "googlenet": 0}
 
 @pytest.mark.parametrize("name", sorted(MOVED))
 def test_pooling_first_gives_the_same_logits_and_gradients(name: str) -> None:
-    height, width = registry.get("architectures", name).preprocessing.size
+    height, width = ARCHITECTURES.get(name).preprocessing.size
     images = torch.rand(2, 1, height, width, generator=torch.Generator().manual_seed(0))
     plain, moved = (initialised(name, 0).eval() for _ in range(2))
     pool_first(moved)

@@ -7,8 +7,8 @@ import random
 import pytest
 
 from cnndeploy.errors import ArtifactError, BenchmarkError
-from cnndeploy.tuning import race as module
 from cnndeploy.tuning.race import FIRST_ROUNDS, MOST_ROUNDS, Race
+from cnndeploy.tuning.tune import race as module
 
 
 class Simulated:

@@ -12,15 +12,15 @@ import pytest
 from click.testing import Result
 
 import cnndeploy
-from cnndeploy import registry
-from cnndeploy.artifact import Artifact, read_certificate
+from cnndeploy.artifact import Artifact
+from cnndeploy.certificate import read_certificate
 from cnndeploy.deployment import open_deployment
 from cnndeploy.errors import ArtifactError, BenchmarkError
-from cnndeploy.runtimes import RuntimeOptions
-from cnndeploy.tuning import admission
-from cnndeploy.tuning import race as race_module
+from cnndeploy.run import RuntimeOptions
+from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.tuning.contenders import contenders
 from cnndeploy.tuning.report import Row, TuneReport
+from cnndeploy.tuning.tune import admission, race as race_module
 from helpers import Trained
 
 IMAGES = np.zeros((3, 28, 28), np.uint8)
@@ -53,7 +53,7 @@ def test_what_is_written_opens_is_certified_and_runs_as_planned(tuned: TuneRepor
 
 
 def test_every_variant_and_runtime_has_a_row_with_a_reason(tuned: TuneReport) -> None:
-    assert {row.runtime for row in tuned.rows} == set(registry.names("runtimes"))
+    assert {row.runtime for row in tuned.rows} == set(RUNTIMES.names())
     assert {row.variant for row in tuned.rows} >= {"checkpoint", "float", "simplified", "int8"}
     assert all(row.reason for row in tuned.rows)
     assert [row.outcome for row in tuned.rows].count("chosen") == 1

@@ -1,0 +1,96 @@
+"""How files and folders are written: whole or not at all, with advice if that fails."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cnndeploy.errors import ArtifactError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file whole or not at all.
+
+    Yields the path of a temporary file in the same folder. When the block ends well the file is flushed to
+    disk and takes the place of ``path``; when it does not, it is removed and what was there is untouched.
+
+    Raises:
+        ArtifactError: The folder is missing or cannot be written, or the disk is full.
+    """
+    import secrets  # not for an app that only reads
+
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path} exists and is not a regular file; choose another output path")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        temporary.touch(exist_ok=False)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{path} was not written: {_advice(error, path.parent)}") from error
+
+
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write ``content`` to ``path``, whole or not at all; raise what :func:`replacing` raises."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def check_writable(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
+    """Find out before long work that its result cannot be written, or would take the place of an input.
+
+    Raises:
+        ArtifactError: As :func:`replacing`, or ``path`` is one of ``inputs``.
+    """
+    import tempfile  # not for an app that only reads
+
+    path = Path(path)
+    for given in inputs:
+        if path.exists() and Path(given).exists() and path.samefile(given):
+            raise ArtifactError(
+                f"{path} is also an input and would be overwritten; choose another output path"
+            )
+    real = Path(os.path.realpath(path))
+    if real.exists():
+        if not real.is_file():
+            raise ArtifactError(f"{path} exists and is not a regular file; choose another output path")
+        if not os.access(real, os.W_OK):
+            raise ArtifactError(f"{path} exists and may not be written to; choose another output path")
+    try:
+        descriptor, probe = tempfile.mkstemp(prefix=f".{real.name}.", suffix=".tmp", dir=real.parent)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be written: {_advice(error, real.parent)}") from error
+    os.close(descriptor)
+    Path(probe).unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if they are not there; raise ArtifactError if that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"the folder {path} cannot be made: {_advice(error, path)}") from error
+
+
+def _advice(error: OSError, folder: Path) -> str:
+    if error.errno == errno.ENOENT and not folder.exists():
+        return f"the folder {folder} does not exist; create it first"
+    if error.errno == errno.ENOSPC:
+        return f"the disk that holds {folder} is full; free some space or choose another folder"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+        return f"the folder {folder} cannot be written to; choose another"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "a file of that name, or of one above it, is in the way; choose another"
+    if error.errno == errno.ENAMETOOLONG:
+        return "the file name is too long; choose a shorter one"
+    return error.strerror or str(error)

@@ -1,0 +1,170 @@
+"""Images as apps hand them over, arrays, PIL images and files, to raw pixels."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnndeploy.errors import DataError, InputMismatchError
+from cnndeploy.preprocessing import MAX_SIDE
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Images = NDArray[np.uint8] | Image | Iterable[NDArray[np.uint8] | Image]
+
+# One run takes at most so many images, and unless it is one alone so many pixels, raw or prepared.
+MOST_IMAGES, _MOST_PIXELS = 256, 2**20
+# What an app is sent; Pillow knows many more, some of them programs that it hands to others, as PostScript.
+_KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
+_UINT8 = np.dtype(np.uint8)
+# The last axis of (height, width, channels), as other libraries read files; no image is meant to be so narrow.
+_CHANNELS = (1, 3, 4)
+_MAKE_GREY = "; of colours make grey levels first, as PIL's convert('L') does"
+
+
+def most_images(height: int, width: int) -> int:
+    """Return how many images of this size one run takes."""
+    return min(MOST_IMAGES, max(1, _MOST_PIXELS // (height * width)))
+
+
+def stack_of(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return an array as raw images (n, height, width); raise InputMismatchError if it is something else."""
+    if type(images) is not np.ndarray:
+        if hasattr(images, "mask"):
+            raise InputMismatchError("expected images, got a masked array; fill what is masked with 0 first")
+        images = np.asarray(images)
+    stack = images[None] if images.ndim == 2 else images
+    if stack.dtype != _UINT8 or stack.ndim != 3:
+        raise InputMismatchError(
+            f"expected uint8 images (n, height, width) with 0 to 255, got {images.dtype} {images.shape}{_advice(stack)}"
+        )
+    if images.ndim == 3 and images.shape[2] in _CHANNELS:
+        raise InputMismatchError(
+            f"an array {images.shape} looks like one image in colours, not like images (n, height, width){_MAKE_GREY}"
+        )
+    if not stack.size:
+        raise InputMismatchError(f"no images were given, or images of 0 pixels: uint8 {images.shape}")
+    _check_size(*stack.shape[1:])
+    return stack
+
+
+def stacks_of(images: Images) -> Iterator[NDArray[np.uint8]]:
+    """Yield raw images as arrays (n, height, width), each of one size and no larger than one run takes.
+
+    Args:
+        images: An array (n, height, width) or (height, width), a PIL image, or any number of those two one by one.
+
+    Raises:
+        InputMismatchError: They are something else.
+    """
+    for stack in (stack_of(images),) if isinstance(images, np.ndarray) else _grouped(images):
+        most = most_images(*stack.shape[1:])
+        for start in range(0, len(stack), most):
+            yield stack[start : start + most]
+
+
+def _grouped(images: Image | Iterable[Any]) -> Iterator[NDArray[np.uint8]]:
+    """Yield images of one size that follow each other as one array."""
+    if isinstance(images, str | os.PathLike):
+        raise InputMismatchError(
+            f"expected images, got the path {images!r}; read it with cnndeploy.read_image"
+        )
+    if isinstance(images, bytes | bytearray | memoryview | type):
+        raise InputMismatchError(
+            f"expected images, got {type(images).__name__}; cnndeploy.read_image reads bytes"
+        )
+    if hasattr(images, "convert"):
+        images = [images]
+    if not isinstance(images, Iterable):
+        raise InputMismatchError(f"expected images, got {type(images).__name__}")
+    for (height, width), same_size in itertools.groupby(map(_one, images), key=np.shape):
+        while group := list(itertools.islice(same_size, most_images(height, width))):
+            yield np.stack(group)
+
+
+def _one(image: Any) -> NDArray[np.uint8]:
+    """Return an element of a list as (height, width)."""
+    if hasattr(image, "convert") and not isinstance(image, type):
+        image = _grey(image)
+    if not isinstance(image, np.ndarray) or image.ndim != 2:
+        kind = f"an array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise InputMismatchError(
+            f"expected a list of images, each uint8 (height, width) or a PIL image, got {kind} in it"
+        )
+    one: NDArray[np.uint8] = stack_of(image)[0]
+    return one
+
+
+def _advice(images: NDArray[Any]) -> str:
+    """Say how an array that is no stack of raw images may become one."""
+    if images.dtype.kind == "f":
+        return "; of values from 0 to 1 make (images * 255).round().astype(np.uint8)"
+    if images.dtype.kind == "b":
+        return "; of True and False make images * np.uint8(255)"
+    if images.dtype.kind in "iu" and images.dtype != _UINT8:
+        return "; of values from 0 to 255 make images.astype(np.uint8)"
+    if images.ndim == 4:
+        return "; of one channel take images[:, 0]" if images.shape[1] == 1 else _MAKE_GREY
+    return ""
+
+
+def _check_size(height: int, width: int) -> None:
+    if max(height, width) > MAX_SIDE:
+        raise InputMismatchError(f"image is {width} x {height} pixels; the limit is {MAX_SIDE} a side")
+
+
+def read_image(source: str | os.PathLike[str] | BinaryIO | bytes) -> NDArray[np.uint8]:
+    """Read a BMP, GIF, JPEG, PNG, PGM, PPM, TIFF or WebP file as grey levels, upright; what is transparent is black.
+
+    Args:
+        source: A path, an open binary file, as an upload is, or the content of a file.
+
+    Returns:
+        uint8 (height, width).
+
+    Raises:
+        DataError: No image, damaged, grey levels of more than 8 bits, or more than 8192 pixels a side.
+
+    >>> cnndeploy.read_image("shoe.png").shape
+    (28, 28)
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    name = f"{source}" if isinstance(source, str | os.PathLike) else "the file"
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    try:
+        with Image.open(file, formats=_KINDS) as image:
+            return _grey(image)
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such file") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{name} is a folder; give the paths of image files") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name} is not an image of a kind that is read here: {', '.join(_KINDS)}") from error
+    except (InputMismatchError, DataError) as error:
+        raise DataError(f"{name}: {error}") from error
+    except Exception as error:  # whatever a damaged file makes Pillow do
+        raise DataError(f"{name} cannot be read as an image: {error}") from error
+
+
+def _grey(image: Image) -> NDArray[np.uint8]:
+    """Return a PIL image as uint8 (height, width); what is transparent is background, which is black here."""
+    from PIL import Image as Pillow, ImageOps
+
+    _check_size(image.height, image.width)  # before its pixels are read
+    if image.mode.startswith(("I", "F")):
+        raise InputMismatchError("the image has more than 8 bits a channel; convert it to 8 bits first")
+    try:
+        image = ImageOps.exif_transpose(image)  # a photo taken upright may be stored lying
+        if image.has_transparency_data:
+            image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "black"), image.convert("RGBA"))
+        return np.asarray(image.convert("L"))
+    except Exception as error:  # as in read_image()
+        raise DataError(f"the image cannot be read: {error}") from error

@@ -1,0 +1,141 @@
+"""Budgets: how much accuracy does a lossy file lose against its checkpoint, and is that within what it may?"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnndeploy.deployment import Source, resolve
+from cnndeploy.errors import ArtifactError, QuantizationError
+from cnndeploy.progress import Progress, silent
+from cnndeploy.run import Run
+from cnndeploy.verification.budget_report import BudgetReport
+from cnndeploy.verification.examination import Examination, examination
+from cnndeploy.verification.paired import paired_interval
+from cnndeploy.verification.reference import Reference
+from cnndeploy.verification.runner import NotRun
+
+BATCH = 64
+# Of the largest logit: what a batch may give differently when it is run again. A runtime gives the same bits.
+REPEATABLE = 3e-5
+# Of so many images, ten classes are never one.
+_FEWEST_TO_DIFFER = 16
+
+
+def verify_budget(
+    artifact: Source,
+    against: Source | Reference,
+    *,
+    budget: float,
+    run: Run | None = None,
+    images: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> BudgetReport:
+    """Measure what a lossy file loses on test images, against its checkpoint in eager PyTorch float32 on the CPU.
+
+    Each side runs in a process of its own. The budget is held against the upper end of the paired 95% interval of
+    the loss, which the loss exceeds in 2.5% of cases, and not against the loss that happened to be measured.
+
+    Args:
+        artifact: A file that is lossy, or is run with options that are; or a deployment's folder.
+        against: The checkpoint it came from, or a :class:`Reference` of it, which runs it once for many files.
+        budget: Percentage points of accuracy that may be lost.
+        run: How the artifact is run.
+        images: The first so many test images, all of them by default.
+        data_dir: Folder of the data set; a Reference has its own.
+        progress: Called with the images run and the images to run in all, on both sides together.
+
+    Returns:
+        The report; nothing is raised if the budget is exceeded, see :meth:`BudgetReport.require`.
+
+    Raises:
+        ArtifactError, CheckpointError: A file cannot be opened, or gives up no accuracy on purpose.
+        QuantizationError: The budget is not a number above 0 and at most 100.
+        DeviceUnavailableError: The device does not work here.
+        DataError: The data set is missing or damaged.
+
+    >>> cnndeploy.verify_budget("lenet.int8.onnx", "lenet.pt", budget=20, images=64).within_budget
+    True
+    """
+    require_budget(budget)
+    candidate = resolve(artifact, run)
+    candidate.artifact.require_manifest()
+    if not candidate.lossy:
+        raise ArtifactError(
+            f"{candidate.artifact.path} computes in float32, so it has no budget: it is equivalent or it is not. "
+            "Use verify."
+        )
+    with examination(candidate, against, images, data_dir, progress) as opened:
+        report = BudgetReport(**opened.identity(), budget_points=float(budget))
+        if not (reasons := opened.mismatches()):
+            report = _measured(opened, report)
+        return replace(report, reasons=(*report.reasons, *reasons, *opened.replaced()))
+
+
+def require_budget(budget: float) -> None:
+    """Raise QuantizationError unless it is a number of percentage points."""
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 100:
+        raise QuantizationError(
+            f"a budget is in percentage points of accuracy, above 0 and at most 100, as 0.5 is; not {budget!r}"
+        )
+
+
+def _measured(opened: Examination, report: BudgetReport) -> BudgetReport:
+    """Run both sides and fill in the figures, or the reasons why there are none."""
+    count = len(opened.test)
+    opened.total = 2 * count + BATCH
+    batches = [list(range(start, min(start + BATCH, count))) for start in range(0, count, BATCH)]
+    try:
+        logits, again = opened.logits(batches), opened.logits(batches[:1])
+    except NotRun as error:
+        return replace(report, reasons=(str(error),))
+    if not np.isfinite(logits).all():
+        first = int(np.argmin(np.isfinite(logits).all(axis=1)))
+        return replace(
+            report, reasons=(f"the artifact gives NaN or infinite logits, first for image {first}",)
+        )
+    scale = np.abs(logits[: len(again)]).max(axis=1)  # (batch,)
+    if (np.abs(again - logits[: len(again)]).max(axis=1) > REPEATABLE * scale).any():
+        reason = "run again, the same images give other logits: something random is active"
+        return replace(report, reasons=(reason,))
+    expected = opened.reference.labels(count, progress=opened.counting())
+    if count >= _FEWEST_TO_DIFFER and len(np.unique(expected)) == 1:
+        reason = "the checkpoint gives all images the same label, so agreement proves nothing; train it"
+        return replace(report, reasons=(reason,))
+    return _with_figures(report, logits.argmax(axis=1), expected, opened.test.labels)
+
+
+def _with_figures(
+    report: BudgetReport,
+    labels: NDArray[np.intp],
+    expected: NDArray[np.intp],
+    truth: NDArray[np.uint8],
+) -> BudgetReport:
+    """Compare the labels (images,) of both sides with the true ones."""
+    right, wanted = labels == truth, expected == truth
+    lost, gained, count = int((wanted & ~right).sum()), int((right & ~wanted).sum()), len(labels)
+    low, high = paired_interval(lost, gained, count)
+    loss, most = 100 * (lost - gained) / count, 100 * high
+    reasons = report.reasons
+    if most > report.budget_points:
+        reasons = (
+            f"it loses {loss:.2f} percentage points of accuracy, and as far as {count:,} images can tell up to "
+            f"{most:.2f}, beyond the budget of {report.budget_points:g}",
+        )
+    return replace(
+        report,
+        images=count,
+        top1_agreement=float((labels == expected).mean()),
+        artifact_accuracy=float(right.mean()),
+        checkpoint_accuracy=float(wanted.mean()),
+        loss_points=loss,
+        loss_low_points=100 * low,
+        loss_high_points=most,
+        gained=gained,
+        lost=lost,
+        reasons=reasons,
+    )

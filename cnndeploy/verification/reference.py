@@ -1,0 +1,194 @@
+"""Reference: a checkpoint in eager PyTorch, run once for everything that is held against it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnndeploy import data
+from cnndeploy.deployment import Source, resolve
+from cnndeploy.errors import ArtifactError
+from cnndeploy.progress import Deadline, Progress, silent
+from cnndeploy.run import Run, Threads
+from cnndeploy.runtimes import Activation
+from cnndeploy.verification.report import SideFacts
+from cnndeploy.verification.runner import AS_IT_IS, Computation, NotRun, Runner
+
+# Eager PyTorch keeps every activation of a layer at once; smaller batches bound the memory of large networks.
+_BATCH, _FLOAT64_BATCH = 64, 32
+
+
+class Reference:
+    """What a checkpoint computes for the test images, in eager PyTorch on the CPU; a context manager.
+
+    The checkpoint is opened in one worker process, when it is first needed. Its logits are remembered, so that
+    verifying several files, quantizing and tuning run it once.
+
+    >>> with cnndeploy.Reference("lenet.pt") as reference:
+    ...     [cnndeploy.verify(file, reference, images=64).verdict for file in ("lenet.onnx", "lenet.torchscript")]
+    ['equivalent', 'equivalent']
+    """
+
+    def __init__(
+        self,
+        checkpoint: Source,
+        *,
+        threads: Threads | None = None,
+        data_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Open the checkpoint, and start nothing yet.
+
+        Args:
+            checkpoint: What ``cnndeploy train`` wrote.
+            threads: CPU threads, all that the process may use by default.
+            data_dir: Folder of the data set.
+
+        Raises:
+            ArtifactError, CheckpointError: It cannot be read, or is no checkpoint.
+            DataError: The data set is missing or damaged.
+        """
+        self.candidate = resolve(checkpoint, Run(device="cpu", threads=threads))
+        self.artifact = self.candidate.artifact
+        self.data_dir = None if data_dir is None else os.fspath(data_dir)
+        if self.artifact.format != "checkpoint":
+            raise ArtifactError(
+                f"{self.artifact.path} is {self.artifact.format}; verify against the checkpoint it came from"
+            )
+        self.test = data.load("test", data_dir)
+        self._runner: Runner | None = None
+        self._is_open = False
+        self._known: dict[Computation, tuple[NDArray[Any], NDArray[np.bool_]]] = {}
+
+    def start(self) -> None:
+        """Start the worker, if none is at work, and do not wait for it."""
+        self._started()
+
+    @property
+    def facts(self) -> SideFacts:
+        """How the checkpoint is run."""
+        return self._opened().facts
+
+    def logits(
+        self,
+        images: Sequence[int],
+        computation: Computation = AS_IT_IS,
+        *,
+        deadline: Deadline | None = None,
+        progress: Progress = silent,
+    ) -> NDArray[Any]:
+        """Return logits (images, classes): float32, or float64 if that is computed.
+
+        Args:
+            images: Numbers of test images.
+            computation: What to compute.
+            deadline: Checked after every batch; what was computed until then is remembered.
+            progress: Called with the images that are known, of how many.
+
+        Raises:
+            ArtifactError: The checkpoint cannot be run.
+            Stopped: The deadline passed.
+        """
+        rows, known = self._memory(computation)
+        missing = [number for number in images if not known[number]]
+        size = _FLOAT64_BATCH if computation.precision == "float64" else _BATCH
+        batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+        done = len(images) - len(missing)
+        try:
+            for batch, logits in zip(batches, self._run(batches, computation), strict=True):
+                if logits.shape != (len(batch), rows.shape[1]):
+                    raise NotRun(f"it gives {logits.shape} for {len(batch)} images")
+                rows[batch], known[batch] = logits, True
+                done += len(batch)
+                progress(done, len(images), "Running the checkpoint")
+                if deadline is not None and done < len(images):
+                    deadline.check()
+        except NotRun as error:
+            raise ArtifactError(f"{self.artifact.path} cannot be run: {error}") from error
+        except BaseException:  # a worker that was left in the middle of its answers cannot be asked again
+            self.release()
+            raise
+        return rows_of(rows, images)
+
+    def labels(
+        self, count: int, *, deadline: Deadline | None = None, progress: Progress = silent
+    ) -> NDArray[np.intp]:
+        """Return the label that the checkpoint gives each of the first ``count`` images.
+
+        Raises:
+            ArtifactError: The checkpoint cannot be run, or gives NaN or infinity.
+            Stopped: The deadline passed.
+        """
+        logits = self.logits(range(count), deadline=deadline, progress=progress)
+        if not np.isfinite(logits).all():
+            raise ArtifactError(f"{self.artifact.path} gives NaN or infinite logits; train it again")
+        labels: NDArray[np.intp] = logits.argmax(axis=1)
+        return labels
+
+    def activations(self, batch: list[int], folder: Path, computation: Computation) -> list[Activation]:
+        """Return what each module computes for one batch, as :meth:`Runner.activations`."""
+        return self._opened().activations(batch, folder, computation)
+
+    def release(self) -> None:
+        """End the worker and free its memory; what it computed is still known, and it starts again if needed."""
+        if self._runner is not None:
+            self._runner.__exit__(None, None, None)
+            self._runner = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _memory(self, computation: Computation) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return logits (test images, classes), and which of them are known; unwritten rows take no memory yet."""
+        if computation not in self._known:
+            classes = int(self.artifact.require_manifest().output.shape[-1])
+            dtype = np.float64 if computation.precision == "float64" else np.float32
+            rows: NDArray[Any] = np.empty((len(self.test), classes), dtype)
+            self._known[computation] = rows, np.zeros(len(self.test), bool)
+        return self._known[computation]
+
+    def _run(self, batches: Sequence[list[int]], computation: Computation) -> Iterator[NDArray[Any]]:
+        return self._opened().logits(batches, computation) if batches else iter(())
+
+    def _started(self) -> Runner:
+        if self._runner is None:
+            self._runner = Runner(self.candidate, self.data_dir)
+            self._is_open = False
+        return self._runner
+
+    def _opened(self) -> Runner:
+        runner = self._started()
+        if not self._is_open:
+            runner.wait_until_open()
+            self._is_open = True
+        return runner
+
+
+def rows_of(rows: NDArray[Any], images: Sequence[int]) -> NDArray[Any]:
+    """Return the rows of these images; of a range without a copy."""
+    if isinstance(images, range) and images.step == 1:
+        return rows[images.start : images.stop]
+    return rows[list(images)]
+
+
+@contextlib.contextmanager
+def borrowed(
+    against: Source | Reference, threads: Threads | None, data_dir: str | os.PathLike[str] | None
+) -> Iterator[Reference]:
+    """Yield the reference that was given, or one of the checkpoint that was given, which is then closed."""
+    if isinstance(against, Reference):
+        yield against
+        return
+    with Reference(against, threads=threads, data_dir=data_dir) as reference:
+        yield reference

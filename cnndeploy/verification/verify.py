@@ -1,0 +1,236 @@
+"""Equivalence: does an artifact compute what its checkpoint computes, on real images?"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnndeploy.deployment import Source, resolve
+from cnndeploy.errors import ArtifactError, CnndeployError
+from cnndeploy.progress import Progress, silent
+from cnndeploy.run import Run
+from cnndeploy.verification.comparison import Comparison, Tolerance
+from cnndeploy.verification.decisions import decide
+from cnndeploy.verification.divergence import IMAGES, Divergence, find_divergence
+from cnndeploy.verification.examination import Examination, examination
+from cnndeploy.verification.invariance import check_invariance, probes
+from cnndeploy.verification.oracle import check_against_oracle
+from cnndeploy.verification.reference import Reference, rows_of
+from cnndeploy.verification.report import EquivalenceReport
+from cnndeploy.verification.runner import Computation, NotRun
+
+BATCH_SIZES = (1, 2, 3, 7, 64, 256)
+# float64 takes eager several times as long: all images of a small network, so many of a larger one.
+ORACLE_IMAGES, ORACLE_SEED, _SMALL = 256, 0, 28 * 28
+# A file that takes raw images takes them of any size: it is also run on so many of other heights and widths.
+IMAGE_SIZES, _IMAGES_OF_A_SIZE = ((45, 33), (17, 60)), 7
+# Another computation explains an artifact's logits if it leaves less than this of their error.
+_EXPLAINED = 0.1
+
+
+def verify(
+    artifact: Source,
+    against: Source | Reference,
+    *,
+    run: Run | None = None,
+    images: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> EquivalenceReport:
+    """Run test images through an artifact and through its checkpoint, and compare.
+
+    The artifact is opened from disk in a process of its own, which loads no torch for an ONNX file; its
+    checkpoint, in eager PyTorch on the CPU, in another. Images are run in batches of :data:`BATCH_SIZES` in
+    turn, so that every size is used throughout and memory stays bounded.
+
+    Args:
+        artifact: The exported file, or a deployment's folder.
+        against: The checkpoint it was exported from, or a :class:`Reference` of it, which runs it once for many files.
+        run: How the artifact is run; its precision is float32, or on CUDA ``tf32``, as ONNX Runtime's default lets
+            products be taken. The tolerance is TF32's then, and the artifact's error is held against that of the
+            checkpoint computed in TF32.
+        images: The first so many test images, all of them by default.
+        data_dir: Folder of the data set; a Reference has its own.
+        progress: Called with the images run and the images to run in all, on both sides together.
+
+    Returns:
+        The report; nothing is raised if the two differ, see :meth:`EquivalenceReport.require`.
+
+    Raises:
+        ArtifactError, CheckpointError: A file cannot be opened, or the artifact is lossy: that is verify_budget's.
+        DeviceUnavailableError: The device does not work here.
+        DataError: The data set is missing or damaged.
+
+    >>> cnndeploy.verify("lenet.onnx", "lenet.pt", images=64).require()
+    """
+    candidate = resolve(artifact, run)
+    candidate.artifact.require_manifest()
+    if candidate.lossy:
+        raise ArtifactError(
+            f"{candidate.artifact.path} gives up accuracy on purpose, so it is never equivalent. Measure what it loses "
+            "with verify_budget"
+        )
+    with examination(candidate, against, images, data_dir, progress) as opened:
+        evidence = _Evidence(opened)
+        reasons = opened.mismatches() or evidence.gather()
+        facts = {"artifact_side": opened.runner.facts, "against_side": opened.reference.facts}
+        reasons += opened.replaced()
+        return replace(evidence.report, reasons=tuple(reasons), **opened.identity(), **facts)
+
+
+class _Evidence:
+    """Runs both sides, one after the other, and notes in ``report`` what each check found."""
+
+    def __init__(self, opened: Examination) -> None:
+        self._opened = opened
+        self._test = range(len(opened.test))
+        self._maths = opened.candidate.run.choices.precision
+        manifest = opened.candidate.artifact.require_manifest()
+        self._takes_images = manifest.takes_images
+        # what a simplified file computes inside is held against the checkpoint simplified alike, its logits never
+        self._simplified = bool(manifest.rewrites)
+        tolerance = Tolerance.of_tf32() if self._maths == "tf32" else Tolerance()
+        self.report = EquivalenceReport(**opened.identity(), tolerance=tolerance)
+        self._sample = self._oracle_sample()
+        self._probes = probes(len(self._test))
+        oracle_runs = 2 if self._maths == "tf32" else 1
+        opened.total = 2 * len(self._test) + oracle_runs * len(self._sample) + sum(map(len, self._probes))
+
+    def gather(self) -> list[str]:
+        """Return the reasons against equivalence; none if there are none."""
+        try:
+            artifact = self._opened.logits(list(_batches(len(self._test), BATCH_SIZES)))
+            probed = self._opened.logits(self._probes)
+        except NotRun as error:
+            return [str(error)]
+        expected = self._reference(self._test)
+        reasons = self._compare(artifact, expected)
+        if self.report.max_abs_error is not None:
+            reasons += [*self._check_oracle(artifact, expected), *self._check_invariance(probed)]
+            reasons += self._check_other_sizes()
+            decisions = decide(artifact, expected, self._opened.test.labels)
+            self.report = replace(self.report, decisions=decisions)
+        return [*reasons, *self._look_inside(artifact, expected)] if reasons else []
+
+    def _reference(self, images: Sequence[int], computation: Computation | None = None) -> NDArray[Any]:
+        return self._opened.reference.logits(
+            images, computation or Computation(), progress=self._opened.counting()
+        )
+
+    def _in_float64(self) -> Computation:
+        return Computation("float64", from_raw=self._takes_images)
+
+    def _compare(self, artifact: NDArray[np.float32], expected: NDArray[np.float32]) -> list[str]:
+        """Compare the logits (images, classes) within the tolerance, batch by batch."""
+        comparison = Comparison(self.report.tolerance)
+        reasons: list[str] = []
+        for batch in _batches(len(self._test), BATCH_SIZES):
+            part = slice(batch[0], batch[-1] + 1)
+            if (reason := comparison.add(expected[part], artifact[part])) is not None:
+                reasons = [reason]
+                break
+        self.report = replace(
+            self.report,
+            images=comparison.images,
+            batch_sizes=tuple(sorted(comparison.batch_sizes)),
+            max_abs_error=None if reasons else comparison.max_abs_error,
+            max_rel_error=None if reasons else comparison.max_rel_error,
+            top1_agreement=comparison.top1_agreement,
+        )
+        return reasons or comparison.reasons()
+
+    def _check_oracle(self, artifact: NDArray[np.float32], expected: NDArray[np.float32]) -> list[str]:
+        """Hold the artifact's error from float64 against eager's own, in the artifact's maths."""
+        exact = self._reference(self._sample, self._in_float64())
+        rounded = rows_of(expected, self._sample)
+        if self._maths != "float32":
+            rounded = self._reference(self._sample, Computation(self._maths))
+        oracle = check_against_oracle(rows_of(artifact, self._sample), rounded, exact, ORACLE_SEED)
+        self.report = replace(self.report, oracle=oracle)
+        return oracle.reasons()
+
+    def _check_invariance(self, probed: NDArray[np.float32]) -> list[str]:
+        """See whether an image has the same logits again, alone and in a batch."""
+        invariance = check_invariance(self._probes, probed, self.report.tolerance.relative)
+        self.report = replace(self.report, batch_invariance=invariance)
+        return invariance.reasons()
+
+    def _check_other_sizes(self) -> list[str]:
+        """See whether a file that takes raw images gives the checkpoint's logits for those of other sizes too."""
+        batch = list(self._test[:_IMAGES_OF_A_SIZE])
+        for size in IMAGE_SIZES if self._takes_images else ():
+            comparison, computation = Comparison(self.report.tolerance), Computation(size=size)
+            try:
+                (logits,) = self._opened.runner.logits([batch], computation)
+            except NotRun as error:
+                return [f"on images of {size[0]} x {size[1]}: {error}"]
+            reason = comparison.add(self._reference(batch, computation), logits)
+            reasons = comparison.reasons() if reason is None else [reason]
+            if reasons:
+                return [f"on images of {size[0]} x {size[1]}: {reasons[0]}"]
+            self.report = replace(self.report, other_image_sizes=(*self.report.other_image_sizes, size))
+        return []
+
+    def _look_inside(self, artifact: NDArray[Any], expected: NDArray[Any]) -> list[str]:
+        """Say which module departs first, on the images whose logits (images, classes) differ most, and why."""
+        with np.errstate(all="ignore"):
+            difference = np.abs(artifact - expected).max(axis=1) / np.abs(expected).max(axis=1)
+        worst = np.argsort(np.where(np.isfinite(difference), -difference, -np.inf))[:IMAGES].tolist()
+        runner, reference = self._opened.runner, self._opened.reference
+        eager = Computation(self._maths, simplified=self._simplified)
+        try:
+            with tempfile.TemporaryDirectory() as name:
+                divergence = find_divergence(
+                    worst,
+                    runner.activations(worst, Path(name, "artifact")),
+                    reference.activations(worst, Path(name, "eager"), eager),
+                    reference.activations(
+                        worst, Path(name, "exact"), replace(self._in_float64(), simplified=self._simplified)
+                    ),
+                )
+            rounded = self._rounded_weights(artifact[worst], worst)
+        except (NotRun, CnndeployError) as error:  # the verdict stands without
+            divergence = Divergence(tuple(worst), (), None, f"which module departs is not known: {error}")
+            rounded = []
+        self.report = replace(self.report, divergence=divergence)
+        return [*divergence.reasons(), *rounded]
+
+    def _rounded_weights(self, artifact: NDArray[Any], images: list[int]) -> list[str]:
+        """Say whether the checkpoint with its weights rounded to a smaller dtype explains the logits."""
+        computation = replace(self._in_float64(), simplified=self._simplified)
+
+        def error(rounded: Computation) -> float:
+            return float(np.abs(artifact - self._reference(images, rounded)).max())
+
+        unrounded = error(computation)
+        return [
+            f"it computes what the checkpoint computes with its weights rounded to {dtype}"
+            for dtype in ("float16", "bfloat16")
+            if error(replace(computation, weights=dtype)) < _EXPLAINED * unrounded  # type: ignore[arg-type]
+        ]
+
+    def _oracle_sample(self) -> Sequence[int]:
+        """Return the images that float64 is run on, in order."""
+        height, width = self._opened.reference.artifact.require_manifest().preprocessing.size
+        if height * width <= _SMALL or len(self._test) <= ORACLE_IMAGES:
+            return self._test
+        drawn = np.random.default_rng(ORACLE_SEED).choice(len(self._test), ORACLE_IMAGES, replace=False)
+        return sorted(drawn.tolist())
+
+
+def _batches(images: int, sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the images' numbers in order, in batches of each size in turn; the last batch is what is left."""
+    start = 0
+    for size in itertools.cycle(sizes):
+        if start >= images:
+            return
+        yield list(range(start, min(start + size, images)))
+        start += size

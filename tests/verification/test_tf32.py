@@ -1,0 +1,62 @@
+"""Verification in TF32, by a runtime that says it is a GPU and computes on the CPU as one would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from broken import importable, install_runtime
+
+from cnndeploy.runtimes.eager import _to_tf32
+from cnndeploy.verification.verify import verify
+from helpers import Trained
+
+EMULATED_GPU = """
+from cnndeploy.devices import DeviceStatus
+from cnndeploy.runtimes.eager import open_tf32
+
+class _Runtime:
+    formats = ("checkpoint",)
+    package = "torch"
+    options = frozenset()
+
+    def devices(self):
+        return {"cpu": DeviceStatus(True), "cuda:0": DeviceStatus(True)}
+
+    def open(self, artifact, *, device, threads, tf32, options):
+        session = open_tf32(artifact, threads=threads)
+        session.device, session.tf32 = "cuda:0", tf32
+        return session
+
+RUNTIME = _Runtime()
+"""
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_no_fault_where_it_was_allowed(tf32: bool, trained: Trained, tmp_path: Path) -> None:
+    install_runtime(tmp_path, EMULATED_GPU)
+    with importable(tmp_path):
+        report = verify(
+            trained.checkpoint, trained.checkpoint, runtime="broken", device="cuda", tf32=tf32, images=20
+        )
+    assert report.equivalent is tf32, report.reasons
+    assert report.oracle is not None
+    assert report.artifact_side is not None
+    assert report.artifact_side.settings["tf32"] is tf32
+    if tf32:
+        assert report.tolerance.relative == 1e-2
+        assert report.oracle.ratio == pytest.approx(1)
+        assert report.oracle.eager_max > 1e-5  # the yardstick is TF32's error, not float32's
+    else:
+        assert report.oracle.ratio > 100
+
+
+def test_tf32_keeps_ten_bits_rounded_to_even() -> None:
+    one_step = 2.0**-10
+    values = np.array(
+        [1, 1 + one_step, 1 + one_step / 2, 1 + 1.5 * one_step, -1 - 0.6 * one_step, 3.3, 0], "f4"
+    )
+    expected = [1, 1 + one_step, 1, 1 + 2 * one_step, -1 - one_step, 3.30078125, 0]
+    assert _to_tf32(torch.tensor(values)).tolist() == expected
