@@ -19,7 +19,7 @@ from cnndeploy.machine import versions
 from cnndeploy.specs import Manifest
 
 if TYPE_CHECKING:
-    from cnndeploy.training.checkpoint import Checkpoint
+    from cnndeploy.checkpoint import Checkpoint
 
 ModelInput = Literal["tensor", "image"]
 
@@ -92,7 +92,7 @@ def export(
     if input == "image" and "input" not in exporter.options:
         raise ExportError(f"the exporter {model_format} writes no files that take raw images")
 
-    from cnndeploy.training.checkpoint import Checkpoint  # needs torch, which get() has just made sure of
+    from cnndeploy.checkpoint import Checkpoint  # needs torch, which get() has just made sure of
 
     target = Path(path) if path is not None else Path(checkpoint).with_suffix(exporter.suffix)
     loaded = Checkpoint.load(checkpoint)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.exporters import ExportOptions, exported_manifest
 from cnndeploy.simplification import fold_preprocessing, simplify
 from cnndeploy.specs import RAW_SIDE, Manifest, Preprocessing
-from cnndeploy.training.checkpoint import Checkpoint
 
 WRAPPED = "network"
 """The attribute of :class:`ImageNetwork` under which the checkpoint's modules lie."""

@@ -10,7 +10,6 @@ if __name__ != "cnndeploy.runtimes":
 
 import importlib.util
 import os
-import re
 import time
 import weakref
 from abc import ABC, abstractmethod
@@ -24,6 +23,9 @@ from numpy.typing import NDArray
 
 from cnndeploy import registry
 from cnndeploy.artifact import Artifact
+from cnndeploy.devices import DeviceStatus as DeviceStatus
+from cnndeploy.devices import device_index as device_index
+from cnndeploy.devices import fork_count
 from cnndeploy.errors import (
     ArtifactError,
     CnndeployError,
@@ -42,35 +44,17 @@ _LARGE_S, _WORTH_IT = 0.005, 1.1
 _MOST_THREADS = 1024
 _TRIAL_S, _FEWEST_TRIALS = 0.001, 5
 
-_forks = 0  # from the process that imported this to the one that runs it
-
-
 _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _inherited: list[Session] = []
 
 
-def _count_fork() -> None:
+def _keep_inherited() -> None:
     """In a forked process: what was open is never released, for a runtime may wait for threads that are not there."""
-    global _forks  # noqa: PLW0603 - a fact of the process
-    _forks += 1
     _inherited.extend(_open_sessions)
 
 
-def was_forked() -> bool:
-    """Whether this process was forked off after this package was imported."""
-    return _forks > 0
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count_fork)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceStatus:
-    """Whether a device works on this machine, and if not, why."""
-
-    usable: bool
-    reason: str = ""
+    os.register_at_fork(after_in_child=_keep_inherited)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +126,7 @@ class Session(ABC):
         self.device = device
         self.threads = threads
         self._closed = False
-        self._forks = _forks
+        self._forks = fork_count()
         self._accepted: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
         _open_sessions.add(self)
 
@@ -161,7 +145,7 @@ class Session(ABC):
         """
         if self._closed:
             raise self._closed_error()
-        if self._forks != _forks:
+        if self._forks != fork_count():
             raise ArtifactError(
                 f"{self.artifact.path} was opened before this process was forked, and a runtime's threads do not live "
                 "on in a fork. Open it in this process, or start processes by multiprocessing's 'spawn'."
@@ -213,7 +197,7 @@ class Session(ABC):
     def close(self) -> None:
         """Release the model; closing twice is harmless, and so is closing while another thread runs it."""
         self._closed = True
-        if self._forks == _forks:
+        if self._forks == fork_count():
             self._release()
 
     def _release(self) -> None:  # noqa: B027 - a runtime that holds nothing needs none
@@ -371,22 +355,3 @@ def _median_seconds(session: Session, feeds: Arrays) -> float:
 def default_runtime(model_format: str) -> str:
     """The runtime that opens a format unless another is asked for."""
     return registry.get("formats", model_format).default_runtime
-
-
-def device_index(device: str, runtime: str, devices: Mapping[str, DeviceStatus]) -> int | None:
-    """The GPU that a device names, or None for the CPU, once it is known to work; ``cuda`` is ``cuda:0``.
-
-    Raises:
-        DeviceUnavailableError: Unknown, or it does not work here; the message lists those that do.
-    """
-    name = "cuda:0" if device == "cuda" else device
-    status = devices.get(name, DeviceStatus(False, "no such device is known"))
-    if name not in devices and re.fullmatch(r"cuda:\d+", name):
-        status = devices.get("cuda", DeviceStatus(False, "this machine has no such GPU"))
-    if not status.usable:
-        usable = ", ".join(each for each, its in devices.items() if its.usable) or "none"
-        raise DeviceUnavailableError(
-            f"The device {device!r} is not available to {runtime}: {status.reason}. "
-            f"Available: {usable}. Nothing was run on another device instead."
-        )
-    return int(name.partition(":")[2]) if name != "cpu" else None

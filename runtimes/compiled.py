@@ -8,8 +8,8 @@ import shutil
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, RuntimeOptions
-from cnndeploy.runtimes._torch import open_device, torch_devices
 from cnndeploy.runtimes.eager import EagerSession, network_of
+from cnndeploy.torch_device import open_device, torch_devices
 
 _COMPILERS = ("g++", "clang++", "c++")
 _BATCH_SIZES = 64

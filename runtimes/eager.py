@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError
 from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, RuntimeOptions
-from cnndeploy.runtimes._torch import TorchSession, open_device, torch_devices
+from cnndeploy.runtimes._torch import TorchSession
+from cnndeploy.torch_device import open_device, torch_devices
 
 if TYPE_CHECKING:
     import torch
@@ -128,8 +129,8 @@ def network_of(artifact: Artifact, device: torch.device, *, simplified: bool = F
     """A checkpoint's network in eval mode, on ``device``, as it is or ``simplified`` as exporters do."""
     import torch
 
+    from cnndeploy.checkpoint import Checkpoint
     from cnndeploy.simplification import simplify
-    from cnndeploy.training.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.load(artifact.path)
     if checkpoint.sha256 != artifact.sha256:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
 from cnndeploy.runtimes import Activation, Arrays, DeviceStatus, RuntimeOptions
-from cnndeploy.runtimes._torch import TorchSession, last_line, open_device, torch_devices
+from cnndeploy.runtimes._torch import TorchSession
+from cnndeploy.torch_device import last_line, open_device, torch_devices
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import fx, nn
 
-from cnndeploy.simplification import _fewest_multiplications, fold_preprocessing, simplify
+from cnndeploy.simplification import fold_preprocessing, simplify
+from cnndeploy.simplification.simplify import _fewest_multiplications
 from cnndeploy.specs import Preprocessing
 
 SEEDS = range(8)

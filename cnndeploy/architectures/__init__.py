@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.specs import Preprocessing
-from cnndeploy.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch

@@ -17,10 +17,10 @@ import torch
 import cnndeploy
 from cnndeploy import registry
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.equivalence import IMAGE_SIZES, verify
 from cnndeploy.errors import ArtifactError, ExportError, UnknownNameError
 from cnndeploy.exporters import export
-from cnndeploy.training.checkpoint import Checkpoint
 from helpers import Trained
 
 EXPORTERS = registry.names("exporters")
@@ -46,7 +46,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(name: str, trained: Trained, t
     """Also in a process that exported another network before, and under another name."""
     script = (
         "import sys, cnndeploy\n"
-        "from cnndeploy.training.checkpoint import Checkpoint\n"
+        "from cnndeploy.checkpoint import Checkpoint\n"
         "checkpoint, name, folder = sys.argv[1:]\n"
         "Checkpoint.untrained('googlenet').save(f'{folder}/other.pt')\n"
         "cnndeploy.export(f'{folder}/other.pt', name)\n"

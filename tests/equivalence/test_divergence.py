@@ -15,6 +15,7 @@ import torch
 from click.testing import Result
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.equivalence import verify
 from cnndeploy.equivalence.divergence import Divergence, find_divergence
 from cnndeploy.exporters import export
@@ -22,7 +23,6 @@ from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.runtimes import Activation
 from cnndeploy.simplification import simplify
-from cnndeploy.training.checkpoint import Checkpoint
 from helpers import Trained
 
 DRAW = np.random.default_rng(0)

@@ -13,13 +13,13 @@ import pytest
 from onnx import numpy_helper
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.equivalence import BATCH_SIZES, _batches, verify
 from cnndeploy.equivalence.report import EquivalenceReport
 from cnndeploy.errors import ArtifactError, DataError, DeviceUnavailableError, NotEquivalentError
 from cnndeploy.exporters import export
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.specs import Manifest
-from cnndeploy.training.checkpoint import Checkpoint
 from helpers import Trained
 
 Edited = Callable[[Callable[[onnx.ModelProto], None]], Path]

@@ -108,7 +108,7 @@ class Checkpoint:
 
 def initialised(name: str, seed: int, initialisation: str | None = None) -> torch.nn.Module:
     """A network with fresh weights, by default as its original recipe says; torch's random state on the CPU is left
-    as it was. See :class:`~cnndeploy.training.recipe.Recipe`.
+    as it was. See :class:`~cnndeploy.architectures._recipe.Recipe`.
     """
     architecture = registry.get("architectures", name)
     initialisation = initialisation or architecture.recipes["original"].initialisation
