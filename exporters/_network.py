@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.exporters._exporter import ExportOptions, exported_manifest
 from cnndeploy.preprocessing import RAW_SIDE, Preprocessing
 from cnndeploy.simplification import fold_preprocessing, simplify
 from cnndeploy.specs import Manifest
-from cnndeploy.training.checkpoint import Checkpoint
 
 WRAPPED = "network"
 """The attribute of :class:`ImageNetwork` under which the checkpoint's modules lie."""

@@ -16,13 +16,13 @@ import torch
 from onnxscript import opset18
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ExportError
 from cnndeploy.exporters._exporter import ExportOptions
 from cnndeploy.exporters._network import WRAPPED, example, network_and_manifest
 from cnndeploy.files import replacing
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.specs import Manifest, TensorSpec
-from cnndeploy.training.checkpoint import Checkpoint
 
 DEFAULT_OPSET = 20
 SUPPORTED_OPSETS = range(18, 24)

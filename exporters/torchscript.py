@@ -17,13 +17,13 @@ from typing import Any
 import torch
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ExportError
 from cnndeploy.exporters._exporter import ExportOptions
 from cnndeploy.exporters._network import example, network_and_manifest, outputs
 from cnndeploy.files import replacing
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.specs import Manifest
-from cnndeploy.training.checkpoint import Checkpoint
 
 # A class scripted for the nth time in a process is named after n, which would make two exports differ.
 _MANGLE = re.compile(rb"___torch_mangle_\d+")

@@ -21,6 +21,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import CnndeployError
 from cnndeploy.exporters import export
 from cnndeploy.exporters.torchscript import quiet
@@ -28,7 +29,6 @@ from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.simplification import simplify
 from cnndeploy.specs import Manifest
-from cnndeploy.training.checkpoint import Checkpoint
 from cnndeploy.training.loop import train
 from cnndeploy.verification.verify import verify
 from helpers import Trained

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.registry import Registry
-from cnndeploy.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch

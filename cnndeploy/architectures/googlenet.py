@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from cnndeploy.architectures import Architecture
+from cnndeploy.architectures._recipe import DEEP, Recipe
 from cnndeploy.preprocessing import Preprocessing
-from cnndeploy.training.recipe import DEEP, Recipe
 
 Pair = tuple[int, int]
 

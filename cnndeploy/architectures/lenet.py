@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from cnndeploy.architectures import Architecture
+from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.preprocessing import Preprocessing
-from cnndeploy.training.recipe import Recipe
 
 
 class LeNet(nn.Module):

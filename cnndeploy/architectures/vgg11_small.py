@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from cnndeploy.architectures import vgg11
-from cnndeploy.training.recipe import Recipe
+from cnndeploy.architectures._recipe import Recipe
 
 ARCHITECTURE = replace(
     vgg11.ARCHITECTURE,

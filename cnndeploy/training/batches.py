@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch.nn import functional
 
+from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.data import Images
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.training.distributed import Processes
-from cnndeploy.training.recipe import Recipe
 
 
 class Batches:

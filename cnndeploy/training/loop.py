@@ -19,12 +19,12 @@ from torch.nn import functional
 from cnndeploy import data
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint, initialised
 from cnndeploy.errors import TrainingError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.machine import keep_freed_memory, usable_cpus
-from cnndeploy.runtimes._torch import last_line, open_device
+from cnndeploy.torch_device import last_line, open_device
 from cnndeploy.training.batches import Batches, generator, preprocess
-from cnndeploy.training.checkpoint import Checkpoint, initialised
 from cnndeploy.training.distributed import Processes, from_environment, joined
 from cnndeploy.training.plan import Plan, Precision
 from cnndeploy.training.rewrite import pool_first

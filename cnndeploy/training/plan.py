@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, Self
 
 from cnndeploy.architectures import ARCHITECTURES
+from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.errors import TrainingError, UnknownNameError
-from cnndeploy.training.recipe import Recipe
 
 Precision = Literal["float32", "bf16"]
 

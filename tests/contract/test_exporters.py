@@ -17,9 +17,9 @@ import torch
 import cnndeploy
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, ExportError, UnknownNameError
 from cnndeploy.exporters import EXPORTERS, export
-from cnndeploy.training.checkpoint import Checkpoint
 from cnndeploy.verification.verify import IMAGE_SIZES, verify
 from helpers import Trained
 
@@ -46,7 +46,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(name: str, trained: Trained, t
     """Also in a process that exported another network before, and under another name."""
     script = (
         "import sys, cnndeploy\n"
-        "from cnndeploy.training.checkpoint import Checkpoint\n"
+        "from cnndeploy.checkpoint import Checkpoint\n"
         "checkpoint, name, folder = sys.argv[1:]\n"
         "Checkpoint.untrained('googlenet').save(f'{folder}/other.pt')\n"
         "cnndeploy.export(f'{folder}/other.pt', name)\n"

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cnndeploy.architectures import ARCHITECTURES
-from cnndeploy.training.checkpoint import initialised
+from cnndeploy.checkpoint import initialised
 
 PARAMETERS = {
     "lenet": 44_426,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.data import Images
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.training.batches import Batches, preprocess
 from cnndeploy.training.distributed import Processes
-from cnndeploy.training.recipe import Recipe
 
 CPU = torch.device("cpu")
 DRAW = np.random.default_rng(0)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from cnndeploy.architectures import ARCHITECTURES
+from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, DataError, TrainingError, UnknownNameError
 from cnndeploy.training import loop
-from cnndeploy.training.checkpoint import Checkpoint
 from cnndeploy.training.loop import Epoch, Step, train
 from cnndeploy.training.plan import Precision
-from cnndeploy.training.recipe import Recipe
 
 
 def test_the_same_seed_gives_bitwise_the_same_weights(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ import torch
 
 from cnndeploy import artifact as artifact_module
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, TrainingError
-from cnndeploy.training.checkpoint import Checkpoint
 from cnndeploy.training.loop import Epoch, train
 from cnndeploy.training.state import State, state_path
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cnndeploy.architectures import ARCHITECTURES
-from cnndeploy.training.checkpoint import initialised
+from cnndeploy.checkpoint import initialised
 from cnndeploy.training.rewrite import pool_first
 
 MOVED = {"lenet": 2, "alexnet": 3, "vgg11_small": 5, "nin": 0, "googlenet": 0}

@@ -15,12 +15,12 @@ import torch
 from click.testing import Result
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.exporters import export
 from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.runtimes import Activation
 from cnndeploy.simplification import simplify
-from cnndeploy.training.checkpoint import Checkpoint
 from cnndeploy.verification.divergence import Divergence, find_divergence
 from cnndeploy.verification.verify import verify
 from helpers import Trained

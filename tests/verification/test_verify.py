@@ -13,11 +13,11 @@ import pytest
 from onnx import numpy_helper
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, DataError, DeviceUnavailableError, NotEquivalentError
 from cnndeploy.exporters import export
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.specs import Manifest
-from cnndeploy.training.checkpoint import Checkpoint
 from cnndeploy.verification.report import EquivalenceReport
 from cnndeploy.verification.verify import BATCH_SIZES, _batches, verify
 from helpers import Trained

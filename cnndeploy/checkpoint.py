@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -47,21 +46,22 @@ class Checkpoint:
         return cls.of(name, initialised(name, seed))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a checkpoint; nothing in the file is run.
+    def load(cls, source: str | os.PathLike[str] | Artifact) -> Self:
+        """Read a checkpoint; nothing in the file is run. An opened artifact is not hashed again.
 
         Raises:
             CheckpointError: The file is no checkpoint of ours, is damaged, or wants to run code.
             ArtifactError: The file is missing or cannot be read.
         """
-        artifact = Artifact.open(path)
+        artifact = source if isinstance(source, Artifact) else Artifact.open(source)
+        path = artifact.path
         if artifact.format != "checkpoint":
             raise CheckpointError(
                 f"{path} is {artifact.format}, not a checkpoint. Make one with: cnndeploy train"
             )
         manifest = artifact.require_manifest()
         try:
-            weights = torch.load(Path(path), map_location="cpu", weights_only=True)[WEIGHTS_KEY]
+            weights = torch.load(path, map_location="cpu", weights_only=True)[WEIGHTS_KEY]
         except Exception as error:  # its own message may advise to load without weights_only
             raise CheckpointError(f"{path} is damaged: torch cannot read its weights") from error
         if not isinstance(weights, dict) or not all(
@@ -108,7 +108,7 @@ class Checkpoint:
 
 def initialised(name: str, seed: int, initialisation: str | None = None) -> torch.nn.Module:
     """A network with fresh weights, by default as its original recipe says; torch's random state on the CPU is left
-    as it was. See :class:`~cnndeploy.training.recipe.Recipe`.
+    as it was. See :class:`~cnndeploy.architectures._recipe.Recipe`.
     """
     architecture = ARCHITECTURES.get(name)
     initialisation = initialisation or architecture.recipes["original"].initialisation

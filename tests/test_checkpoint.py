@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, CheckpointError, ExportError
 from cnndeploy.exporters import export
-from cnndeploy.training.checkpoint import Checkpoint
 from helpers import Trained
 
 
