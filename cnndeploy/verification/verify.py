@@ -108,7 +108,8 @@ class _Evidence:
         """Return the reasons against equivalence; none if there are none."""
         try:
             artifact = self._opened.logits(list(_batches(len(self._test), BATCH_SIZES)))
-            probed = self._opened.logits(self._probes)
+            ends = np.cumsum([len(probe) for probe in self._probes])
+            probed = np.split(self._opened.logits(self._probes), ends[:-1])
         except NotRun as error:
             return [str(error)]
         expected = self._reference(self._test)
@@ -157,7 +158,7 @@ class _Evidence:
         self.report = replace(self.report, oracle=oracle)
         return oracle.reasons()
 
-    def _check_invariance(self, probed: NDArray[np.float32]) -> list[str]:
+    def _check_invariance(self, probed: Sequence[NDArray[np.float32]]) -> list[str]:
         """See whether an image has the same logits again, alone and in a batch."""
         invariance = check_invariance(self._probes, probed, self.report.tolerance.relative)
         self.report = replace(self.report, batch_invariance=invariance)
