@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TYPING := build/typing
 # Most tests wait for processes that they started.
 TEST_PROCESSES ?= 2
 # onnxruntime-gpu, which also runs on the CPU, has wheels for Linux on x86-64 only (of what make runs on).
@@ -33,13 +34,18 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile
 
-# Type checkers need the folders where their import names say they are.
+# Type checkers and import-linter need the folders where their import names say they are.
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@rm -rf build/typing && mkdir -p build/typing/cnndeploy
-	@ln -s $(CURDIR)/cnndeploy/* $(CURDIR)/exporters $(CURDIR)/runtimes build/typing/cnndeploy/
-	@cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p cnndeploy
+	@rm -rf $(TYPING) && mkdir -p $(TYPING)/cnndeploy
+	@ln -s $(CURDIR)/tests $(TYPING)/
+	@ln -s $(CURDIR)/cnndeploy/* $(CURDIR)/exporters $(CURDIR)/runtimes $(TYPING)/cnndeploy/
+	@cd $(TYPING) && PYTHONPATH=tests $(CURDIR)/$(BIN)/lint-imports --no-cache --no-logo $(CURDIR)/pyproject.toml
+	@cd $(TYPING) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p cnndeploy
+# Tests hand over what they read from JSON and protobuf as it is.
+	@cd $(TYPING) && MYPYPATH=tests $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+		--explicit-package-bases --no-warn-return-any tests
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info cnndeploy-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
