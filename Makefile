@@ -43,9 +43,8 @@ lint: setup
 	@ln -s $(CURDIR)/cnndeploy/* $(CURDIR)/exporters $(CURDIR)/runtimes $(TYPING)/cnndeploy/
 	@cd $(TYPING) && PYTHONPATH=tests $(CURDIR)/$(BIN)/lint-imports --no-cache --no-logo $(CURDIR)/pyproject.toml
 	@cd $(TYPING) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p cnndeploy
-# Tests hand over what they read from JSON and protobuf as it is.
 	@cd $(TYPING) && MYPYPATH=tests $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
-		--explicit-package-bases --no-warn-return-any tests
+		--explicit-package-bases tests
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info cnndeploy-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -269,7 +269,8 @@ def _saved(model: onnx.ModelProto, folder: Path) -> Path:
 
 
 def _node(model: onnx.ModelProto, *kinds: str) -> onnx.NodeProto:
-    return next(node for node in model.graph.node if node.op_type in kinds)
+    found: onnx.NodeProto = next(node for node in model.graph.node if node.op_type in kinds)
+    return found
 
 
 def _edit_manifest(model: onnx.ModelProto, **changes: Any) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from cnndeploy.errors import ArtifactError
 from cnndeploy.specs import Manifest, Preprocessing, TensorSpec
-from cnndeploy.training.loop import preprocess
+from cnndeploy.training.batches import preprocess
 
 IMAGE = TensorSpec("image", "float32", ("batch", 1, 28, 28))
 

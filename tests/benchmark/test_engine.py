@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -31,7 +32,11 @@ class FakeBlock:
     """A candidate whose calls take what ``seconds`` gives; keeps what it was asked for."""
 
     def __init__(
-        self, clock: FakeClock, seconds: Callable[[int], list[float]], log: list[object], clock_s: float = 0.0
+        self,
+        clock: FakeClock,
+        seconds: Callable[[int], list[float]],
+        log: list[FakeBlock],
+        clock_s: float = 0.0,
     ) -> None:
         self.clock_s = clock_s or 1e-9
         self.asked: list[tuple[int, int]] = []
@@ -45,14 +50,19 @@ class FakeBlock:
         return seconds
 
 
+def _repeated(seconds: float, count: int) -> list[float]:
+    return [seconds] * count
+
+
 def _measure(
     *each: float,
     budget_s: float = 1.0,
     clock_s: float = 0.0,
     is_enough: Callable[..., bool] = lambda _: False,
-) -> tuple[list[Measurement], list[FakeBlock], list[object], FakeClock]:
-    clock, log = FakeClock(), []
-    blocks = [FakeBlock(clock, lambda count, s=s: [s] * count, log, clock_s) for s in each]
+) -> tuple[list[Measurement], list[FakeBlock], list[FakeBlock], FakeClock]:
+    clock = FakeClock()
+    log: list[FakeBlock] = []
+    blocks = [FakeBlock(clock, partial(_repeated, seconds), log, clock_s) for seconds in each]
     found = measure(
         blocks, budget_s=budget_s, min_rounds=3, is_enough=is_enough, pause=clock.pause, clock=clock
     )
@@ -67,7 +77,8 @@ def test_blocks_last_long_enough_and_every_call_is_kept() -> None:
 
 
 def test_a_block_that_turns_out_too_short_is_run_on() -> None:
-    clock, log = FakeClock(), []
+    clock = FakeClock()
+    log: list[FakeBlock] = []
     speed = {"seconds": 0.010}
     block = FakeBlock(clock, lambda count: [speed["seconds"]] * count, log)
 
@@ -129,7 +140,8 @@ def test_every_round_has_each_candidate_once_in_an_order_that_changes_and_repeat
 
 @pytest.mark.parametrize("at", ["warm-up", "round"])
 def test_a_candidate_that_fails_is_left_out_and_the_others_go_on(at: str) -> None:
-    clock, log = FakeClock(), []
+    clock = FakeClock()
+    log: list[FakeBlock] = []
     runs = {"left": 1 if at == "warm-up" else 8}
 
     def failing(count: int) -> list[float]:
@@ -146,7 +158,8 @@ def test_a_candidate_that_fails_is_left_out_and_the_others_go_on(at: str) -> Non
 
 
 def test_stopping_keeps_whole_rounds() -> None:
-    clock, log = FakeClock(), []
+    clock = FakeClock()
+    log: list[FakeBlock] = []
     blocks = [FakeBlock(clock, lambda count: [0.1] * count, log) for _ in range(2)]
     stop_at = 25
     found = measure(
@@ -162,14 +175,15 @@ def test_stopping_keeps_whole_rounds() -> None:
 def _simulated(seed: int, slower: float) -> str:
     """The verdict on the second of two candidates, the first ``slower`` times as slow."""
     random = np.random.default_rng(seed)
-    clock, log = FakeClock(), []
+    clock = FakeClock()
+    log: list[FakeBlock] = []
 
     def seconds(factor: float) -> Callable[[int], list[float]]:
         def draw(count: int) -> list[float]:
             machine = 1 + 0.3 * math.sin(clock.now / 5)
             block = math.exp(0.02 * random.standard_normal())
             calls = np.exp(0.05 * random.standard_normal(count)) * np.where(random.random(count) < 0.01, 5, 1)
-            return (0.01 * factor * machine * block * calls).tolist()
+            return list(0.01 * factor * machine * block * calls)
 
         return draw
 

@@ -152,8 +152,9 @@ def test_one_that_is_random_where_the_graph_does_not_say_so_is_seen(
     int8: Quantized, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cnndeploy.equivalence import budget as module
+    from cnndeploy.equivalence.side import Side
 
-    class Shaky(module.Side):
+    class Shaky(Side):
         asked = 0
 
         def logits(self, *arguments: Any, **options: Any) -> Any:
