@@ -5,17 +5,20 @@ BIN := $(VENV)/bin
 TYPING := build/typing
 # Most tests wait for processes that they started.
 TEST_PROCESSES ?= 2
+IN_PARALLEL := --numprocesses=$(TEST_PROCESSES) --dist=worksteal
+PYTEST_OPTIONS ?=
 # onnxruntime-gpu, which also runs on the CPU, has wheels for Linux on x86-64 only (of what make runs on).
 RUNTIME := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cpu)
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test test-fast lint clean
 
 help:
-	@echo "make demo    train, export, verify, measure, and leave a report in cnndeploy-demo/"
-	@echo "make test    run the tests"
-	@echo "make lint    ruff and mypy --strict"
-	@echo "make setup   install into $(VENV), which the others do by themselves"
-	@echo "make clean   remove everything that make made"
+	@echo "make demo       train, export, verify, measure, and leave a report in cnndeploy-demo/"
+	@echo "make test       run the tests"
+	@echo "make test-fast  run those that take no long time"
+	@echo "make lint       ruff, the layers of the package, and mypy --strict"
+	@echo "make setup      install into $(VENV), which the others do by themselves"
+	@echo "make clean      remove everything that make made"
 
 setup: $(VENV)/.stamp
 
@@ -32,7 +35,10 @@ demo: setup
 	@$(BIN)/cnndeploy demo --output cnndeploy-demo
 
 test: setup
-	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile
+	@$(BIN)/python -m pytest $(IN_PARALLEL) $(PYTEST_OPTIONS)
+
+test-fast: setup
+	@$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow" $(PYTEST_OPTIONS)
 
 # Type checkers and import-linter need the folders where their import names say they are.
 lint: setup

@@ -30,8 +30,7 @@ from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.simplification import simplify
 from cnndeploy.specs import Manifest
 from cnndeploy.training.checkpoint import Checkpoint
-from cnndeploy.training.loop import train
-from helpers import Trained
+from helpers import Trained, train_for_a_moment
 
 Weights = dict[str, np.ndarray]
 
@@ -92,16 +91,7 @@ def good_files(architecture: str, seed: int, folder: Path, formats: Sequence[str
     """
     path = folder / f"{architecture}-{seed}.pt"
     if architecture == "lenet":
-        train(
-            "lenet",
-            path,
-            recipe="original",
-            epochs=2,
-            limit=8000,
-            batch_size=32,
-            learning_rate=0.003,
-            seed=seed,
-        )
+        train_for_a_moment(path, seed)
     else:
         fresh = Checkpoint.untrained(architecture, seed)
         draw = torch.Generator().manual_seed(seed)
