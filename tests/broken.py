@@ -29,9 +29,8 @@ from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.simplification import simplify
 from cnndeploy.specs import Manifest
-from cnndeploy.training.loop import train
 from cnndeploy.verification.verify import verify
-from helpers import Trained
+from helpers import Trained, train_for_a_moment
 
 Weights = dict[str, np.ndarray]
 
@@ -92,16 +91,7 @@ def good_files(architecture: str, seed: int, folder: Path, formats: Sequence[str
     """
     path = folder / f"{architecture}-{seed}.pt"
     if architecture == "lenet":
-        train(
-            "lenet",
-            path,
-            recipe="original",
-            epochs=2,
-            limit=8000,
-            batch_size=32,
-            learning_rate=0.003,
-            seed=seed,
-        )
+        train_for_a_moment(path, seed)
     else:
         fresh = Checkpoint.untrained(architecture, seed)
         draw = torch.Generator().manual_seed(seed)
@@ -269,7 +259,8 @@ def _saved(model: onnx.ModelProto, folder: Path) -> Path:
 
 
 def _node(model: onnx.ModelProto, *kinds: str) -> onnx.NodeProto:
-    return next(node for node in model.graph.node if node.op_type in kinds)
+    found: onnx.NodeProto = next(node for node in model.graph.node if node.op_type in kinds)
+    return found
 
 
 def _edit_manifest(model: onnx.ModelProto, **changes: Any) -> None:

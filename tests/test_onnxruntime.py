@@ -11,7 +11,8 @@ from onnx import TensorProto, helper
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError
 from cnndeploy.machine import CudaDriver
-from cnndeploy.runtimes import onnxruntime as runtime, open_session
+from cnndeploy.runtimes import onnxruntime as runtime
+from cnndeploy.runtimes import open_session
 from cnndeploy.runtimes.eager import open_simplified
 from helpers import Trained
 

@@ -9,7 +9,7 @@ import torch
 from cnndeploy.errors import ArtifactError
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.specs import Manifest, TensorSpec
-from cnndeploy.training.loop import preprocess
+from cnndeploy.training.batches import preprocess
 
 IMAGE = TensorSpec("image", "float32", ("batch", 1, 28, 28))
 

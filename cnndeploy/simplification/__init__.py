@@ -1,3 +1,4 @@
 """x"""
 
-from cnndeploy.simplification.simplify import fold_preprocessing as fold_preprocessing, simplify as simplify
+from cnndeploy.simplification.simplify import fold_preprocessing as fold_preprocessing
+from cnndeploy.simplification.simplify import simplify as simplify

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -16,16 +17,37 @@ from cnndeploy.artifact import Artifact
 from helpers import Trained
 
 Cli = Callable[..., Result]
-COMMANDS = ["bench", "data", "demo", "export", "inspect", "list", "predict", "quantize", "train", "verify"]
+COMMANDS = [
+    *(
+        "bench",
+        "data",
+        "demo",
+        "evaluate",
+        "export",
+        "inspect",
+        "list",
+        "predict",
+        "quantize",
+        "train",
+        "tune",
+    ),
+    "verify",
+]
+
+COMMANDS_FOLDER = Path(__file__).parents[2] / "cnndeploy" / "cli"
 
 
-def _process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+def _process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cnndeploy", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, capture_output=True, text=True, check=False, **options
+    )
+    return done
 
 
 def test_help_lists_every_command_and_each_shows_an_example(cli: Cli) -> None:
     overview = cli("--help")
+    assert {path.stem for path in COMMANDS_FOLDER.glob("[!_]*.py")} == set(COMMANDS)
     for name in COMMANDS:
         assert f"\n  {name} " in overview.output
         if name != "data":
@@ -138,7 +160,10 @@ def test_an_old_pass_does_not_outlive_a_verification_that_could_not_be_done(
 @pytest.mark.parametrize("command", ["verify", "bench"])
 def test_a_report_never_takes_the_place_of_a_model(command: str, cli: Cli, trained: Trained) -> None:
     before = trained.checkpoint.read_bytes()
-    arguments = {"verify": [trained.onnx, "--against", trained.checkpoint], "bench": [trained.checkpoint]}
+    arguments: dict[str, list[object]] = {
+        "verify": [trained.onnx, "--against", trained.checkpoint],
+        "bench": [trained.checkpoint],
+    }
     result = cli(command, *arguments[command], "--json", trained.checkpoint)
     assert result.exit_code == 1
     assert "is also an input" in result.stderr

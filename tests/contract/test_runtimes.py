@@ -110,7 +110,10 @@ def test_a_runtime_that_ignores_the_device_is_not_believed(
         def open(
             self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
         ) -> Session:
-            return super().open(artifact, device="cpu", threads=threads, tf32=tf32, options=options)
+            session: Session = super().open(
+                artifact, device="cpu", threads=threads, tf32=tf32, options=options
+            )
+            return session
 
     careless = Careless()
     monkeypatch.setattr("cnndeploy.runtimes.onnxruntime.RUNTIME", careless)

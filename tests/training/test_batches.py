@@ -114,7 +114,7 @@ def _of_torch(steps: int) -> list[float]:
     )
     rates = []
     for _ in range(steps):
-        rates.append(schedule.get_last_lr()[0])
+        rates.append(float(schedule.get_last_lr()[0]))
         optimizer.step()
         if len(rates) < steps:
             schedule.step()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
 def test_every_choice_of_a_recipe_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One choice changed at a time changes the weights."""
     plain = Recipe(epochs=2, batch_size=64, learning_rate=0.001)
-    others = {
+    others: dict[str, Any] = {
         "epochs": 1, "batch_size": 32, "learning_rate": 0.002, "initialisation": "xavier", "schedule": "one-cycle",
         "weight_decay": 0.1, "label_smoothing": 0.1, "flip": True, "shift": 2,
     }  # fmt: skip

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from cnndeploy import artifact as artifact_module
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, TrainingError
@@ -156,7 +155,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     def fill(epoch: Epoch) -> None:
         full[0] = epoch.epoch == 2
 
-    monkeypatch.setattr(artifact_module.os, "fsync", no_space)
+    monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(ArtifactError, match="is full; free some space"):
         train("lenet", stopped, resume=True, threads=1, on_epoch=fill)
     assert len(Artifact.open(stopped).require_manifest().training["epochs"]) == 2

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from cnndeploy.benchmark.engine import measure
 from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.tuning.race import FIRST_ROUNDS, MOST_ROUNDS, Race
 from cnndeploy.tuning.tune import race as module
@@ -32,7 +33,6 @@ class Simulated:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = module.measure
     monkeypatch.setattr(module, "measure", lambda *args, **more: measure(*args, pause=lambda _: None, **more))
 
 

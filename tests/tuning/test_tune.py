@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,10 @@ from cnndeploy.run import RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.tuning.contenders import contenders
 from cnndeploy.tuning.report import Row, TuneReport
-from cnndeploy.tuning.tune import admission, race as race_module
+from cnndeploy.tuning.tune import admission
+from cnndeploy.tuning.tune import race as race_module
+from cnndeploy.verification.report import EquivalenceReport
+from cnndeploy.verification.verify import verify
 from helpers import Trained
 
 IMAGES = np.zeros((3, 28, 28), np.uint8)
@@ -67,7 +72,9 @@ def test_the_report_reads_back_and_lies_in_the_folder(tuned: TuneReport) -> None
     assert TuneReport.from_json(text).chosen == tuned.chosen
 
 
-def test_bench_and_verify_open_the_folder(tuned: TuneReport, trained: Trained, cli) -> None:  # type: ignore[no-untyped-def]
+def test_bench_and_verify_open_the_folder(
+    tuned: TuneReport, trained: Trained, cli: Callable[..., Result]
+) -> None:
     report = cnndeploy.bench([trained.checkpoint, tuned.folder], budget_s=0.1, cold_starts=0)
     assert report.results[1].target == tuned.folder
     artifact, _ = open_deployment(tuned.folder)
@@ -83,10 +90,9 @@ def test_a_contender_that_is_not_admitted_is_rejected_with_all_of_its_numbers(
 ) -> None:
     """Whatever ONNX Runtime makes of the files is refused here, so that another runtime must win."""
     monkeypatch.setattr(race_module, "MOST_ROUNDS", race_module.FIRST_ROUNDS)
-    verify = admission.verify
 
-    def refuse(artifact: Artifact, checkpoint: Artifact, **settings: object):  # type: ignore[no-untyped-def]
-        report = verify(artifact, checkpoint, **{**settings, "images": 20})  # type: ignore[arg-type]
+    def refuse(artifact: Artifact, checkpoint: Artifact, **settings: Any) -> EquivalenceReport:
+        report = verify(artifact, checkpoint, **{**settings, "images": 20})
         wrong = settings["runtime"] == "onnxruntime"
         return cnndeploy.EquivalenceReport.from_json(
             json.dumps(report.to_dict() | {"reasons": ["it is refused"] if wrong else []})
@@ -101,8 +107,8 @@ def test_a_contender_that_is_not_admitted_is_rejected_with_all_of_its_numbers(
 
 
 def test_when_the_time_is_over_the_best_so_far_is_written_and_it_says_so(
-    trained: Trained, tmp_path: Path, cli
-) -> None:  # type: ignore[no-untyped-def]
+    trained: Trained, tmp_path: Path, cli: Callable[..., Result]
+) -> None:
     folder = tmp_path / "d"
     shown: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.01)
     assert shown.exit_code == 0, shown.output

@@ -151,9 +151,10 @@ def test_a_file_that_is_not_what_it_should_be_is_no_pass(
 def test_one_that_is_random_where_the_graph_does_not_say_so_is_seen(
     int8: Quantized, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from cnndeploy.verification.side import Side
     from cnndeploy.verification.verify import budget as module
 
-    class Shaky(module.Side):
+    class Shaky(Side):
         asked = 0
 
         def logits(self, *arguments: Any, **options: Any) -> Any:

@@ -25,7 +25,8 @@ EXACT = np.random.default_rng(0).normal(size=(2000, 10)) * 5
 
 def _rounded(error: float, seed: int) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(size=EXACT.shape)
-    return (EXACT + noise * error * np.abs(EXACT).max(axis=1, keepdims=True)).astype(np.float32)
+    largest = np.abs(EXACT).max(axis=1, keepdims=True)
+    return np.asarray(EXACT + noise * error * largest, np.float32)
 
 
 @pytest.mark.parametrize(("error", "passes"), [(1e-6, True), (2e-6, True), (6e-6, False), (1e-3, False)])

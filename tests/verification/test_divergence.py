@@ -63,7 +63,7 @@ def _at_the_border(values: np.ndarray) -> np.ndarray:
 
 
 def _noisy(values: np.ndarray) -> np.ndarray:
-    return values + np.float32(0.1) * DRAW.normal(size=values.shape).astype(np.float32)
+    return np.asarray(values + 0.1 * DRAW.normal(size=values.shape), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_the_table_shows_how_the_error_grows(
 def _script_of(trained: Trained, change: Callable[[torch.nn.Module], torch.nn.Module], path: Path) -> Path:
     network = Checkpoint.load(trained.checkpoint).network()
     with torch.no_grad():
-        network.classifier[5].bias[0] += 1  # type: ignore[index, union-attr, operator]
+        network.classifier[5].bias[0] += 1  # type: ignore[index, union-attr]
     manifest = replace(Artifact.open(trained.torchscript).require_manifest(), rewrites=())
     torch.jit.save(torch.jit.script(change(network)), path, {MANIFEST_FILE: manifest.to_json()})
     return path
@@ -179,7 +179,7 @@ class _ImageByImage(torch.nn.Module):
 
 
 def _in_place(network: torch.nn.Module) -> torch.nn.Module:
-    network.features[1] = _InPlace()  # type: ignore[operator, index]
+    network.features[1] = _InPlace()  # type: ignore[operator, assignment]
     return network
 
 

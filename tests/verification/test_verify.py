@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -63,7 +64,7 @@ def channels_swapped(model: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
-def _edit_manifest(model: onnx.ModelProto, **changes: object) -> None:
+def _edit_manifest(model: onnx.ModelProto, **changes: Any) -> None:
     entry = next(entry for entry in model.metadata_props if entry.key == MANIFEST_KEY)
     entry.value = replace(Manifest.from_json(entry.value), **changes).to_json()
 
