@@ -136,7 +136,7 @@ def weights_defect(name: str, reason: str) -> Callable[[Callable[[Weights], None
             edit(weights)
             with quiet():
                 frozen = torch.jit.freeze(torch.jit.script(network))
-            path = _scripted(frozen, good, folder, rewrites)
+            path = _scripted(frozen, good, folder, tuple(map(str, rewrites)))
             return Attempt(path, module=_broken_module(weights, reason))
 
         DEFECTS.append(Defect(name, "onnx", reason, in_onnx))

@@ -24,7 +24,8 @@ from cnndeploy.errors import TrainingError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.machine import keep_freed_memory, usable_cpus
 from cnndeploy.torch_device import last_line, open_device
-from cnndeploy.training.batches import Batches, generator, preprocess
+from cnndeploy.torch_preprocessing import TorchPreprocessing
+from cnndeploy.training.batches import Batches, generator
 from cnndeploy.training.distributed import Processes, from_environment, joined
 from cnndeploy.training.plan import Plan, Precision
 from cnndeploy.training.rewrite import pool_first
@@ -253,8 +254,9 @@ class _Run:
         self._processes = processes
         self._training_images = len(training_set)
         self._test_set = test_set
-        self._preprocessing = ARCHITECTURES.get(plan.architecture).preprocessing
-        self._batches = Batches(training_set, self._preprocessing, plan.recipe, plan.seed, device, processes)
+        preprocessing = ARCHITECTURES.get(plan.architecture).preprocessing
+        self._preprocessing = TorchPreprocessing(preprocessing, test_set.images.shape[1:])
+        self._batches = Batches(training_set, preprocessing, plan.recipe, plan.seed, device, processes)
         network = initialised(plan.architecture, plan.seed, plan.recipe.initialisation)
         pool_first(network)
         # channels last is how both oneDNN and cuDNN compute convolutions best
@@ -422,7 +424,7 @@ class _Run:
         with torch.inference_mode():
             for start in range(0, len(images), size):
                 batch = torch.tensor(images[start : start + size], device=self._device)
-                given = self._network(preprocess(batch, self._preprocessing)).argmax(dim=1).cpu().numpy()
+                given = self._network(self._preprocessing(batch)).argmax(dim=1).cpu().numpy()
                 np.add.at(counts, (labels[start : start + size], given), 1)
         total = self._processes.total(counts.ravel().tolist(), self._device)
         return np.array(total).astype(int).reshape(classes, classes).tolist()
