@@ -27,8 +27,11 @@ from cnndeploy.exporters import export
 from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.formats.torchscript import MANIFEST_FILE
+from cnndeploy.progress import Progress, silent
+from cnndeploy.run import Run
 from cnndeploy.simplification import simplify
 from cnndeploy.specs import Manifest
+from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.verify import verify
 from helpers import Trained, train_for_a_moment
 
@@ -42,8 +45,8 @@ class Attempt:
     """
 
     path: Path
-    runtime: str | None = None
-    during: Callable[[int, int], None] | None = None
+    runtime: str = ""
+    during: Progress | None = None
     module: str | None = None
 
 
@@ -57,12 +60,16 @@ class Defect:
     make: Callable[[Trained, Path], Attempt]
     architectures: tuple[str, ...] = ("lenet", "vgg11_small", "googlenet")
 
-    def outcome(self, good: Trained, folder: Path, images: int) -> Outcome:
-        """Verify the broken artifact."""
+    def outcome(self, good: Trained, folder: Path, images: int, against: Reference | None = None) -> Outcome:
+        """Verify the broken artifact, against a reference of the good one's checkpoint if there is one."""
         attempt = self.make(good, folder)
         try:
             report = verify(
-                attempt.path, good.checkpoint, runtime=attempt.runtime, images=images, on_batch=attempt.during
+                attempt.path,
+                against or good.checkpoint,
+                run=Run(attempt.runtime),
+                images=images,
+                progress=attempt.during or silent,
             )
             reasons = report.reasons
         except CnndeployError as error:
@@ -420,7 +427,7 @@ def file_replaced_during_the_run(good: Trained, folder: Path) -> Attempt:
     path = folder / "broken.onnx"
     path.write_bytes(good.onnx.read_bytes())
 
-    def replace_it(done: int, total: int) -> None:
+    def replace_it(done: int, total: int, _text: str) -> None:
         if done == total:
             with path.open("ab") as file:
                 file.write(b"\0")
@@ -449,15 +456,14 @@ class _Session(Session):
 class _Runtime:
     formats = ("onnx",)
     package = "numpy"
-    options = frozenset()
+    options = {{}}
 
     def devices(self):
         return {{"cpu": DeviceStatus(True)}}
 
-    def open(self, artifact, *, device, threads, tf32, options):
+    def open(self, artifact, run):
         manifest = artifact.require_manifest()
-        return _Session(artifact, inputs=(manifest.input,), outputs=(manifest.output,), device="cpu",
-                        placed_on="cpu", threads=threads)
+        return _Session(artifact, run, inputs=(manifest.input,), outputs=(manifest.output,), placed_on="cpu")
 
 RUNTIME = _Runtime()
 """

@@ -41,8 +41,7 @@ class Job:
         }
         if wrong := [name for name, value in numbers.items() if not 0 < value < math.inf]:
             raise BenchmarkError(f"{', '.join(wrong)} must be above 0")
-        if self.budget != 0:
-            require_budget(self.budget)
+        require_budget(self.budget, or_zero=True)
 
     @property
     def stopped(self) -> Deadline:

@@ -126,8 +126,9 @@ def tune(
 
 def _note_known(files: Files, entrants: list[Contender]) -> None:
     """Give the contender that quantization has measured already its verdict."""
-    report = files.int8
-    for contender in entrants if report is not None else ():
+    if (report := files.int8) is None:
+        return
+    for contender in entrants:
         run = contender.candidate.run
         settings = (run.runtime, run.device, run.thread_count, run.choices.changed)
         if contender.candidate.artifact.sha256 == report.artifact.sha256 and settings == (

@@ -79,11 +79,13 @@ def verify_budget(
         return replace(report, reasons=(*report.reasons, *reasons, *opened.replaced()))
 
 
-def require_budget(budget: float) -> None:
-    """Raise QuantizationError unless it is a number of percentage points."""
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 100:
+def require_budget(budget: float, *, or_zero: bool = False) -> None:
+    """Raise QuantizationError unless it is a number of percentage points, above 0 ``or_zero``."""
+    is_number = isinstance(budget, int | float) and not isinstance(budget, bool)
+    if not is_number or not (0 < budget <= 100 or (or_zero and budget == 0)):
+        least = "from 0 to 100" if or_zero else "above 0 and at most 100"
         raise QuantizationError(
-            f"a budget is in percentage points of accuracy, above 0 and at most 100, as 0.5 is; not {budget!r}"
+            f"a budget is in percentage points of accuracy, {least}, as 0.5 is; not {budget!r}"
         )
 
 

@@ -84,7 +84,7 @@ def verify(
     with examination(candidate, against, images, data_dir, deadline, progress) as opened:
         evidence = _Evidence(opened)
         reasons = opened.mismatches() or evidence.gather()
-        facts = {"artifact_side": opened.runner.facts, "against_side": opened.reference.facts}
+        facts: dict[str, Any] = {"artifact_side": opened.runner.facts, "against_side": opened.reference.facts}
         reasons += opened.replaced()
         return replace(evidence.report, reasons=tuple(reasons), **opened.identity(), **facts)
 
@@ -218,7 +218,7 @@ class _Evidence:
         return [
             f"it computes what the checkpoint computes with its weights rounded to {dtype}"
             for dtype in ("float16", "bfloat16")
-            if error(replace(computation, weights=dtype)) < _EXPLAINED * unrounded  # type: ignore[arg-type]
+            if error(replace(computation, weights=dtype)) < _EXPLAINED * unrounded
         ]
 
     def _oracle_sample(self) -> Sequence[int]:
