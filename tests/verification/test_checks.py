@@ -158,6 +158,6 @@ def test_a_verification_that_cannot_be_done_removes_another_files_certificate(
 def test_only_a_pass_is_certified(trained: Trained, tmp_path: Path) -> None:
     from cnndeploy.verification.report import EquivalenceReport
 
-    failed = EquivalenceReport.undecided(tmp_path / "a.onnx", trained.checkpoint, "cpu", "why")
-    assert certify(failed, "") is None
+    failed = EquivalenceReport.undecided(tmp_path / "a.onnx", trained.checkpoint, "why")
+    assert certify(failed, tmp_path / "a.onnx", "") is None
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from cnndeploy.exporters import export
 from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.runtimes import Activation
+from cnndeploy.serial import dumps, structure
 from cnndeploy.simplification import simplify
 from cnndeploy.verification.divergence import Divergence, find_divergence
 from cnndeploy.verification.verify import verify
@@ -86,7 +87,7 @@ def test_the_first_module_that_departs_is_named(change: Callable[[np.ndarray], n
     assert found.reasons() == [found.description]
     assert [module.departs for module in found.modules] == [False, False, False, True, True]
     assert re.search(how, found.description), found.description
-    assert Divergence.from_dict(json.loads(json.dumps(asdict(found)))) == found
+    assert structure(Divergence, json.loads(dumps(found))) == found
 
 
 def test_without_names_modules_are_matched_by_kind_shape_and_order() -> None:
