@@ -17,7 +17,7 @@ from cnndeploy.artifact import write_file
 from cnndeploy.benchmark import bench
 from cnndeploy.exporters import export
 from cnndeploy.report.tables import benchmark_markdown
-from cnndeploy.training.loop import train
+from cnndeploy.training.train import train
 
 TARGETS = ("eager", "compiled", "torchscript", "raw-onnxruntime", "onnxruntime", "openvino")
 ON_CUDA = frozenset(["eager", "compiled", "torchscript", "onnxruntime"])

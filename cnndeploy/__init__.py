@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cnndeploy.quantization import Quantized as Quantized
     from cnndeploy.quantization import quantize as quantize
     from cnndeploy.specs import Preprocessing as Preprocessing
-    from cnndeploy.training.loop import train as train
+    from cnndeploy.training.train import train as train
     from cnndeploy.tuning import tune as tune
     from cnndeploy.tuning.report import TuneReport as TuneReport
 
@@ -48,7 +48,7 @@ _MODULE_OF = {
     "load": "cnndeploy.classifier",
     "quantize": "cnndeploy.quantization",
     "read_image": "cnndeploy.classifier",
-    "train": "cnndeploy.training.loop",
+    "train": "cnndeploy.training.train",
     "TuneReport": "cnndeploy.tuning.report",
     "tune": "cnndeploy.tuning",
     "verify": "cnndeploy.equivalence",

@@ -8,6 +8,7 @@ CnndeployError                exit code 1
 ├── CheckpointError           a checkpoint cannot be read
 ├── ArtifactError             an exported file cannot be read, written, opened or run
 ├── TrainingError             training cannot go on
+├── Stopped                   exit code 130; the caller asked for the work to end
 ├── ExportError               an exporter could not write a file that passes its own checks
 ├── InputMismatchError        an array does not fit the input it was given for
 ├── BenchmarkError            a candidate could not be measured
@@ -102,6 +103,12 @@ class ArtifactError(CnndeployError):
 
 class TrainingError(CnndeployError):
     """Training cannot go on."""
+
+
+class Stopped(CnndeployError):  # noqa: N818 - nothing went wrong
+    """The caller asked for the work to end before it was done."""
+
+    exit_code = 130
 
 
 class ExportError(CnndeployError):

@@ -30,7 +30,7 @@ from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.simplification import simplify
 from cnndeploy.specs import Manifest
-from cnndeploy.training.loop import train
+from cnndeploy.training.train import train
 from helpers import Trained
 
 Weights = dict[str, np.ndarray]
@@ -97,7 +97,7 @@ def good_files(architecture: str, seed: int, folder: Path, formats: Sequence[str
             path,
             recipe="original",
             epochs=2,
-            limit=8000,
+            images=8000,
             batch_size=32,
             learning_rate=0.003,
             seed=seed,

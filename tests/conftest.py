@@ -23,7 +23,7 @@ from cnndeploy.benchmark.candidate import Candidate
 from cnndeploy.cli import main
 from cnndeploy.exporters import export
 from cnndeploy.quantization import Quantized, quantize
-from cnndeploy.training.loop import train
+from cnndeploy.training.train import train
 from helpers import Trained
 
 REPOSITORY = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ def _data_set() -> None:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, _data_set: None) -> Trained:
     checkpoint = tmp_path_factory.mktemp("trained") / "lenet.pt"
-    train("lenet", checkpoint, recipe="original", epochs=2, limit=8000, batch_size=32, learning_rate=0.003)
+    train("lenet", checkpoint, recipe="original", epochs=2, images=8000, batch_size=32, learning_rate=0.003)
     files = Trained(checkpoint, export(checkpoint, "onnx").path, export(checkpoint, "torchscript").path)
     export(checkpoint, "onnx", files.onnx_image, input="image")
     export(checkpoint, "torchscript", files.torchscript_image, input="image")
