@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cnndeploy.quantization.quantize import quantize as quantize
     from cnndeploy.run import Run as Run
     from cnndeploy.run import RuntimeOptions as RuntimeOptions
-    from cnndeploy.training.loop import train as train
+    from cnndeploy.training.train import train as train
     from cnndeploy.tuning.report import TuneReport as TuneReport
     from cnndeploy.tuning.tune import tune as tune
     from cnndeploy.verification.budget import verify_budget as verify_budget
@@ -48,7 +48,7 @@ _NAMES = {
     "preprocessing": "Preprocessing",
     "quantization.quantize": "Quantized quantize",
     "run": "Run RuntimeOptions",
-    "training.loop": "train",
+    "training.train": "train",
     "tuning.report": "TuneReport",
     "tuning.tune": "tune",
     "verification.budget": "verify_budget",

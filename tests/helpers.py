@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnndeploy.training.loop import train
+from cnndeploy.training.train import train
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def train_for_a_moment(path: Path, seed: int = 0) -> None:
         path,
         recipe="original",
         epochs=2,
-        limit=8000,
+        images=8000,
         batch_size=32,
         learning_rate=0.003,
         threads=1,

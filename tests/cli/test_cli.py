@@ -85,7 +85,7 @@ def test_an_export_says_what_was_simplified(cli: Cli, trained: Trained, tmp_path
 def test_the_whole_way_by_hand(tmp_path: Path) -> None:
     """As a user would, in processes of their own."""
     checkpoint = tmp_path / "lenet.pt"
-    trained = _process("train", "lenet", "--epochs", 1, "--limit", 1000, "--output", checkpoint)
+    trained = _process("train", "lenet", "--epochs", 1, "--images", 1000, "--output", checkpoint)
     assert trained.returncode == 0, trained.stderr
     assert "epoch 1/1" in trained.stdout
     assert "test accuracy" in trained.stdout
@@ -281,7 +281,7 @@ def test_data_info(cli: Cli, tmp_path: Path) -> None:
         (["predict", "{onnx}", "{checkpoint}"], 1, ["not an image"]),
         (["predict", "{tmp}", "{checkpoint}"], 1, ["is a folder"]),
         (["inspect", "{tmp}"], 1, ["is a folder"]),
-        (["train", "lenet", "--limit", "0"], 2, ["0 is not in the range"]),
+        (["train", "lenet", "--images", "0"], 2, ["0 is not in the range"]),
         (["train", "lenet", "--lr", "nan"], 2, ["nan"]),
         (["train", "lenet", "--lr", "inf"], 2, ["inf"]),
         (["train", "lenet", "--seed", "18446744073709551616"], 2, ["range"]),
@@ -324,7 +324,7 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -
 
 def test_the_demo_leaves_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnndeploy.cli.demo._BUDGET_S", 0.2)
-    done = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--limit", 600)
+    done = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--images", 600)
     assert done.exit_code == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
         "bench.json",

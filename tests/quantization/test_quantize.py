@@ -33,11 +33,11 @@ from cnndeploy.errors import (
     UnknownNameError,
 )
 from cnndeploy.progress import Deadline, silent
-from cnndeploy.quantization import quantize as module
 from cnndeploy.quantization.attempts import _split
 from cnndeploy.quantization.calibration import METHODS, Calibration
 from cnndeploy.quantization.graph import Network, quantised
 from cnndeploy.quantization.quantize import Quantized, quantize
+from cnndeploy.quantization.quantize import quantize as module
 from cnndeploy.quantization.screening import Screen, Trial, batches, screen_size
 from cnndeploy.quantization.search import Search
 from cnndeploy.run import Run
