@@ -8,7 +8,6 @@ CnndeployError                exit code 1
 ├── CheckpointError           a checkpoint cannot be read
 ├── ArtifactError             an exported file cannot be read, written, opened or run
 ├── TrainingError             training cannot go on
-├── Stopped                   exit code 130; the caller asked for the work to end
 ├── ExportError               an exporter could not write a file that passes its own checks
 ├── InputMismatchError        an array does not fit the input it was given for
 ├── BenchmarkError            a candidate could not be measured

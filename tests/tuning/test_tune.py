@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import read_certificate
 from cnndeploy.deployment import open_deployment
 from cnndeploy.errors import ArtifactError, BenchmarkError, QuantizationError, Stopped
+from cnndeploy.exporters import export
+from cnndeploy.quantization import quantize
 from cnndeploy.run import RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import dumps, structure
-from cnndeploy.tuning import choice
+from cnndeploy.tuning import choice, files
 from cnndeploy.tuning import race as race_module
 from cnndeploy.tuning.contenders import contenders
 from cnndeploy.tuning.report import Row, TuneReport
@@ -33,13 +35,43 @@ from helpers import Trained
 IMAGES = np.zeros((3, 28, 28), np.uint8)
 
 
-@pytest.fixture(scope="module")
-def tuned(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> TuneReport:
-    """With a budget so wide that int8 and bfloat16 are tried too, and few rounds."""
+@pytest.fixture(scope="module", autouse=True)
+def quick_tuning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The race is short, and the same export is made once."""
+    folder = tmp_path_factory.mktemp("exports")
+    write = export
+
+    def export_once(checkpoint: Path, name: str, path: Path, **options: Any) -> Artifact:
+        known = folder / f"{Artifact.open(checkpoint).sha256}-{name}-{sorted(options.items())}{path.suffix}"
+        if not known.exists():
+            write(checkpoint, name, known, **options)
+        return Artifact.open(shutil.copyfile(known, path))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(race_module, "MOST_ROUNDS", race_module.FIRST_ROUNDS)
-        folder = tmp_path_factory.mktemp("tuned") / "lenet.deploy"
-        return cnndeploy.tune(trained.checkpoint, folder, budget=20, calibration=64, max_minutes=30)
+        for module in (files, quantize):
+            patch.setattr(module, "export", export_once)
+        yield
+
+
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No contender needs it, so that few processes are started."""
+    _hide(monkeypatch, "torch")
+
+
+def _hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(trained: Trained, quick_tuning: None, tmp_path_factory: pytest.TempPathFactory) -> TuneReport:
+    """With a budget so wide that int8 and bfloat16 are tried too; on one thread, so that contenders are few."""
+    folder = tmp_path_factory.mktemp("tuned") / "lenet.deploy"
+    return cnndeploy.tune(trained.checkpoint, folder, budget=20, calibration=64, threads=1, max_minutes=30)
 
 
 def test_what_is_written_opens_is_certified_and_runs_as_planned(tuned: TuneReport, trained: Trained) -> None:
@@ -89,29 +121,30 @@ def test_bench_and_verify_open_the_folder(
     assert read_certificate(artifact) == certificate
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_a_contender_that_is_not_admitted_is_rejected_with_all_of_its_numbers(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever ONNX Runtime makes of the files is refused here, so that another runtime must win."""
-    monkeypatch.setattr(race_module, "MOST_ROUNDS", race_module.FIRST_ROUNDS)
 
     def refuse(artifact: Artifact, reference: cnndeploy.Reference, **settings: Any) -> EquivalenceReport:
         report = verify(artifact, reference, **{**settings, "images": 20})
         return replace(report, reasons=("it is refused",) if report.runtime == "onnxruntime" else ())
 
     monkeypatch.setattr(choice, "verify", refuse)
-    report = cnndeploy.tune(trained.checkpoint, tmp_path / "d", budget=0, max_minutes=30)
+    report = cnndeploy.tune(trained.checkpoint, tmp_path / "d", budget=0, threads=1, max_minutes=30)
     rejected = [row for row in report.rows if row.outcome == "rejected"]
     assert {row.runtime for row in rejected} == {"onnxruntime"}
     assert all("it is refused" in row.reason for row in rejected)
     assert report.chosen.runtime != "onnxruntime"
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_when_the_time_is_over_the_best_so_far_is_written_and_it_says_so(
     trained: Trained, tmp_path: Path, cli: Callable[..., Result]
 ) -> None:
     folder = tmp_path / "d"
-    shown: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.01)
+    shown: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.01, "--threads", 1)
     assert shown.exit_code == 0, shown.output
     assert "The time was over" in shown.output
     artifact, plan = open_deployment(folder)
@@ -124,10 +157,11 @@ def test_when_the_time_is_over_the_best_so_far_is_written_and_it_says_so(
         *("plan.json", "tuning.json", "frontier.png"),
         *(artifact.path.name, f"{artifact.path.name}.verified.json"),
     }
-    again: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.01)
+    again: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.01, "--threads", 1)
     assert again.exit_code == 0, again.output  # an earlier deployment is replaced
 
 
+@pytest.mark.usefixtures("without_torch")
 @pytest.mark.parametrize("at", ["Exporting", "Opening", "Verifying"])
 def test_nothing_is_written_when_it_is_stopped(at: str, trained: Trained, tmp_path: Path) -> None:
     stopped = False
@@ -141,6 +175,7 @@ def test_nothing_is_written_when_it_is_stopped(at: str, trained: Trained, tmp_pa
             trained.checkpoint,
             tmp_path / "d",
             budget=0,
+            threads=1,
             max_minutes=0.01,
             should_stop=lambda: stopped,
             progress=watch,
@@ -197,12 +232,7 @@ def test_a_deployment_with_something_else_in_it_is_not_replaced(
 def test_a_runtime_that_is_not_installed_is_skipped_by_name(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name: None if name == "openvino" else find_spec(name),
-    )
+    _hide(monkeypatch, "openvino")
     files = {"float": [Artifact.open(trained.onnx)]}
     found, missing = contenders(files, threads=2, device="cpu", lossy=True)
     assert {each.candidate.run.runtime for each in found} == {"onnxruntime"}
