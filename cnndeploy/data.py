@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cnndeploy.errors import DataError
 from cnndeploy.files import make_folder, write_file
+from cnndeploy.progress import Progress, silent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,8 +56,6 @@ DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 Split = Literal["train", "test"]
-Progress = Callable[[str, int, int], None]
-"""Called with a file's name, the bytes done so far and the bytes in all (0 where that is unknown)."""
 
 _PREFIX = {"train": "train", "test": "t10k"}
 _TIMEOUT_S = 20
@@ -140,11 +139,15 @@ def status(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
     return found
 
 
-def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> str:
+def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress = silent) -> str:
     """Make sure that all four files are in the data folder; two processes may do so at once.
 
     Looks in turn at the data folder, the folder of Debian's package, torchvision's mirror, and where apt is
     there, the package itself, which is unpacked and not installed. A file appears whole or not at all.
+
+    Args:
+        folder: The data folder, see :func:`data_folder`.
+        progress: Called with the bytes of a file that are done, of how many, and its name.
 
     Returns:
         Where the files came from, in words.
@@ -153,7 +156,6 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress | Non
         DataError: A file that is there is damaged, or no source has the files; says why for each.
         ArtifactError: The data folder cannot be written.
     """
-    report = progress or (lambda _name, _done, _total: None)
     raw = raw_folder(folder)
     missing = [name for name in SHA256 if not _present(raw / name)]
     if not missing:
@@ -163,7 +165,7 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress | Non
     for label, source in _sources(data_folder(folder)):
         try:
             for name in missing:
-                content = source(name, report)
+                content = source(name, progress)
                 _check(content, name, label)
                 write_file(raw / name, content)
         except _Unreachable as reason:
@@ -197,7 +199,7 @@ def _from_folder(folder: Path) -> Source:
         for path in (folder / name, folder / f"{name}.gz", raw_folder(folder) / f"{name}.gz"):
             if path.is_file():
                 content = path.read_bytes()
-                progress(name, len(content), len(content))
+                progress(len(content), len(content), name)
                 return _uncompressed(content, str(path)) if path.suffix == ".gz" else content
         raise _Unreachable(f"no {name} there")
 
@@ -232,7 +234,7 @@ def _download(url: str, name: str, progress: Progress) -> bytes:
         content = bytearray()
         while chunk := response.read(1 << 16):
             content += chunk
-            progress(name, len(content), total)
+            progress(len(content), total, name)
             if len(content) > _LIMIT_BYTES:
                 raise DataError(f"{url} gives more than {_LIMIT_BYTES:,} bytes")
     return bytes(content)
@@ -244,7 +246,7 @@ def _from_apt(scratch: Path) -> Source:
     def read(name: str, progress: Progress) -> bytes:
         unpacked = scratch / "unpacked"
         if not unpacked.exists():
-            progress(DEBIAN_PACKAGE, 0, 0)
+            progress(0, 0, DEBIAN_PACKAGE)
             _unpack_package(scratch, unpacked)
         return _from_folder(unpacked / DEBIAN_FOLDER.relative_to("/"))(name, progress)
 

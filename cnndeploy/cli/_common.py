@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import math
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
 from cnndeploy import registry
 from cnndeploy.errors import ArtifactError, UnknownNameError
+from cnndeploy.files import check_writable, write_file
+from cnndeploy.progress import Progress
+from cnndeploy.run import Run
+from cnndeploy.serial import dumps
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cnndeploy.verification.budget_report import BudgetReport
-    from cnndeploy.verification.report import EquivalenceReport
+    from cnndeploy.certificate import Certifiable
+
+Command = Callable[..., None]
 
 INTERRUPTED, TERMINATED = 130, 143  # the exit codes of SIGINT and SIGTERM
 PATH = click.Path(path_type=Path)
@@ -40,42 +45,107 @@ class _PositiveNumber(click.FloatRange):
 
 POSITIVE_NUMBER = _PositiveNumber(min=0, min_open=True, max=1e6)
 
-device_option = click.option(
-    "--device", default="cpu", show_default=True, metavar="cpu|cuda[:N]", help="Never another than asked for."
-)
-threads_option = click.option(
-    "--threads", type=click.IntRange(min=1, max=256), help="CPU threads.  [default: all usable CPUs]"
-)
-data_dir_option = click.option(
-    "--data-dir", type=PATH, help="Folder of the data set.  [default: $CNNDEPLOY_DATA, else the cache folder]"
-)
-json_file_option = click.option(
-    "--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output."
-)
-
 
 class CommaList(click.ParamType[tuple[Any, ...]]):
     """Values separated by commas, each of one type; ``1,2,4``."""
 
     name = "list"
 
-    def __init__(self, each: click.ParamType[Any]) -> None:
-        self._each = each
+    def __init__(self, element: click.ParamType[Any]) -> None:
+        self._element = element
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, ...]:
-        """Every value by itself."""
+        """Convert each value by itself."""
         if isinstance(value, tuple):
             return value
-        return tuple(self._each.convert(part.strip(), param, ctx) for part in str(value).split(","))
+        return tuple(self._element.convert(part.strip(), param, ctx) for part in str(value).split(","))
+
+
+class RegisteredName(click.ParamType[str]):
+    """A name that the registry knows, or one of ``more``; for any other the nearest one is suggested."""
+
+    def __init__(self, kind: str, *more: str) -> None:
+        self.kind = kind
+        self.more = more
+        self.name = kind.removesuffix("s")
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """List the known names."""
+        del ctx
+        names = "|".join([*registry.names(self.kind), *self.more])
+        return f"{{{names}}}" if isinstance(param, click.Argument) else f"[{names}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name itself."""
+        known = [*registry.names(self.kind), *self.more]
+        if value not in known:
+            self.fail(str(UnknownNameError(self.name, value, known)), param, ctx)
+        return str(value)
 
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+runtime_option = click.option(
+    "--runtime", type=RegisteredName("runtimes"), help="[default: as planned, else the format's own]"
+)
+device_option = click.option(
+    "--device",
+    metavar="cpu|cuda[:N]",
+    help="Fails if unavailable; never falls back.  [default: as planned, else cpu]",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1, max=256),
+    help="CPU threads.  [default: as planned, else all usable CPUs]",
+)
+images_option = click.option("--images", type=POSITIVE, help="Use the first N test images.  [default: all]")
+data_dir_option = click.option(
+    "--data-dir", type=PATH, help="Folder of the data set.  [default: $CNNDEPLOY_DATA, else the cache folder]"
+)
+
+
+def run_options(command: Command) -> Command:
+    """Add ``--runtime``, ``--device`` and ``--threads``; the command takes them as one keyword, ``run``."""
+
+    @runtime_option
+    @device_option
+    @threads_option
+    @functools.wraps(command)
+    def with_run(*, runtime: str | None, device: str | None, threads: int | None, **others: Any) -> None:
+        command(run=Run(runtime or "", device or "", threads), **others)
+
+    return with_run
+
+
+def measured_on(command: Command) -> Command:
+    """Add ``--images`` and ``--data-dir``: what a file is run on."""
+    return images_option(data_dir_option(command))
+
+
+def json_file_option(command: Command) -> Command:
+    """Add ``--json FILE``, and check before the command begins that the report can be written there.
+
+    The file may not be one of the command's inputs, which are its values of type Path.
+    """
+
+    @click.option(
+        "--json", "json_file", metavar="FILE", help="Write the report as JSON; - is standard output."
+    )
+    @functools.wraps(command)
+    def with_json(*, json_file: str | None, **others: Any) -> None:
+        if json_file not in (None, "-"):
+            values = (value if isinstance(value, tuple) else (value,) for value in others.values())
+            check_writable(
+                str(json_file), *(one for value in values for one in value if isinstance(one, Path))
+            )
+        command(json_file=json_file, **others)
+
+    return with_json
 
 
 class PoliteStop:
-    """Notes Ctrl-C and SIGTERM, to be acted upon at the next step; a second one acts at once."""
+    """Note Ctrl-C and SIGTERM, so that work can end at its next step; a second signal ends it at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -100,62 +170,32 @@ class PoliteStop:
         self.__exit__()
 
 
-class Update(Protocol):
-    """Moves a progress bar; ``total`` is 0 where it is unknown."""
-
-    def __call__(self, done: int, total: int, text: str = ..., /) -> None: ...
-
-
-class RegisteredName(click.ParamType[str]):
-    """A name that the registry knows, or one of some more; the nearest one is suggested for another."""
-
-    def __init__(self, kind: registry.Kind, *more: str) -> None:
-        self.kind = kind
-        self.more = more
-        self.name = kind.removesuffix("s")
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """The known names."""
-        del ctx
-        names = "|".join([*registry.names(self.kind), *self.more])
-        return f"{{{names}}}" if isinstance(param, click.Argument) else f"[{names}]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name itself."""
-        known = [*registry.names(self.kind), *self.more]
-        if value not in known:
-            self.fail(str(UnknownNameError(self.name, value, known)), param, ctx)
-        return str(value)
-
-
 def print_json(values: Any) -> None:
     """Print JSON on standard output."""
-    click.echo(json.dumps(values, indent=2, allow_nan=False))
+    click.echo(dumps(values), nl=False)
 
 
 def write_json(target: str, values: Any) -> None:
     """Write JSON to a file, whole or not at all, or to standard output for ``-``."""
-    from cnndeploy.files import write_file
-
     if target == "-":
         print_json(values)
     else:
-        write_file(target, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+        write_file(target, dumps(values).encode())
 
 
-def announce_certificate(report: EquivalenceReport | BudgetReport, quiet: bool) -> None:
-    """Write a pass's certificate, or remove a failure's; ``quiet`` where standard output is JSON's."""
+def announce_certificate(verdict: Certifiable, artifact: Path, json_file: str | None) -> None:
+    """Write a pass's certificate beside the artifact, or remove a failure's, and say so."""
     from cnndeploy.certificate import certify
 
     try:
-        if certificate := certify(report, shlex.join(["cnndeploy", *sys.argv[1:]])):
-            click.echo(f"Certificate: {certificate}", err=quiet)
-    except ArtifactError as error:  # as beside a file on a read-only disk; the verdict stands all the same
+        if certificate := certify(verdict, artifact, shlex.join(["cnndeploy", *sys.argv[1:]])):
+            click.echo(f"Certificate: {certificate}", err=json_file == "-")
+    except ArtifactError as error:  # the disk may be read-only; the verdict stands all the same
         click.echo(f"No certificate: {error}", err=True)
 
 
 def console_for(json_file: str | None = None) -> Console:
-    """Where tables go: standard output, unless JSON goes there."""
+    """Return where tables go: standard output, unless JSON goes there."""
     from rich.console import Console
 
     # Without a terminal rich assumes 80 columns and cuts; a log has no width.
@@ -164,28 +204,29 @@ def console_for(json_file: str | None = None) -> Console:
 
 
 @contextlib.contextmanager
-def progress_bar(description: str, refreshes_a_second: float = 10) -> Iterator[Update]:
-    """A bar on standard error, if that is a terminal; call what it gives with done, total and a text.
+def progress_bar(description: str, refreshes_a_second: float = 10) -> Iterator[Progress]:
+    """Show a bar on standard error, if that is a terminal; yield the callback that moves it.
 
     Beside what is being timed it should refresh rarely.
     """
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(
+    with Bar(
         *columns,
         console=console,
         transient=True,
         redirect_stdout=False,  # to standard error, it would be
         refresh_per_second=refreshes_a_second,
         disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(escape(description), total=None)
+    ) as bar:
+        task = bar.add_task(escape(description), total=None)
 
-        def update(done: int, total: int, text: str = description) -> None:
-            progress.update(task, completed=done, total=total or None, description=escape(text))
+        def update(done: int, total: int, text: str) -> None:
+            bar.update(task, completed=done, total=total or None, description=escape(text))
 
         yield update

@@ -29,7 +29,7 @@ def fetch(data_dir: Path | None) -> None:
     from cnndeploy import data
 
     with progress_bar("Fashion-MNIST") as update:
-        origin = data.fetch(data_dir, progress=lambda name, done, total: update(done, total, name))
+        origin = data.fetch(data_dir, progress=update)
     click.echo(f"Fashion-MNIST: {origin}")
     click.echo(f"Folder: {data.data_folder(data_dir)}")
 

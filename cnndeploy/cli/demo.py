@@ -16,10 +16,11 @@ from cnndeploy.cli._common import (
     console_for,
     data_dir_option,
     progress_bar,
-    write_json,
 )
 from cnndeploy.cli.train import describe_epoch, run_training
 from cnndeploy.errors import BenchmarkError
+from cnndeploy.files import make_folder, write_file
+from cnndeploy.serial import dumps
 
 if TYPE_CHECKING:
     from cnndeploy.artifact import Artifact
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from cnndeploy.verification.report import EquivalenceReport
 
 _BATCH_SIZES = (1, 64)
-_BUDGET_S = 5.0  # a demonstration; the command's own default is more patient
+_SECONDS = 5.0  # a demonstration; the command's own default is more patient
 
 
 @click.command()
@@ -52,17 +53,12 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     from cnndeploy.artifact import Artifact
     from cnndeploy.display.page import render
     from cnndeploy.exporters import export
-    from cnndeploy.files import make_folder, write_file
 
     make_folder(output)
-    olds = (
-        *output.glob("*.verified.json"),
-        *output.glob("*.resume"),
-        output / "bench.json",
-        output / "report.html",
-    )
-    for old in olds:
-        old.unlink(missing_ok=True)  # of an earlier run, which a failing one must not seem to confirm
+    # of an earlier run, which a failing one must not seem to confirm
+    for pattern in ("*.verified.json", "*.resume", "bench.json", "report.html"):
+        for old in output.glob(pattern):
+            old.unlink()
     checkpoint = output / f"{architecture}.pt"
 
     _heading(1, "Data")
@@ -90,7 +86,7 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     page = output / "report.html"
     sizes = ",".join(map(str, _BATCH_SIZES))
     command = shlex.join(
-        ["cnndeploy", "bench", *map(str, measured), "--batch-size", sizes, "--budget", f"{_BUDGET_S:g}"]
+        ["cnndeploy", "bench", *map(str, measured), "--batch-size", sizes, "--seconds", f"{_SECONDS:g}"]
     )
     write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings, command).encode())
     click.echo(f"Open {page}")
@@ -108,24 +104,27 @@ def _fetch(data_dir: Path | None) -> None:
     from cnndeploy import data
 
     with progress_bar("Fashion-MNIST") as update:
-        origin = data.fetch(data_dir, progress=lambda name, done, total: update(done, total, name))
+        origin = data.fetch(data_dir, progress=update)
     click.echo(f"Fashion-MNIST: {origin}")
 
 
 def _verify(
     exported: list[Artifact], checkpoint: Path, images: int | None, data_dir: Path | None
 ) -> list[EquivalenceReport]:
-    from cnndeploy import data
+    """Hold each file against the checkpoint, which is run once for all of them."""
     from cnndeploy.certificate import certify
-    from cnndeploy.display.tables import equivalence_table
+    from cnndeploy.display.verdict_tables import equivalence_table
+    from cnndeploy.verification.reference import Reference
     from cnndeploy.verification.verify import verify
 
-    images = min(images, len(data.load("test", data_dir))) if images else None
     reports = []
-    for artifact in exported:
-        with progress_bar(f"Verifying {artifact.path.name}") as update:
-            reports.append(verify(artifact, checkpoint, images=images, data_dir=data_dir, on_batch=update))
-        certify(reports[-1], f"cnndeploy verify {artifact.path} --against {checkpoint}")
+    with Reference(checkpoint, data_dir=data_dir) as reference:
+        images = min(images, len(reference.test)) if images else None
+        for artifact in exported:
+            with progress_bar(f"Verifying {artifact.path.name}") as update:
+                reports.append(verify(artifact, reference, images=images, progress=update))
+            again = ["cnndeploy", "verify", str(artifact.path), "--against", str(checkpoint)]
+            certify(reports[-1], artifact.path, shlex.join(again))
     console_for().print(equivalence_table(reports))
     return reports
 
@@ -138,9 +137,9 @@ def _measure(targets: list[Path], json_file: Path) -> BenchmarkReport:
         timings = bench(
             targets,
             batch_sizes=_BATCH_SIZES,
-            budget_s=_BUDGET_S,
-            on_progress=lambda text, done, total: update(done, total, text),
+            seconds=_SECONDS,
+            progress=update,
         )
-    write_json(str(json_file), timings.to_dict())
+    write_file(json_file, dumps(timings.to_dict()).encode())
     console_for().print(benchmark_table(timings))
     return timings

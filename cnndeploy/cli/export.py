@@ -9,7 +9,6 @@ import click
 
 from cnndeploy import registry
 from cnndeploy.cli._common import PATH, RegisteredName
-from cnndeploy.exporters import EXPORTERS
 
 
 @click.command()
@@ -47,7 +46,7 @@ def command(
       cnndeploy export lenet.pt --format onnx --input image --output-dir app
     """
     from cnndeploy.artifact import Artifact
-    from cnndeploy.exporters import export
+    from cnndeploy.exporters import EXPORTERS, export
     from cnndeploy.files import make_folder
 
     chosen = dict.fromkeys(formats or registry.names("exporters"))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cnndeploy import registry
 from cnndeploy.cli._common import json_flag, print_json
+from cnndeploy.devices import DeviceStatus
 from cnndeploy.errors import MissingDependencyError
-from cnndeploy.runtimes import RUNTIMES
-
-if TYPE_CHECKING:
-    from cnndeploy.devices import DeviceStatus
+from cnndeploy.serial import jsonable
 
 
 @click.command()
@@ -28,12 +26,7 @@ def command(as_json: bool) -> None:
     facts: dict[str, Any] = {
         "architectures": registry.names("architectures"),
         "exporters": registry.names("exporters"),
-        "runtimes": {
-            runtime: {
-                "devices": {name: {"usable": s.usable, "reason": s.reason} for name, s in devices.items()}
-            }
-            for runtime, devices in runtimes.items()
-        },
+        "runtimes": {name: {"devices": jsonable(devices)} for name, devices in runtimes.items()},
     }
     if as_json:
         print_json(facts)
@@ -48,7 +41,7 @@ def command(as_json: bool) -> None:
 
 
 def _devices(runtime: str) -> dict[str, DeviceStatus]:
-    from cnndeploy.devices import DeviceStatus
+    from cnndeploy.runtimes import RUNTIMES
 
     try:
         return RUNTIMES.get(runtime).devices()

@@ -20,13 +20,14 @@ from cnndeploy.cli._common import (
     POSITIVE,
     TERMINATED,
     PoliteStop,
-    RegisteredName,
-    device_option,
     json_flag,
     print_json,
     progress_bar,
-    threads_option,
+    run_options,
 )
+from cnndeploy.machine import usable_cpus
+from cnndeploy.progress import silent
+from cnndeploy.run import Run
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,26 +43,18 @@ _MOST_IMAGES, _MOST_PIXELS = 64, 2**24
 @click.command()
 @click.argument("model", type=PATH)
 @click.argument("images", nargs=-1, required=True)
-@click.option("--runtime", type=RegisteredName("runtimes"), help="[default: the format's own]")
-@click.option("--top", type=POSITIVE, default=1, show_default=True, help="So many classes of each image.")
+@run_options
+@click.option(
+    "--top", type=POSITIVE, default=1, show_default=True, help="How many classes to show for each image."
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each image.")
-@device_option
-@threads_option
 @json_flag
-def command(
-    model: Path,
-    images: tuple[str, ...],
-    runtime: str | None,
-    top: int,
-    as_csv: bool,
-    device: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
+def command(model: Path, images: tuple[str, ...], run: Run, top: int, as_csv: bool, as_json: bool) -> None:
     """Classify images: light on dark, as in Fashion-MNIST, of any size.
 
-    IMAGES are files, folders, which are searched with all that is below them, and patterns as 'photos/**/*.png'. An
-    image that cannot be read is reported on standard error, the others go on, and the exit code is 1.
+    IMAGES are files, folders, which are searched with all that is below them, and patterns such as 'photos/**/*.png'.
+    An image that cannot be read is reported on standard error; the others go on, and the exit code is 1. MODEL may be a
+    folder that cnndeploy tune wrote: it runs as its plan says, and options override the plan.
 
     \b
     Examples:
@@ -69,23 +62,24 @@ def command(
       cnndeploy predict lenet.onnx photos/ --csv > labels.csv
     """
     from cnndeploy.classifier import load
-    from cnndeploy.machine import usable_cpus
 
     if as_csv and as_json:
         raise click.UsageError("choose one of --csv and --json")
-    with load(model, runtime=runtime, device=device, threads=threads or usable_cpus()) as classifier:
+    # load's own default, to try what is fastest for one image, does not suit many
+    threads = run.threads or (None if model.is_dir() else usable_cpus())
+    with load(model, runtime=run.runtime, device=run.device, threads=threads) as classifier:
         top = min(top, len(classifier.labels))
         show = _Csv(top) if as_csv else _Json(model) if as_json else _Lines()
         files = [file for image in images for file in _files(image)]
         # lines on a terminal show by themselves how far it is
         quiet = not (as_csv or as_json) and sys.stdout.isatty()
-        bar = contextlib.nullcontext(lambda *_: None) if quiet else progress_bar("Classifying")
+        bar = contextlib.nullcontext(silent) if quiet else progress_bar("Classifying")
         failed = done = 0
         with bar as update, PoliteStop() as stop:
             for chunk in _chunks(files, stop):
                 failed += _classify(classifier, chunk, top, show)
                 done += len(chunk)
-                update(done, len(files))
+                update(done, len(files), "Classifying")
     show.end()
     if failed:
         click.echo(f"Error: {failed} of {len(files)} could not be classified.", err=True)
@@ -100,39 +94,36 @@ _Read = tuple[str, "NDArray[np.uint8] | str"]
 
 
 def _files(image: str) -> list[str]:
-    """What an argument stands for; what stands for nothing is kept, to be reported."""
+    """Return what an argument names; one that names nothing is kept, to be reported."""
     if _is_folder(image):
         return sorted(_images_below(Path(image))) or [image]
     if _is_pattern(image):
-        matches = sorted(map(str, _matches(Path(image))))
-        files = [file for match in matches for file in (_files(match) if _is_folder(match) else [match])]
-        return files or [image]
+        return [file for match in sorted(_matches(Path(image))) for file in _files(match)] or [image]
     return [image]
 
 
 def _images_below(folder: Path) -> Iterator[str]:
-    """And folders that may not be read, to be reported; what is hidden is not meant, nor what links lead to."""
+    """Yield image files and folders that may not be read, to be reported; skip what is hidden, follow no link."""
     unreadable: list[OSError] = []
     for inner, folders, names in os.walk(folder, onerror=unreadable.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            file = Path(inner, name)
-            if file.suffix.lower() in _SUFFIXES and not name.startswith(".") and file.is_file():
-                yield str(file)
+        files = (Path(inner, name) for name in names if not name.startswith("."))
+        yield from (str(file) for file in files if file.suffix.lower() in _SUFFIXES and file.is_file())
     yield from (str(error.filename) for error in unreadable)
 
 
-def _matches(pattern: Path) -> list[Path]:
-    """By pathlib, whose ** does not follow links to folders, round and round; what is hidden is to be named so."""
+def _matches(pattern: Path) -> list[str]:
+    """Match by pathlib, whose ``**`` follows no links to folders; a hidden name matches only if it is spelled out."""
     root = Path(pattern.anchor)
     try:
-        found = list(root.glob(str(pattern.relative_to(root))))
+        matches = list(root.glob(str(pattern.relative_to(root))))
     except (ValueError, OSError):  # no pattern that pathlib takes, or no name that the system takes
         return []
+    spelled_out = {part for part in pattern.parts if part.startswith(".")}
     return [
-        match
-        for match in found
-        if not any(part.startswith(".") and part not in pattern.parts for part in match.parts)
+        str(match)
+        for match in matches
+        if all(part in spelled_out for part in match.parts if part.startswith("."))
     ]
 
 
@@ -145,7 +136,7 @@ def _is_pattern(image: str) -> bool:
 
 
 def _chunks(files: list[str], stop: Callable[[], bool]) -> Iterator[list[_Read]]:
-    """The images file by file, a few at a time."""
+    """Read the images file by file, and yield a few at a time."""
     chunk: list[_Read] = []
     pixels = 0
     for file in files:
@@ -178,7 +169,7 @@ def _read(file: str) -> NDArray[np.uint8] | str:
 
 
 def _classify(classifier: Classifier, chunk: list[_Read], top: int, show: _Lines | _Csv | _Json) -> int:
-    """Show what each image of a chunk is; gives the number of those that could not be read."""
+    """Show the classes of each image of a chunk; return how many could not be read."""
     readable = [image for _, image in chunk if not isinstance(image, str)]
     predictions = iter(classifier.classify(readable, top) if readable else ())
     for file, image in chunk:
@@ -196,19 +187,18 @@ class _Lines:
 
     def prediction(self, file: str, ranked: tuple[Prediction, ...]) -> None:
         """Print it."""
-        click.echo(
-            f"{_printable(file)}: {', '.join(f'{each.label} {each.probability:.2%}' for each in ranked)}"
-        )
+        classes = ", ".join(f"{prediction.label} {prediction.probability:.2%}" for prediction in ranked)
+        click.echo(f"{_printable(file)}: {classes}")
 
     def failure(self, file: str, reason: str) -> None:
-        """Said on standard error already."""
+        """Show nothing: standard error has it."""
 
     def end(self) -> None:
-        """Nothing is left."""
+        """Show nothing more."""
 
 
 class _Csv:
-    """A line for each image, as it comes; of a file that is no image, the reason in the last column."""
+    """A line for each image, as it comes; the last column says why a file could not be read."""
 
     def __init__(self, top: int) -> None:
         self._top = top
@@ -219,7 +209,9 @@ class _Csv:
 
     def prediction(self, file: str, ranked: tuple[Prediction, ...]) -> None:
         """Print it."""
-        cells = (cell for each in ranked for cell in (each.label, f"{each.probability:.6f}"))
+        cells = (
+            cell for prediction in ranked for cell in (prediction.label, f"{prediction.probability:.6f}")
+        )
         self._writer.writerow([_printable(file), *cells, ""])
 
     def failure(self, file: str, reason: str) -> None:
@@ -227,29 +219,29 @@ class _Csv:
         self._writer.writerow([_printable(file), *[""] * (2 * self._top), reason])
 
     def end(self) -> None:
-        """Nothing is left."""
+        """Show nothing more."""
 
 
 class _Json:
     """One document at the end."""
 
     def __init__(self, model: Path) -> None:
-        self._found: dict[str, Any] = {"model": _printable(str(model)), "predictions": [], "failures": []}
+        self._content: dict[str, Any] = {"model": _printable(str(model)), "predictions": [], "failures": []}
 
     def prediction(self, file: str, ranked: tuple[Prediction, ...]) -> None:
         """Keep it."""
-        classes = [{"label": each.label, "probability": each.probability} for each in ranked]
-        self._found["predictions"].append({"image": _printable(file), "classes": classes})
+        classes = [{"label": one.label, "probability": one.probability} for one in ranked]
+        self._content["predictions"].append({"image": _printable(file), "classes": classes})
 
     def failure(self, file: str, reason: str) -> None:
         """Keep it."""
-        self._found["failures"].append({"image": _printable(file), "error": reason})
+        self._content["failures"].append({"image": _printable(file), "error": reason})
 
     def end(self) -> None:
         """Print all."""
-        print_json(self._found)
+        print_json(self._content)
 
 
 def _printable(text: str) -> str:
-    """Control characters, and bytes that are no text, as escapes."""
+    """Return text with control characters, and bytes that are no text, as escapes."""
     return text if text.isprintable() else repr(text)[1:-1]

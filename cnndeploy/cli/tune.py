@@ -76,7 +76,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
       cnndeploy tune nin.pt --budget 0 --objective throughput --max-minutes 10
     """
     from cnndeploy.display.plots import tuning_plot  # needs matplotlib, which is found out before the work
-    from cnndeploy.display.tables import tuning_table
+    from cnndeploy.display.tuning_tables import tuning_table
     from cnndeploy.errors import BenchmarkError
     from cnndeploy.files import check_writable, write_file
     from cnndeploy.tuning.tune import tune

@@ -2,65 +2,55 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
-from click.core import ParameterSource
 
 from cnndeploy.cli._common import (
     PATH,
-    POSITIVE,
     POSITIVE_NUMBER,
-    RegisteredName,
     announce_certificate,
     console_for,
-    data_dir_option,
-    device_option,
     json_file_option,
+    measured_on,
     progress_bar,
-    threads_option,
+    run_options,
     write_json,
 )
-from cnndeploy.errors import CnndeployError
+from cnndeploy.errors import CnndeployError, QuantizationError
+from cnndeploy.files import check_writable, write_file
+from cnndeploy.run import Precision, Run
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
-    from cnndeploy.deployment import Plan
-    from cnndeploy.run import RuntimeOptions
-    from cnndeploy.verification.budget_report import BudgetReport
-    from cnndeploy.verification.report import EquivalenceReport
-
-    Report = EquivalenceReport | BudgetReport
+    from cnndeploy.deployment import Candidate
+    from cnndeploy.verification.verdict import Verdict
 
 
 @click.command()
 @click.argument("artifact", type=PATH)
 @click.option("--against", type=PATH, required=True, help="The checkpoint it was exported from.")
-@click.option("--runtime", type=RegisteredName("runtimes"), help="[default: the format's own]")
-@device_option
-@threads_option
-@click.option("--tf32", is_flag=True, help="On CUDA, allow TF32, as ONNX Runtime does by default.")
+@run_options
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "tf32", "bfloat16"]),
+    help="What a float32 file computes in. ONNX Runtime's own default on CUDA is tf32; bfloat16 is lossy.  "
+    "[default: as planned, else float32]",
+)
 @click.option(
     "--budget",
     type=POSITIVE_NUMBER,
     help="Percentage points of accuracy that a lossy file may lose.  [default: what it was made for]",
 )
-@click.option("--images", type=POSITIVE, help="Use the first N test images.  [default: all 10,000]")
-@data_dir_option
+@measured_on
 @json_file_option
 @click.option("--junit", "junit_file", metavar="FILE", help="Write the verdict as JUnit XML, for CI.")
 def command(
     artifact: Path,
     against: Path,
-    runtime: str | None,
-    device: str,
-    threads: int | None,
-    tf32: bool,
+    run: Run,
+    precision: Precision | None,
     budget: float | None,
     images: int | None,
     data_dir: Path | None,
@@ -69,10 +59,10 @@ def command(
 ) -> None:
     """Verify an exported file against its checkpoint on real test images.
 
-    Exits with 0 if the two are equivalent and with 3 if not. A lossy file, as of cnndeploy quantize, is never
-    equivalent: its loss of accuracy is held against its budget instead, and it exits with 5 if that is not
-    kept. A pass writes the certificate ARTIFACT.verified.json beside the file; a failure removes it. A folder of
-    cnndeploy tune is run as its plan says.
+    Exits with 0 if the two are equivalent and with 3 if not. A lossy file, such as cnndeploy quantize writes, is never
+    equivalent: its loss of accuracy is compared with its budget instead, and the exit code is 5 if it loses more. A
+    pass writes the certificate ARTIFACT.verified.json beside the file; a failure removes it. A folder that cnndeploy
+    tune wrote runs as its plan says; options override the plan.
 
     \b
     Examples:
@@ -81,163 +71,142 @@ def command(
       cnndeploy verify lenet.deploy --against lenet.pt
     """
     from cnndeploy.certificate import remove_stale_certificate
-    from cnndeploy.display.junit import junit
-    from cnndeploy.files import check_writable, write_file
+    from cnndeploy.display.verdict_tables import verdict_table
 
-    def write(report: Report) -> None:
-        if json_file is not None:
-            write_json(json_file, report.to_dict())
-        if junit_file is not None:
-            write_file(junit_file, junit(report).encode())
-
-    for target in (json_file, junit_file):
-        if target is not None and target != "-":
-            check_writable(target, artifact, against)
+    if junit_file is not None:
+        check_writable(junit_file, artifact, against)
+    reports = _Reports(json_file, junit_file)
     try:
-        asked = _Asked(artifact, runtime, device, threads).as_planned()
+        candidate = _resolved(artifact, run, precision)
     except CnndeployError as error:
-        write(_undecided(artifact, against, device, None)(str(error)))
-        raise
-    artifact, options = asked.artifact, asked.options
-    quantization = _quantization(artifact)
-    lossy = quantization is not None or options.lossy
-    refuse = _refusal(lossy, tf32, budget)
-    if refuse:
-        raise click.UsageError(refuse)
-    points = budget if budget is not None else _own_budget(quantization or asked.figures)
-    undecided = _undecided(artifact, against, asked.device, points if lossy else None)
-    if json_file != "-":
-        write(undecided("the verification did not end"))  # so that no earlier pass outlives this run
-    shared: dict[str, Any] = {
-        "runtime": asked.runtime,
-        "device": asked.device,
-        "threads": asked.threads,
-        "options": options,
-        "images": images,
-        "data_dir": data_dir,
-    }
-    try:
-        with progress_bar(f"Verifying {artifact.name}") as update:
-            report = _verified(
-                artifact,
-                against,
-                points if lossy else None,
-                tf32,
-                {**shared, "on_batch": update},
-            )
-    except CnndeployError as error:
-        write(undecided(str(error)))
+        reports.write(_undecided(artifact, against, run, str(error)))
         remove_stale_certificate(artifact)
         raise
-    write(report)
-    console_for(json_file).print(_table(report))
-    _certify(report, asked, images, quiet=json_file == "-")
-    report.require()
+    check = _check_of(candidate, budget)
+    if json_file != "-":  # so that no earlier pass outlives this run
+        reports.write(check.undecided(against, "the verification did not end"))
+    try:
+        with progress_bar(f"Verifying {candidate.artifact.path.name}") as update:
+            verdict = check.verdict(against, images=images, data_dir=data_dir, progress=update)
+    except CnndeployError as error:
+        reports.write(check.undecided(against, str(error)))
+        remove_stale_certificate(candidate.artifact.path)
+        raise
+    reports.write(verdict)
+    console_for(json_file).print(verdict_table(verdict))
+    _certify(verdict, candidate, images, json_file)
+    verdict.require()
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What is to be run, and how; ``figures`` are of a deployment's plan."""
+@dataclass(frozen=True, slots=True)
+class _Reports:
+    """Where the verdict is written; each is None if it is not wanted."""
 
-    artifact: Path
-    runtime: str | None
-    device: str
-    threads: int | None
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    plan: Plan | None = None
+    json_file: str | None
+    junit_file: str | None
 
-    @property
-    def is_planned(self) -> bool:
-        """Whether it runs as a deployment's plan says."""
-        run = (self.runtime, self.device, self.threads)
-        return self.plan is not None and run == (self.plan.runtime, self.plan.device, self.plan.threads)
+    def write(self, verdict: Verdict) -> None:
+        """Write a verdict as JSON and as JUnit XML."""
+        from cnndeploy.display.junit import junit
 
-    @property
-    def options(self) -> RuntimeOptions:
-        """Those of the plan, where its runtime is not replaced by another."""
-        from cnndeploy.run import RuntimeOptions
+        if self.json_file is not None:
+            write_json(self.json_file, verdict.to_dict())
+        if self.junit_file is not None:
+            write_file(self.junit_file, junit(verdict).encode())
 
-        keeps = self.plan is not None and self.runtime == self.plan.runtime
-        return self.plan.options if self.plan is not None and keeps else RuntimeOptions()
 
-    def as_planned(self) -> _Asked:
-        """With what the plan says where the user says nothing, if the artifact is a deployment's folder."""
-        from cnndeploy.deployment import is_deployment, open_deployment
+def _resolved(artifact: Path, run: Run, precision: Precision | None) -> Candidate:
+    """Settle how the artifact runs; a precision of the user's replaces that of the plan, and no other option."""
+    from cnndeploy.deployment import resolve
 
-        if not is_deployment(self.artifact):
-            return self
-        opened, plan = open_deployment(self.artifact)
-        source = click.get_current_context().get_parameter_source("device")
-        return _Asked(
-            opened.path,
-            self.runtime or plan.runtime,
-            plan.device if source is ParameterSource.DEFAULT else self.device,
-            self.threads or plan.threads,
-            plan.figures,
-            plan,
+    candidate = resolve(artifact, run)
+    if precision is None:
+        return candidate
+    options = replace(candidate.run.choices, precision=precision)
+    return replace(candidate, run=replace(candidate.run, options=options))
+
+
+class _Check(Protocol):
+    """What is asked of a candidate."""
+
+    def verdict(self, against: Path, **settings: Any) -> Verdict:
+        """Run both sides; ``settings`` are those of cnndeploy.verify."""
+
+    def undecided(self, against: Path, reason: str) -> Verdict:
+        """Return the verdict as long as there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _IsEquivalent:
+    candidate: Candidate
+
+    def verdict(self, against: Path, **settings: Any) -> Verdict:
+        from cnndeploy.verification.verify import verify
+
+        return verify(self.candidate.artifact, against, run=self.candidate.run, **settings)
+
+    def undecided(self, against: Path, reason: str) -> Verdict:
+        return _undecided(self.candidate.artifact.path, against, self.candidate.run, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _KeepsBudget:
+    candidate: Candidate
+    points: float | None
+
+    def verdict(self, against: Path, **settings: Any) -> Verdict:
+        from cnndeploy.verification.budget import verify_budget
+
+        artifact = self.candidate.artifact
+        if self.points is None:
+            raise QuantizationError(
+                f"{artifact.path} is lossy and does not say how much accuracy it may lose; say it with --budget"
+            )
+        return verify_budget(artifact, against, budget=self.points, run=self.candidate.run, **settings)
+
+    def undecided(self, against: Path, reason: str) -> Verdict:
+        from cnndeploy.verification.budget_report import BudgetReport
+
+        known = _known(self.candidate.run) | {"budget_points": self.points or 0.0}
+        return BudgetReport.undecided(self.candidate.artifact.path, against, reason, **known)
+
+
+def _check_of(candidate: Candidate, budget: float | None) -> _Check:
+    """Choose the check; raise UsageError if the options do not fit the candidate."""
+    manifest, plan = candidate.artifact.manifest, candidate.plan
+    if not candidate.lossy:
+        if budget is not None:
+            raise click.UsageError(
+                "--budget is for lossy files; this one computes in float32, so leave it out."
+            )
+        return _IsEquivalent(candidate)
+    if candidate.run.choices.precision == "tf32":
+        raise click.UsageError(
+            "--precision tf32 is for files of float32; this one is lossy, so leave it out."
         )
+    if budget is not None:
+        return _KeepsBudget(candidate, budget)
+    made_for = (manifest and manifest.quantization) or (plan and plan.figures) or {}
+    points = made_for.get("budget_points")  # another program's file may say anything
+    return _KeepsBudget(candidate, float(points) if isinstance(points, int | float) else None)
 
 
-def _certify(report: Report, asked: _Asked, images: int | None, quiet: bool) -> None:
-    """Write or remove the certificate; but a deployment's is of its plan and of all test images alone."""
-    if asked.plan is None or (asked.is_planned and images is None):
-        announce_certificate(report, quiet=quiet)
+def _undecided(artifact: Path, against: Path, run: Run, reason: str) -> Verdict:
+    from cnndeploy.verification.report import EquivalenceReport
+
+    return EquivalenceReport.undecided(artifact, against, reason, **_known(run))
+
+
+def _known(run: Run) -> dict[str, Any]:
+    """Return the fields of a verdict that are known before anything runs."""
+    return {"runtime": run.runtime, "device": run.device, "options": run.choices.changed}
+
+
+def _certify(verdict: Verdict, candidate: Candidate, images: int | None, json_file: str | None) -> None:
+    """Write or remove the certificate; a deployment's is only for its own plan on all test images."""
+    if candidate.plan is None or (candidate.is_planned and images is None):
+        announce_certificate(verdict, candidate.artifact.path, json_file)
     else:
         click.echo(
             "The folder's certificate is of its plan and all test images; it stays as it was.", err=True
         )
-
-
-def _quantization(artifact: Path) -> Mapping[str, Any] | None:
-    """How a lossy file was made; None of another, and of one that cannot be read, which verification meets again."""
-    from cnndeploy.artifact import Artifact
-
-    try:
-        manifest = Artifact.open(artifact).manifest
-    except CnndeployError:
-        return None
-    return None if manifest is None else manifest.quantization
-
-
-def _refusal(lossy: bool, tf32: bool, budget: float | None) -> str:
-    """Why what was asked for does not go together."""
-    if lossy and tf32:
-        return "--tf32 is for files of float32; this one is lossy, so leave it out."
-    if not lossy and budget is not None:
-        return "--budget is for lossy files; this one computes in float32, so leave it out."
-    return ""
-
-
-def _own_budget(made_for: Mapping[str, Any]) -> float:
-    """What the file's manifest, or its plan, says it was made for; a stranger's may say anything."""
-    points = made_for.get("budget_points")
-    return float(points) if isinstance(points, int | float) else math.nan
-
-
-def _undecided(artifact: Path, against: Path, device: str, budget: float | None) -> Callable[[str], Report]:
-    from cnndeploy.verification.budget_report import BudgetReport
-    from cnndeploy.verification.report import EquivalenceReport
-
-    if budget is None:
-        return lambda reason: EquivalenceReport.undecided(artifact, against, device, reason)
-    stated = budget if math.isfinite(budget) else 0.0  # JSON has no NaN
-    return lambda reason: BudgetReport.undecided(artifact, against, device, stated, reason)
-
-
-def _verified(
-    artifact: Path, against: Path, budget: float | None, tf32: bool, shared: Mapping[str, Any]
-) -> Report:
-    from cnndeploy.verification.budget import verify_budget
-    from cnndeploy.verification.verify import verify
-
-    if budget is None:
-        return verify(artifact, against, tf32=tf32, **shared)
-    return verify_budget(artifact, against, budget=budget, **shared)
-
-
-def _table(report: Report) -> Group:
-    from cnndeploy.display.budget_tables import budget_table
-    from cnndeploy.display.tables import equivalence_table
-    from cnndeploy.verification.budget_report import BudgetReport
-
-    return budget_table(report) if isinstance(report, BudgetReport) else equivalence_table([report])

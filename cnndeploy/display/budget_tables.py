@@ -1,9 +1,8 @@
-"""Tables of lossy files: the loss against its budget, and the settings that were tried."""
+"""The tables of ``cnndeploy quantize``: the settings that were tried, and what became of the chosen one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -11,42 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from cnndeploy.display.units import size
-from cnndeploy.verification.budget_report import BudgetReport
+from cnndeploy.display.verdict_tables import budget_table
 
 if TYPE_CHECKING:
     from cnndeploy.quantization.quantize import Quantized
 
 
-def budget_table(report: BudgetReport) -> Group:
-    """Verdict and figures."""
-    table = Table(title=f"Loss of {Path(report.artifact.path).name}", title_justify="left")
-    table.add_column("")
-    table.add_column("", overflow="fold")
-    rows: dict[str, str | Text] = {
-        "within budget": Text("yes", "green") if report.within_budget else Text("NO", "bold red"),
-        "budget": f"{report.budget_points:g} percentage points",
-        "against": Path(report.against.path).name,
-        "runtime": f"{report.runtime} on {report.device}, {report.threads} threads",
-    }
-    if report.options:
-        rows["options"] = ", ".join(f"{name} {value}" for name, value in report.options.items())
-    if report.images:
-        rows |= {
-            "images": f"{report.images:,}",
-            "test accuracy": f"{report.artifact_accuracy:.4f}, checkpoint {report.checkpoint_accuracy:.4f}",
-            "loss": f"{report.loss_points:.2f} points",
-            "paired 95% interval": f"{report.loss_low_points:.2f} to {report.loss_high_points:.2f} points",
-            "right before, wrong now": f"{report.lost:,} images",
-            "wrong before, right now": f"{report.gained:,} images",
-            "top-1 agreement": f"{report.top1_agreement:.2%}",
-        }
-    for label, cell in rows.items():
-        table.add_row(label, cell if isinstance(cell, Text) else Text(cell))
-    return Group(table)
-
-
 def quantized_table(found: Quantized) -> Group:
-    """The settings that were tried, and what became of the one that was chosen."""
+    """Show the settings that were tried, and what became of the one that was chosen."""
     return Group(*_trials(found), budget_table(found.report), *map(Text, _outcome(found)))
 
 

@@ -20,21 +20,18 @@ def render(
     timings: BenchmarkReport,
     command: str,
 ) -> str:
-    """The page.
+    """Return the page, HTML that loads nothing from anywhere.
 
     Args:
         artifacts: The checkpoint first, then what was exported from it.
         equivalence: What verification found, for each exported file.
         timings: What the benchmark measured.
         command: What to type to measure it again.
-
-    Returns:
-        HTML that loads nothing from anywhere.
     """
     manifest = artifacts[0].require_manifest()
     accuracy = manifest.training.get("test_accuracy")
     summary = "untrained weights" if accuracy is None else f"test accuracy {accuracy:.2%}"
-    passed = all(report.equivalent for report in equivalence)
+    passed = all(report.passed for report in equivalence)
     verdict = (
         "every exported file is equivalent to its checkpoint" if passed else "NOT every file is equivalent"
     )
@@ -75,9 +72,9 @@ def _equivalence(reports: Sequence[EquivalenceReport]) -> str:
         (
             escape(Path(report.artifact.path).name),
             '<span class="good">equivalent</span>'
-            if report.equivalent
+            if report.passed
             else f'<span class="bad">NOT equivalent</span><br>{escape("; ".join(report.reasons))}',
-            f"{report.max_rel_error:.2e}",
+            "-" if report.max_rel_error is None else f"{report.max_rel_error:.2e}",
             f"{report.top1_agreement:.2%}",
             f"{report.images:,}",
             escape(f"{report.runtime} on {report.device}"),
