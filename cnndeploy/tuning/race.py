@@ -82,7 +82,7 @@ class Race:
         turns = [0, *(at for at in running if at != 0)]
         measured = measure(
             [self._blocks[at] for at in turns],
-            budget_s=1e-6,  # no more than so many rounds
+            seconds=1e-6,  # no more than so many rounds
             min_rounds=rounds,
             should_stop=self._should_stop,
             seed=self._rounds,
