@@ -26,14 +26,23 @@ from helpers import Trained
 EXPORTERS = registry.names("exporters")
 
 
-@pytest.mark.parametrize("architecture", registry.names("architectures"))
+GIANTS = ("alexnet", "vgg11")  # seconds an image in float64, and files of up to 515 MB
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=() if name == "lenet" else pytest.mark.slow)
+        for name in registry.names("architectures")
+    ],
+)
 def test_every_architecture_exports_and_is_equivalent(architecture: str, tmp_path: Path) -> None:
     checkpoint = Checkpoint.untrained(architecture).save(tmp_path / f"{architecture}.pt")
     for name in EXPORTERS:
         artifact = export(checkpoint.path, name)
         assert artifact.format == registry.get("exporters", name).format
         assert artifact.require_manifest().checkpoint_sha256 == checkpoint.sha256
-        sizes = (1, 2, 3) if architecture == "vgg11" else (1, 2, 3, 7)  # for vgg11 seven images take long
+        sizes = (1, 2) if architecture in GIANTS else (1, 2, 3, 7)
         report = verify(artifact, checkpoint, images=sum(sizes))
         assert report.reasons == ()
         assert report.equivalent
@@ -41,6 +50,7 @@ def test_every_architecture_exports_and_is_equivalent(architecture: str, tmp_pat
         artifact.path.unlink()  # vgg11's three files are 1.5 GB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_the_same_checkpoint_gives_the_same_bytes(name: str, trained: Trained, tmp_path: Path) -> None:
     """Also in a process that exported another network before, and under another name."""

@@ -13,6 +13,7 @@ from broken import DEFECTS, Defect, good_files, importable
 from helpers import Trained
 
 IMAGES = 9
+FAST = {(name, "lenet") for name in ("one filter off by a thousandth", "labels permuted", "batch axis fixed")}
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +25,12 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
 @pytest.mark.parametrize(
     ("defect", "architecture"),
     [
-        pytest.param(defect, architecture, id=f"{defect.name}, {defect.format}, {architecture}")
+        pytest.param(
+            defect,
+            architecture,
+            id=f"{defect.name}, {defect.format}, {architecture}",
+            marks=() if (defect.name, architecture) in FAST else pytest.mark.slow,
+        )
         for defect in DEFECTS
         for architecture in defect.architectures
     ],

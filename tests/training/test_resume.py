@@ -173,9 +173,10 @@ def _start(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
+# It imports torch once. At one line of input it forks a child that trains, at the next it takes leave of that child.
 # The child says when it begins to train and writes slowly, so that kills also meet half-written files.
-_VICTIM = """
-import sys, time
+_PARENT_OF_VICTIMS = """
+import os, sys, time, traceback
 from pathlib import Path
 import cnndeploy.artifact as artifact
 from cnndeploy.training.loop import train
@@ -188,38 +189,63 @@ def slow(self, content, write=Path.write_bytes):
         file.write(content[half:])
 
 Path.write_bytes = slow
-print("training", flush=True)
-train("lenet", sys.argv[1], resume=True, epochs=4, limit=601, batch_size=64, threads=1, seed=3)
-print("done", flush=True)
+while sys.stdin.readline():
+    pid = os.fork()
+    if pid == 0:
+        try:
+            print("training", os.getpid(), flush=True)
+            train("lenet", sys.argv[1], resume=True, epochs=4, limit=601, batch_size=64, threads=1, seed=3)
+            print("done", flush=True)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    sys.stdin.readline()
+    os.waitpid(pid, 0)
+    print("ended", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_moment(unbroken: Path, tmp_path: Path) -> None:
     """Twenty kills and more: at random moments, and in every third case while a file is being written."""
     path = tmp_path / "lenet.pt"
     draw = np.random.default_rng(0)
-    kills = 0
-    while kills < 20:
-        victim = subprocess.Popen(
-            [sys.executable, "-c", _VICTIM, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        assert victim.stdout is not None
-        lines = _lines(victim.stdout)
-        assert next(lines) == "training"
-        if kills % 3 == 0:
-            for _ in range(draw.integers(1, 4)):
-                next(lines, "")
-        else:
-            time.sleep(draw.uniform(0, 0.5))
-        victim.kill()
-        _, said = victim.communicate()
-        assert "Error" not in said, said
-        kills += 1
-        if path.exists():
-            assert len(_weights(path)) == 10  # readable, whatever happened
-        if path.exists() and not state_path(path).exists():
-            assert path.read_bytes() == unbroken.read_bytes()
-            path.unlink()  # on with another training
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT_OF_VICTIMS, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        lines = _lines(parent.stdout)
+        killed = 0
+        for kill in range(20):
+            parent.stdin.write("train\n")
+            parent.stdin.flush()
+            word, pid = next(lines).split()
+            assert word == "training"
+            if kill % 3 == 0:
+                for _ in range(draw.integers(1, 4)):
+                    if next(lines, "done") == "done":
+                        break
+            else:
+                time.sleep(draw.uniform(0, 0.5))
+            os.kill(int(pid), signal.SIGKILL)  # it has ended at the latest when its parent takes leave of it
+            parent.stdin.write("take leave\n")
+            parent.stdin.flush()
+            said = list(iter(lambda: next(lines), "ended"))
+            killed += "done" not in said
+            if path.exists():
+                assert len(_weights(path)) == 10  # readable, whatever happened
+            if path.exists() and not state_path(path).exists():
+                assert path.read_bytes() == unbroken.read_bytes()
+                path.unlink()  # on with another training
+        _, errors = parent.communicate()
+    assert "Error" not in errors, errors
+    assert killed >= 10
     assert any(tmp_path.glob(".*.tmp"))  # some were killed while they wrote
     train("lenet", path, resume=True, **QUICK)  # type: ignore[arg-type]
     assert path.read_bytes() == unbroken.read_bytes()
@@ -230,6 +256,7 @@ def _lines(stream: Iterator[str]) -> Iterator[str]:
     return (line.strip() for line in stream)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_step_saves_and_says_how_to_resume(unbroken: Path, tmp_path: Path) -> None:
     path = tmp_path / "lenet.pt"
     started = _start(*COMMAND, path)
@@ -299,6 +326,7 @@ def _assert_alike(epochs: list[dict[str, float]], expected: list[dict[str, float
             assert ours[name] == pytest.approx(theirs[name], abs=0.01)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(in_one_process: Path, tmp_path: Path) -> None:
     path = tmp_path / "lenet.pt"
     done = _torchrun(2, "train", "lenet", *BRIEF_OPTIONS, path)
@@ -310,6 +338,7 @@ def test_two_processes_train_as_one(in_one_process: Path, tmp_path: Path) -> Non
     assert _difference(path, in_one_process) < 1e-5
 
 
+@pytest.mark.slow
 def test_what_one_process_began_two_resume(in_one_process: Path, tmp_path: Path) -> None:
     path = tmp_path / "lenet.pt"
     steps: list[object] = []
@@ -334,6 +363,7 @@ def test_the_recipe_of_a_checkpoint_gives_it_again(
     assert "is a lenet, not a nin" in result.output  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_recipe_of_more_processes_says_how_to_have_as_many(
     unbroken: Path, tmp_path: Path, cli: Callable[..., object]
 ) -> None:
