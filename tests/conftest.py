@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cnndeploy import data
-from cnndeploy.benchmark import engine
+from cnndeploy.benchmark.bench import engine
 from cnndeploy.benchmark.timer import Timer
 from cnndeploy.cli import main
 from cnndeploy.exporters import export

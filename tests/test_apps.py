@@ -26,6 +26,7 @@ import cnndeploy
 from cnndeploy import data
 from helpers import Trained
 
+pytestmark = pytest.mark.slow  # most install packages
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
 IMAGES = 12

@@ -415,6 +415,7 @@ print(model.classify(image)[0].label)
     assert label == parents
 
 
+@pytest.mark.slow
 def test_many_predictions_do_not_take_more_memory(trained: Trained) -> None:
     script = """
 import sys, numpy as np, cnndeploy

@@ -26,13 +26,22 @@ _FOUND = [
     )
 ]
 
+_SLOW = {"BenchmarkReport", "bench", "quantize", "train", "tune"}
+
 
 @pytest.mark.parametrize("name", [*cnndeploy.__all__, "Manifest"])
 def test_every_public_name_has_an_example(name: str) -> None:
     assert [each for each in _FOUND if each.name == name and each.examples], name
 
 
-@pytest.mark.parametrize("example", [pytest.param(each, id=each.name) for each in _FOUND if each.examples])
+@pytest.mark.parametrize(
+    "example",
+    [
+        pytest.param(each, id=each.name, marks=pytest.mark.slow if each.name in _SLOW else ())
+        for each in _FOUND
+        if each.examples
+    ],
+)
 def test_an_example(
     example: Any, trained: Trained, int8: Quantized, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_quantiles_come_with_intervals_where_there_are_calls_enough() -> None:
     assert row.quantiles_s[::50] == (1.0, 500.5, 1000.0)
 
 
+@pytest.mark.slow
 def test_every_candidate_is_measured_at_every_batch_size(trained: Trained) -> None:
     before = _children()
     targets = [trained.checkpoint, trained.onnx, trained.torchscript]
@@ -167,6 +168,7 @@ def test_one_that_gives_nan_is_reported_and_the_others_go_on(
     assert (sound.failure, sound.verdict) == ("", "REFERENCE")
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_ended_and_the_others_go_on(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +189,7 @@ def test_one_that_hangs_is_ended_and_the_others_go_on(
     assert _children() == before
 
 
+@pytest.mark.slow
 def test_one_that_fails_at_one_batch_size_runs_at_the_next(
     trained: Trained, edited: Callable[[Callable[[onnx.ModelProto], None]], Path]
 ) -> None:
@@ -200,6 +203,7 @@ def test_one_that_fails_at_one_batch_size_runs_at_the_next(
     assert (at_4.failure, at_4.verdict, sound.failure) == ("", "REFERENCE", "")
 
 
+@pytest.mark.slow
 def test_what_keeps_a_candidate_from_starting_afresh_is_said(
     trained: Trained, edited: Callable[[Callable[[onnx.ModelProto], None]], Path]
 ) -> None:
@@ -211,6 +215,7 @@ def test_what_keeps_a_candidate_from_starting_afresh_is_said(
     assert any("did not start afresh" in warning for warning in report.warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("raw_onnxruntime_crashes")
 def test_one_that_crashes_is_reported_at_every_batch_size(trained: Trained) -> None:
     report = _quick(
@@ -237,6 +242,7 @@ def test_stopping_gives_what_there_is(trained: Trained) -> None:
     assert _children() == before
 
 
+@pytest.mark.slow
 def test_other_programs_at_work_are_warned_of(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     for busy, warns in ((0.0, False), (1.5, True), (None, False)):
         monkeypatch.setattr("cnndeploy.benchmark.conditions.busy_cpus", lambda seconds, busy=busy: busy)

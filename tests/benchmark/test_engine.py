@@ -214,6 +214,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnndeploy.benchmark.intervals._RESAMPLES", 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_resamples")
 def test_a_file_against_itself_has_no_winner() -> None:
     said = [_simulated(seed, slower=1.0) for seed in range(150)]
@@ -222,6 +223,7 @@ def test_a_file_against_itself_has_no_winner() -> None:
     assert sum(verdict == "SAME" for verdict in said) >= 75  # and it is not for saying nothing
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_resamples")
 def test_a_difference_of_a_twentieth_is_found() -> None:
     said = [_simulated(seed, slower=1.05) for seed in range(50)]

@@ -20,6 +20,11 @@ Cli = Callable[..., Result]
 QUICK = ("--budget", 0.1, "--cold-start", 0, "--threads", 1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_blocks() -> None:
+    """The engine keeps its own times here: a gate reaches a verdict on a busy machine only with blocks that long."""
+
+
 @pytest.fixture(scope="module")
 def measured(cli: Cli, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("measured") / "baseline.json"
@@ -42,6 +47,7 @@ def _edited(baseline: Path, edit: Callable[[BenchmarkReport], BenchmarkReport]) 
     return baseline
 
 
+@pytest.mark.slow
 def test_every_kind_of_report_is_written(cli: Cli, trained: Trained, tmp_path: Path) -> None:
     files = [tmp_path / name for name in ("b.json", "b.html", "b.csv", "b.md")]
     json_file, page, csv, markdown = files
@@ -79,6 +85,7 @@ def test_a_file_that_fails_is_named_and_the_exit_is_1(cli: Cli, trained: Trained
     assert "ended with status -9" in " ".join(result.output.split())  # wherever the line is broken
 
 
+@pytest.mark.slow
 def test_nothing_slower_is_exit_0_or_4_with_the_line_named(
     cli: Cli, trained: Trained, baseline: Path
 ) -> None:
@@ -100,6 +107,7 @@ def test_nothing_slower_is_exit_0_or_4_with_the_line_named(
     assert cli(*again, _edited(baseline, once_slower)).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_baseline_that_is_none_of_this_machine_or_in_the_way(
     cli: Cli, trained: Trained, baseline: Path
 ) -> None:
@@ -120,6 +128,7 @@ def test_a_baseline_that_is_none_of_this_machine_or_in_the_way(
     assert "no report" in cli(*again).stderr
 
 
+@pytest.mark.slow
 def test_a_gate_that_cannot_decide_is_no_pass(cli: Cli, trained: Trained, baseline: Path) -> None:
     def cut(report: BenchmarkReport) -> BenchmarkReport:
         return replace(
@@ -185,6 +194,7 @@ def test_a_module_of_the_current_folder_does_not_get_into_a_worker(trained: Trai
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_self_test_fails_where_a_file_beats_itself(
     cli: Cli, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -237,6 +247,7 @@ def test_a_page_needs_matplotlib_and_says_so_before_the_work(trained: Trained, t
     assert "matplotlib is not installed" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_prints_what_there_is_and_leaves_no_worker(number: int, code: int, trained: Trained) -> None:
     command = [sys.executable, "-m", "cnndeploy", "bench", str(trained.onnx), "--budget", "600"]

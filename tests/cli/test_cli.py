@@ -82,6 +82,7 @@ def test_an_export_says_what_was_simplified(cli: Cli, trained: Trained, tmp_path
     assert facts["manifest"]["rewrites"] == []
 
 
+@pytest.mark.slow
 def test_the_whole_way_by_hand(tmp_path: Path) -> None:
     """As a user would, in processes of their own."""
     checkpoint = tmp_path / "lenet.pt"
@@ -205,6 +206,7 @@ def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bench_json_has_the_keys_that_other_tools_read(trained: Trained) -> None:
     result = _process(
         *("bench", trained.checkpoint, trained.onnx, "--threads", 1, "--budget", 0.1, "--cold-start", 0),
@@ -308,6 +310,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert "Traceback" in _process("--debug", "inspect", tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cnndeploy", "train", "lenet", "--output", str(tmp_path / "lenet.pt")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -322,6 +325,7 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -
     assert Artifact.open(tmp_path / "lenet.pt").format == "checkpoint"
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnndeploy.cli.demo._BUDGET_S", 0.2)
     done = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--images", 600)

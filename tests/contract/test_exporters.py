@@ -23,13 +23,16 @@ from cnndeploy.exporters import EXPORTERS, export
 from cnndeploy.verification.verify import IMAGE_SIZES, verify
 from helpers import Trained
 
-EXPORTERS = EXPORTERS.names()
+NAMES = EXPORTERS.names()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES.names())
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=() if name == "lenet" else pytest.mark.slow) for name in ARCHITECTURES.names()],
+)
 def test_every_architecture_exports_and_is_equivalent(architecture: str, tmp_path: Path) -> None:
     checkpoint = Checkpoint.untrained(architecture).save(tmp_path / f"{architecture}.pt")
-    for name in EXPORTERS:
+    for name in NAMES:
         artifact = export(checkpoint.path, name)
         assert artifact.format == EXPORTERS.get(name).format
         assert artifact.require_manifest().checkpoint_sha256 == checkpoint.sha256
@@ -41,7 +44,8 @@ def test_every_architecture_exports_and_is_equivalent(architecture: str, tmp_pat
         artifact.path.unlink()  # vgg11's three files are 1.5 GB
 
 
-@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_the_same_checkpoint_gives_the_same_bytes(name: str, trained: Trained, tmp_path: Path) -> None:
     """Also in a process that exported another network before, and under another name."""
     script = (
@@ -56,7 +60,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(name: str, trained: Trained, t
     assert (tmp_path / "again").read_bytes() == trained.file_of(name).read_bytes()
 
 
-@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_no_path_of_this_machine_is_in_the_file(name: str, trained: Trained) -> None:
     path = trained.file_of(name)
     contents = [path.read_bytes()]
@@ -74,7 +78,7 @@ def test_no_path_of_this_machine_is_in_the_file(name: str, trained: Trained) -> 
         assert not re.search(rb"/(home|Users|tmp)/" + getpass.getuser().encode(), content)
 
 
-@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_file_that_is_not_simplified_is_equivalent_too(name: str, trained: Trained, tmp_path: Path) -> None:
     plain = export(trained.checkpoint, name, tmp_path / "plain", simplify=False)
     assert plain.require_manifest().rewrites == ()
@@ -86,7 +90,7 @@ def test_a_file_that_is_not_simplified_is_equivalent_too(name: str, trained: Tra
     )
 
 
-@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_export_that_fails_its_checks_leaves_what_was_there(
     name: str, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +108,7 @@ def test_an_export_that_fails_its_checks_leaves_what_was_there(
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("architecture", ["lenet", "vgg11_small"])
 def test_a_file_that_takes_raw_images_is_equivalent(name: str, architecture: str, tmp_path: Path) -> None:
     checkpoint = Checkpoint.untrained(architecture).save(tmp_path / f"{architecture}.pt")
@@ -120,7 +124,7 @@ def test_a_file_that_takes_raw_images_is_equivalent(name: str, architecture: str
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.286, 0.353), (0.0, 2.0)])
-@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_file_that_takes_raw_images_normalises_them(
     name: str, mean: float, std: float, trained: Trained, tmp_path: Path
 ) -> None:
@@ -142,7 +146,7 @@ def test_what_no_exporter_writes_is_an_error(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", EXPORTERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_checkpoint_is_not_overwritten_by_its_export(name: str, trained: Trained) -> None:
     before = trained.checkpoint.read_bytes()
     with pytest.raises(ArtifactError, match="is also an input"):

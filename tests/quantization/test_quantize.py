@@ -85,6 +85,7 @@ def test_weights_are_int8_per_channel_and_activations_uint8(int8: Quantized) -> 
     assert tensors["image_zero_point"].data_type == onnx.TensorProto.UINT8
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(int8: Quantized, trained: Trained, tmp_path: Path) -> None:
     code = (
         "import sys; from cnndeploy.quantization.quantize import quantize; "
@@ -172,6 +173,7 @@ def test_a_budget_that_nothing_keeps_exits_with_5_and_writes_nothing(
     assert [each.name for each in tmp_path.iterdir()] == ["lenet.pt"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_the_test_images_are_asked_at_most_twice(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -328,6 +328,7 @@ def _assert_alike(epochs: list[dict[str, float]], expected: list[dict[str, float
             assert ours[name] == pytest.approx(theirs[name], abs=0.01)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(in_one_process: Path, tmp_path: Path) -> None:
     path = tmp_path / "lenet.pt"
     done = _torchrun(2, "train", "lenet", *BRIEF_OPTIONS, path)
@@ -339,6 +340,7 @@ def test_two_processes_train_as_one(in_one_process: Path, tmp_path: Path) -> Non
     assert _difference(path, in_one_process) < 1e-5
 
 
+@pytest.mark.slow
 def test_what_one_process_began_two_resume(in_one_process: Path, tmp_path: Path) -> None:
     path = tmp_path / "lenet.pt"
     steps: list[object] = []
@@ -363,6 +365,7 @@ def test_the_recipe_of_a_checkpoint_gives_it_again(
     assert "is a lenet, not a nin" in result.output
 
 
+@pytest.mark.slow
 def test_a_recipe_of_more_processes_says_how_to_have_as_many(
     unbroken: Path, tmp_path: Path, cli: Callable[..., Result]
 ) -> None:

@@ -20,14 +20,14 @@ from cnndeploy.certificate import read_certificate
 from cnndeploy.deployment import open_deployment
 from cnndeploy.errors import ArtifactError, BenchmarkError, QuantizationError, Stopped
 from cnndeploy.exporters import export
-from cnndeploy.quantization import quantize
+from cnndeploy.quantization.quantize import quantize
 from cnndeploy.run import RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import dumps, structure
-from cnndeploy.tuning import choice, files
-from cnndeploy.tuning import race as race_module
 from cnndeploy.tuning.contenders import contenders
 from cnndeploy.tuning.report import Row, TuneReport
+from cnndeploy.tuning.tune import choice, files
+from cnndeploy.tuning.tune import race as race_module
 from cnndeploy.verification.report import EquivalenceReport
 from cnndeploy.verification.verify import verify
 from helpers import Trained
@@ -74,6 +74,7 @@ def tuned(trained: Trained, quick_tuning: None, tmp_path_factory: pytest.TempPat
     return cnndeploy.tune(trained.checkpoint, folder, budget=20, calibration=64, threads=1, max_minutes=30)
 
 
+@pytest.mark.slow
 def test_what_is_written_opens_is_certified_and_runs_as_planned(tuned: TuneReport, trained: Trained) -> None:
     artifact, plan = open_deployment(tuned.folder)
     chosen = tuned.chosen
@@ -91,6 +92,7 @@ def test_what_is_written_opens_is_certified_and_runs_as_planned(tuned: TuneRepor
         assert len(model.classify(IMAGES)) == 3
 
 
+@pytest.mark.slow
 def test_every_variant_and_runtime_has_a_row_with_a_reason(tuned: TuneReport) -> None:
     assert {row.runtime for row in tuned.rows} == set(RUNTIMES.names())
     assert {row.variant for row in tuned.rows} >= {"checkpoint", "float", "simplified", "int8"}
@@ -100,6 +102,7 @@ def test_every_variant_and_runtime_has_a_row_with_a_reason(tuned: TuneReport) ->
     assert all(row.ratio is None or row.accuracy is not None or row.lossy for row in tuned.rows)
 
 
+@pytest.mark.slow
 def test_the_report_reads_back_and_lies_in_the_folder(tuned: TuneReport) -> None:
     text = Path(tuned.folder, "tuning.json").read_text()
     assert structure(TuneReport, json.loads(text)) == structure(
@@ -108,6 +111,7 @@ def test_the_report_reads_back_and_lies_in_the_folder(tuned: TuneReport) -> None
     assert structure(TuneReport, json.loads(text)).chosen == tuned.chosen
 
 
+@pytest.mark.slow
 def test_bench_and_verify_open_the_folder(
     tuned: TuneReport, trained: Trained, cli: Callable[..., Result]
 ) -> None:
@@ -121,6 +125,7 @@ def test_bench_and_verify_open_the_folder(
     assert read_certificate(artifact) == certificate
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
 def test_a_contender_that_is_not_admitted_is_rejected_with_all_of_its_numbers(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -139,6 +144,7 @@ def test_a_contender_that_is_not_admitted_is_rejected_with_all_of_its_numbers(
     assert report.chosen.runtime != "onnxruntime"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
 def test_when_the_time_is_over_the_best_so_far_is_written_and_it_says_so(
     trained: Trained, tmp_path: Path, cli: Callable[..., Result]
@@ -217,6 +223,7 @@ def test_an_exported_file_and_a_folder_of_something_else_are_refused(
         cnndeploy.tune(trained.checkpoint, trained.checkpoint.parent)
 
 
+@pytest.mark.slow
 def test_a_deployment_with_something_else_in_it_is_not_replaced(
     tuned: TuneReport, trained: Trained, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from cnndeploy.verification.reference import Reference
 from helpers import Trained
 
 IMAGES = 9
+FAST = {(name, "lenet") for name in ("one filter off by a thousandth", "labels permuted", "batch axis fixed")}
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,12 @@ def reference(good: Callable[[str], Trained]) -> Iterator[Callable[[str], Refere
 @pytest.mark.parametrize(
     ("defect", "architecture"),
     [
-        pytest.param(defect, architecture, id=f"{defect.name}, {defect.format}, {architecture}")
+        pytest.param(
+            defect,
+            architecture,
+            id=f"{defect.name}, {defect.format}, {architecture}",
+            marks=() if (defect.name, architecture) in FAST else pytest.mark.slow,
+        )
         for defect in DEFECTS
         for architecture in defect.architectures
     ],

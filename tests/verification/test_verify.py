@@ -33,6 +33,7 @@ POPEN = subprocess.Popen
 Edited = Callable[[Callable[[onnx.ModelProto], None]], Path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_format", ["onnx", "torchscript", "checkpoint"])
 def test_all_test_images_in_all_batch_sizes(model_format: str, trained: Trained) -> None:
     done: list[tuple[int, int]] = []
@@ -169,6 +170,7 @@ def test_a_false_claim_about_training_is_rejected(trained: Trained, edited: Edit
     assert "the manifests differ: training." in reason
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
 def test_alexnet_is_verified_within_2_gib(tmp_path: Path) -> None:
     """The largest peak of the processes that run the two sides; 333 images use every batch size once.
