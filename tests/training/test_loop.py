@@ -12,8 +12,8 @@ from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
-from cnndeploy.errors import ArtifactError, DataError, TrainingError, UnknownNameError
-from cnndeploy.training.plan import Precision
+from cnndeploy.errors import ArtifactError, DataError, Stopped, TrainingError, UnknownNameError
+from cnndeploy.training.plan import Plan, Precision
 from cnndeploy.training.records import Epoch, Step
 from cnndeploy.training.train import train
 
@@ -110,3 +110,28 @@ def test_every_choice_of_a_recipe_is_used(tmp_path: Path, monkeypatch: pytest.Mo
         path = train("lenet", tmp_path / f"{number}.pt", images=256, threads=1).path
         seen.append(Checkpoint.load(path).weights["features.0.weight"].numpy().tobytes())
     assert len(set(seen)) == 1 + len(others)
+
+
+def test_an_older_files_words_are_read(tmp_path: Path) -> None:
+    path = train("lenet", tmp_path / "lenet.pt", epochs=1, images=300, threads=1).path
+    checkpoint = Checkpoint.load(path)
+    facts = dict(checkpoint.manifest.training)
+    del facts["train_images"]
+    older = {**facts, "limit": None, "images": 60_000, "precision": "bf16"}
+    plan = Plan.recorded(older, path)
+    assert (plan.images, plan.precision) == (None, "bfloat16")
+    assert plan == replace(Plan.recorded(facts, path), images=None, precision="bfloat16")
+    older = {**facts, "limit": 300, "images": 300}
+    assert Plan.recorded(older, path) == Plan.recorded(facts, path)
+    replace(checkpoint, manifest=replace(checkpoint.manifest, training=older)).save(path)
+    again = train("lenet", tmp_path / "again.pt", recipe_of=path).path
+    weights = Checkpoint.load(again).weights
+    assert all(torch.equal(weights[name], value) for name, value in checkpoint.weights.items())
+
+
+def test_a_training_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path) -> None:
+    with pytest.raises(Stopped, match="at step 1 of epoch 1; train with resume=True") as stopped:
+        train("lenet", tmp_path / "lenet.pt", epochs=1, images=300, should_stop=lambda: True)
+    assert stopped.value.exit_code == 130
+    with pytest.raises(TrainingError, match="resume=True"):
+        train("lenet", tmp_path / "lenet.pt", epochs=1, images=300)

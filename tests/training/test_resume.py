@@ -248,7 +248,7 @@ def test_kill_9_at_every_write(tmp_path: Path) -> None:
             path = tmp_path / str(moment) / "lenet.pt"
             path.parent.mkdir()
             assert victim(moment, path) == -signal.SIGKILL
-            assert victim(1 + moment % 4, path) == -signal.SIGKILL or path.read_bytes() == whole.read_bytes()
+            assert victim(1 + moment % 4, path) in (-signal.SIGKILL, 0)  # 0: fewer moments were left
             interrupted_writes += any(path.parent.glob(".*.tmp"))
             assert victim(_MOMENTS + 1, path) == 0  # there are no more moments than these
             assert path.read_bytes() == whole.read_bytes()
