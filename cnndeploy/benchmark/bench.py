@@ -141,7 +141,9 @@ def bench_candidates(
         for batch_size in sizes:
             for index, timer in enumerate(timers):
                 if timer.failure and batch_size != sizes[0] and not should_stop():
-                    timers[index] = start(timer.candidate)  # what failed at one batch size may run at the next
+                    timers[index] = start(
+                        timer.candidate
+                    )  # what failed at one batch size may run at the next
                     timers[index].try_to_open()
             rows += compared(turns.at(batch_size, timers), comparisons)
         conditions = watch.facts()

@@ -73,9 +73,7 @@ class _EndToEnd(_OfSession):
         classifier = Classifier(self._session, self._session.artifact.require_manifest())
         shape = (batch_size, RAW_SIDE, RAW_SIDE)
         images = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
-        return lambda: [
-            np.array([prediction.probability for prediction in classifier.classify(images)])
-        ]
+        return lambda: [np.array([prediction.probability for prediction in classifier.classify(images)])]
 
 
 class _RawOnnxRuntime(Subject):

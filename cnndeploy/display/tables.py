@@ -11,10 +11,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from cnndeploy.benchmark.baseline import Comparison
-from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.deployment import Plan
-from cnndeploy.display.rows import DEPLOYMENT, LATENCY, Column, as_markdown, candidates, shortened
+from cnndeploy.display.cells import add_row
 from cnndeploy.display.units import duration, machine_line, size
 from cnndeploy.evaluation import Evaluation, wilson
 from cnndeploy.specs import Manifest
@@ -51,7 +49,7 @@ def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
         rows["first divergence"] = _divergence_cell
         rows["error growth"] = _growth_cell
     for label, value in rows.items():
-        _add_row(table, label, *(value(report) for report in reports))
+        add_row(table, label, *(value(report) for report in reports))
     return Group(table)
 
 
@@ -64,7 +62,7 @@ def evaluation_table(evaluation: Evaluation) -> Group:
     for each in evaluation.per_class:
         if each.images:
             low, high = wilson(each.correct, each.images)
-            _add_row(
+            add_row(
                 table,
                 each.label,
                 f"{each.images:,}",
@@ -74,7 +72,7 @@ def evaluation_table(evaluation: Evaluation) -> Group:
             )
     table.add_section()
     low, high = evaluation.interval
-    _add_row(
+    add_row(
         table,
         "all",
         f"{evaluation.images:,}",
@@ -196,66 +194,6 @@ def _accuracy_cell(report: EquivalenceReport) -> str:
     return f"{found.artifact_accuracy:.4f}, checkpoint {found.checkpoint_accuracy:.4f} (p = {found.mcnemar_p:.2g})"
 
 
-def benchmark_table(report: BenchmarkReport) -> Group:
-    """A row for each result; what it takes to start each candidate; the machine, and what to doubt."""
-    report = shortened(report)
-    tables = [_of_rows("Latency and throughput", LATENCY, report.results)]
-    if any(row.cold_start or row.peak_memory_bytes for row in candidates(report)):
-        tables.append(_of_rows("Cold start and size", DEPLOYMENT, candidates(report)))
-    failures = (Text(f"{row.target} on {row.runtime}: {row.failure}", "red") for row in report.failures)
-    warnings = (Text(f"Warning: {warning}", "yellow") for warning in report.warnings)
-    ended = [Text("Interrupted: the figures are of what was measured until then.", "red")]
-    return Group(
-        *tables,
-        Text(machine_line(report.environment)),
-        *failures,
-        *warnings,
-        *(ended if report.interrupted else []),
-    )
-
-
-def _of_rows(title: str, columns: Sequence[Column], results: Sequence[Result]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column.heading, justify="right" if column.key else "left", overflow="fold")
-    for result in results:
-        _add_row(table, *(column.text(result) for column in columns))
-    return table
-
-
-def benchmark_markdown(report: BenchmarkReport) -> str:
-    """The same tables in Markdown."""
-    report = shortened(report)
-    parts = [as_markdown(LATENCY, report.results), as_markdown(DEPLOYMENT, candidates(report))]
-    notes = [machine_line(report.environment), *(f"Warning: {warning}" for warning in report.warnings)]
-    notes += [f"{row.target} on {row.runtime}: {row.failure}" for row in report.failures]
-    return "\n".join([*parts, *(f"{note}\n" for note in notes)])
-
-
-def comparison_table(comparison: Comparison) -> Group:
-    """A row for each line that is in both reports."""
-    table = Table(title="Against the baseline", title_justify="left")
-    table.add_column("file", overflow="fold")
-    table.add_column("runtime")
-    for heading in ("threads", "batch", "times as fast as then"):
-        table.add_column(heading, justify="right")
-    table.add_column("by")
-    table.add_column("verdict")
-    for change in comparison.changes:
-        _add_row(
-            table,
-            Path(change.target).name,
-            change.runtime,
-            str(change.threads),
-            str(change.batch_size),
-            f"{change.ratio:.3f} ({change.ratio_low:.3f} to {change.ratio_high:.3f})",
-            "ratio to the reference" if change.by == "ratio" else "time",
-            Text(change.verdict, "bold red" if change.verdict == "SLOWER" else ""),
-        )
-    undecided = (Text(f"Not judged: {why}", "bold red") for why in comparison.undecided)
-    return Group(table, *undecided, *(Text(note) for note in comparison.notes))
-
-
 def tuning_table(report: TuneReport) -> Group:
     """A row for each contender, fastest first, with what became of it and why."""
     table = Table(title=f"Tuned for {report.objective}, batch {report.batch_size}", title_justify="left")
@@ -266,7 +204,7 @@ def tuning_table(report: TuneReport) -> Group:
     table.add_column("outcome", overflow="fold", min_width=40)
     for row in report.rows:
         low, high = row.ratio_interval or (0, 0)
-        _add_row(
+        add_row(
             table,
             row.variant,
             ", ".join([row.runtime, *(f"{name} {value}" for name, value in row.options.items())]),
@@ -286,11 +224,6 @@ def tuning_table(report: TuneReport) -> Group:
     return Group(table, Text(machine_line(report.environment)), *notes, Text(wrote + opened))
 
 
-def _add_row(table: Table, *cells: str | Text) -> None:
-    """File names and manifests are shown as they are; rich would read their brackets as markup."""
-    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
-
-
 def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
     """What ``cnndeploy inspect`` prints."""
     table = Table(show_header=False)
@@ -298,14 +231,14 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
     table.add_column(overflow="fold")
     for key, value in facts.items():
         if key != "manifest" and (key != "operators" or value):  # a checkpoint has weights and no graph
-            _add_row(table, "size" if key == "bytes" else key, _fact_cell(key, value))
+            add_row(table, "size" if key == "bytes" else key, _fact_cell(key, value))
     if manifest is None:
-        _add_row(table, "manifest", "none: cnndeploy did not write this file")
+        add_row(table, "manifest", "none: cnndeploy did not write this file")
         return Group(table)
     table.add_section()
     training, preprocessing = manifest.training, manifest.preprocessing
     accuracy = training.get("test_accuracy")
-    _add_row(table, "architecture", manifest.architecture)
+    add_row(table, "architecture", manifest.architecture)
     height, width = preprocessing.size
     steps = (
         f"uint8 times {preprocessing.scale:.6g}, resized to {height} x {width} (bilinear, half-pixel centres, no "
@@ -313,21 +246,21 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
     )
     if preprocessing.mean or preprocessing.std != 1:
         steps += f", minus {preprocessing.mean:g}, divided by {preprocessing.std:g}"
-    _add_row(table, "preprocessing", f"in the file: {steps}" if manifest.takes_images else steps)
+    add_row(table, "preprocessing", f"in the file: {steps}" if manifest.takes_images else steps)
     if manifest.checkpoint_sha256 is not None:  # an exported file
-        _add_row(table, "simplified", ", ".join(manifest.rewrites) or "no")
-    _add_row(table, "labels", ", ".join(manifest.labels))
-    _add_row(
+        add_row(table, "simplified", ", ".join(manifest.rewrites) or "no")
+    add_row(table, "labels", ", ".join(manifest.labels))
+    add_row(
         table,
         "test accuracy",
         "untrained" if accuracy is None else f"{accuracy:.4f} on {training['test_images']:,} images",
     )
     if recipe := training.get("recipe"):
-        _add_row(
+        add_row(
             table,
             "recipe",
             ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None),
         )
-    _add_row(table, "checkpoint", manifest.checkpoint_sha256 or "this file")
-    _add_row(table, "versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items()))
+    add_row(table, "checkpoint", manifest.checkpoint_sha256 or "this file")
+    add_row(table, "versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items()))
     return Group(table)
