@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cnndeploy import data
-from cnndeploy.benchmark.candidate import Candidate
+from cnndeploy.benchmark.timer import Timer
 from cnndeploy.cli import main
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
@@ -80,14 +80,14 @@ def cli() -> Callable[..., Result]:
 @pytest.fixture
 def raw_onnxruntime_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a benchmark, the process of every candidate that is run by raw-onnxruntime is killed at its first call."""
-    call = Candidate.call
+    call = Timer.call
 
-    def crash(self: Candidate, *request: int) -> dict[str, Any]:
-        if self.asked.runtime == "raw-onnxruntime":
+    def crash(self: Timer, *request: int) -> dict[str, Any]:
+        if self.candidate.run.runtime == "raw-onnxruntime":
             os.kill(self._process.pid, signal.SIGKILL)
         return call(self, *request)
 
-    monkeypatch.setattr(Candidate, "call", crash)
+    monkeypatch.setattr(Timer, "call", crash)
 
 
 @pytest.fixture

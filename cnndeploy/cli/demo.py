@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cnndeploy.verification.report import EquivalenceReport
 
 _BATCH_SIZES = (1, 64)
-_BUDGET_S = 5.0  # a demonstration; the command's own default is more patient
+_SECONDS = 5.0  # a demonstration; the command's own default is more patient
 
 
 @click.command()
@@ -90,7 +90,7 @@ def command(architecture: str, output: Path, epochs: int, limit: int | None, dat
     page = output / "report.html"
     sizes = ",".join(map(str, _BATCH_SIZES))
     command = shlex.join(
-        ["cnndeploy", "bench", *map(str, measured), "--batch-size", sizes, "--budget", f"{_BUDGET_S:g}"]
+        ["cnndeploy", "bench", *map(str, measured), "--batch-size", sizes, "--seconds", f"{_SECONDS:g}"]
     )
     write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings, command).encode())
     click.echo(f"Open {page}")
@@ -132,14 +132,14 @@ def _verify(
 
 def _measure(targets: list[Path], json_file: Path) -> BenchmarkReport:
     from cnndeploy.benchmark.bench import bench
-    from cnndeploy.display.tables import benchmark_table
+    from cnndeploy.display.benchmark_tables import benchmark_table
 
     with progress_bar("Starting", refreshes_a_second=1) as update:
         timings = bench(
             targets,
             batch_sizes=_BATCH_SIZES,
-            budget_s=_BUDGET_S,
-            on_progress=lambda text, done, total: update(done, total, text),
+            seconds=_SECONDS,
+            progress=update,
         )
     write_json(str(json_file), timings.to_dict())
     console_for().print(benchmark_table(timings))

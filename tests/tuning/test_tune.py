@@ -68,8 +68,8 @@ def test_the_report_reads_back_and_lies_in_the_folder(tuned: TuneReport) -> None
 
 
 def test_bench_and_verify_open_the_folder(tuned: TuneReport, trained: Trained, cli) -> None:  # type: ignore[no-untyped-def]
-    report = cnndeploy.bench([trained.checkpoint, tuned.folder], budget_s=0.1, cold_starts=0)
-    assert report.results[1].target == tuned.folder
+    report = cnndeploy.bench([trained.checkpoint, tuned.folder], seconds=0.1, cold_starts=0)
+    assert report.results[1].artifact == tuned.folder
     artifact, _ = open_deployment(tuned.folder)
     certificate = read_certificate(artifact)
     verified: Result = cli("verify", tuned.folder, "--against", trained.checkpoint, "--images", 100)
