@@ -187,12 +187,19 @@ def _simulated(seed: int, slower: float) -> str:
         clock=clock,
     )
     rows = [
-        summarise(Result(target="x", runtime="y", device="cpu", threads=1, batch_size=1), each)
+        summarise(Result(artifact="x", runtime="y", device="cpu", threads=1, batch_size=1), each)
         for each in found
     ]
     return compared(rows, 1)[1].verdict or ""
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of them makes an interval coarser by little, and a simulation many times quicker."""
+    monkeypatch.setattr("cnndeploy.benchmark.intervals._RESAMPLES", 1000)
+
+
+@pytest.mark.usefixtures("few_resamples")
 def test_a_file_against_itself_has_no_winner() -> None:
     said = [_simulated(seed, slower=1.0) for seed in range(150)]
     assert len(said) == 150
@@ -200,6 +207,7 @@ def test_a_file_against_itself_has_no_winner() -> None:
     assert sum(verdict == "SAME" for verdict in said) >= 75  # and it is not for saying nothing
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_difference_of_a_twentieth_is_found() -> None:
     said = [_simulated(seed, slower=1.05) for seed in range(50)]
     assert sum(verdict == "FASTER" for verdict in said) >= 45
