@@ -21,14 +21,16 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, q
 from cnndeploy import data, evaluate, tune
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import Limits, bench_candidates
-from cnndeploy.benchmark.candidate import RAW_ONNXRUNTIME, RAW_OPENVINO, Settings
 from cnndeploy.benchmark.intervals import ratio_interval
+from cnndeploy.benchmark.raw import RAW_ONNXRUNTIME, RAW_OPENVINO
 from cnndeploy.benchmark.report import BenchmarkReport, Result, round_ratios
-from cnndeploy.deployment import open_deployment
-from cnndeploy.display.tables import tuning_table
+from cnndeploy.deployment import Candidate, resolve
+from cnndeploy.display.tuning_tables import tuning_table
 from cnndeploy.display.units import duration, machine_line
 from cnndeploy.exporters import export
 from cnndeploy.files import write_file
+from cnndeploy.run import Run
+from cnndeploy.serial import dumps
 
 CALIBRATION = 256
 
@@ -56,34 +58,31 @@ def plain_int8(source: Artifact, path: Path) -> Artifact:
     return Artifact.open(path)
 
 
-def candidates(
-    folder: Path, name: str, threads: int, max_minutes: float
-) -> Iterator[tuple[str, Artifact, Settings]]:
-    """Each with its name in the table; eager PyTorch first, the tuned folder last."""
+def candidates(folder: Path, name: str, threads: int, max_minutes: float) -> Iterator[tuple[str, Candidate]]:
+    """Yield each with its name in the table; eager PyTorch first, the tuned folder last."""
     checkpoint = Artifact.open(folder / f"{name}.pt")
     onnx = export(checkpoint.path, "onnx", folder / f"{name}.plain.onnx", simplify=False)
     script = export(checkpoint.path, "torchscript", folder / f"{name}.plain.torchscript", simplify=False)
     int8 = plain_int8(onnx, folder / f"{name}.plain.int8.onnx")
     tuned = folder / f"{name}.deploy"
     print(f"\nTuning {name}", flush=True)
-    report = tune(checkpoint.path, tuned, threads=threads, max_minutes=max_minutes, on_progress=_Said())
+    report = tune(checkpoint.path, tuned, threads=threads, max_minutes=max_minutes, progress=_Said())
     from rich.console import Console
 
     Console(width=160).print(tuning_table(report))
-    yield "eager PyTorch", checkpoint, Settings("eager", "cpu", threads)
-    yield "frozen TorchScript", script, Settings("torchscript", "cpu", threads)
-    yield "torch.compile", checkpoint, Settings("compiled", "cpu", threads)
-    yield "ONNX Runtime, plain script", onnx, Settings(RAW_ONNXRUNTIME, "cpu", threads)
-    yield "OpenVINO, plain script", onnx, Settings(RAW_OPENVINO, "cpu", threads)
-    yield "ONNX Runtime, plain int8", int8, Settings(RAW_ONNXRUNTIME, "cpu", threads)
-    yield "OpenVINO, plain int8", int8, Settings(RAW_OPENVINO, "cpu", threads)
-    artifact, plan = open_deployment(tuned)
-    settings = Settings(plan.runtime, plan.device, plan.threads, options=plan.options, deployment=str(tuned))
-    yield (
-        f"cnndeploy tune: {report.chosen.variant}, {plan.runtime}, {plan.threads} threads",
-        artifact,
-        settings,
-    )
+    for label, artifact, runtime in (
+        ("eager PyTorch", checkpoint, "eager"),
+        ("frozen TorchScript", script, "torchscript"),
+        ("torch.compile", checkpoint, "compiled"),
+        ("ONNX Runtime, plain script", onnx, RAW_ONNXRUNTIME),
+        ("OpenVINO, plain script", onnx, RAW_OPENVINO),
+        ("ONNX Runtime, plain int8", int8, RAW_ONNXRUNTIME),
+        ("OpenVINO, plain int8", int8, RAW_OPENVINO),
+    ):
+        yield label, resolve(artifact, Run(runtime, threads=threads))
+    candidate = resolve(tuned)
+    run = candidate.run
+    yield f"cnndeploy tune: {report.chosen.variant}, {run.runtime}, {run.threads} threads", candidate
 
 
 class _Said:
@@ -99,18 +98,16 @@ class _Said:
             print(f"  {text}", flush=True)
 
 
-def accuracies(
-    found: list[tuple[str, Artifact, Settings]], folder: Path, name: str, images: int
-) -> dict[str, str]:
-    """On test images, of those that may have lost some; the others have the checkpoint's."""
+def accuracies(labelled: list[tuple[str, Candidate]], folder: Path, name: str, images: int) -> dict[str, str]:
+    """Return the accuracy on test images of those that may have lost some; the others have the checkpoint's."""
     plan = json.loads((folder / f"{name}.deploy" / "plan.json").read_text())
-    known = {found[-1][0]: f"{plan['figures']['accuracy']:.4f}: {plan['figures']['verdict']}"}
-    for label, artifact, settings in found:
+    known = {labelled[-1][0]: f"{plan['figures']['accuracy']:.4f}: {plan['figures']['verdict']}"}
+    for label, candidate in labelled:
         if label == "OpenVINO, plain script":
             known[label] = "in bfloat16 where the processor can; not measured"
         if "plain int8" in label:
-            runtime = "onnxruntime" if settings.runtime == RAW_ONNXRUNTIME else "openvino"
-            accuracy = evaluate(artifact, runtime=runtime, batch_size=32, images=images).accuracy
+            runtime = "onnxruntime" if candidate.run.runtime == RAW_ONNXRUNTIME else "openvino"
+            accuracy = evaluate(candidate.artifact, run=Run(runtime), batch_size=32, images=images).accuracy
             known[label] = f"{accuracy:.4f} on {images:,} images"
     return known
 
@@ -146,7 +143,7 @@ def _against(row: Result, ours: Result, comparisons: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The tuned folder against the field.")
     parser.add_argument("--folder", type=Path, required=True, help="with checkpoints, as lenet.pt")
-    parser.add_argument("--budget", type=float, default=20.0, help="seconds for each candidate (default: 20)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each candidate (default: 20)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, default=10_000, help="for the accuracy of plain int8 files")
     parser.add_argument("--max-minutes", type=float, default=20.0, help="of each tuning (default: 20)")
@@ -154,12 +151,13 @@ def main() -> None:
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     for name in arguments.architectures:
-        found = [*candidates(folder, name, arguments.threads, arguments.max_minutes)]
-        limits = Limits(precision=0.02, budget_s=arguments.budget, timeout_s=600, cold_starts=0, seed=0)
-        report = bench_candidates([each[1:] for each in found], [1], limits)
-        write_file(folder / f"{name}.peers.json", json.dumps(report.to_dict(), indent=2).encode())
-        known = accuracies(found, folder, name, arguments.images)
-        print(f"\n### {name}\n\n{table([each[0] for each in found], report, known)}\n")
+        labelled = [*candidates(folder, name, arguments.threads, arguments.max_minutes)]
+        labels = [label for label, _ in labelled]
+        limits = Limits(until=0.02, seconds=arguments.seconds, timeout_s=600, cold_starts=0, seed=0)
+        report = bench_candidates([candidate for _, candidate in labelled], [1], limits)
+        write_file(folder / f"{name}.peers.json", dumps(report.to_dict()).encode())
+        known = accuracies(labelled, folder, name, arguments.images)
+        print(f"\n### {name}\n\n{table(labels, report, known)}\n")
         print(machine_line(report.environment), *report.warnings, sep="\n", flush=True)
 
 

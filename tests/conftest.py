@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cnndeploy import data
-from cnndeploy.benchmark.bench import engine
+from cnndeploy.benchmark import engine
 from cnndeploy.benchmark.timer import Timer
 from cnndeploy.cli import main
 from cnndeploy.exporters import export
@@ -43,6 +43,7 @@ def quick_blocks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, seconds in (("PAUSE_S", 0.0), ("WARM_UP_S", 0.005), ("_AIM_S", 0.004), ("BLOCK_S", 0.002)):
             patch.setattr(engine, name, seconds)
+        patch.setattr("cnndeploy.benchmark.conditions._LISTEN_S", 0.05)
         yield
 
 

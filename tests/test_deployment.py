@@ -71,9 +71,9 @@ def test_a_plan_of_another_processor_says_so_and_how_to_tune_again(folder: Path)
 
 
 def test_bench_runs_a_folder_as_planned(folder: Path, trained: Trained) -> None:
-    report = cnndeploy.bench([trained.onnx, folder], runtimes=["onnxruntime"], budget_s=0.1, cold_starts=0)
+    report = cnndeploy.bench([trained.onnx, folder], runtimes=["onnxruntime"], seconds=0.1, cold_starts=0)
     plain, planned = report.results
-    assert planned.target == str(folder)
+    assert planned.artifact == str(folder)
     assert planned.settings is not None
     assert (planned.threads, planned.settings["spinning"]) == (2, False)
     assert plain.settings is not None

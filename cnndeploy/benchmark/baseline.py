@@ -72,12 +72,11 @@ class Pair:
         """Compare by the ratio if both were measured against the same reference and are not that themselves."""
         by: Literal["ratio", "time"] = "time"
         earlier, later = self.old.round_p50_s, self.new.round_p50_s
-        references = (self.old_reference, self.new_reference)
-        if references[0] and references[1] and not self.is_reference:
-            if references[0].identity == references[1].identity:
-                by = "ratio"
-                earlier = tuple(1 / ratio for ratio in round_ratios(references[0], self.old))
-                later = tuple(1 / ratio for ratio in round_ratios(references[1], self.new))
+        then, today = self.old_reference, self.new_reference
+        if then and today and then.identity == today.identity and not self.is_reference:
+            by = "ratio"
+            earlier = tuple(1 / ratio for ratio in round_ratios(then, self.old))
+            later = tuple(1 / ratio for ratio in round_ratios(today, self.new))
         low, high = change_interval(earlier, later, comparisons)
         return Change(
             self.new.artifact,

@@ -145,8 +145,8 @@ DOUBTS = (
     ),
     Doubt(
         lambda facts: facts.few > 0 and not facts.interrupted,
-        "In {facts.few} of {facts.rows} rows there are too few calls for a p90 with an interval: {enough:g} seconds "
-        "for each candidate take four times as many.",
+        "In {facts.few} of {facts.rows} rows there are too few calls for a p90 with an interval; {enough:g} seconds "
+        "for each candidate would bring four times as many.",
     ),
     Doubt(
         lambda facts: facts.unclear > 0 and not facts.interrupted and facts.width > facts.until,

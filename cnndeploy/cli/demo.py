@@ -131,7 +131,7 @@ def _verify(
 
 def _measure(targets: list[Path], json_file: Path) -> BenchmarkReport:
     from cnndeploy.benchmark.bench import bench
-    from cnndeploy.display.tables import benchmark_table
+    from cnndeploy.display.benchmark_tables import benchmark_table
 
     with progress_bar("Starting", refreshes_a_second=1) as update:
         timings = bench(

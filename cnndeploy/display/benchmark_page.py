@@ -9,7 +9,7 @@ from pathlib import Path
 from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.display.html import document
 from cnndeploy.display.plots import Plot, benchmark_plots
-from cnndeploy.display.rows import DEPLOYMENT, LATENCY, Column, candidates, shortened
+from cnndeploy.display.rows import DEPLOYMENT, LATENCY, Column, candidates, failure_lines, shortened
 from cnndeploy.display.units import machine_line
 
 # Sorts a table by the column whose heading is clicked; by its numbers where the cells carry them.
@@ -33,18 +33,15 @@ for (const head of document.querySelectorAll('table.sortable th button')) {
 
 def render_benchmark(report: BenchmarkReport, command: str = "") -> str:
     """The page; ``command`` is what to type to measure again."""
-    names = ", ".join(dict.fromkeys(Path(row.target).name for row in report.results))
+    names = ", ".join(dict.fromkeys(Path(row.artifact).name for row in report.results))
     return document(f"cnndeploy bench: {names}", ("<h1>Benchmark</h1>", *benchmark_sections(report, command)))
 
 
 def benchmark_sections(report: BenchmarkReport, command: str = "") -> Sequence[str]:
     """The parts of a page that show a benchmark, with plots, tables that sort, and the machine."""
     report = shortened(report)
-    warnings = "".join(f'<p class="bad">{escape(warning)}</p>' for warning in report.warnings)
-    failures = "".join(
-        f'<p class="bad">{escape(row.target)} on {escape(row.runtime)}: {escape(row.failure)}</p>'
-        for row in report.failures
-    )
+    problems = (*report.warnings, *failure_lines(report))
+    warnings = "".join(f'<p class="bad">{escape(problem)}</p>' for problem in problems)
     how = f"<h2>Measure again</h2><p><code>{escape(command)}</code></p>" if command else ""
     note = (
         "Each candidate runs in a process of its own. They take turns in random order, and ratios are taken within a "
@@ -52,7 +49,7 @@ def benchmark_sections(report: BenchmarkReport, command: str = "") -> Sequence[s
         "heading to sort."
     )
     return (
-        f"<h2>Speed</h2>{warnings}{failures}<p>{note}</p>",
+        f"<h2>Speed</h2>{warnings}<p>{note}</p>",
         _table(LATENCY, report.results),
         *map(_figure, benchmark_plots(report).values()),
         f"<h2>Cold start and size</h2>{_table(DEPLOYMENT, candidates(report))}",

@@ -125,9 +125,11 @@ def _plain(axis: Any) -> None:
 
 
 def _name(row: Result, batch: bool = False) -> str:
-    target = f" {row.target}" if row.target.startswith("_") else row.target  # matplotlib hides what begins so
+    file = (
+        f" {row.artifact}" if row.artifact.startswith("_") else row.artifact
+    )  # matplotlib hides what begins so
     device = "" if row.device == "cpu" else f" on {row.device}"
-    name = f"{target}, {row.runtime}{device}, {row.threads} thr."
+    name = f"{file}, {row.runtime}{device}, {row.threads} thr."
     return f"{name}, batch {row.batch_size}" if batch else name
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result
@@ -72,7 +72,7 @@ def _cold(part: str) -> Column:
 
 
 _WHO = (
-    Column("file", lambda r: r.target),
+    Column("file", lambda r: r.artifact),
     Column("runtime", lambda r: r.runtime if r.device == "cpu" else f"{r.runtime} on {r.device}"),
     Column("threads", _threads, lambda r: r.threads),
 )
@@ -103,9 +103,16 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
 
 def shortened(report: BenchmarkReport) -> BenchmarkReport:
     """The report with its files' names as they are shown."""
-    names = short_names([row.target for row in report.results])
+    names = short_names([row.artifact for row in report.results])
     shown = {path: "".join(c if c.isprintable() else "?" for c in name) for path, name in names.items()}
-    return replace(report, results=tuple(replace(row, target=shown[row.target]) for row in report.results))
+    return replace(
+        report, results=tuple(replace(row, artifact=shown[row.artifact]) for row in report.results)
+    )
+
+
+def failure_lines(report: BenchmarkReport) -> list[str]:
+    """What failed, and why."""
+    return [f"{row.artifact} on {row.runtime}: {row.failure}" for row in report.failures]
 
 
 def candidates(report: BenchmarkReport) -> list[Result]:
@@ -127,8 +134,7 @@ def as_markdown(columns: Sequence[Column], rows: Sequence[Result]) -> str:
 def as_csv(report: BenchmarkReport) -> str:
     """Every figure of every row; an interval's two ends and the parts of a cold start in columns of their own."""
     rows = []
-    for result in report.results:
-        values = asdict(result)
+    for values in report.to_dict()["results"]:
         for name in ("quantiles_s", "round_p50_s", "settings", "more_calls_needed"):
             del values[name]
         for name in ("p50", "p90", "p99"):

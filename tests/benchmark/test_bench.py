@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,16 +20,21 @@ import pytest
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.baseline import compare
 from cnndeploy.benchmark.bench import bench
-from cnndeploy.benchmark.candidate import Candidate, Settings, cold_start
-from cnndeploy.benchmark.conditions import doubts
+from cnndeploy.benchmark.candidates import candidates_of
+from cnndeploy.benchmark.cold_start import cold_start
+from cnndeploy.benchmark.conditions import DOUBTS, Facts, doubts
 from cnndeploy.benchmark.engine import Measurement
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result, compared, summarise
+from cnndeploy.benchmark.timer import Timer
+from cnndeploy.deployment import Plan, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError, DeviceUnavailableError
-from cnndeploy.machine import busy_cpus, usable_cpus
+from cnndeploy.machine import busy_cpus, environment, usable_cpus
+from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes import open_session
+from cnndeploy.serial import dumps
 from helpers import Trained
 
-ROW = Result(target="a", runtime="eager", device="cpu", threads=1, batch_size=3)
+ROW = Result(artifact="a", runtime="eager", device="cpu", threads=1, batch_size=3)
 
 
 def _children() -> set[int]:
@@ -36,8 +42,8 @@ def _children() -> set[int]:
     return {int(pid) for task in own.iterdir() for pid in (task / "children").read_text().split()}
 
 
-def _quick(targets: list[Any], **settings: Any) -> BenchmarkReport:
-    return bench(targets, **{"threads": [1], "budget_s": 0.1, "cold_starts": 0, **settings})
+def _quick(sources: list[Any], **settings: Any) -> BenchmarkReport:
+    return bench(sources, **{"threads": [1], "seconds": 0.02, "cold_starts": 0, **settings})
 
 
 def test_summary_known_answer() -> None:
@@ -79,9 +85,9 @@ def test_quantiles_come_with_intervals_where_there_are_calls_enough() -> None:
 def test_every_candidate_is_measured_at_every_batch_size(trained: Trained) -> None:
     before = _children()
     targets = [trained.checkpoint, trained.onnx, trained.torchscript]
-    progress: list[tuple[str, int, int]] = []
-    report = _quick(targets, batch_sizes=[1, 3], on_progress=lambda *at: progress.append(at), cold_starts=1)
-    rows = [(Path(r.target), r.runtime, r.device, r.threads, r.batch_size) for r in report.results]
+    calls: list[tuple[int, int, str]] = []
+    report = _quick(targets, batch_sizes=[1, 3], progress=lambda *call: calls.append(call), cold_starts=1)
+    rows = [(Path(r.artifact), r.runtime, r.device, r.threads, r.batch_size) for r in report.results]
     runtimes = ["eager", "onnxruntime", "torchscript"]
     assert rows == [
         (target, runtime, "cpu", 1, size)
@@ -99,7 +105,7 @@ def test_every_candidate_is_measured_at_every_batch_size(trained: Trained) -> No
         assert result.images_per_s == pytest.approx(result.batch_size / result.p50_s)
         assert result.ratio_low <= result.ratio <= result.ratio_high
         assert result.peak_memory_bytes > 10_000_000
-        assert result.file_bytes == Path(result.target).stat().st_size
+        assert result.file_bytes == Path(result.artifact).stat().st_size
         assert (
             result.accuracy == Artifact.open(trained.checkpoint).require_manifest().training["test_accuracy"]
         )
@@ -107,13 +113,14 @@ def test_every_candidate_is_measured_at_every_batch_size(trained: Trained) -> No
         assert start is not None
         assert min(start.import_s, start.open_s, start.first_run_s, start.second_run_s) > 0
     assert [r.verdict for r in report.results if r.runtime == "eager"] == ["REFERENCE"] * 2
-    assert {text.partition(",")[0] for text, _, _ in progress} == {
+    assert {text.partition(",")[0] for _, _, text in calls} == {
         "Timing batch 1",
         "Timing batch 3",
         "Cold starts",
     }
     assert "torch" in report.environment["versions"]
-    assert BenchmarkReport.from_json(json.dumps(report.to_dict())) == report
+    assert all(0 <= done <= total for done, total, _ in calls)
+    assert BenchmarkReport.from_json(dumps(report.to_dict())) == report
     assert _children() == before
 
 
@@ -135,10 +142,12 @@ def test_every_runtime_and_number_of_threads_is_a_candidate(trained: Trained) ->
 def test_auto_takes_one_thread_unless_all_are_faster_or_the_model_is_large(
     one_s: float, all_s: float, chosen: int, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnndeploy.runtimes.usable_cpus", lambda: 4)
+    monkeypatch.setattr("cnndeploy.runtimes._open.usable_cpus", lambda: 4)
     seconds = {1: one_s, 4: all_s}
-    monkeypatch.setattr("cnndeploy.runtimes._median_seconds", lambda session, _: seconds[session.threads])
-    with open_session(Artifact.open(trained.onnx), threads="auto") as session:
+    monkeypatch.setattr(
+        "cnndeploy.runtimes._open._median_seconds", lambda session, _: seconds[session.threads]
+    )
+    with open_session(Artifact.open(trained.onnx), Run(threads="auto")) as session:
         assert session.threads == chosen
 
 
@@ -175,16 +184,16 @@ def test_one_that_hangs_is_ended_and_the_others_go_on(
     before = _children()
     slow = tmp_path / "slow.onnx"
     slow.write_bytes(trained.onnx.read_bytes())
-    call = Candidate.call
+    call = Timer.call
 
-    def hang(self: Candidate, *request: int) -> dict[str, Any]:
-        if self.artifact.path == slow:
+    def hang(self: Timer, *request: int) -> dict[str, Any]:
+        if self.candidate.artifact.path == slow:
             os.kill(self._process.pid, signal.SIGSTOP)
         return call(self, *request)
 
-    monkeypatch.setattr(Candidate, "call", hang)
-    hung, sound = _quick([slow, trained.onnx], timeout_s=10).results
-    assert "no answer within 10 seconds" in hung.failure
+    monkeypatch.setattr(Timer, "call", hang)
+    hung, sound = _quick([slow, trained.onnx], timeout_s=3).results
+    assert "no answer within 3 seconds" in hung.failure
     assert sound.failure == ""
     assert _children() == before
 
@@ -232,9 +241,9 @@ def test_stopping_gives_what_there_is(trained: Trained) -> None:
     rounds: list[str] = []
     report = _quick(
         [trained.onnx, trained.onnx],
-        budget_s=600,
+        seconds=600,
         batch_sizes=[1, 2],
-        on_progress=lambda text, *_: rounds.append(text),
+        progress=lambda done, total, text: rounds.append(text),
         should_stop=lambda: len(rounds) >= 5,
     )
     assert report.interrupted
@@ -272,9 +281,9 @@ def test_what_is_to_be_doubted_is_said_and_nothing_else() -> None:
     slow = replace(report, results=(first, replace(second, first_call_s=100.0)))
     assert "the first call took 100.00 s" in _doubted(slow)
     unclear = replace(second, verdict="AMBIGUOUS", ratio=1.03, ratio_low=0.9, ratio_high=1.2)
-    assert "--budget 600" in _doubted(replace(report, results=(first, unclear)))
+    assert "take 600 seconds" in _doubted(replace(report, results=(first, unclear)))
     narrow = replace(unclear, ratio_low=1.0194, ratio_high=1.0207)
-    assert "--precision 0.01" in _doubted(replace(report, results=(first, narrow)))
+    assert "until 0.01" in _doubted(replace(report, results=(first, narrow)))
     few = replace(second, more_calls_needed={"p90": 5})
     assert "too few calls for a p90" in _doubted(replace(report, results=(first, few)))
     grouped = replace(second, calls_per_sample=4)
@@ -297,25 +306,21 @@ def test_a_device_that_does_not_work_is_an_error(trained: Trained) -> None:
 
 
 def test_a_worker_that_is_killed_is_an_error(trained: Trained) -> None:
-    settings = Settings("onnxruntime", "cpu", 1)
-    with Candidate(
-        Artifact.open(trained.onnx), settings, timeout_s=60, should_stop=lambda: False
-    ) as candidate:
-        candidate.wait_until_open()
-        os.kill(candidate._process.pid, signal.SIGKILL)
+    with Timer(resolve(trained.onnx, Run(threads=1)), timeout_s=60) as timer:
+        timer.wait_until_open()
+        os.kill(timer._process.pid, signal.SIGKILL)
         with pytest.raises(ArtifactError, match="ended with status -9"):
-            candidate.call(1, 1, 1)
+            timer.call(1, 1, 1)
 
 
 def test_a_worker_ends_with_its_parent_even_in_the_middle_of_a_call(trained: Trained) -> None:
     script = (
-        "import time; from cnndeploy.artifact import Artifact\n"
-        "from cnndeploy.benchmark.candidate import Candidate, Settings\n"
-        f"artifact = Artifact.open({str(trained.onnx)!r})\n"
-        "candidate = Candidate(artifact, Settings('onnxruntime', 'cpu', 1), timeout_s=60, should_stop=bool)\n"
-        "candidate.wait_until_open()\n"
-        "candidate.send({'batch_size': 1, 'samples': 10**9, 'repeats': 1})\n"
-        "print(candidate._process.pid, flush=True); time.sleep(600)"
+        "import time; from cnndeploy.deployment import Plan, resolve\n"
+        "from cnndeploy.benchmark.timer import Timer\n"
+        f"timer = Timer(resolve({str(trained.onnx)!r}), timeout_s=60)\n"
+        "timer.wait_until_open()\n"
+        "timer.send({'batch_size': 1, 'samples': 10**9, 'repeats': 1})\n"
+        "print(timer._process.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
@@ -329,8 +334,7 @@ def test_a_worker_ends_with_its_parent_even_in_the_middle_of_a_call(trained: Tra
 
 
 def test_cold_starts_are_of_fresh_processes(trained: Trained) -> None:
-    settings = Settings("onnxruntime", "cpu", 1)
-    start = cold_start(Artifact.open(trained.onnx), settings, 2, 60, lambda: False)
+    start = cold_start(resolve(trained.onnx, Run(threads=1)), 2, 60)
     assert start.import_s > start.second_run_s
     median = ColdStart.median([start, replace(start, open_s=start.open_s + 2), replace(start, open_s=9.0)])
     assert (median.open_s, median.starts) == (start.open_s + 2, 3)
@@ -349,10 +353,10 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, trained: Trained) -
         _quick([trained.onnx], runtimes=["onnxruntime", "eager"])
     for wrong in (
         {"threads": [0]},
-        {"budget_s": 0},
+        {"seconds": 0},
         {"timeout_s": -1},
         {"cold_starts": -1},
-        {"precision": math.nan},
+        {"until": math.nan},
     ):
         with pytest.raises(BenchmarkError):
             _quick([trained.onnx], **wrong)
@@ -360,6 +364,117 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, trained: Trained) -
         bench(str(trained.onnx))
     with pytest.raises(BenchmarkError, match="runs the model alone"):
         _quick([trained.onnx], runtimes=["raw-onnxruntime"], end_to_end=True)
+
+
+def test_a_folder_runs_as_planned_unless_told_otherwise(trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "lenet.deploy"
+    folder.mkdir()
+    shutil.copy(trained.onnx, folder)
+    sha256 = Artifact.open(trained.onnx).sha256
+    run = Run("openvino", "cpu", 1, RuntimeOptions(precision="bfloat16"))
+    (folder / "plan.json").write_text(Plan("lenet.onnx", sha256, run, environment()).to_json())
+    opened = Artifact.open(trained.onnx)
+    planned, plain = candidates_of([folder, opened])
+    assert (planned.run, planned.is_planned, planned.folder) == (run, True, folder)
+    assert plain.artifact is opened
+    assert (plain.run.runtime, plain.run.device, plain.run.threads) == ("onnxruntime", "cpu", usable_cpus())
+    told = candidates_of([folder], runtimes=["onnxruntime", "openvino"], threads=[2, "auto"], device="cuda")
+    assert [(candidate.run.runtime, candidate.run.threads) for candidate in told] == [
+        (runtime, threads) for threads in (2, "auto") for runtime in ("onnxruntime", "openvino")
+    ]
+    assert {candidate.run.device for candidate in told} == {"cuda"}
+    assert [candidate.run.choices.lossy for candidate in told] == [
+        False,
+        True,
+    ] * 2  # of the plan's runtime only
+    with pytest.raises(BenchmarkError, match="runs the model alone"):
+        candidates_of([folder], runtimes=["raw-openvino"], threads=["auto"])
+    with pytest.raises(BenchmarkError, match="lists of files"):
+        candidates_of(opened)  # type: ignore[arg-type]
+
+
+# Doubts, one by one.
+
+QUIET = Facts(
+    busy_cpus=0.0,
+    steal=0.0,
+    throttled=0,
+    drift=0.0,
+    threads=1,
+    cpus=2,
+    slow_starts="",
+    rows=3,
+    grouped=0,
+    calls=1,
+    few=0,
+    unclear=0,
+    width=0.0,
+    seconds=20.0,
+    until=0.02,
+    cold_starts=3,
+    interrupted=False,
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "facts", "limit"),
+    [
+        (0, {"busy_cpus": 0.3}, {"busy_cpus": 0.25}),
+        (1, {"steal": 0.03}, {"steal": 0.02}),
+        (2, {"throttled": 1}, {"throttled": 0}),
+        (3, {"drift": -0.06}, {"drift": 0.05}),
+        (4, {"threads": 3}, {"threads": 2}),
+        (5, {"slow_starts": "x"}, {"slow_starts": ""}),
+        (6, {"slow_starts": "x", "cold_starts": 0}, {"slow_starts": "x"}),
+        (7, {"grouped": 1, "calls": 2}, {"grouped": 0}),
+        (8, {"few": 1}, {"few": 1, "interrupted": True}),
+        (9, {"unclear": 1, "width": 0.03}, {"unclear": 1, "width": 0.02}),
+        (10, {"unclear": 1, "width": 0.01}, {"unclear": 1, "width": 0.01, "interrupted": True}),
+    ],
+)
+def test_each_doubt_is_said_beyond_its_limit_and_not_at_it(
+    number: int, facts: dict[str, Any], limit: dict[str, Any]
+) -> None:
+    assert not any(doubt.applies(QUIET) for doubt in DOUBTS)
+    assert DOUBTS[number].applies(replace(QUIET, **facts))
+    assert not DOUBTS[number].applies(replace(QUIET, **limit))
+    assert len(DOUBTS) == 11
+
+
+def test_no_doubt_names_an_option_of_the_command_line() -> None:
+    assert not any("--" in doubt.sentence for doubt in DOUBTS)
+
+
+# Reports as JSON.
+
+
+def test_a_report_in_the_old_words_reads_and_old_keys_stay() -> None:
+    report = replace(_report(1.0, 2.0), settings={"until": 0.02, "seconds": 20.0, "seed": 0})
+    values = report.to_dict()
+    assert [row["target"] for row in values["results"]] == ["a.onnx", "b.onnx"]
+    assert (values["settings"]["budget_s"], values["settings"]["precision"]) == (20.0, 0.02)
+    (change, _) = compare(report, report).to_dict()["changes"]
+    assert change["target"] == change["artifact"] == "a.onnx"
+    for row in values["results"]:
+        del row["artifact"]
+    del values["settings"]["seconds"], values["settings"]["until"]
+    old = BenchmarkReport.from_json(json.dumps(values))
+    assert old == report
+    assert [change.verdict for change in compare(report, old).changes] == ["SAME", "SAME"]
+
+
+def test_a_row_keeps_a_precision_of_its_own() -> None:
+    row = replace(_report(1.0).results[0], settings={"precision": "bf16"})
+    report = replace(_report(1.0), results=(row,))
+    assert BenchmarkReport.from_json(dumps(report.to_dict())) == report
+
+
+def test_no_json_holds_what_is_no_number() -> None:
+    rows = tuple(replace(row, first_call_s=math.nan, ratio_high=math.inf) for row in _report(1.0).results)
+    text = dumps(replace(_report(1.0), results=rows).to_dict())
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    assert BenchmarkReport.from_json(text).results[0].ratio_high is None
 
 
 # Against a baseline.
@@ -370,7 +485,7 @@ def _report(*seconds: float, spread: float = 0.01, **environment: Any) -> Benchm
     random = np.random.default_rng(0)
     rows = [
         summarise(
-            replace(ROW, target=f"{name}.onnx"),
+            replace(ROW, artifact=f"{name}.onnx"),
             Measurement(rounds=[[s * (1 + spread * random.random())] for _ in range(40)]),
         )
         for name, s in zip("abcdef", seconds, strict=False)
@@ -385,18 +500,18 @@ def test_a_slower_machine_is_no_regression_but_a_slower_file_is() -> None:
     assert (first.by, first.verdict) == ("time", "AMBIGUOUS")
     assert (same.by, same.verdict, other.verdict) == ("ratio", "SAME", "SAME")
     slower = compare(_report(4.0, 1.1, 2.0), before)
-    assert [(change.target, change.verdict) for change in slower.changes] == [
+    assert [(change.artifact, change.verdict) for change in slower.changes] == [
         ("a.onnx", "SAME"),
         ("b.onnx", "SLOWER"),
         ("c.onnx", "SAME"),
     ]
-    assert [change.target for change in slower.slower] == ["b.onnx"]
+    assert [change.artifact for change in slower.slower] == ["b.onnx"]
     assert slower.changes[1].ratio == pytest.approx(1 / 1.1, rel=0.01)
 
 
 def test_a_reference_that_became_slower_by_itself_is_a_regression() -> None:
     found = compare(_report(8.0, 1.0, 2.0), _report(4.0, 1.0, 2.0))
-    assert [(change.target, change.verdict) for change in found.changes] == [
+    assert [(change.artifact, change.verdict) for change in found.changes] == [
         ("a.onnx", "SLOWER"),
         ("b.onnx", "FASTER"),
         ("c.onnx", "FASTER"),
@@ -447,14 +562,9 @@ def test_what_is_no_report_is_an_error() -> None:
 
 def test_what_has_ended_is_not_killed_again(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its number may be another process's by then."""
-    with Candidate(
-        Artifact.open(trained.onnx),
-        Settings("onnxruntime", "cpu", 1),
-        timeout_s=60,
-        should_stop=lambda: False,
-    ) as candidate:
-        candidate.wait_until_open()
-        os.kill(candidate._process.pid, signal.SIGKILL)
+    with Timer(resolve(trained.onnx, Run(threads=1)), timeout_s=60) as timer:
+        timer.wait_until_open()
+        os.kill(timer._process.pid, signal.SIGKILL)
         with pytest.raises(ArtifactError, match="ended with status -9"):
-            candidate.call(1, 1, 1)
+            timer.call(1, 1, 1)
         monkeypatch.setattr(os, "killpg", lambda *_: pytest.fail("killed again"))

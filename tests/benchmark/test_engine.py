@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from cnndeploy.benchmark.bench import _is_precise, engine
+from cnndeploy.benchmark.bench import engine, is_precise
 from cnndeploy.benchmark.engine import Measurement, measure
 from cnndeploy.benchmark.report import Result, compared, summarise
 from cnndeploy.errors import ArtifactError
@@ -61,16 +61,14 @@ def _repeated(seconds: float, count: int) -> list[float]:
 
 def _measure(
     *each: float,
-    budget_s: float = 1.0,
+    limit: float = 1.0,
     clock_s: float = 0.0,
     is_enough: Callable[..., bool] = lambda _: False,
 ) -> tuple[list[Measurement], list[FakeBlock], list[FakeBlock], FakeClock]:
     clock = FakeClock()
     log: list[FakeBlock] = []
     blocks = [FakeBlock(clock, partial(_repeated, seconds), log, clock_s) for seconds in each]
-    found = measure(
-        blocks, budget_s=budget_s, min_rounds=3, is_enough=is_enough, pause=clock.pause, clock=clock
-    )
+    found = measure(blocks, seconds=limit, min_rounds=3, is_enough=is_enough, pause=clock.pause, clock=clock)
     return found, blocks, log, clock
 
 
@@ -92,7 +90,7 @@ def test_a_block_that_turns_out_too_short_is_run_on() -> None:
         if clock.pauses == 2:  # after the warm-up the machine becomes ten times as fast
             speed["seconds"] = 0.001
 
-    (measured,) = measure([block], budget_s=1.0, pause=pause, clock=clock)
+    (measured,) = measure([block], seconds=1.0, pause=pause, clock=clock)
     assert all(math.fsum(each) >= engine.BLOCK_S for each in measured.rounds)
 
 
@@ -108,16 +106,16 @@ def test_reading_the_clock_takes_at_most_a_thousandth(seconds: float, clock_s: f
 
 
 @pytest.mark.parametrize(
-    ("seconds", "budget_s", "rounds"),
+    ("seconds", "limit", "rounds"),
     [(0.1, 3.9, 20), (0.1, 0.2, 3), (60.0, 5.0, 3)],
 )
-def test_rounds_follow_the_budget(seconds: float, budget_s: float, rounds: int) -> None:
-    (first, second), _, _, _ = _measure(seconds, seconds, budget_s=budget_s)
+def test_rounds_follow_the_limit(seconds: float, limit: float, rounds: int) -> None:
+    (first, second), _, _, _ = _measure(seconds, seconds, limit=limit)
     assert len(first.rounds) == len(second.rounds) == rounds
 
 
 def test_rounds_end_when_what_is_known_is_enough() -> None:
-    (measured,), _, _, _ = _measure(0.1, budget_s=100.0, is_enough=lambda found: len(found[0].rounds) >= 12)
+    (measured,), _, _, _ = _measure(0.1, limit=100.0, is_enough=lambda found: len(found[0].rounds) >= 12)
     assert 12 <= len(measured.rounds) <= 15
 
 
@@ -132,14 +130,14 @@ def test_every_candidate_is_warmed_up_before_the_first_round() -> None:
 
 
 def test_every_round_has_each_candidate_once_in_an_order_that_changes_and_repeats_by_seed() -> None:
-    found, blocks, log, clock = _measure(0.05, 0.06, 0.07, budget_s=10.0)
+    found, blocks, log, clock = _measure(0.05, 0.06, 0.07, limit=10.0)
     rounds = len(found[0].rounds)
     order = [blocks.index(block) for block in log[-3 * rounds :]]
     orders = [tuple(order[at : at + 3]) for at in range(0, len(order), 3)]
     assert all(set(each) == {0, 1, 2} for each in orders)
     assert len(set(orders)) == 6
     assert clock.pauses == 3 + 3 * rounds
-    _, again, second_log, _ = _measure(0.05, 0.06, 0.07, budget_s=10.0)
+    _, again, second_log, _ = _measure(0.05, 0.06, 0.07, limit=10.0)
     assert order == [again.index(block) for block in second_log[-3 * rounds :]]
 
 
@@ -156,7 +154,7 @@ def test_a_candidate_that_fails_is_left_out_and_the_others_go_on(at: str) -> Non
         return [0.1] * count
 
     blocks = [FakeBlock(clock, failing, log), FakeBlock(clock, lambda count: [0.1] * count, log)]
-    broken, sound = measure(blocks, budget_s=5.0, pause=clock.pause, clock=clock)
+    broken, sound = measure(blocks, seconds=5.0, pause=clock.pause, clock=clock)
     assert broken.failure == "it broke"
     assert len(sound.rounds) > len(broken.rounds)
     assert len(blocks[0].asked) < len(blocks[1].asked)
@@ -168,7 +166,7 @@ def test_stopping_keeps_whole_rounds() -> None:
     blocks = [FakeBlock(clock, lambda count: [0.1] * count, log) for _ in range(2)]
     stop_at = 25
     found = measure(
-        blocks, budget_s=100.0, should_stop=lambda: len(log) >= stop_at, pause=clock.pause, clock=clock
+        blocks, seconds=100.0, should_stop=lambda: len(log) >= stop_at, pause=clock.pause, clock=clock
     )
     assert len(found[0].rounds) == len(found[1].rounds) > 0
     assert len(log) == stop_at
@@ -195,14 +193,14 @@ def _simulated(seed: int, slower: float) -> str:
     blocks = [FakeBlock(clock, seconds(factor), log) for factor in (slower, 1.0)]
     found = measure(
         blocks,
-        budget_s=20.0,
-        is_enough=lambda measured: _is_precise(measured, 0.02, 1),
+        seconds=20.0,
+        is_enough=lambda measured: is_precise(measured, 0.02, 1),
         seed=seed,
         pause=clock.pause,
         clock=clock,
     )
     rows = [
-        summarise(Result(target="x", runtime="y", device="cpu", threads=1, batch_size=1), each)
+        summarise(Result(artifact="x", runtime="y", device="cpu", threads=1, batch_size=1), each)
         for each in found
     ]
     return compared(rows, 1)[1].verdict or ""

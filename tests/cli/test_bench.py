@@ -14,22 +14,21 @@ import pytest
 from click.testing import Result
 
 from cnndeploy.benchmark.report import BenchmarkReport
+from cnndeploy.serial import dumps
 from helpers import Trained
 
 Cli = Callable[..., Result]
-QUICK = ("--budget", 0.1, "--cold-start", 0, "--threads", 1)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_blocks() -> None:
-    """The engine keeps its own times here: a gate reaches a verdict on a busy machine only with blocks that long."""
+QUICK = ("--seconds", 0.02, "--cold-start", 0, "--threads", 1)
 
 
 @pytest.fixture(scope="module")
 def measured(cli: Cli, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("measured") / "baseline.json"
     assert (
-        cli("bench", trained.checkpoint, trained.onnx, *QUICK, "--budget", 1, "--json", path).exit_code == 0
+        cli("bench", trained.checkpoint, trained.onnx, *QUICK, "--seconds", 0.2, "--json", path).exit_code
+        == 0
     )
     return path.read_text()
 
@@ -43,7 +42,7 @@ def baseline(measured: str, tmp_path: Path) -> Path:
 
 def _edited(baseline: Path, edit: Callable[[BenchmarkReport], BenchmarkReport]) -> Path:
     report = edit(BenchmarkReport.from_json(baseline.read_text()))
-    baseline.write_text(json.dumps(report.to_dict()))
+    baseline.write_text(dumps(report.to_dict()))
     return baseline
 
 
@@ -55,9 +54,9 @@ def test_every_kind_of_report_is_written(cli: Cli, trained: Trained, tmp_path: P
         *(
             "bench",
             trained.onnx,
-            "--target",
+            "--runtime",
             "onnxruntime",
-            "--target",
+            "--runtime",
             "raw-onnxruntime",
             "--batch-size",
             "1,2",
@@ -78,7 +77,7 @@ def test_every_kind_of_report_is_written(cli: Cli, trained: Trained, tmp_path: P
 
 @pytest.mark.usefixtures("raw_onnxruntime_crashes")
 def test_a_file_that_fails_is_named_and_the_exit_is_1(cli: Cli, trained: Trained) -> None:
-    result = cli("bench", trained.onnx, "--target", "onnxruntime", "--target", "raw-onnxruntime", *QUICK)
+    result = cli("bench", trained.onnx, "--runtime", "onnxruntime", "--runtime", "raw-onnxruntime", *QUICK)
     assert result.exit_code == 1
     assert "FAILED" in result.output
     assert "REFERENCE" in result.output
@@ -94,17 +93,23 @@ def test_nothing_slower_is_exit_0_or_4_with_the_line_named(
         ten_times = tuple(seconds / 10 for seconds in second.round_p50_s)
         return replace(report, results=(first, replace(second, round_p50_s=ten_times)))
 
-    def once_slower(report: BenchmarkReport) -> BenchmarkReport:
-        first, second = report.results
-        hundredth = tuple(seconds * 100 for seconds in second.round_p50_s)
-        return replace(report, results=(first, replace(second, round_p50_s=hundredth)))
+    def all_once_slower(report: BenchmarkReport) -> BenchmarkReport:
+        """The second by more than the first, so that its ratio rose and no line is slower however busy it is here."""
+        times = (100, 10_000)
+        rows = (
+            replace(row, round_p50_s=tuple(seconds * factor for seconds in row.round_p50_s))
+            for row, factor in zip(report.results, times, strict=True)
+        )
+        return replace(report, results=tuple(rows))
 
-    again = ("bench", trained.checkpoint, trained.onnx, *QUICK, "--budget", 1, "--compare")
+    again = ("bench", trained.checkpoint, trained.onnx, *QUICK, "--seconds", 0.2, "--compare")
     slower = cli(*again, _edited(baseline, once_faster))
     assert slower.exit_code == 4, slower.output
     assert "SLOWER" in slower.output
     assert "ratio to the reference" in slower.output
-    assert cli(*again, _edited(baseline, once_slower)).exit_code == 0
+    faster = cli(*again, _edited(baseline, all_once_slower))
+    assert faster.exit_code == 0, faster.output
+    assert "FASTER" in faster.output
 
 
 @pytest.mark.slow
@@ -119,7 +124,7 @@ def test_a_baseline_that_is_none_of_this_machine_or_in_the_way(
         baseline, lambda report: replace(report, environment={**report.environment, "cpu": "Z80"})
     )
     started = time.monotonic()
-    refused = cli("bench", trained.onnx, *QUICK, "--budget", 600, "--compare", elsewhere)
+    refused = cli("bench", trained.onnx, *QUICK, "--seconds", 600, "--compare", elsewhere)
     assert time.monotonic() - started < 300  # before the work, not after it
     assert refused.exit_code == 1
     assert "--any-machine" in refused.stderr
@@ -154,12 +159,12 @@ def test_a_baseline_of_nonsense_is_refused_before_the_work(
     cli: Cli, trained: Trained, baseline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sound = json.loads(baseline.read_text())
-    monkeypatch.setattr("cnndeploy.benchmark.bench", lambda *_, **__: pytest.fail("it was measured"))
+    monkeypatch.setattr("cnndeploy.benchmark.bench.bench", lambda *_, **__: pytest.fail("it was measured"))
     for edit in (
         {"results": [{**sound["results"][0], "round_p50_s": ["a", "b"]}]},
         {"results": [{**sound["results"][0], "round_p50_s": None}]},
         {"results": [{**sound["results"][0], "round_p50_s": [0.0, 1.0]}]},
-        {"results": [{**sound["results"][0], "target": 5}]},
+        {"results": [{**sound["results"][0], "artifact": 5}]},
         {"environment": {**sound["environment"], "versions": "x"}},
         {"environment": None},
     ):
@@ -169,6 +174,56 @@ def test_a_baseline_of_nonsense_is_refused_before_the_work(
         assert "cannot be compared with" in result.stderr
     baseline.write_text("[" * 100_000)
     assert "cannot be compared with" in cli("bench", trained.onnx, *QUICK, "--compare", baseline).stderr
+
+
+@pytest.mark.parametrize(
+    ("broken", "option"),
+    [
+        ("cnndeploy.display.benchmark_page.render_benchmark", "--html"),
+        ("cnndeploy.display.plots.benchmark_plots", "--plots"),
+        ("cnndeploy.display.benchmark_tables.benchmark_table", "--html"),
+    ],
+)
+def test_what_was_measured_is_kept_if_a_page_or_a_plot_fails(
+    broken: str, option: str, cli: Cli, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("it cannot be drawn")
+
+    monkeypatch.setattr(broken, fails)
+    kept = tmp_path / "kept.json"
+    result = cli("bench", trained.onnx, *QUICK, "--json", kept, option, tmp_path / "drawn")
+    assert isinstance(result.exception, RuntimeError)
+    assert BenchmarkReport.from_json(kept.read_text()).results[0].p50_s
+
+
+def test_a_file_that_cannot_be_written_takes_nothing_from_the_others(
+    cli: Cli, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cnndeploy.display.rows.as_csv", full)
+    files = [tmp_path / name for name in ("b.json", "b.csv", "b.html")]
+    result = cli(
+        *("bench", trained.onnx, *QUICK), *("--json", files[0], "--csv", files[1], "--html", files[2])
+    )
+    assert result.exit_code == 1
+    assert "No space left" in result.stderr
+    assert "REFERENCE" in result.stdout
+    assert [file.exists() for file in files] == [True, False, True]
+
+
+def test_a_baseline_in_the_old_words_compares(cli: Cli, trained: Trained, baseline: Path) -> None:
+    values = json.loads(baseline.read_text())
+    for row in values["results"]:
+        del row["artifact"]
+    del values["settings"]["seconds"], values["settings"]["until"]
+    baseline.write_text(json.dumps(values))
+    result = cli("bench", trained.checkpoint, trained.onnx, *QUICK, "--json", "-", "--compare", baseline)
+    assert result.exit_code in (0, 4), result.output
+    changes = json.loads(result.stdout)["comparison"]["changes"]
+    assert [Path(change["target"]).name for change in changes] == ["lenet.pt", "lenet.onnx"]
 
 
 def test_two_reports_in_one_file_are_refused(cli: Cli, trained: Trained, tmp_path: Path) -> None:
@@ -210,7 +265,7 @@ def test_the_self_test_fails_where_a_file_beats_itself(
     for more in (
         [trained.checkpoint],
         ["--threads", "1,2"],
-        ["--target", "onnxruntime", "--target", "openvino"],
+        ["--runtime", "onnxruntime", "--runtime", "openvino"],
     ):
         assert cli("bench", trained.onnx, *more, "--self-test").exit_code == 2
 
@@ -221,8 +276,8 @@ def test_the_self_test_fails_where_a_file_beats_itself(
         (["--threads", "0"], "range"),
         (["--threads", "1,many"], "many"),
         (["--batch-size", "1,,2"], "''"),
-        (["--target", "onnxrt"], "Did you mean 'onnxruntime'"),
-        (["--budget", "nan"], "not a finite number"),
+        (["--runtime", "onnxrt"], "Did you mean 'onnxruntime'"),
+        (["--seconds", "nan"], "not a finite number"),
         (["--cold-start", "-1"], "range"),
     ],
 )
@@ -235,10 +290,10 @@ def test_wrong_usage_is_exit_2(arguments: list[str], said: str, cli: Cli, traine
 def test_a_page_needs_matplotlib_and_says_so_before_the_work(trained: Trained, tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['matplotlib'] = None\n"
-        "import cnndeploy.benchmark\n"
-        "cnndeploy.benchmark.bench = lambda *_, **__: sys.exit(77)\n"
+        "import cnndeploy.benchmark.bench\n"
+        "cnndeploy.benchmark.bench.bench = lambda *_, **__: sys.exit(77)\n"
         "from cnndeploy.cli import main\n"
-        f"main(['bench', {str(trained.onnx)!r}, '--budget', '600', '--html', {str(tmp_path / 'b.html')!r}])"
+        f"main(['bench', {str(trained.onnx)!r}, '--seconds', '600', '--html', {str(tmp_path / 'b.html')!r}])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=300
@@ -250,8 +305,8 @@ def test_a_page_needs_matplotlib_and_says_so_before_the_work(trained: Trained, t
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_prints_what_there_is_and_leaves_no_worker(number: int, code: int, trained: Trained) -> None:
-    command = [sys.executable, "-m", "cnndeploy", "bench", str(trained.onnx), "--budget", "600"]
-    command += ["--precision", "0.000001"]  # it must not come to an end by itself
+    command = [sys.executable, "-m", "cnndeploy", "bench", str(trained.onnx), "--seconds", "600"]
+    command += ["--until", "0.000001"]  # it must not come to an end by itself
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
@@ -260,7 +315,7 @@ def test_a_signal_prints_what_there_is_and_leaves_no_worker(number: int, code: i
         while not (workers := children.read_text().split()) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert workers
-        time.sleep(5)  # some rounds
+        time.sleep(2)  # some rounds
         os.killpg(process.pid, number)  # as a terminal does
         out, _ = process.communicate(timeout=60)
     assert process.returncode == code

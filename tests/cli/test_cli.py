@@ -180,7 +180,7 @@ def test_brackets_in_a_file_name_are_shown_as_they_are(cli: Cli, trained: Traine
 
 def test_a_terminal_without_greek_and_no_terminal_at_all(trained: Trained) -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    shown = _process("bench", trained.onnx, "--budget", 0.1, "--cold-start", 0, env=environment)
+    shown = _process("bench", trained.onnx, "--seconds", 0.1, "--cold-start", 0, env=environment)
     assert shown.returncode == 0, shown.stderr
     assert "?s" in shown.stdout
     closing = ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "cnndeploy", "inspect", str(trained.onnx)]
@@ -209,14 +209,14 @@ def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_bench_json_has_the_keys_that_other_tools_read(trained: Trained) -> None:
     result = _process(
-        *("bench", trained.checkpoint, trained.onnx, "--threads", 1, "--budget", 0.1, "--cold-start", 0),
+        *("bench", trained.checkpoint, trained.onnx, "--threads", 1, "--seconds", 0.1, "--cold-start", 0),
         *("--json", "-"),
     )
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     first, second = report["results"]
     assert first["ratio"] == 1.0
-    assert second["target"] == str(trained.onnx)
+    assert second["artifact"] == second["target"] == str(trained.onnx)
     keys = ("runtime", "device", "threads", "batch_size", "p50_s", "p90_s", "images_per_s", "ratio")
     assert all(key in second for key in keys)
     assert report["environment"]["usable_cpus"] >= 1

@@ -14,9 +14,9 @@ import pytest
 from cnndeploy.benchmark.engine import Measurement
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result, compared, summarise
 from cnndeploy.display.benchmark_page import render_benchmark
+from cnndeploy.display.benchmark_tables import benchmark_markdown
 from cnndeploy.display.plots import benchmark_plots
 from cnndeploy.display.rows import as_csv
-from cnndeploy.display.tables import benchmark_markdown
 from cnndeploy.machine import environment
 
 _CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -31,7 +31,7 @@ def report() -> BenchmarkReport:
         group = [
             summarise(
                 Result(
-                    target=f"some/<b>{name}.onnx",
+                    artifact=f"some/<b>{name}.onnx",
                     runtime="onnxruntime",
                     device="cpu",
                     threads=2,
@@ -45,7 +45,7 @@ def report() -> BenchmarkReport:
             )
             for name, seconds in (("slow", 0.003), ("quick", 0.001), ("middling", 0.002))
         ]
-        group.append(replace(group[0], target="broken.onnx", failure="it <i>broke</i>", p50_s=None))
+        group.append(replace(group[0], artifact="broken.onnx", failure="it <i>broke</i>", p50_s=None))
         rows += compared(group, 6)
     facts = {**environment(), "busy_cpus": 0.0, "load_average": 0.1, "steal": 0.0, "throttled": 0}
     return BenchmarkReport(tuple(rows), facts, warnings=("mind the <gap>",))
@@ -90,6 +90,7 @@ def test_csv_has_every_figure_and_markdown_every_row(report: BenchmarkReport) ->
     assert second.p90_interval_s is not None
     assert float(rows[1]["p90_high_s"]) == second.p90_interval_s[1]
     assert float(rows[1]["cold_import_s"]) == 0.2
+    assert rows[1]["artifact"] == rows[1]["target"] == second.artifact
     assert rows[3]["failure"] == "it <i>broke</i>"
     lines = [line for line in benchmark_markdown(report).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 8 + 2 + 4

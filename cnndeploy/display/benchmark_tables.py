@@ -1,4 +1,4 @@
-"""Tables for a terminal."""
+"""Tables of a benchmark, for a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -11,34 +11,17 @@ from rich.text import Text
 
 from cnndeploy.benchmark.baseline import Comparison
 from cnndeploy.benchmark.report import BenchmarkReport, Result
-from cnndeploy.display.cells import add_row, run_line
-from cnndeploy.display.rows import DEPLOYMENT, LATENCY, Column, as_markdown, candidates, shortened
+from cnndeploy.display.cells import add_row
+from cnndeploy.display.rows import (
+    DEPLOYMENT,
+    LATENCY,
+    Column,
+    as_markdown,
+    candidates,
+    failure_lines,
+    shortened,
+)
 from cnndeploy.display.units import machine_line
-from cnndeploy.evaluation import Evaluation, wilson
-
-
-def evaluation_table(evaluation: Evaluation) -> Group:
-    """Show the accuracy on all images and for each class."""
-    table = Table(title=f"Accuracy of {Path(evaluation.artifact).name}", title_justify="left")
-    table.add_column("class")
-    for heading in ("images", "right", "accuracy", "95% interval"):
-        table.add_column(heading, justify="right")
-    for label, correct, images in (
-        *((one.label, one.correct, one.images) for one in evaluation.per_class if one.images),
-        ("all", evaluation.correct, evaluation.images),
-    ):
-        if label == "all":
-            table.add_section()
-        low, high = wilson(correct, images)
-        add_row(
-            table,
-            label,
-            f"{images:,}",
-            f"{correct:,}",
-            f"{correct / images:.4f}",
-            f"{low:.4f} to {high:.4f}",
-        )
-    return Group(table, Text(run_line(evaluation.runtime, evaluation.device, evaluation.threads)))
 
 
 def benchmark_table(report: BenchmarkReport) -> Group:
@@ -47,7 +30,7 @@ def benchmark_table(report: BenchmarkReport) -> Group:
     tables = [_of_rows("Latency and throughput", LATENCY, report.results)]
     if any(row.cold_start or row.peak_memory_bytes for row in candidates(report)):
         tables.append(_of_rows("Cold start and size", DEPLOYMENT, candidates(report)))
-    failures = (Text(f"{row.target} on {row.runtime}: {row.failure}", "red") for row in report.failures)
+    failures = (Text(line, "red") for line in failure_lines(report))
     warnings = (Text(f"Warning: {warning}", "yellow") for warning in report.warnings)
     ended = [Text("Interrupted: the figures are of what was measured until then.", "red")]
     return Group(
@@ -73,8 +56,7 @@ def benchmark_markdown(report: BenchmarkReport) -> str:
     report = shortened(report)
     parts = [as_markdown(LATENCY, report.results), as_markdown(DEPLOYMENT, candidates(report))]
     notes = [machine_line(report.environment), *(f"Warning: {warning}" for warning in report.warnings)]
-    notes += [f"{row.target} on {row.runtime}: {row.failure}" for row in report.failures]
-    return "\n".join([*parts, *(f"{note}\n" for note in notes)])
+    return "\n".join([*parts, *(f"{note}\n" for note in (*notes, *failure_lines(report)))])
 
 
 def comparison_table(comparison: Comparison) -> Group:
@@ -89,7 +71,7 @@ def comparison_table(comparison: Comparison) -> Group:
     for change in comparison.changes:
         add_row(
             table,
-            Path(change.target).name,
+            Path(change.artifact).name,
             change.runtime,
             str(change.threads),
             str(change.batch_size),
