@@ -101,7 +101,7 @@ def _growth_cell(report: EquivalenceReport) -> str:
     last = len(modules) - 1
     first = next((index for index, module in enumerate(modules) if module.departs), last)
     shown = [index for index in range(len(modules)) if first - 2 <= index <= first + 2 or index == last]
-    lines = []
+    lines: list[str] = []
     for index in shown:
         if lines and index - 1 not in shown:
             lines.append("...")

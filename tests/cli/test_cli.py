@@ -154,7 +154,7 @@ def test_brackets_in_a_file_name_are_shown_as_they_are(cli: Cli, trained: Traine
 
 def test_a_terminal_without_greek_and_no_terminal_at_all(trained: Trained) -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    shown = _process("bench", trained.onnx, "--budget", 0.1, "--cold-start", 0, env=environment)
+    shown = _process("bench", trained.onnx, "--seconds", 0.1, "--cold-start", 0, env=environment)
     assert shown.returncode == 0, shown.stderr
     assert "?s" in shown.stdout
     closing = ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-m", "cnndeploy", "inspect", str(trained.onnx)]
@@ -164,7 +164,7 @@ def test_a_terminal_without_greek_and_no_terminal_at_all(trained: Trained) -> No
 
 def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom cnndeploy import cli\nfrom cnndeploy.artifact import replacing\n"
+        "import sys, time\nfrom cnndeploy import cli\nfrom cnndeploy.files import replacing\n"
         "def slow():\n"
         "    with replacing(sys.argv[1]):\n"
         "        print('there', flush=True)\n"
@@ -182,7 +182,7 @@ def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
 
 def test_bench_json_has_the_keys_that_other_tools_read(trained: Trained) -> None:
     result = _process(
-        *("bench", trained.checkpoint, trained.onnx, "--threads", 1, "--budget", 0.1, "--cold-start", 0),
+        *("bench", trained.checkpoint, trained.onnx, "--threads", 1, "--seconds", 0.1, "--cold-start", 0),
         *("--json", "-"),
     )
     assert result.returncode == 0, result.stderr
@@ -251,7 +251,7 @@ def test_data_info(cli: Cli, tmp_path: Path) -> None:
         (
             ["verify", "{onnx}", "--against", "{checkpoint}", "--runtime", "eager"],
             1,
-            ["Use --runtime onnxruntime"],
+            ["Use the runtime onnxruntime"],
         ),
         (["predict", "{onnx}", "{checkpoint}"], 1, ["not an image"]),
         (["predict", "{tmp}", "{checkpoint}"], 1, ["is a folder"]),
@@ -298,7 +298,7 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -
 
 
 def test_the_demo_leaves_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnndeploy.cli.demo._BUDGET_S", 0.2)
+    monkeypatch.setattr("cnndeploy.cli.demo._SECONDS", 0.2)
     done = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--limit", 600)
     assert done.exit_code == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
