@@ -253,6 +253,17 @@ def test_data_info(cli: Cli, tmp_path: Path) -> None:
             1,
             ["Use the runtime onnxruntime"],
         ),
+        (
+            ["verify", "{onnx}", "--against", "{checkpoint}", "--precision", "tf32"],
+            1,
+            ["TF32 is a format of CUDA GPUs"],
+        ),
+        (
+            ["verify", "{onnx}", "--against", "{checkpoint}", "--precision", "bfloat16"],
+            1,
+            ["say it with --budget"],
+        ),
+        (["verify", "{onnx}", "--against", "{checkpoint}", "--precision", "int8"], 2, ["--precision"]),
         (["predict", "{onnx}", "{checkpoint}"], 1, ["not an image"]),
         (["predict", "{tmp}", "{checkpoint}"], 1, ["is a folder"]),
         (["inspect", "{tmp}"], 1, ["is a folder"]),

@@ -76,7 +76,7 @@ class Opener:
         return self._session()
 
     def evaluate(self, run: Run) -> Ran:
-        report = self._json("evaluate", "--images", 20, *_options(run))
+        report = self.json("evaluate", "--images", 20, *_options(run))
         ran = self._session()
         assert (report["runtime"], report["threads"]) == ran[:2]
         return ran
@@ -89,7 +89,7 @@ class Opener:
 
     def verify(self, run: Run) -> Ran:
         arguments = ("--against", self.trained.checkpoint, "--images", 9, *_options(run))
-        return _ran(self._json("verify", *arguments))
+        return _ran(self.json("verify", *arguments))
 
     def verify_in_python(self, run: Run) -> Ran:
         return _ran(cnndeploy.verify(self.folder, self.trained.checkpoint, run=run, images=9).to_dict())
@@ -104,7 +104,7 @@ class Opener:
 
     def inspect(self, run: Run) -> Ran:
         assert run == Run()
-        return _ran(self._json("inspect")["plan"])
+        return _ran(self.json("inspect")["plan"])
 
     def _session(self) -> Ran:
         """The one session that was opened; its class is the runtime's, whatever it says of itself."""
@@ -117,7 +117,7 @@ class Opener:
         assert result.exit_code == 0, result.output
         return result
 
-    def _json(self, command: str, *arguments: object) -> dict[str, Any]:
+    def json(self, command: str, *arguments: object) -> dict[str, Any]:
         target = [] if command == "inspect" else ["-"]
         result = self._succeeds(command, self.folder, *arguments, "--json", *target)
         report: dict[str, Any] = json.loads(result.stdout)
@@ -158,6 +158,14 @@ def test_a_runtime_that_the_caller_gives_wins_and_the_plans_options_go(
 ) -> None:
     other = next(name for name in PLANS if name != planned.runtime)
     assert getattr(opener, way)(Run(runtime=other)) == (other, 1, True)
+
+
+def test_a_precision_that_the_caller_gives_leaves_the_plans_other_options(
+    opener: Opener, planned: Run, trained: Trained
+) -> None:
+    arguments = ("--against", trained.checkpoint, "--images", 9, "--precision", "float32")
+    report = opener.json("verify", *arguments)
+    assert _ran(report) == (planned.runtime, planned.threads, planned.choices.spinning)
 
 
 @pytest.mark.parametrize("way", TAKE_A_RUN)
