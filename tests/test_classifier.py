@@ -32,7 +32,7 @@ from cnndeploy.errors import (
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.images import read_image
 from cnndeploy.run import Run
-from cnndeploy.runtimes import RUNTIMES, Session
+from cnndeploy.runtimes import RUNTIMES, Session, open_session
 from cnndeploy.specs import Manifest, TensorSpec
 from cnndeploy.verification.verify import verify
 from helpers import Trained
@@ -127,7 +127,7 @@ def test_the_next_classes(trained: Trained) -> None:
         (np.zeros((1, 1, 28, 28), np.uint8), r"take images\[:, 0\]"),
         (np.zeros((2, 28, 28), bool), r"make images \* np.uint8"),
         (np.ma.masked_array(np.zeros((28, 28), np.uint8)), "got a masked array"),
-        (memoryview(np.zeros((28, 28), np.uint8)), "got memoryview"),
+        (memoryview(bytes(28)), "got memoryview"),
         (Image.Image, "got type"),
         ([Image.Image], "got type in it"),
         (np.zeros((28, 28, 3), np.uint8), "looks like one image in colours"),
@@ -316,7 +316,7 @@ def test_only_what_was_verified_is_loaded_where_that_is_asked(
         with pytest.raises(ArtifactError, match="has no certificate"):
             cnndeploy.load(path, require_verified=True)
     certificate.write_text(json.dumps(whole))
-    opened = classifier.open_session
+    opened = open_session
 
     def replaced_meanwhile(artifact: Artifact, run: Run) -> Session:
         session = opened(artifact, run)
