@@ -39,13 +39,13 @@ class Prediction(NamedTuple):
 
 
 class Classifier:
-    """An opened model that takes raw images; what :func:`load` gives; a context manager.
+    """An opened model that takes raw images, as :func:`load` returns it; a context manager.
 
     Images are uint8, 0 to 255, one channel, light on dark as in Fashion-MNIST, of any size; they are prepared as the
-    model's manifest says. They are given as one array (n, height, width), one image (height, width), a PIL image,
-    whose colours become grey levels, or a list or generator of images, each of its own size.
+    model's manifest says. Accepted are one array (n, height, width), one image (height, width), a PIL image, whose
+    colours become grey levels, and a list or generator of images, each of its own size.
 
-    Threads may share one Classifier. A process that is forked off may not: it must load its own.
+    Threads may share one Classifier. A forked process must load its own.
 
     >>> model = cnndeploy.load("lenet.onnx")
     >>> model.labels[9]
@@ -67,18 +67,18 @@ class Classifier:
         return self.manifest.labels
 
     def logits(self, images: Images) -> NDArray[np.float32]:
-        """Unnormalised class scores.
+        """Return unnormalised class scores.
 
         Args:
             images: uint8 (n, height, width), one image (height, width), a PIL image, or any number of images one by
-                one; of any size up to 8192 pixels a side. Many are run in batches.
+                one; of any size up to 8192 pixels a side. Many run in batches.
 
         Returns:
             float32 (n, classes). The caller owns it.
 
         Raises:
             InputMismatchError: No images, or another dtype or shape.
-            ArtifactError: The model gives NaN or infinity, or is closed, or was loaded before this process was forked.
+            ArtifactError: The model returns NaN or infinity, is closed, or was loaded before this process was forked.
 
         >>> with cnndeploy.load("lenet.onnx") as model:
         ...     model.logits(np.zeros((2, 28, 28), np.uint8)).shape
@@ -89,7 +89,7 @@ class Classifier:
         return logits
 
     def probabilities(self, images: Images) -> NDArray[np.float32]:
-        """Softmax of :meth:`logits`; takes and raises the same, gives float32 (n, classes) that sum to 1.
+        """Return the softmax of :meth:`logits`, float32 (n, classes) that sum to 1; accept and raise the same.
 
         >>> with cnndeploy.load("lenet.onnx") as model:
         ...     f"{model.probabilities(np.zeros((28, 28), np.uint8)).sum():.3f}"
@@ -98,9 +98,9 @@ class Classifier:
         return _softmax(self.logits(images))
 
     def classify(self, images: Images, top: int = 1) -> list[Prediction]:
-        """The most probable class of each image, and with ``top`` above 1 the next ones as its ``runners_up``.
+        """Return the most probable class of each image, and with ``top`` above 1 the next ones as its ``runners_up``.
 
-        Takes and raises what :meth:`logits` does.
+        Accepts and raises what :meth:`logits` does.
 
         >>> with cnndeploy.load("lenet.onnx") as model:
         ...     (prediction,) = model.classify(np.zeros((28, 28), np.uint8), top=3)
@@ -114,11 +114,11 @@ class Classifier:
             return [self._classify_one(logits.tolist()[0])]
         self._check(logits.sum(dtype=np.float64))
         ranked = np.argsort(-logits, axis=1, kind="stable")[:, :top].tolist()
-        found = []
+        predictions = []
         for numbers, row in zip(ranked, _softmax(logits).tolist(), strict=True):
             first, *others = (Prediction(labels[number], row[number]) for number in numbers)
-            found.append(first._replace(runners_up=tuple(others)) if others else first)
-        return found
+            predictions.append(first._replace(runners_up=tuple(others)) if others else first)
+        return predictions
 
     def warmup(self, batch_size: int = 1) -> None:
         """Run a batch of black images: on some runtimes the first run of a batch size takes much longer.
@@ -176,7 +176,7 @@ class Classifier:
             raise ArtifactError(f"{self._session.artifact.path} gives NaN or infinite logits; do not use it")
 
     def _classify_one(self, logits: list[float]) -> Prediction:
-        """The usual case in an app, without numpy, whose calls would take several times as long for so few numbers."""
+        """Classify one image without numpy, whose calls take several times as long for so few numbers."""
         self._check(sum(logits))
         largest = max(logits)
         total = sum([exp(logit - largest) for logit in logits])
@@ -199,16 +199,16 @@ def load(
         path: What ``cnndeploy export`` or ``cnndeploy train`` wrote; ONNX needs no torch. Or a folder that ``cnndeploy
             tune`` wrote, which runs as its plan says; arguments override the plan.
         runtime: What runs it; its format's own by default.
-        device: ``cpu``, the default, ``cuda`` or ``cuda:N``; there is no fallback to another one.
+        device: ``cpu``, the default, ``cuda`` or ``cuda:N``. Loading fails if it is unavailable; it never falls back.
         threads: CPU threads for one run. ``auto``, the default, times one image with one thread and with all that the
-            process may use, and takes one where all are not a tenth faster; of a small network that takes some
+            process may use, and takes one if all are not a tenth faster. For a small network that takes some
             milliseconds.
-        require_verified: Refuse a file that has no certificate ``<path>.verified.json`` of exactly its bytes, run by
-            this runtime and in the same precision: that it is equivalent, or if it is lossy, as of int8, that its loss
-            of accuracy is within its budget. What it says of images, processor and date is for people to read, and it
-            is not signed.
-        labels: Class names, for an ONNX file that cnndeploy did not write, whose output must be logits: of one that
-            ends in a softmax the classes would be right, and the probabilities wrong.
+        require_verified: Refuse a file without a certificate ``<path>.verified.json`` for exactly its bytes, run by
+            this runtime in the same precision. It must say that the file is equivalent, or if the file is lossy, such
+            as int8, that its loss of accuracy is within its budget. What it says of images, processor and date is for
+            people to read, and it is not signed.
+        labels: Class names, for an ONNX file that cnndeploy did not write. Its output must be logits: if it ends in a
+            softmax, the classes are right and the probabilities wrong.
         preprocessing: From raw images to the input, for an ONNX file that cnndeploy did not write.
 
     Raises:
@@ -280,11 +280,11 @@ def _told_manifest(session: Session, labels: Sequence[str], preprocessing: Prepr
 
 def _listed(session: Session) -> str:
     specs = (session.inputs, session.outputs)
-    return "; ".join(" and ".join(f"{spec.name} {spec}" for spec in each) or "nothing" for each in specs)
+    return "; ".join(" and ".join(f"{spec.name} {spec}" for spec in side) or "nothing" for side in specs)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """In float64, and rounded once, so that the same logits have the same probabilities wherever they are computed."""
+    """Compute in float64 and round once, so that the same logits have the same probabilities on every runtime."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
     probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(
         np.float32

@@ -64,6 +64,8 @@ class Plan:
             )
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a plan: {error!r}") from error
+        if unknown := values.keys() - plan.to_dict().keys():
+            raise ValueError(f"not a plan: this version does not know {', '.join(sorted(unknown))}")
         texts = (plan.file, plan.sha256, plan.command, plan.date)
         if not (
             all(isinstance(text, str) for text in texts)

@@ -108,9 +108,9 @@ def evaluate(
 
     Args:
         artifact: Any file of ours, or a folder that ``cnndeploy tune`` wrote, which runs as its plan says.
-        run: How it is run; what this leaves open is as planned, or the default.
+        run: How it runs; what this leaves open is as planned, or the default.
         images: The first so many test images, all of them by default.
-        batch_size: Images a run.
+        batch_size: Images in one call.
         data_dir: Folder of the data set.
         progress: Called with the images run and the images to run.
 
@@ -154,7 +154,7 @@ def _labels(logits: NDArray[Any] | None, shape: tuple[int, int], artifact: Artif
 
 
 def wilson(correct: int, images: int) -> tuple[float, float]:
-    """The 95% score interval of a share.
+    """Return the 95% score interval of a share.
 
     Source: Wilson: Probable inference, the law of succession, and statistical inference, 1927.
     """

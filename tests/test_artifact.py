@@ -50,7 +50,7 @@ def test_a_full_disk_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(b"before")
     script = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"
-        "from cnndeploy.artifact import write_file\n"
+        "from cnndeploy.files import write_file\n"
         "from cnndeploy.errors import ArtifactError\n"
         "try: write_file(sys.argv[1], bytes(4096))\n"
         "except ArtifactError as error: print(error)\n"

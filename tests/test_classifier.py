@@ -31,6 +31,7 @@ from cnndeploy.errors import (
 )
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.images import read_image
+from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES, Session, open_session
 from cnndeploy.specs import Manifest, TensorSpec
 from cnndeploy.verification.verify import verify
@@ -136,8 +137,11 @@ def test_the_next_classes(trained: Trained) -> None:
         (np.array([[None, "x"]], object), "got object"),
         (np.zeros((0, 28, 28), np.uint8), "no images were given"),
         (np.zeros((2, 0, 28), np.uint8), "0 pixels"),
-        (np.broadcast_to(np.uint8(0), (50_000, 50_000)), "50000 pixels wide and 50000 high is too large"),
-        (np.broadcast_to(np.uint8(0), (1, 8193, 2)), "too large"),
+        (
+            np.broadcast_to(np.uint8(0), (50_000, 50_000)),
+            "image is 50000 x 50000 pixels; the limit is 8192 a side",
+        ),
+        (np.broadcast_to(np.uint8(0), (1, 8193, 2)), "2 x 8193 pixels; the limit is 8192"),
         ([], "no images were given"),
         ([np.zeros((2, 28, 28), np.uint8)], "expected a list of images"),
         ([[0, 255]], "got list in it"),
@@ -300,7 +304,7 @@ def test_only_what_was_verified_is_loaded_where_that_is_asked(
     path.write_bytes(trained.onnx.read_bytes())
     with pytest.raises(ArtifactError, match=r"has no certificate.*cnndeploy verify"):
         cnndeploy.load(path, require_verified=True)
-    certify(verify(path, trained.checkpoint, images=9), "cnndeploy verify")
+    certify(verify(path, trained.checkpoint, images=9), path, "cnndeploy verify")
     cnndeploy.load(path, require_verified=True).close()
     with pytest.raises(ArtifactError, match=r"by openvino\. .*--runtime openvino"):
         cnndeploy.load(path, require_verified=True, runtime="openvino")
@@ -314,8 +318,8 @@ def test_only_what_was_verified_is_loaded_where_that_is_asked(
     certificate.write_text(json.dumps(whole))
     opened = open_session
 
-    def replaced_meanwhile(artifact: Artifact, **settings: Any) -> Session:
-        session = opened(artifact, **settings)
+    def replaced_meanwhile(artifact: Artifact, run: Run) -> Session:
+        session = opened(artifact, run)
         path.write_bytes(trained.onnx_image.read_bytes())
         return session
 
@@ -508,8 +512,8 @@ def test_image_files(tmp_path: Path) -> None:
         "none.png": "not an image",
         "short.png": "cannot be read",
         "deep.png": "more than 8 bits",
-        "wide.png": "10001 pixels wide and 1 high.*at most 8192",
-        "huge.png": "at most 8192|exceeds limit",
+        "wide.png": "10001 x 1 pixels; the limit is 8192 a side",
+        "huge.png": "the limit is 8192|exceeds limit",
         "missing.png": "no such file",
         ".": "is a folder",
     }.items():

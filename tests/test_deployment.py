@@ -9,10 +9,10 @@ import pytest
 
 import cnndeploy
 from cnndeploy.artifact import Artifact
-from cnndeploy.deployment import Plan, PlannedElsewhereWarning, is_deployment, open_deployment
+from cnndeploy.deployment import Plan, PlannedElsewhereWarning, open_deployment, resolve
 from cnndeploy.errors import ArtifactError
 from cnndeploy.machine import environment
-from cnndeploy.run import RuntimeOptions
+from cnndeploy.run import Run, RuntimeOptions
 from helpers import Trained
 
 IMAGE = np.zeros((28, 28), np.uint8)
@@ -27,10 +27,7 @@ def folder(trained: Trained, tmp_path: Path) -> Path:
     plan = Plan(
         "lenet.onnx",
         Artifact.open(trained.onnx).sha256,
-        "onnxruntime",
-        "cpu",
-        2,
-        RuntimeOptions(spinning=False),
+        Run("onnxruntime", "cpu", 2, RuntimeOptions(spinning=False)),
         environment(),
         {"p50_s": 1e-5},
         "cnndeploy tune lenet.pt",
@@ -48,9 +45,21 @@ def test_a_plan_reads_back(folder: Path) -> None:
     artifact, plan = open_deployment(folder)
     assert artifact.path == folder / "lenet.onnx"
     assert Plan.from_json(plan.to_json()) == plan
-    assert plan.options == RuntimeOptions(spinning=False)
-    assert is_deployment(folder)
-    assert not is_deployment(folder.parent)
+    assert plan.run.options == RuntimeOptions(spinning=False)
+
+
+def test_resolve_takes_the_caller_then_the_plan_then_the_default(folder: Path, trained: Trained) -> None:
+    planned = resolve(folder)
+    assert planned.is_planned
+    assert planned.folder == folder
+    assert planned.run == Run("onnxruntime", "cpu", 2, RuntimeOptions(spinning=False))
+    other = resolve(folder, Run("openvino", threads=1))
+    assert not other.is_planned
+    assert other.run == Run("openvino", "cpu", 1, RuntimeOptions())  # the plan's options are of its runtime
+    file = resolve(trained.onnx)
+    assert (file.plan, file.folder) == (None, None)
+    assert file.run == Run("onnxruntime", "cpu", None, RuntimeOptions())
+    assert resolve(Artifact.open(trained.checkpoint), Run(threads=3)).run.threads == 3
 
 
 def test_load_runs_it_as_planned_unless_told_otherwise(folder: Path) -> None:
@@ -87,7 +96,7 @@ def test_bench_runs_a_folder_as_planned(folder: Path, trained: Trained) -> None:
         ({"file": "../lenet.onnx"}, "cannot be read"),
         ({"options": {"spinning": "maybe"}}, "cannot be read"),
         ({"threads": "two"}, "cannot be read"),
-        ({"unheard": 1}, "cannot be read"),
+        ({"unheard": 1}, "does not know unheard"),
         ({"file": "other.onnx"}, "no such file"),
     ],
 )

@@ -7,7 +7,7 @@ from cnndeploy import errors
 
 
 def test_every_public_name_is_importable_and_listed() -> None:
-    assert cnndeploy.__all__ == sorted(cnndeploy._MODULE_OF)
+    assert sorted(dir(cnndeploy)) == cnndeploy.__all__
     for name in cnndeploy.__all__:
         assert getattr(cnndeploy, name).__name__ == name
 

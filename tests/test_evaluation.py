@@ -35,8 +35,10 @@ def test_wilson_known_answers(correct: int, images: int, low: float, high: float
 
 @pytest.mark.parametrize("model_format", ["checkpoint", "onnx", "torchscript"])
 def test_every_format_has_the_accuracy_that_training_found(model_format: str, trained: Trained) -> None:
-    done: list[tuple[int, int]] = []
-    found = evaluate(trained.file_of(model_format), on_batch=lambda *at: done.append(at))
+    steps: list[tuple[int, int]] = []
+    found = evaluate(
+        trained.file_of(model_format), progress=lambda done, total, text: steps.append((done, total))
+    )
     training = Artifact.open(trained.checkpoint).require_manifest().training
     assert training["test_images"] == 8000
     assert found.images == 10_000
@@ -44,7 +46,7 @@ def test_every_format_has_the_accuracy_that_training_found(model_format: str, tr
     assert first.accuracy == pytest.approx(
         training["test_accuracy"], abs=2 / 8000
     )  # a tie may fall either way
-    assert done[-1] == (10_000, 10_000)
+    assert steps[-1] == (10_000, 10_000)
     assert sum(each.images for each in found.per_class) == 10_000
 
 

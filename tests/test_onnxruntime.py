@@ -11,9 +11,10 @@ from onnx import TensorProto, helper
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError
 from cnndeploy.machine import CudaDriver
+from cnndeploy.run import Precision, Run, RuntimeOptions
 from cnndeploy.runtimes import onnxruntime as runtime
 from cnndeploy.runtimes import open_session
-from cnndeploy.runtimes.eager import open_simplified
+from cnndeploy.runtimes.eager import EagerSession
 from helpers import Trained
 
 
@@ -58,21 +59,23 @@ def test_an_operator_it_does_not_know_is_a_clear_error(edited: Callable[..., Pat
         open_session(Artifact.open(edited(rename)))
 
 
-@pytest.mark.parametrize("tf32", [False, True])
-def test_tf32_is_used_only_where_it_is_asked_for(tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("precision", "use_tf32"), [("float32", "0"), ("tf32", "1")])
+def test_tf32_is_used_only_if_it_is_asked_for(
+    precision: Precision, use_tf32: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given: list[dict[str, str]] = []
     monkeypatch.setattr(
         runtime._import(),
         "InferenceSession",
         lambda model, options, providers, enable_fallback: given.append(providers[0][1]),
     )
-    runtime._session(b"", 0, 1, tf32)
-    assert [options["use_tf32"] for options in given] == ["1" if tf32 else "0"]
+    runtime._session(b"", Run("onnxruntime", "cuda:0", 1, RuntimeOptions(precision=precision)))
+    assert [options["use_tf32"] for options in given] == [use_tf32]
 
 
 def test_a_cpu_has_no_tf32(trained: Trained) -> None:
     with pytest.raises(DeviceUnavailableError, match="TF32 is a format of CUDA GPUs"):
-        open_session(Artifact.open(trained.onnx), tf32=True)
+        open_session(Artifact.open(trained.onnx), Run(options=RuntimeOptions(precision="tf32")))
 
 
 def test_modules_are_named_as_in_the_simplified_network(trained: Trained) -> None:
@@ -80,8 +83,10 @@ def test_modules_are_named_as_in_the_simplified_network(trained: Trained) -> Non
     with open_session(Artifact.open(trained.onnx)) as session:
         found = session.activations({"image": image})
         assert np.array_equal(found[-1].values, session.run({"image": image})["logits"])
-    with open_simplified(Artifact.open(trained.checkpoint), threads=1) as eager:
-        expected = eager.activations({"image": image})
+    with open_session(Artifact.open(trained.checkpoint), Run(threads=1)) as eager:
+        assert isinstance(eager, EagerSession)
+        with eager.computed(simplified=True) as simplified:
+            expected = simplified.activations({"image": image})
     assert [(each.module, each.kind, each.values.shape) for each in found] == [
         (each.module, each.kind, each.values.shape) for each in expected
     ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -9,7 +10,24 @@ from pathlib import Path
 
 import pytest
 
+import cnndeploy
+
 REPOSITORY = Path(__file__).parents[1]
+
+
+def test_type_checkers_and_python_see_the_same_public_names() -> None:
+    """The imports under TYPE_CHECKING and the names that are loaded when first used."""
+    tree = ast.parse((REPOSITORY / "cnndeploy" / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imported = {
+        (str(statement.module).removeprefix("cnndeploy."), alias.name, alias.asname)
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    assert imported == {
+        (module, name, name) for module, names in cnndeploy._NAMES.items() for name in names.split()
+    }
 
 
 @pytest.mark.parametrize("folder", ["exporters", "runtimes"])

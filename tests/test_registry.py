@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from cnndeploy import registry
+from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.errors import MissingDependencyError, UnknownNameError
+from cnndeploy.exporters import EXPORTERS
+from cnndeploy.formats import FORMATS
+from cnndeploy.registry import Registry
+from cnndeploy.runtimes import RUNTIMES
 
 
 def test_names_are_the_files() -> None:
@@ -19,15 +24,18 @@ def test_names_are_the_files() -> None:
     assert "_torch" not in registry.names("runtimes")
 
 
-@pytest.mark.parametrize("kind", ["architectures", "exporters", "runtimes", "formats"])
-def test_every_name_can_be_had(kind: registry.Kind) -> None:
-    for name in registry.names(kind):
-        assert registry.get(kind, name) is not None
+@pytest.mark.parametrize(
+    "registered", [ARCHITECTURES, EXPORTERS, FORMATS, RUNTIMES], ids=lambda registered: str(registered.kind)
+)
+def test_every_name_can_be_had(registered: Registry[object]) -> None:
+    assert registered.names()
+    for name in registered.names():
+        assert registered.get(name) is not None
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match=r"Unknown runtime 'onnxrt'.*Did you mean 'onnxruntime'"):
-        registry.get("runtimes", "onnxrt")
+        RUNTIMES.get("onnxrt")
 
 
 def _add(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
@@ -43,16 +51,16 @@ def _add(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
 def test_a_third_party_adds_a_name_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _add(monkeypatch, tmp_path, "RUNTIME = 'theirs'")
     assert "theirs" in registry.names("runtimes")
-    assert registry.get("runtimes", "theirs") == "theirs"  # type: ignore[comparison-overlap]
+    assert RUNTIMES.get("theirs") == "theirs"  # type: ignore[comparison-overlap]
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _add(monkeypatch, tmp_path, "import no_such_package_here")
     with pytest.raises(MissingDependencyError, match="no_such_package_here"):
-        registry.get("runtimes", "theirs")
+        RUNTIMES.get("theirs")
 
 
 def test_any_other_import_failure_is_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _add(monkeypatch, tmp_path, "from json import no_such_name")
     with pytest.raises(ImportError, match="no_such_name"):
-        registry.get("runtimes", "theirs")
+        RUNTIMES.get("theirs")

@@ -160,7 +160,8 @@ class _KeepsBudget:
         artifact = self.candidate.artifact
         if self.points is None:
             raise QuantizationError(
-                f"{artifact.path} is lossy and does not say how much accuracy it may lose; say it with --budget"
+                f"{artifact.path} is lossy, or run so, and nothing says how much accuracy it may lose; "
+                "say it with --budget"
             )
         return verify_budget(artifact, against, budget=self.points, run=self.candidate.run, **settings)
 

@@ -13,7 +13,7 @@ def add_row(table: Table, *cells: str | Text) -> None:
 
 def run_line(runtime: str, device: str, threads: int) -> str:
     """Say in one line how a file was run."""
-    return f"{runtime} on {device}, {threads} threads"
+    return f"{runtime} on {device}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def yes_or_no(passed: bool) -> Text:

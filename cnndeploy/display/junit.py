@@ -16,7 +16,8 @@ def junit(verdict: Verdict) -> str:
     suite = ElementTree.Element("testsuite", name="cnndeploy verify", tests="1", failures=failures)
     properties = ElementTree.SubElement(suite, "properties")
     for name in verdict.figures:
-        ElementTree.SubElement(properties, "property", name=name, value=str(getattr(verdict, name)))
+        if (value := getattr(verdict, name)) is not None:  # else it was not compared
+            ElementTree.SubElement(properties, "property", name=name, value=str(value))
     case = ElementTree.SubElement(suite, "testcase", classname=verdict.kind, name=verdict.artifact.path)
     if not verdict.passed:
         failure = ElementTree.SubElement(case, "failure", message=verdict.verdict)

@@ -190,7 +190,7 @@ def test_a_terminal_without_greek_and_no_terminal_at_all(trained: Trained) -> No
 
 def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom cnndeploy import cli\nfrom cnndeploy.artifact import replacing\n"
+        "import sys, time\nfrom cnndeploy import cli\nfrom cnndeploy.files import replacing\n"
         "def slow():\n"
         "    with replacing(sys.argv[1]):\n"
         "        print('there', flush=True)\n"
@@ -278,8 +278,19 @@ def test_data_info(cli: Cli, tmp_path: Path) -> None:
         (
             ["verify", "{onnx}", "--against", "{checkpoint}", "--runtime", "eager"],
             1,
-            ["Use --runtime onnxruntime"],
+            ["Use the runtime onnxruntime"],
         ),
+        (
+            ["verify", "{onnx}", "--against", "{checkpoint}", "--precision", "tf32"],
+            1,
+            ["TF32 is a format of CUDA GPUs"],
+        ),
+        (
+            ["verify", "{onnx}", "--against", "{checkpoint}", "--precision", "bfloat16"],
+            1,
+            ["say it with --budget"],
+        ),
+        (["verify", "{onnx}", "--against", "{checkpoint}", "--precision", "int8"], 2, ["--precision"]),
         (["predict", "{onnx}", "{checkpoint}"], 1, ["not an image"]),
         (["predict", "{tmp}", "{checkpoint}"], 1, ["is a folder"]),
         (["inspect", "{tmp}"], 1, ["is a folder"]),
@@ -327,7 +338,7 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_demo_leaves_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cnndeploy.cli.demo._BUDGET_S", 0.2)
+    monkeypatch.setattr("cnndeploy.cli.demo._SECONDS", 0.2)
     done = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--images", 600)
     assert done.exit_code == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [

@@ -9,10 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import click
 import pytest
 from PIL import Image
 
 from cnndeploy import data
+from cnndeploy.cli import main
 from helpers import Trained
 
 HEAVY = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy")
@@ -44,19 +46,33 @@ def _cli_without(absent: tuple[str, ...], *arguments: object) -> subprocess.Comp
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import cnndeploy",
-        "from cnndeploy.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
-        "from cnndeploy.cli import main\ntry: main(['bench', '--help'])\nexcept SystemExit: pass",
-    ],
-)
-def test_importing_and_helping_load_nothing_heavy(code: str) -> None:
-    loaded = _run(
-        f"{code}\nimport sys; print(); print(*sorted({{n.partition('.')[0] for n in sys.modules}}))"
+COMMANDS = [
+    *([name] for name in main.list_commands(click.Context(main))),
+    *(["data", name] for name in ("fetch", "info")),
+]
+
+
+@pytest.mark.parametrize("arguments", [[], *COMMANDS], ids=" ".join)
+def test_importing_and_helping_load_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys, cnndeploy\nfrom cnndeploy.cli import main\n"
+        f"try: main([*{arguments!r}, '--help'])\nexcept SystemExit as error: print(error.code)\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     )
-    assert not set(HEAVY) & set(loaded.splitlines()[-1].split())
+    *_, exit_code, loaded = _run(code).splitlines()
+    assert exit_code == "0"
+    assert not set(HEAVY) & set(loaded.split())
+
+
+def test_listing_the_names_of_a_kind_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom cnndeploy import registry\n"
+        "print([registry.names(kind) for kind in ('architectures', 'exporters', 'formats', 'runtimes')])\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    names, loaded = _run(code).splitlines()
+    assert "lenet" in names
+    assert not set(HEAVY) & set(loaded.split())
 
 
 def test_loading_an_onnx_file_loads_no_torch(trained: Trained) -> None:
@@ -75,7 +91,7 @@ def test_what_needs_no_torch_works_without_it(trained: Trained, tmp_path: Path) 
     for path in (trained.onnx, trained.torchscript, trained.checkpoint):
         inspected = _cli_without(absent, "inspect", path, "--json")
         assert json.loads(inspected.stdout)["manifest"]["architecture"] == "lenet", inspected.stderr
-    bench = _cli_without(absent, "bench", trained.onnx, "--budget", "0.1")
+    bench = _cli_without(absent, "bench", trained.onnx, "--seconds", "0.1")
     assert bench.returncode == 0, bench.stderr
     listed = json.loads(_cli_without(absent, "list", "--json").stdout)
     assert listed["runtimes"]["onnxruntime"]["devices"]["cpu"]["usable"]

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.devices import DeviceStatus
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError
 from cnndeploy.formats import FORMATS
-from cnndeploy.run import RuntimeOptions
+from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES, Session, open_session
 from helpers import Trained
 
-RUNTIMES = RUNTIMES.names()
+NAMES = RUNTIMES.names()
 
 
 def _open(trained: Trained, runtime: str, device: str = "cpu") -> Session:
     model_format = RUNTIMES.get(runtime).formats[0]
-    return open_session(
-        Artifact.open(trained.file_of(model_format)), runtime=runtime, device=device, threads=1
-    )
+    return open_session(Artifact.open(trained.file_of(model_format)), Run(runtime, device, threads=1))
 
 
-def _images(batch: int) -> np.ndarray:
+def _images(batch: int) -> NDArray[Any]:
     return np.ascontiguousarray(data.load("test").images[:batch, None].astype(np.float32) / 255)
 
 
 # Every device that works on this machine: the CPU, and where there is one, a GPU.
 PLACES = [
     (runtime, device)
-    for runtime in RUNTIMES
+    for runtime in NAMES
     for device, status in RUNTIMES.get(runtime).devices().items()
     if status.usable
 ]
@@ -49,7 +51,7 @@ def test_every_runtime_agrees_with_eager(runtime: str, device: str, batch: int, 
         np.testing.assert_allclose(logits, eager.run(feeds)["logits"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", NAMES)
 def test_what_does_not_fit_is_refused(runtime: str, trained: Trained) -> None:
     with _open(trained, runtime) as session:
         expected = r"input 'image': expected float32 \(batch, 1, 28, 28\), got float64 \(8, 28, 28\)"
@@ -61,7 +63,7 @@ def test_what_does_not_fit_is_refused(runtime: str, trained: Trained) -> None:
             session.run({"image": _images(1), "picture": _images(1)})
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", NAMES)
 def test_a_closed_session_says_so(runtime: str, trained: Trained) -> None:
     session = _open(trained, runtime)
     session.close()
@@ -78,7 +80,7 @@ def test_everything_is_placed_on_the_device_asked_for(runtime: str, device: str,
         assert session.placement()
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", NAMES)
 @pytest.mark.parametrize("placement", [{}, {"convolution": "elsewhere"}])
 def test_what_is_not_seen_to_be_there_is_refused(
     runtime: str, placement: dict[str, str], trained: Trained, monkeypatch: pytest.MonkeyPatch
@@ -89,8 +91,8 @@ def test_what_is_not_seen_to_be_there_is_refused(
         _open(trained, runtime)
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7", "tpu", "cpu:0", ""])
+@pytest.mark.parametrize("runtime", NAMES)
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7", "tpu", "cpu:0", " "])
 def test_a_device_that_does_not_work_is_an_error(runtime: str, device: str, trained: Trained) -> None:
     devices = RUNTIMES.get(runtime).devices()
     assert devices["cpu"].usable
@@ -107,12 +109,8 @@ def test_a_runtime_that_ignores_the_device_is_not_believed(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Careless(type(RUNTIMES.get("onnxruntime"))):  # type: ignore[misc]
-        def open(
-            self, artifact: Artifact, *, device: str, threads: int, tf32: bool, options: RuntimeOptions
-        ) -> Session:
-            session: Session = super().open(
-                artifact, device="cpu", threads=threads, tf32=tf32, options=options
-            )
+        def open(self, artifact: Artifact, run: Run) -> Session:
+            session: Session = super().open(artifact, replace(run, device="cpu"))
             return session
 
     careless = Careless()
@@ -130,9 +128,9 @@ def test_the_default_runtime_of_every_format_opens_it() -> None:
         assert name in RUNTIMES.get(FORMATS.get(name).default_runtime).formats
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", NAMES)
 def test_a_format_it_does_not_open_is_refused(runtime: str, trained: Trained) -> None:
     own = RUNTIMES.get(runtime).formats
     other = next(name for name in FORMATS.names() if name not in own)
-    with pytest.raises(ArtifactError, match=f"opens {', '.join(own)}.*is {other}.*Use --runtime"):
-        open_session(Artifact.open(trained.file_of(other)), runtime=runtime)
+    with pytest.raises(ArtifactError, match=f"opens {', '.join(own)}.*is {other}.*Use the runtime"):
+        open_session(Artifact.open(trained.file_of(other)), Run(runtime))
