@@ -80,7 +80,7 @@ def int8(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Quantize
 
     def make(folder: Path) -> None:
         path = folder / "lenet.int8.onnx"
-        made = quantize(trained.checkpoint, path, budget=20, calibration=64, images=320, bench_s=0)
+        made = quantize(trained.checkpoint, path, budget=20, calibration=64, images=320, seconds=0)
         (folder / "quantized.pickle").write_bytes(pickle.dumps(made))
 
     folder = _once(tmp_path_factory, "int8", make)

@@ -54,7 +54,7 @@ def test_fetch_takes_files_from_the_data_folder(tmp_path: Path) -> None:
         else:
             (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content, 1, mtime=0))
     seen: list[str] = []
-    assert data.fetch(tmp_path, lambda name, done, total: seen.append(name)) == f"files in {tmp_path}"
+    assert data.fetch(tmp_path, lambda _done, _total, name: seen.append(name)) == f"files in {tmp_path}"
     assert data.status(tmp_path) == dict.fromkeys(data.SHA256, "ok")
     assert seen == list(data.SHA256)
     assert data.fetch(tmp_path).startswith("already in")
@@ -88,7 +88,7 @@ def test_a_damaged_download_leaves_nothing(
 
 
 def test_an_interrupted_fetch_leaves_whole_files_only(tmp_path: Path) -> None:
-    def interrupt(name: str, done: int, total: int) -> None:
+    def interrupt(done: int, total: int, name: str) -> None:
         if name.startswith("t10k"):
             raise KeyboardInterrupt
 

@@ -15,7 +15,7 @@ import cnndeploy
 from cnndeploy import data
 from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.specs import Manifest
-from cnndeploy.tuning.tune import race
+from cnndeploy.tuning import race
 from helpers import Trained
 
 _FOUND = [

@@ -90,7 +90,7 @@ def test_the_cheapest_cuts_are_found() -> None:
     for sizes in itertools.product((2, 3, 7, 20), repeat=5):
         cuts = [(0, *inner, 4) for count in range(4) for inner in itertools.combinations(range(1, 4), count)]
         costs = {each: sum(sizes[a] * sizes[b] for a, b in itertools.pairwise(each)) for each in cuts}
-        assert costs[fewest_multiplications(sizes)] == min(costs.values())  # type: ignore[index]
+        assert costs[fewest_multiplications(sizes)] == min(costs.values())
 
 
 def test_a_bottleneck_stays() -> None:

@@ -33,11 +33,11 @@ from cnndeploy.errors import (
     UnknownNameError,
 )
 from cnndeploy.progress import Deadline, silent
+from cnndeploy.quantization import quantize as module
 from cnndeploy.quantization.attempts import _split
 from cnndeploy.quantization.calibration import METHODS, Calibration
 from cnndeploy.quantization.graph import Network, quantised
 from cnndeploy.quantization.quantize import Quantized, quantize
-from cnndeploy.quantization.quantize import quantize as module
 from cnndeploy.quantization.screening import Screen, Trial, batches, screen_size
 from cnndeploy.quantization.search import Search
 from cnndeploy.run import Run
@@ -147,7 +147,7 @@ def test_a_file_is_timed_beside_its_float_file(int8: Quantized, trained: Trained
 
 def test_float16_is_held_against_the_same_budget(trained: Trained, tmp_path: Path) -> None:
     found = quantize(
-        trained.checkpoint, tmp_path / "half.onnx", precision="float16", budget=20, images=320, bench_s=0
+        trained.checkpoint, tmp_path / "half.onnx", precision="float16", budget=20, images=320, seconds=0
     )
     assert found.artifact.require_manifest().quantization == {"precision": "float16", "budget_points": 20}
     assert found.report.within_budget

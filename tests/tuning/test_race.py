@@ -8,8 +8,8 @@ import pytest
 
 from cnndeploy.benchmark.engine import measure
 from cnndeploy.errors import ArtifactError, BenchmarkError
+from cnndeploy.tuning import race as module
 from cnndeploy.tuning.race import FIRST_ROUNDS, MOST_ROUNDS, Race
-from cnndeploy.tuning.tune import race as module
 
 
 class Simulated:

@@ -20,14 +20,14 @@ from cnndeploy.certificate import read_certificate
 from cnndeploy.deployment import open_deployment
 from cnndeploy.errors import ArtifactError, BenchmarkError, QuantizationError, Stopped
 from cnndeploy.exporters import export
-from cnndeploy.quantization.quantize import quantize
+from cnndeploy.quantization import quantize
 from cnndeploy.run import RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import dumps, structure
+from cnndeploy.tuning import choice, files
+from cnndeploy.tuning import race as race_module
 from cnndeploy.tuning.contenders import contenders
 from cnndeploy.tuning.report import Row, TuneReport
-from cnndeploy.tuning.tune import choice, files
-from cnndeploy.tuning.tune import race as race_module
 from cnndeploy.verification.report import EquivalenceReport
 from cnndeploy.verification.verify import verify
 from helpers import Trained
