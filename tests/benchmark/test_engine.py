@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from cnndeploy.benchmark import engine, is_precise
+from cnndeploy.benchmark import engine
+from cnndeploy.benchmark.bench import is_precise
 from cnndeploy.benchmark.engine import Measurement, measure
 from cnndeploy.benchmark.report import Result, compared, summarise
 from cnndeploy.errors import ArtifactError
