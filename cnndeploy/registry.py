@@ -12,10 +12,12 @@ import importlib.util
 import pkgutil
 from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import EntryPoint
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cnndeploy.errors import UnknownNameError, missing_dependency
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint  # it imports email and zipfile, which no app should wait for
 
 T = TypeVar("T")
 

@@ -28,14 +28,14 @@ _OUTLYING = 14.826  # median absolute deviations; ten standard deviations of a n
 
 
 def quantile_interval(rounds: Sequence[Floats], share: float) -> Interval | int:
-    """The two values of a sample between which its distribution's quantile lies, with 95% confidence.
+    """Return the two values of a sample between which its distribution's quantile lies, with 95% confidence.
 
     The number of values below the quantile is binomial, whatever the distribution. Calls of one round resemble each
     other, so that a sample says only as much as a smaller one of independent calls would: as large as explains by how
     much the rounds differ in their share of values below the quantile.
 
     Returns:
-        The interval, or where there are too few calls for any, how many are missing.
+        The interval, or if there are too few calls for any, how many are missing.
     """
     ordered = np.sort(np.concatenate(rounds))
     quantile = np.quantile(ordered, share, method="inverted_cdf")
@@ -54,7 +54,7 @@ def quantile_interval(rounds: Sequence[Floats], share: float) -> Interval | int:
 
 
 def calls_needed(share: float) -> int:
-    """The smallest sample that has a 95% interval for this quantile."""
+    """Return the size of the smallest sample that has a 95% interval for this quantile."""
     extreme = max(share, 1 - share)
     if extreme == 0.5:  # both ends count
         return math.ceil(1 - math.log2(1 - CONFIDENCE))
@@ -70,12 +70,12 @@ def _binomial_cumulated(count: int, share: float) -> Floats:
 
 
 def ratio_interval(ratios: Sequence[float], comparisons: int = 1) -> Interval:
-    """A bootstrap interval for the median ratio of the rounds; 95% for all ``comparisons`` of a run together."""
+    """Return a bootstrap interval for the median ratio of the rounds; 95% for all ``comparisons`` of a run together."""
     return _percentiles(_resampled_medians(np.asarray(ratios), seed=0), comparisons)
 
 
 def change_interval(before: Sequence[float], now: Sequence[float], comparisons: int = 1) -> Interval:
-    """A bootstrap interval for median(before) / median(now), of two runs whose rounds do not pair."""
+    """Return a bootstrap interval for median(before) / median(now), of two runs whose rounds do not pair."""
     changes = _resampled_medians(np.asarray(before), 0) / _resampled_medians(np.asarray(now), 1)
     return _percentiles(changes, comparisons)
 
@@ -96,12 +96,12 @@ def _percentiles(values: Floats, comparisons: int) -> Interval:
 
 
 def rounds_needed(comparisons: int) -> int:
-    """Rounds below which even the smallest and the largest ratio are no interval of that confidence."""
+    """Return the rounds below which even the smallest and the largest ratio are no interval of that confidence."""
     return math.ceil(1 + math.log2(comparisons / (1 - CONFIDENCE)))
 
 
 def verdict(interval: Interval, rounds: int, comparisons: int) -> Verdict:
-    """What an interval of a ratio of speeds allows to say, where 2% are the same."""
+    """Return what an interval of a ratio of speeds allows to say, if 2% count as the same."""
     low, high = interval
     slower, faster = 1 / (1 + SAME_WITHIN), 1 + SAME_WITHIN
     if rounds < rounds_needed(comparisons):
@@ -114,7 +114,7 @@ def verdict(interval: Interval, rounds: int, comparisons: int) -> Verdict:
 
 
 def outliers(values: Floats) -> int:
-    """How many values lie further from the median than any jitter explains; they are counted, never dropped."""
+    """Count the values that lie further from the median than any jitter explains; they are never dropped."""
     distance = np.abs(values - np.median(values))
     deviation = float(np.median(distance))
     return int((distance > _OUTLYING * deviation).sum()) if deviation > 0 else int((distance > 0).sum())

@@ -25,7 +25,7 @@ from cnndeploy.display.units import machine_line
 
 
 def benchmark_table(report: BenchmarkReport) -> Group:
-    """A row for each result; what it takes to start each candidate; the machine, and what to doubt."""
+    """Show a row for each result; what it takes to start each candidate; the machine, and what to doubt."""
     report = shortened(report)
     tables = [_of_rows("Latency and throughput", LATENCY, report.results)]
     if any(row.cold_start or row.peak_memory_bytes for row in candidates(report)):
@@ -52,7 +52,7 @@ def _of_rows(title: str, columns: Sequence[Column], results: Sequence[Result]) -
 
 
 def benchmark_markdown(report: BenchmarkReport) -> str:
-    """The same tables in Markdown."""
+    """Return the same tables in Markdown."""
     report = shortened(report)
     parts = [as_markdown(LATENCY, report.results), as_markdown(DEPLOYMENT, candidates(report))]
     notes = [machine_line(report.environment), *(f"Warning: {warning}" for warning in report.warnings)]
@@ -60,7 +60,7 @@ def benchmark_markdown(report: BenchmarkReport) -> str:
 
 
 def comparison_table(comparison: Comparison) -> Group:
-    """A row for each line that is in both reports."""
+    """Show a row for each line that is in both reports."""
     table = Table(title="Against the baseline", title_justify="left")
     table.add_column("file", overflow="fold")
     table.add_column("runtime")

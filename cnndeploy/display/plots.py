@@ -65,7 +65,7 @@ class Plot:
 
 
 def benchmark_plots(report: BenchmarkReport) -> dict[str, Plot]:
-    """Name to plot; only those that the report has figures for."""
+    """Return plots by name; only those that the report has figures for."""
     report = shortened(report)
     rows = [row for row in report.results if not row.failure]
     plots: dict[str, Plot] = {}
@@ -168,7 +168,7 @@ def _latency(rows: list[Result]) -> Plot:
 
 def _throughput(rows: list[Result]) -> Plot:
     sizes = [row.batch_size for row in rows]
-    # where a file is measured twice, its first row of a batch size belongs to the first of another
+    # if a file is measured twice, its first row of a batch size belongs to the first of another
     lines: dict[tuple[str, int], list[Result]] = {}
     for at, row in enumerate(rows):
         same = [_name(each) for each in rows[:at] if each.batch_size == row.batch_size]

@@ -46,7 +46,7 @@ def _ratio(result: Result) -> str:
 
 
 def _times(ratio: float | None) -> str:
-    """Three digits, and no fewer where it is nearly 1."""
+    """Return three digits, and no fewer if it is nearly 1."""
     if ratio is None or ratio <= 0:
         return "-"
     decimals = 3 if 0.1 <= ratio < 2 else max(0, 2 - math.floor(math.log10(ratio)))
@@ -96,13 +96,13 @@ DEPLOYMENT = (
 
 
 def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Path to file name, or to itself where two files have the same name."""
+    """Map each path to its file name, or to itself if two files have the same name."""
     ambiguous = len({Path(path).name for path in paths}) < len(set(paths))
     return {path: path if ambiguous else Path(path).name for path in paths}
 
 
 def shortened(report: BenchmarkReport) -> BenchmarkReport:
-    """The report with its files' names as they are shown."""
+    """Return the report with its files' names as they are shown."""
     names = short_names([row.artifact for row in report.results])
     shown = {path: "".join(c if c.isprintable() else "?" for c in name) for path, name in names.items()}
     return replace(
@@ -111,18 +111,18 @@ def shortened(report: BenchmarkReport) -> BenchmarkReport:
 
 
 def failure_lines(report: BenchmarkReport) -> list[str]:
-    """What failed, and why."""
+    """Return what failed, and why."""
     return [f"{row.artifact} on {row.runtime}: {row.failure}" for row in report.failures]
 
 
 def candidates(report: BenchmarkReport) -> list[Result]:
-    """The rows of the first batch size: one for each candidate."""
+    """Return the rows of the first batch size: one for each candidate."""
     first = report.results[0].batch_size if report.results else None
     return [row for row in report.results if row.batch_size == first]
 
 
 def as_markdown(columns: Sequence[Column], rows: Sequence[Result]) -> str:
-    """A table with numbers flush right."""
+    """Return a table with numbers flush right."""
     lines = [
         [column.heading for column in columns],
         ["---:" if column.key else "---" for column in columns],
@@ -132,7 +132,7 @@ def as_markdown(columns: Sequence[Column], rows: Sequence[Result]) -> str:
 
 
 def as_csv(report: BenchmarkReport) -> str:
-    """Every figure of every row; an interval's two ends and the parts of a cold start in columns of their own."""
+    """Return every figure of every row; an interval's two ends and the parts of a cold start in columns of their own."""
     rows = []
     for values in report.to_dict()["results"]:
         for name in ("quantiles_s", "round_p50_s", "settings", "more_calls_needed"):
