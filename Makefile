@@ -2,19 +2,23 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TYPING := build/typing
 # Most tests wait for processes that they started.
 TEST_PROCESSES ?= 2
+IN_PARALLEL := --numprocesses=$(TEST_PROCESSES) --dist=worksteal
+PYTEST_OPTIONS ?=
 # onnxruntime-gpu, which also runs on the CPU, has wheels for Linux on x86-64 only (of what make runs on).
 RUNTIME := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cpu)
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test test-fast lint clean
 
 help:
-	@echo "make demo    train, export, verify, measure, and leave a report in cnndeploy-demo/"
-	@echo "make test    run the tests"
-	@echo "make lint    ruff and mypy --strict"
-	@echo "make setup   install into $(VENV), which the others do by themselves"
-	@echo "make clean   remove everything that make made"
+	@echo "make demo       train, export, verify, measure, and leave a report in cnndeploy-demo/"
+	@echo "make test       run the tests"
+	@echo "make test-fast  run those that take no long time"
+	@echo "make lint       ruff, the layers of the package, and mypy --strict"
+	@echo "make setup      install into $(VENV), which the others do by themselves"
+	@echo "make clean      remove everything that make made"
 
 setup: $(VENV)/.stamp
 
@@ -31,15 +35,22 @@ demo: setup
 	@$(BIN)/cnndeploy demo --output cnndeploy-demo
 
 test: setup
-	@$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile
+	@$(BIN)/python -m pytest $(IN_PARALLEL) $(PYTEST_OPTIONS)
 
-# Type checkers need the folders where their import names say they are.
+test-fast: setup
+	@$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow" $(PYTEST_OPTIONS)
+
+# Type checkers and import-linter need the folders where their import names say they are.
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@rm -rf build/typing && mkdir -p build/typing/cnndeploy
-	@ln -s $(CURDIR)/cnndeploy/* $(CURDIR)/exporters $(CURDIR)/runtimes build/typing/cnndeploy/
-	@cd build/typing && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p cnndeploy
+	@rm -rf $(TYPING) && mkdir -p $(TYPING)/cnndeploy
+	@ln -s $(CURDIR)/tests $(TYPING)/
+	@ln -s $(CURDIR)/cnndeploy/* $(CURDIR)/exporters $(CURDIR)/runtimes $(TYPING)/cnndeploy/
+	@cd $(TYPING) && PYTHONPATH=tests $(CURDIR)/$(BIN)/lint-imports --no-cache --no-logo $(CURDIR)/pyproject.toml
+	@cd $(TYPING) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p cnndeploy
+	@cd $(TYPING) && MYPYPATH=tests $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+		--explicit-package-bases tests
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info cnndeploy-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

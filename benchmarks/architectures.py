@@ -17,7 +17,7 @@ from cnndeploy.benchmark.bench import bench
 from cnndeploy.display.tables import benchmark_markdown
 from cnndeploy.exporters import export
 from cnndeploy.files import write_file
-from cnndeploy.training.loop import train
+from cnndeploy.training.train import train
 
 TARGETS = ("eager", "compiled", "torchscript", "raw-onnxruntime", "onnxruntime", "openvino")
 ON_CUDA = frozenset(["eager", "compiled", "torchscript", "onnxruntime"])

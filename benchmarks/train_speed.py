@@ -33,7 +33,8 @@ with patient_threads():
 
     from cnndeploy.training.batches import Batches
     from cnndeploy.training.distributed import Processes
-    from cnndeploy.training.loop import Epoch, train
+    from cnndeploy.training.records import Epoch
+from cnndeploy.training.train import train
 
 
 def main() -> None:

@@ -57,8 +57,8 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _structure(kind: Any, value: Any) -> Any:  # noqa: PLR0911 - one for each kind of type
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        hints = _hints(typing.cast("type", kind))
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        hints = _hints(kind)
         names = [field.name for field in dataclasses.fields(kind) if field.init and field.name in value]
         return kind(**{name: _structure(hints[name], value[name]) for name in names})
     if origin in (typing.Union, types.UnionType):

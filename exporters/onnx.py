@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ from cnndeploy.exporters._exporter import ExportOptions
 from cnndeploy.exporters._network import WRAPPED, example, network_and_manifest
 from cnndeploy.files import replacing
 from cnndeploy.formats.onnx import MANIFEST_KEY
+from cnndeploy.quiet import quiet
 from cnndeploy.specs import Manifest, TensorSpec
 
 DEFAULT_OPSET = 20
@@ -61,7 +57,7 @@ class OnnxExporter:
 def _to_onnx(network: torch.nn.Module, manifest: Manifest, opset: int) -> onnx_ir.Model:
     axes = enumerate(manifest.input.shape)
     symbolic = {number: torch.export.Dim(axis) for number, axis in axes if isinstance(axis, str)}
-    with _silent():
+    with quiet():
         program = torch.onnx.export(
             network,
             (example(manifest, _EXAMPLE_BATCH),),
@@ -86,19 +82,6 @@ def _resize(image: Any, size: list[int], align_corners: bool, scale_factors: Non
     return opset18.Resize(
         image, None, None, lengths, axes=[2, 3], mode="linear", coordinate_transformation_mode=half_pixel
     )
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """torch.onnx.export reports its steps; what matters is checked on the file instead."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def _strip(model: onnx_ir.Model) -> None:

@@ -27,11 +27,13 @@ from cnndeploy.exporters import export
 from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.formats.torchscript import MANIFEST_FILE
+from cnndeploy.progress import Progress, silent
+from cnndeploy.run import Run
 from cnndeploy.simplification import simplify
 from cnndeploy.specs import Manifest
-from cnndeploy.training.loop import train
+from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.verify import verify
-from helpers import Trained
+from helpers import Trained, train_for_a_moment
 
 Weights = dict[str, np.ndarray]
 
@@ -43,8 +45,8 @@ class Attempt:
     """
 
     path: Path
-    runtime: str | None = None
-    during: Callable[[int, int], None] | None = None
+    runtime: str = ""
+    during: Progress | None = None
     module: str | None = None
 
 
@@ -58,12 +60,16 @@ class Defect:
     make: Callable[[Trained, Path], Attempt]
     architectures: tuple[str, ...] = ("lenet", "vgg11_small", "googlenet")
 
-    def outcome(self, good: Trained, folder: Path, images: int) -> Outcome:
-        """Verify the broken artifact."""
+    def outcome(self, good: Trained, folder: Path, images: int, against: Reference | None = None) -> Outcome:
+        """Verify the broken artifact, against a reference of the good one's checkpoint if there is one."""
         attempt = self.make(good, folder)
         try:
             report = verify(
-                attempt.path, good.checkpoint, runtime=attempt.runtime, images=images, on_batch=attempt.during
+                attempt.path,
+                against or good.checkpoint,
+                run=Run(attempt.runtime),
+                images=images,
+                progress=attempt.during or silent,
             )
             reasons = report.reasons
         except CnndeployError as error:
@@ -92,16 +98,7 @@ def good_files(architecture: str, seed: int, folder: Path, formats: Sequence[str
     """
     path = folder / f"{architecture}-{seed}.pt"
     if architecture == "lenet":
-        train(
-            "lenet",
-            path,
-            recipe="original",
-            epochs=2,
-            limit=8000,
-            batch_size=32,
-            learning_rate=0.003,
-            seed=seed,
-        )
+        train_for_a_moment(path, seed)
     else:
         fresh = Checkpoint.untrained(architecture, seed)
         draw = torch.Generator().manual_seed(seed)
@@ -146,7 +143,7 @@ def weights_defect(name: str, reason: str) -> Callable[[Callable[[Weights], None
             edit(weights)
             with quiet():
                 frozen = torch.jit.freeze(torch.jit.script(network))
-            path = _scripted(frozen, good, folder, rewrites)
+            path = _scripted(frozen, good, folder, tuple(map(str, rewrites)))
             return Attempt(path, module=_broken_module(weights, reason))
 
         DEFECTS.append(Defect(name, "onnx", reason, in_onnx))
@@ -269,7 +266,8 @@ def _saved(model: onnx.ModelProto, folder: Path) -> Path:
 
 
 def _node(model: onnx.ModelProto, *kinds: str) -> onnx.NodeProto:
-    return next(node for node in model.graph.node if node.op_type in kinds)
+    found: onnx.NodeProto = next(node for node in model.graph.node if node.op_type in kinds)
+    return found
 
 
 def _edit_manifest(model: onnx.ModelProto, **changes: Any) -> None:
@@ -429,7 +427,7 @@ def file_replaced_during_the_run(good: Trained, folder: Path) -> Attempt:
     path = folder / "broken.onnx"
     path.write_bytes(good.onnx.read_bytes())
 
-    def replace_it(done: int, total: int) -> None:
+    def replace_it(done: int, total: int, _text: str) -> None:
         if done == total:
             with path.open("ab") as file:
                 file.write(b"\0")
@@ -458,15 +456,14 @@ class _Session(Session):
 class _Runtime:
     formats = ("onnx",)
     package = "numpy"
-    options = frozenset()
+    options = {{}}
 
     def devices(self):
         return {{"cpu": DeviceStatus(True)}}
 
-    def open(self, artifact, *, device, threads, tf32, options):
+    def open(self, artifact, run):
         manifest = artifact.require_manifest()
-        return _Session(artifact, inputs=(manifest.input,), outputs=(manifest.output,), device="cpu",
-                        placed_on="cpu", threads=threads)
+        return _Session(artifact, run, inputs=(manifest.input,), outputs=(manifest.output,), placed_on="cpu")
 
 RUNTIME = _Runtime()
 """

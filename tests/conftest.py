@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cnndeploy import data
-from cnndeploy.benchmark.candidate import Candidate
+from cnndeploy.benchmark import engine
+from cnndeploy.benchmark.timer import Timer
 from cnndeploy.cli import main
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
-from cnndeploy.training.loop import train
-from helpers import Trained
+from helpers import Trained, train_for_a_moment
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -35,35 +37,70 @@ def _data_set() -> None:
     data.fetch()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_blocks() -> Iterator[None]:
+    """Benchmarks pause and measure for a moment only, for no test asks how fast anything is."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, seconds in (("PAUSE_S", 0.0), ("WARM_UP_S", 0.005), ("_AIM_S", 0.004), ("BLOCK_S", 0.002)):
+            patch.setattr(engine, name, seconds)
+        yield
+
+
+def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return a folder that ``make`` has filled; test processes that run beside each other share it."""
+    own = factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = folder.with_suffix(".made")
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, _data_set: None) -> Trained:
-    checkpoint = tmp_path_factory.mktemp("trained") / "lenet.pt"
-    train("lenet", checkpoint, recipe="original", epochs=2, limit=8000, batch_size=32, learning_rate=0.003)
-    files = Trained(checkpoint, export(checkpoint, "onnx").path, export(checkpoint, "torchscript").path)
-    export(checkpoint, "onnx", files.onnx_image, input="image")
-    export(checkpoint, "torchscript", files.torchscript_image, input="image")
-    return files
+    def make(folder: Path) -> None:
+        train_for_a_moment(folder / "lenet.pt")
+        for kind in ("onnx", "torchscript"):
+            export(folder / "lenet.pt", kind)
+            export(folder / "lenet.pt", kind, folder / f"image.{kind}", input="image")
+
+    folder = _once(tmp_path_factory, "trained", make)
+    return Trained(*(folder / f"lenet.{suffix}" for suffix in ("pt", "onnx", "torchscript")))
 
 
 @pytest.fixture(scope="session")
 def int8(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
     """The same LeNet in int8, measured on few images; read only."""
-    path = tmp_path_factory.mktemp("int8") / "lenet.int8.onnx"
-    return quantize(trained.checkpoint, path, budget=20, calibration=64, images=320, bench_s=0)
+
+    def make(folder: Path) -> None:
+        path = folder / "lenet.int8.onnx"
+        made = quantize(trained.checkpoint, path, budget=20, calibration=64, images=320, bench_s=0)
+        (folder / "quantized.pickle").write_bytes(pickle.dumps(made))
+
+    folder = _once(tmp_path_factory, "int8", make)
+    made: Quantized = pickle.loads((folder / "quantized.pickle").read_bytes())  # noqa: S301 - written above
+    return made
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built of a copy, because setuptools leaves files behind."""
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    for name in ("cnndeploy", "exporters", "runtimes"):
-        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, source)
-    options = ["--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
-    subprocess.run([sys.executable, "-m", "build", *options], check=True, capture_output=True)
-    (built,) = folder.glob("*.whl")
+
+    def make(folder: Path) -> None:
+        source = folder / "source"
+        for name in ("cnndeploy", "exporters", "runtimes"):
+            shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(REPOSITORY / name, source)
+        options = ["--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
+        subprocess.run([sys.executable, "-m", "build", *options], check=True, capture_output=True)
+
+    (built,) = _once(tmp_path_factory, "wheel", make).glob("*.whl")
     return built
 
 
@@ -80,14 +117,14 @@ def cli() -> Callable[..., Result]:
 @pytest.fixture
 def raw_onnxruntime_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a benchmark, the process of every candidate that is run by raw-onnxruntime is killed at its first call."""
-    call = Candidate.call
+    call = Timer.call
 
-    def crash(self: Candidate, *request: int) -> dict[str, Any]:
-        if self.asked.runtime == "raw-onnxruntime":
+    def crash(self: Timer, *request: int) -> dict[str, Any]:
+        if self.candidate.run.runtime == "raw-onnxruntime":
             os.kill(self._process.pid, signal.SIGKILL)
         return call(self, *request)
 
-    monkeypatch.setattr(Candidate, "call", crash)
+    monkeypatch.setattr(Timer, "call", crash)
 
 
 @pytest.fixture

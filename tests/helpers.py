@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnndeploy.training.train import train
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -25,3 +27,21 @@ class Trained:
     def file_of(self, kind: str) -> Path:
         path: Path = getattr(self, kind)
         return path
+
+
+def train_for_a_moment(path: Path, seed: int = 0) -> None:
+    """Train a LeNet until most of its answers are right and its logits depend on the image.
+
+    On one thread: with such small batches two are slower, and much slower beside another process.
+    """
+    train(
+        "lenet",
+        path,
+        recipe="original",
+        epochs=2,
+        images=8000,
+        batch_size=32,
+        learning_rate=0.003,
+        threads=1,
+        seed=seed,
+    )

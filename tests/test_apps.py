@@ -34,7 +34,7 @@ IMAGES = 12
 def _run(*command: object, **settings: Any) -> str:
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, **settings)
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return str(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +258,7 @@ def test_node(
         (facts, facts, "cannot be read as a PNG file"),
         (facts, deep, "more than 8 bits"),
     ):
-        command = ["node", folder / "classify.mjs", trained.onnx_image, described, picture]
+        command: list[str | Path] = ["node", folder / "classify.mjs", trained.onnx_image, described, picture]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert re.search(reason, done.stderr)

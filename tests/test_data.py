@@ -133,7 +133,7 @@ def test_a_mirror_that_answers_something_else_is_passed_over(
             self.end_headers()
             self.wfile.write(answer)
 
-        def log_message(self, *_: object) -> None:  # type: ignore[override]
+        def log_message(self, *_: object) -> None:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Portal) as server:

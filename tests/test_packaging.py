@@ -69,23 +69,3 @@ def test_an_app_that_only_deploys_carries_no_torch() -> None:
     assert [re.split(r"[><=]", name)[0] for name in project["optional-dependencies"]["gpu"]] == [
         "onnxruntime-gpu"
     ]
-
-
-def test_only_the_modules_that_may_import_torch_do() -> None:
-    allowed = ("cnndeploy/architectures/", "cnndeploy/training/", "exporters/", "runtimes/eager.py")
-    more = (
-        "runtimes/torchscript.py",
-        "runtimes/compiled.py",
-        "runtimes/_torch.py",
-        "cnndeploy/checkpoint.py",
-        "cnndeploy/torch_device.py",
-        "cnndeploy/torch_preprocessing.py",
-        "cnndeploy/simplification/",
-        "cnndeploy/data.py",
-    )  # data: the mirror's addresses
-    importing = re.compile(r"^\s*(import|from) (torch|torchvision)\b", re.MULTILINE)
-    for folder in ("cnndeploy", "exporters", "runtimes"):
-        for path in (REPOSITORY / folder).rglob("*.py"):
-            name = path.relative_to(REPOSITORY).as_posix()
-            if importing.search(path.read_text()):
-                assert name.startswith((*allowed, *more)), name

@@ -14,10 +14,12 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from torch.nn.functional import avg_pool2d, conv2d as torch_conv2d, max_pool2d
+from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import conv2d as torch_conv2d
 
 from cnndeploy.errors import InputMismatchError
 from cnndeploy.reference import Pair, conv1x1, conv2d, corr2d, output_size, padding_for, pool2d
@@ -152,10 +154,10 @@ def test_dtypes(dtype: str, computed: str) -> None:
         (lambda: pool2d(X, (2, 2), stride=(0, 1)), "stride 0"),
         (lambda: pool2d(X, (2, 2), padding=(0, 2)), r"\(0, 2\) is not less than the window \(2, 2\)"),
         (lambda: pool2d(X, (2, 2), padding=(-1, 0)), "padding -1"),
-        (lambda: pool2d(X, (2, 2), mode="sum"), "Unknown mode 'sum'"),
+        (lambda: pool2d(X, (2, 2), mode="sum"), "Unknown mode 'sum'"),  # type: ignore[arg-type]
         (lambda: output_size(5, 0), "kernel 0"),
         (lambda: output_size(-1, 1, 3), "Length -1"),
-        (lambda: padding_for("half", 3), "'half'"),
+        (lambda: padding_for("half", 3), "'half'"),  # type: ignore[arg-type]
         (lambda: padding_for("wide", 0), "kernel 0"),
     ],
 )
@@ -236,11 +238,12 @@ def test_conv1x1_is_conv2d_with_a_1x1_kernel(case: Convolution) -> None:
 def _eager_convolution(case: Convolution, function: Callable[..., Any] = torch_conv2d) -> NDArray[Any]:
     bias = None if case.bias is None else torch.from_numpy(case.bias)
     x, weight = torch.from_numpy(case.x[None]), torch.from_numpy(case.weight)
-    return function(x, weight, bias, case.stride, case.padding).numpy()[0]
+    return np.asarray(function(x, weight, bias, case.stride, case.padding)[0])
 
 
 def _eager_max_pool(case: Pool, function: Callable[..., Any] = max_pool2d) -> NDArray[Any]:
-    return function(torch.from_numpy(case.x[None]), case.window, case.stride, case.padding).numpy()[0]
+    pooled = function(torch.from_numpy(case.x[None]), case.window, case.stride, case.padding)
+    return np.asarray(pooled[0])
 
 
 def _eager_average_pool(case: Pool) -> NDArray[Any]:
@@ -301,7 +304,7 @@ def _onnxruntime(operator: str, feeds: dict[str, NDArray[np.float32]], **attribu
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (y,) = session.run(["y"], feeds)
-    return y[0]
+    return np.asarray(y[0])
 
 
 def _onnxruntime_convolution(case: Convolution) -> NDArray[Any]:
@@ -333,7 +336,7 @@ def _assert_within_rounding(actual: NDArray[Any], expected: NDArray[Any], magnit
 def test_convolutions_follow_the_definition(
     operator: Callable[[Convolution], NDArray[Any]], case: Convolution
 ) -> None:
-    bias = np.zeros(len(case.weight)) if case.bias is None else case.bias
+    bias: NDArray[Any] = np.zeros(len(case.weight)) if case.bias is None else case.bias
     x, weight = case.x.astype(np.float64), case.weight.astype(np.float64)
     expected = conv2d(x, weight, bias, padding=case.padding, stride=case.stride)
     magnitude = conv2d(abs(x), abs(weight), abs(bias), padding=case.padding, stride=case.stride)

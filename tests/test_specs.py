@@ -9,7 +9,7 @@ import torch
 from cnndeploy.errors import ArtifactError
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.specs import Manifest, TensorSpec
-from cnndeploy.training.loop import preprocess
+from cnndeploy.torch_preprocessing import TorchPreprocessing
 
 IMAGE = TensorSpec("image", "float32", ("batch", 1, 28, 28))
 
@@ -47,7 +47,9 @@ def test_preprocessing_is_the_same_in_numpy_and_torch(
     ours = preprocessing(images)
     assert ours.shape == (3, 1, *size)
     assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, preprocess(torch.from_numpy(images), preprocessing).numpy(), atol=1e-5)
+    for source in (None, raw):  # of any size, as in a file, and of one, as in training
+        prepared = TorchPreprocessing(preprocessing, source)(torch.from_numpy(images))
+        np.testing.assert_allclose(ours, prepared.numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from cnndeploy.benchmark.intervals import Verdict, change_interval, rounds_needed, verdict
-from cnndeploy.benchmark.report import BenchmarkReport, Result, round_ratios
+from cnndeploy.benchmark.report import BenchmarkReport, Result, round_ratios, with_old_keys
 from cnndeploy.errors import BenchmarkError
+from cnndeploy.serial import jsonable
 
 Line = tuple[Any, ...]
 _SAME_MACHINE = ("cpu", "usable_cpus", "gpus")
@@ -19,10 +21,10 @@ class Change:
     """A line in both reports; ``ratio`` is how many times as fast it is now, with a 95% interval for all lines.
 
     ``by`` says of what: of the ``ratio`` to the reference, which a machine that is slower as a whole does not change;
-    or of the ``time``, of the reference itself and where it was not the same in both.
+    or of the ``time``, of the reference itself and if it was not the same in both.
     """
 
-    target: str
+    artifact: str
     runtime: str
     threads: int | None
     batch_size: int
@@ -47,14 +49,53 @@ class Comparison:
         return tuple(change for change in self.changes if change.verdict == "SLOWER")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, field by field."""
-        return asdict(self)
+        """JSON-ready, field by field, with the old names of keys beside the new ones."""
+        values = jsonable(self)
+        return {**values, "changes": [with_old_keys(change) for change in values["changes"]]}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The same line in both reports, and what it was measured against in each, None if it was alone."""
+
+    old: Result
+    new: Result
+    old_reference: Result | None
+    new_reference: Result | None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether the other lines are measured against this one now."""
+        return self.new_reference is self.new
+
+    def change(self, comparisons: int) -> Change:
+        """Compare by the ratio if both were measured against the same reference and are not that themselves."""
+        by: Literal["ratio", "time"] = "time"
+        earlier, later = self.old.round_p50_s, self.new.round_p50_s
+        references = (self.old_reference, self.new_reference)
+        if references[0] and references[1] and not self.is_reference:
+            if references[0].identity == references[1].identity:
+                by = "ratio"
+                earlier = tuple(1 / ratio for ratio in round_ratios(references[0], self.old))
+                later = tuple(1 / ratio for ratio in round_ratios(references[1], self.new))
+        low, high = change_interval(earlier, later, comparisons)
+        return Change(
+            self.new.artifact,
+            self.new.runtime,
+            self.new.threads,
+            self.new.batch_size,
+            by,
+            statistics.median(earlier) / statistics.median(later),
+            low,
+            high,
+            verdict((low, high), min(len(earlier), len(later)), comparisons),
+        )
 
 
 def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool = False) -> Comparison:
-    """Hold each line against the same line of an earlier report.
+    """Compare each line with the same line of an earlier report.
 
-    The reference is SLOWER only where it takes more time and another line's ratio to it rose: where all lines became
+    The reference is SLOWER only if it takes more time and another line's ratio to it rose: if all lines became
     slower together, it is the machine.
 
     Raises:
@@ -62,44 +103,24 @@ def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool 
     """
     check_machine(now.environment, before, any_machine=any_machine)
     olds, news = _lines(before), _lines(now)
-    pairs = [(olds[line], news[line]) for line in news if line in olds]
+    pairs = [
+        Pair(olds[line], row, _reference(olds[line], before), _reference(row, now))
+        for line, row in news.items()
+        if line in olds
+    ]
     if not pairs:
         raise BenchmarkError(
             f"the baseline has no line in common with this run. It has: {'; '.join(map(_named, olds))}. This has: "
             f"{'; '.join(map(_named, news))}."
         )
-    changes = [_change(old, before, new, now, len(pairs)) for old, new in pairs]
-    risen = {change.batch_size for change in changes if change.by == "ratio" and change.verdict == "FASTER"}
-    references = {id(each) for row in news.values() if (each := _reference(row, now)) is not None}
-    changes = [
-        replace(change, verdict="AMBIGUOUS")
-        if id(new) in references and change.verdict == "SLOWER" and change.batch_size not in risen
-        else change
-        for change, (_, new) in zip(changes, pairs, strict=True)
-    ]
-    missing = [_named(line) for line in olds if line not in news]
-    added = [_named(line) for line in news if line not in olds]
-    notes = [f"only in the baseline: {line}" for line in missing] + [
-        f"not in the baseline: {line}" for line in added
-    ]
-    old_versions, versions = before.environment.get("versions", {}), now.environment["versions"]
-    notes += [
-        f"{name} was {old_versions.get(name)}, is {versions.get(name)}"
-        for name in sorted({*old_versions, *versions})
-        if old_versions.get(name) != versions.get(name)
-    ]
-    needed = rounds_needed(len(pairs))
-    undecided = tuple(
-        f"{_named(new.identity)} has {len(old.round_p50_s)} rounds in the baseline and {len(new.round_p50_s)} here; "
-        f"{needed} are needed"
-        for old, new in pairs
-        if min(len(old.round_p50_s), len(new.round_p50_s)) < needed
-    )
-    return Comparison(tuple(changes), tuple(notes), undecided)
+    missing = (f"only in the baseline: {_named(line)}" for line in olds if line not in news)
+    added = (f"not in the baseline: {_named(line)}" for line in news if line not in olds)
+    notes = (*missing, *added, *_other_versions(now, before))
+    return Comparison(_changes(pairs), notes, tuple(_undecided(pairs)))
 
 
 def check_machine(environment: Any, before: BenchmarkReport, *, any_machine: bool) -> None:
-    """Refuse a baseline of another machine; raises BenchmarkError."""
+    """Refuse a baseline of another machine; raise BenchmarkError."""
     differences = [
         f"{name} was {before.environment.get(name)}, is {environment[name]}"
         for name in _SAME_MACHINE
@@ -107,9 +128,36 @@ def check_machine(environment: Any, before: BenchmarkReport, *, any_machine: boo
     ]
     if differences and not any_machine:
         raise BenchmarkError(
-            f"the baseline is of another machine: {'; '.join(differences)}. Measure a baseline here, or compare "
-            "all the same by --any-machine."
+            f"the baseline is of another machine: {'; '.join(differences)}. Measure a baseline here, or allow any "
+            "machine."
         )
+
+
+def _changes(pairs: list[Pair]) -> tuple[Change, ...]:
+    changes = [pair.change(len(pairs)) for pair in pairs]
+    risen = {change.batch_size for change in changes if change.by == "ratio" and change.verdict == "FASTER"}
+    return tuple(
+        replace(change, verdict="AMBIGUOUS")
+        if pair.is_reference and change.verdict == "SLOWER" and change.batch_size not in risen
+        else change
+        for pair, change in zip(pairs, changes, strict=True)
+    )
+
+
+def _undecided(pairs: list[Pair]) -> Iterator[str]:
+    needed = rounds_needed(len(pairs))
+    for pair in pairs:
+        rounds = (len(pair.old.round_p50_s), len(pair.new.round_p50_s))
+        if min(rounds) < needed:
+            name = _named(pair.new.identity)
+            yield f"{name} has {rounds[0]} rounds in the baseline and {rounds[1]} here; {needed} are needed"
+
+
+def _other_versions(now: BenchmarkReport, before: BenchmarkReport) -> Iterator[str]:
+    olds, news = before.environment.get("versions", {}), now.environment["versions"]
+    for name in sorted({*olds, *news}):
+        if olds.get(name) != news.get(name):
+            yield f"{name} was {olds.get(name)}, is {news.get(name)}"
 
 
 def _named(line: Line) -> str:
@@ -132,33 +180,7 @@ def _lines(report: BenchmarkReport) -> dict[Line, Result]:
     return lines
 
 
-def _change(
-    old: Result, before: BenchmarkReport, new: Result, now: BenchmarkReport, comparisons: int
-) -> Change:
-    """By the ratio, where both were measured beside the same reference and are not that themselves."""
-    then, today = _reference(old, before), _reference(new, now)
-    kind: Literal["ratio", "time"] = "time"
-    earlier, later = old.round_p50_s, new.round_p50_s
-    if then is not None and today is not None and then.identity == today.identity and new is not today:
-        kind = "ratio"
-        earlier, later = (
-            tuple(1 / ratio for ratio in round_ratios(*pair)) for pair in ((then, old), (today, new))
-        )
-    low, high = change_interval(earlier, later, comparisons)
-    return Change(
-        new.target,
-        new.runtime,
-        new.threads,
-        new.batch_size,
-        kind,
-        statistics.median(earlier) / statistics.median(later),
-        low,
-        high,
-        verdict((low, high), min(len(earlier), len(later)), comparisons),
-    )
-
-
 def _reference(row: Result, report: BenchmarkReport) -> Result | None:
-    """What the row was measured against, where it was not alone."""
-    beside = [each for each in report.results if each.batch_size == row.batch_size and not each.failure]
-    return next((each for each in beside if each.verdict == "REFERENCE"), None) if len(beside) > 1 else None
+    """Return what the row was measured against, None if it was alone."""
+    group = [other for other in report.results if other.batch_size == row.batch_size and not other.failure]
+    return next((other for other in group if other.verdict == "REFERENCE"), None) if len(group) > 1 else None

@@ -6,9 +6,10 @@ import contextlib
 import math
 import os
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.machine import busy_cpus, cpu_ticks, usable_cpus
@@ -16,6 +17,7 @@ from cnndeploy.machine import busy_cpus, cpu_ticks, usable_cpus
 _LISTEN_S = 0.5
 _BUSY_CPUS, _STEAL, _DRIFT = 0.25, 0.02, 0.05
 _SLOW_FIRST_S, _SLOW_FIRST_TIMES = 0.2, 20
+_MOST_TIMES_LONGER = 30.0
 _THROTTLED = "devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
 
 
@@ -30,7 +32,7 @@ class Watch:
 
     def facts(self) -> dict[str, Any]:
         """JSON-ready: ``busy_cpus`` before, ``load_average`` of the minute before, ``steal`` as a share of all CPU
-        time, and how often a CPU was ``throttled``; None where the machine does not say.
+        time, and how often a CPU was ``throttled``; None if the machine does not say.
         """
         after, steal = cpu_ticks(), None
         if self._before is not None and after is not None:
@@ -52,88 +54,162 @@ def _throttled() -> int:
     return count
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What doubts are about, read off a report; the first four are of the machine, and 0 if it does not say.
+
+    ``drift`` is how much slower it became, ``threads`` the most that a row has. ``slow_starts`` names rows whose first
+    call took far longer than a later one. Of all ``rows`` with figures, ``grouped`` have samples of several calls, at
+    most ``calls``; ``few`` have too few calls for a p90; ``unclear`` are AMBIGUOUS, and their widest interval is
+    ``width`` of its ratio. The rest is what the benchmark was told.
+    """
+
+    busy_cpus: float
+    steal: float
+    throttled: int
+    drift: float
+    threads: int
+    cpus: int
+    slow_starts: str
+    rows: int
+    grouped: int
+    calls: int
+    few: int
+    unclear: int
+    width: float
+    seconds: float
+    until: float
+    cold_starts: int
+    interrupted: bool
+
+    @property
+    def direction(self) -> str:
+        """How the machine changed."""
+        return "slower" if self.drift > 0 else "faster"
+
+    @property
+    def more_seconds(self) -> float:
+        """Seconds after which the intervals may be narrow enough."""
+        times = min(_MOST_TIMES_LONGER, max(2.0, (self.width / self.until) ** 2))
+        return math.ceil(self.seconds * times)
+
+
+class Doubt(NamedTuple):
+    """What to say if ``applies``; ``sentence`` is a format that takes ``facts``."""
+
+    applies: Callable[[Facts], bool]
+    sentence: str
+
+
+_UNCLEAR = (
+    "{facts.unclear} of {facts.rows} rows are AMBIGUOUS: their intervals reach over the 2% that count as the same. "
+    "More rounds may tell: "
+)
+DOUBTS = (
+    Doubt(
+        lambda facts: facts.busy_cpus > _BUSY_CPUS,
+        "Other programs kept {facts.busy_cpus:.1f} CPUs busy just before. Programs with several threads suffer from "
+        "that out of all proportion, so these figures may be far off; repeat them on an idle machine.",
+    ),
+    Doubt(
+        lambda facts: facts.steal > _STEAL,
+        "The hypervisor gave {facts.steal:.0%} of the CPU time to other machines; repeat this at another time, or on a "
+        "machine of your own.",
+    ),
+    Doubt(
+        lambda facts: facts.throttled > 0,
+        "The CPU throttled itself {facts.throttled} times for heat; let it cool, and repeat.",
+    ),
+    Doubt(
+        lambda facts: abs(facts.drift) > _DRIFT,
+        "The machine became {drift:.0%} {facts.direction} while it was measured (its frequency, heat, or other "
+        "programs). Ratios bear that; do not quote the times.",
+    ),
+    Doubt(
+        lambda facts: facts.threads > facts.cpus,
+        "{facts.threads} threads were asked for, but this process may use {facts.cpus} CPUs; leave the number out, or "
+        "take at most {facts.cpus} threads.",
+    ),
+    Doubt(
+        lambda facts: bool(facts.slow_starts),
+        "The first call is slow: {facts.slow_starts}. Warm up before serving.",
+    ),
+    Doubt(
+        lambda facts: bool(facts.slow_starts) and not facts.cold_starts,
+        "Whether a slow first call or the opening before it is to blame is told by cold starts, which were left out.",
+    ),
+    Doubt(
+        lambda facts: facts.grouped > 0,
+        "In {facts.grouped} of {facts.rows} rows a call is too short for the clock: their quantiles are of means of up "
+        "to {facts.calls} calls in a row.",
+    ),
+    Doubt(
+        lambda facts: facts.few > 0 and not facts.interrupted,
+        "In {facts.few} of {facts.rows} rows there are too few calls for a p90 with an interval: {enough:g} seconds "
+        "for each candidate take four times as many.",
+    ),
+    Doubt(
+        lambda facts: facts.unclear > 0 and not facts.interrupted and facts.width > facts.until,
+        _UNCLEAR + "take {facts.more_seconds} seconds for each candidate.",
+    ),
+    Doubt(
+        lambda facts: facts.unclear > 0 and not facts.interrupted and facts.width <= facts.until,
+        _UNCLEAR + "go on until {narrower:g}.",
+    ),
+)
+"""What a reader should know before believing the figures."""
+
+
 def doubts(report: BenchmarkReport) -> tuple[str, ...]:
-    """What a reader should know before believing the figures, and what to do about it."""
-    return tuple(_about_the_machine(report)) + tuple(_about_the_figures(report))
+    """Return what a reader should know before believing the figures, and what to do about it."""
+    facts = facts_of(report)
+    derived = {"drift": abs(facts.drift), "enough": 4 * facts.seconds, "narrower": facts.until / 2}
+    return tuple(doubt.sentence.format(facts=facts, **derived) for doubt in DOUBTS if doubt.applies(facts))
 
 
-def _about_the_machine(report: BenchmarkReport) -> Iterator[str]:
-    machine = report.environment
-    if (machine["busy_cpus"] or 0) > _BUSY_CPUS:
-        yield (
-            f"Other programs kept {machine['busy_cpus']:.1f} CPUs busy just before. Programs with several threads "
-            "suffer from that out of all proportion, so these figures may be far off; repeat them on an idle machine."
-        )
-    if (machine["steal"] or 0) > _STEAL:
-        yield (
-            f"The hypervisor gave {machine['steal']:.0%} of the CPU time to other machines; repeat this at another "
-            "time, or on a machine of your own."
-        )
-    if machine["throttled"]:
-        yield f"The CPU throttled itself {machine['throttled']} times for heat; let it cool, and repeat."
-    drifts = [found for row in report.results if (found := _drift(row)) is not None]
-    drift = statistics.median(drifts) if drifts else 0.0
-    if abs(drift) > _DRIFT:
-        yield (
-            f"The machine became {abs(drift):.0%} {'slower' if drift > 0 else 'faster'} while it was measured (its "
-            "frequency, heat, or other programs). Ratios bear that; do not quote the times."
-        )
-    threads = max((row.threads or 0 for row in report.results), default=0)
-    if threads > usable_cpus():
-        yield (
-            f"{threads} threads were asked for, but this process may use {usable_cpus()} CPUs; leave --threads out, or "
-            f"give at most {usable_cpus()}."
-        )
-
-
-def _about_the_figures(report: BenchmarkReport) -> Iterator[str]:
+def facts_of(report: BenchmarkReport) -> Facts:
+    """Read off a report what doubts are about."""
+    machine, settings = report.environment, report.settings or {}
     rows = [row for row in report.results if not row.failure]
-    settings = report.settings or {}
-    for row in rows:
-        first, p50 = row.first_call_s or 0, row.p50_s or 0
-        if first > max(_SLOW_FIRST_S, _SLOW_FIRST_TIMES * p50):
-            how = "" if settings.get("cold_starts") else "; --cold-start 3 tells it apart from opening"
-            yield (
-                f"{_named(row)}: the first call took {first:.2f} s, a later one {1000 * p50:.3g} ms. Warm it "
-                f"up before it serves{how}."
-            )
-    grouped = [row for row in rows if row.calls_per_sample > 1]
-    if grouped:
-        most = max(row.calls_per_sample for row in grouped)
-        yield (
-            f"In {len(grouped)} of {len(rows)} rows a call is too short for the clock: their quantiles are of "
-            f"means of up to {most} calls in a row."
-        )
-    if report.interrupted:
-        return
-    budget, precision = settings.get("budget_s", 20.0), settings.get("precision", 0.02)
-    few = [row for row in rows if (row.more_calls_needed or {}).keys() & {"p50", "p90"}]
-    if few:
-        yield (
-            f"In {len(few)} of {len(rows)} rows there are too few calls for a p90 with an interval: --budget "
-            f"{4 * budget:g} takes four times as many."
-        )
+    grouped = [row.calls_per_sample for row in rows if row.calls_per_sample > 1]
     unclear = [row for row in rows if row.verdict == "AMBIGUOUS"]
-    if unclear:
-        widths = [((row.ratio_high or 0) - (row.ratio_low or 0)) / (row.ratio or 1) for row in unclear]
-        more = min(30.0, max(2.0, (max(widths) / precision) ** 2))
-        advice = (
-            f"--budget {math.ceil(budget * more)}"
-            if max(widths) > precision
-            else f"--precision {precision / 2:g}"
-        )
-        yield (
-            f"{len(unclear)} of {len(rows)} rows are AMBIGUOUS: their intervals reach over the 2% that count as the "
-            f"same. More rounds may tell: {advice}."
-        )
+    drifts = [drift for row in report.results if (drift := _drift(row)) is not None]
+    return Facts(
+        busy_cpus=machine["busy_cpus"] or 0.0,
+        steal=machine["steal"] or 0.0,
+        throttled=machine["throttled"] or 0,
+        drift=statistics.median(drifts) if drifts else 0.0,
+        threads=max((row.threads or 0 for row in report.results), default=0),
+        cpus=usable_cpus(),
+        slow_starts="; ".join(text for row in rows if (text := _slow_start(row))),
+        rows=len(rows),
+        grouped=len(grouped),
+        calls=max(grouped, default=1),
+        few=sum(bool((row.more_calls_needed or {}).keys() & {"p50", "p90"}) for row in rows),
+        unclear=len(unclear),
+        width=max(map(_width, unclear), default=0.0),
+        seconds=settings.get("seconds", 20.0),
+        until=settings.get("until", 0.02),
+        cold_starts=settings.get("cold_starts", 0),
+        interrupted=report.interrupted,
+    )
 
 
-def _named(row: Result) -> str:
-    return f"{Path(row.target).name} on {row.runtime} at batch {row.batch_size}"
+def _slow_start(row: Result) -> str:
+    """Say how slow the first call was if it was far slower than a later one, else nothing."""
+    first_s, p50_s = row.first_call_s or 0.0, row.p50_s or 0.0
+    if first_s <= max(_SLOW_FIRST_S, _SLOW_FIRST_TIMES * p50_s):
+        return ""
+    name = f"{Path(row.artifact).name} on {row.runtime} at batch {row.batch_size}"
+    return f"{name}: the first call took {first_s:.2f} s, a later one {1000 * p50_s:.3g} ms"
+
+
+def _width(row: Result) -> float:
+    return ((row.ratio_high or 0.0) - (row.ratio_low or 0.0)) / (row.ratio or 1.0)
 
 
 def _drift(row: Result) -> float | None:
-    """How much slower the last third of the rounds was than the first."""
+    """Return how much slower the last third of the rounds was than the first; None if there are few."""
     third = len(row.round_p50_s) // 3
     if third < 3:
         return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cnndeploy.errors import CnndeployError
+from cnndeploy.progress import ShouldStop, never
 
 WARM_UP_S = 0.3
 WARM_UP_CALLS = 3
@@ -29,7 +30,7 @@ class Block(Protocol):
     clock_s: float
 
     def run(self, samples: int, repeats: int) -> list[float]:
-        """Seconds per call, of ``samples`` samples of ``repeats`` calls in a row.
+        """Return seconds per call, of ``samples`` samples of ``repeats`` calls in a row.
 
         Raises:
             CnndeployError: It failed; it is not run again.
@@ -40,29 +41,29 @@ class Block(Protocol):
 class Measurement:
     """What one candidate took: ``rounds`` holds the seconds per call of each block.
 
-    A sample is the mean of ``calls_per_sample`` calls in a row, more than one only where reading the clock would
+    A sample is the mean of ``calls_per_sample`` calls in a row, more than one only if reading the clock would
     take more than a thousandth of a call. ``failure`` says why there is no more.
     """
 
     rounds: list[list[float]] = field(default_factory=list)
     calls_per_sample: int = 1
-    first_call_s: float = math.nan
+    first_call_s: float | None = None
     failure: str = ""
     samples: int = 1
 
     @property
     def medians(self) -> list[float]:
-        """Of each round."""
-        return [statistics.median(each) for each in self.rounds]
+        """The median of each round."""
+        return [statistics.median(seconds) for seconds in self.rounds]
 
 
 def measure(
     blocks: Sequence[Block],
     *,
-    budget_s: float,
+    seconds: float,
     min_rounds: int = 1,
     is_enough: Callable[[list[Measurement]], bool] = lambda _: False,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: ShouldStop = never,
     seed: int = 0,
     pause: Callable[[float], None] = time.sleep,
     clock: Clock = time.monotonic,
@@ -77,14 +78,14 @@ def measure(
 
     Args:
         blocks: The candidates.
-        budget_s: Seconds of measurement for each candidate, pauses counted and the warm-up not.
+        seconds: Of measurement for each candidate, pauses counted and the warm-up not.
         min_rounds: So many rounds are run, however long they take.
         is_enough: Asked ever more rarely whether what was measured will do; the rounds then end.
-        should_stop: Asked after every block; what was measured until then is given.
+        should_stop: Asked after every block; what was measured until then is returned.
         seed: Of the order.
         pause: Sleeps for some seconds.
-        clock: For the budget only.
-        on_round: Called with the rounds done and the share of the budget used.
+        clock: For ``seconds`` only.
+        on_round: Called with the rounds done and the share of the time used.
     """
     measured = [Measurement() for _ in blocks]
     for block, of_block in zip(blocks, measured, strict=True):
@@ -94,12 +95,12 @@ def measure(
         _guarded(_warm_up, block, of_block)
     order = random.Random(seed)  # noqa: S311 - an order, not a secret
     next_look = _FIRST_LOOK
-    started, budget_s, done = clock(), budget_s * len(blocks), 0
-    while running := [at for at, of_block in enumerate(measured) if not of_block.failure]:
+    started, done = clock(), 0
+    while running := [index for index, of_block in enumerate(measured) if not of_block.failure]:
         if not _round(blocks, measured, order.sample(running, len(running)), pause, should_stop):
             break
         done += 1
-        used = (clock() - started) / budget_s
+        used = (clock() - started) / (seconds * len(blocks))
         if on_round is not None:
             on_round(done, min(1.0, used))
         if done >= min_rounds and used >= 1:
@@ -116,18 +117,18 @@ def _round(
     measured: Sequence[Measurement],
     order: Sequence[int],
     pause: Callable[[float], None],
-    should_stop: Callable[[], bool],
+    should_stop: ShouldStop,
 ) -> bool:
-    """One block of each; whether the round was finished, and so is kept."""
+    """Run one block of each; return whether the round was finished, and so is kept."""
     seconds = {}
-    for at in order:
+    for index in order:
         pause(PAUSE_S)
-        seconds[at] = _guarded(_block, blocks[at], measured[at])
+        seconds[index] = _guarded(_block, blocks[index], measured[index])
         if should_stop():
             return False
-    for at, of_block in seconds.items():
+    for index, of_block in seconds.items():
         if of_block is not None:
-            measured[at].rounds.append(of_block)
+            measured[index].rounds.append(of_block)
     return True
 
 
@@ -156,7 +157,7 @@ def _warm_up(block: Block, measured: Measurement) -> list[float]:
 
 
 def _block(block: Block, measured: Measurement) -> list[float]:
-    """One block; where the machine has become so fast that it is too short, more of it."""
+    """Run one block, and more of it if the machine has become so fast that it is too short."""
     seconds = block.run(measured.samples, measured.calls_per_sample)
     while (spent := math.fsum(seconds) * measured.calls_per_sample) < BLOCK_S:
         missing = math.ceil(len(seconds) * (BLOCK_S / spent - 1))

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,23 @@ from cnndeploy.benchmark.intervals import (
     verdict,
 )
 from cnndeploy.errors import BenchmarkError
+from cnndeploy.serial import jsonable, structure
 
 _GRID = np.linspace(0, 1, 101)
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+# What keys of the JSON were called before; until 1.0 they are written beside the new ones.
+_OLD_KEYS = {"artifact": "target", "seconds": "budget_s", "until": "precision"}
+
+
+def with_old_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with each renamed key under its old name too."""
+    return {**values, **{old: values[new] for new, old in _OLD_KEYS.items() if new in values}}
+
+
+def _with_new_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object of any version under the new names only."""
+    renamed = {new: values[old] for new, old in _OLD_KEYS.items() if old in values}
+    return renamed | {key: value for key, value in values.items() if key not in _OLD_KEYS.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +55,7 @@ class ColdStart:
 
     @classmethod
     def median(cls, starts: Sequence[ColdStart]) -> ColdStart:
-        """Of several, each part by itself."""
+        """Return the medians of several, each part by itself."""
         parts = ("import_s", "open_s", "first_run_s", "second_run_s")
         medians = {part: statistics.median(getattr(start, part) for start in starts) for part in parts}
         return cls(**medians, starts=len(starts))
@@ -52,7 +66,7 @@ class Result:
     """One artifact on one runtime, with one number of threads, at one batch size.
 
     ``p50_s``, ``p90_s`` and ``p99_s`` are seconds per call, over ``calls`` calls in ``rounds`` rounds, each with a 95%
-    interval; p90 and p99 are None where there were too few calls for one, and ``more_calls_needed`` says how many are
+    interval; p90 and p99 are None if there were too few calls for one, and ``more_calls_needed`` says how many are
     missing. They are of samples, which are the means of ``calls_per_sample`` calls in a row. ``outliers`` of the
     samples lie far from the rest; they are in all figures. ``images_per_s`` follows from ``p50_s``.
 
@@ -60,12 +74,12 @@ class Result:
     rounds of the ratio of the two medians in a round; above 1 is faster. ``ratio_low`` and ``ratio_high`` hold for
     all rows together with 95% confidence. ``failure`` says why a candidate has no figures.
 
-    ``threads`` were chosen by measuring where ``auto_threads``. ``peak_memory_bytes`` is of the whole process at this
+    ``threads`` were chosen by measuring if ``auto_threads``. ``peak_memory_bytes`` is of the whole process at this
     batch size, ``first_call_s`` its first call there. ``quantiles_s`` are the samples' 0th to 100th percentiles,
     ``round_p50_s`` the median of each round. ``accuracy`` is what the file says of itself.
     """
 
-    target: str
+    artifact: str
     runtime: str
     device: str
     threads: int | None
@@ -102,17 +116,17 @@ class Result:
     def identity(self) -> tuple[Any, ...]:
         """What makes it the same line in another report."""
         threads = "auto" if self.auto_threads else self.threads
-        return Path(self.target).name, self.runtime, self.device, threads, self.batch_size, self.end_to_end
+        return Path(self.artifact).name, self.runtime, self.device, threads, self.batch_size, self.end_to_end
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkReport:
     """All results, the machine and versions they were measured on, and what to doubt about them.
 
-    ``settings`` are what was asked for: seed, precision, budget_s, timeout_s, cold_starts. ``interrupted`` says that
+    ``settings`` are the limits that were given: until, seconds, timeout_s, cold_starts, seed. ``interrupted`` says that
     it was stopped before its end.
 
-    >>> report = cnndeploy.bench(["lenet.pt", "lenet.onnx"], budget_s=0.1, cold_starts=0)
+    >>> report = cnndeploy.bench(["lenet.pt", "lenet.onnx"], seconds=0.1, cold_starts=0)
     >>> [result.runtime for result in report.results]
     ['eager', 'onnxruntime']
     """
@@ -124,20 +138,28 @@ class BenchmarkReport:
     interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, field by field."""
-        return asdict(self)
+        """JSON-ready, field by field, with the old names of keys beside the new ones."""
+        values = jsonable(self)
+        values["results"] = [with_old_keys(row) for row in values["results"]]
+        if values["settings"] is not None:
+            values["settings"] = with_old_keys(values["settings"])
+        return dict(values)
 
     @classmethod
     def from_json(cls, text: str) -> BenchmarkReport:
-        """Read the JSON of :meth:`to_dict`; raises BenchmarkError where it is none."""
+        """Read the JSON of :meth:`to_dict`, of older versions too; raise BenchmarkError if it is something else."""
         try:
             values = json.loads(text)
-            results = tuple(map(_result, values["results"]))
-            environment, warnings = dict(values["environment"]), tuple(values["warnings"])
-            dict(environment["versions"])
+            rows = [_with_new_keys(row) for row in values["results"]]
+            settings = values.get("settings")
+            settings = None if settings is None else _with_new_keys(settings)
+            report = structure(cls, {**values, "results": rows, "settings": settings})
+            dict(report.environment["versions"])
+            if not all(0 < seconds < math.inf for row in report.results for seconds in row.round_p50_s):
+                raise ValueError("a round's median is no time")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BenchmarkError(f"this is no report of cnndeploy bench --json: {error!r}") from error
-        return cls(results, environment, warnings, values.get("settings"), bool(values.get("interrupted")))
+        return report
 
     @property
     def failures(self) -> tuple[Result, ...]:
@@ -145,21 +167,11 @@ class BenchmarkReport:
         return tuple(result for result in self.results if result.failure)
 
 
-def _result(values: dict[str, Any]) -> Result:
-    tuples = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
-    cold = values.get("cold_start")
-    result = Result(**{**values, **tuples, "cold_start": None if cold is None else ColdStart(**cold)})
-    Path(result.target)
-    if not all(0 < float(seconds) < math.inf for seconds in result.round_p50_s):
-        raise ValueError("a round's median is no time")
-    return result
-
-
 def summarise(row: Result, measured: Measurement) -> Result:
     """Fill a row with what the engine measured, all but the comparison with other rows."""
     if measured.failure or not measured.rounds:
         return replace(row, failure=measured.failure or "stopped before its first round was over")
-    rounds = [np.asarray(each) for each in measured.rounds]
+    rounds = [np.asarray(seconds) for seconds in measured.rounds]
     samples = np.concatenate(rounds)
     quantiles: dict[str, Any] = {}
     missing: dict[str, int] = {}
@@ -189,7 +201,7 @@ def summarise(row: Result, measured: Measurement) -> Result:
 
 
 def compared(rows: Sequence[Result], comparisons: int) -> list[Result]:
-    """The rows of one batch size, each with its ratio to the first that could be run.
+    """Return the rows of one batch size, each with its ratio to the first that could be run.
 
     Args:
         rows: What ran in the same rounds.
@@ -206,10 +218,11 @@ def _against(row: Result, reference: Result, comparisons: int) -> Result:
         return replace(row, ratio=1.0, ratio_low=1.0, ratio_high=1.0, verdict="REFERENCE")
     ratios = round_ratios(reference, row)
     low, high = ratio_interval(ratios, comparisons)
-    found = verdict((low, high), len(ratios), comparisons)
-    return replace(row, ratio=statistics.median(ratios), ratio_low=low, ratio_high=high, verdict=found)
+    judged = verdict((low, high), len(ratios), comparisons)
+    return replace(row, ratio=statistics.median(ratios), ratio_low=low, ratio_high=high, verdict=judged)
 
 
 def round_ratios(reference: Result, row: Result) -> list[float]:
-    """In each round, how many times as fast as the reference."""
-    return [theirs / ours for theirs, ours in zip(reference.round_p50_s, row.round_p50_s, strict=True)]
+    """Return how many times as fast as the reference a row is in each round."""
+    rounds = zip(reference.round_p50_s, row.round_p50_s, strict=True)
+    return [reference_s / row_s for reference_s, row_s in rounds]

@@ -99,6 +99,13 @@ threads_option = click.option(
     type=click.IntRange(min=1, max=256),
     help="CPU threads.  [default: as planned, else all usable CPUs]",
 )
+model_input_option = click.option(
+    "--input",
+    type=click.Choice(["tensor", "image"]),
+    default="tensor",
+    show_default=True,
+    help="What the file takes: a prepared tensor, or raw 8-bit images, so that no app needs preprocessing code.",
+)
 images_option = click.option("--images", type=POSITIVE, help="Use the first N test images.  [default: all]")
 data_dir_option = click.option(
     "--data-dir", type=PATH, help="Folder of the data set.  [default: $CNNDEPLOY_DATA, else the cache folder]"
@@ -211,7 +218,8 @@ def progress_bar(description: str, refreshes_a_second: float = 10) -> Iterator[P
     """
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

@@ -40,10 +40,10 @@ _SECONDS = 5.0  # a demonstration; the command's own default is more patient
     "--epochs", type=POSITIVE, default=5, show_default=True, help="More are better; the recipe takes more."
 )
 @click.option(
-    "--limit", type=POSITIVE, help="Use only the first N images of each split, for a large network."
+    "--images", type=POSITIVE, help="Use only the first N images of each split, for a large network."
 )
 @data_dir_option
-def command(architecture: str, output: Path, epochs: int, limit: int | None, data_dir: Path | None) -> None:
+def command(architecture: str, output: Path, epochs: int, images: int | None, data_dir: Path | None) -> None:
     """Fetch the data, train, export, verify, measure, and leave a report.
 
     \b
@@ -69,7 +69,7 @@ def command(architecture: str, output: Path, epochs: int, limit: int | None, dat
         checkpoint,
         lambda epoch: click.echo(describe_epoch(epoch)),
         epochs=epochs,
-        limit=limit,
+        images=images,
         data_dir=data_dir,
     )
     _heading(3, "Export")
@@ -78,7 +78,7 @@ def command(architecture: str, output: Path, epochs: int, limit: int | None, dat
         exported.append(export(checkpoint, name))
         click.echo(f"Wrote {exported[-1].path}")
     _heading(4, "Verify")
-    reports = _verify(exported, checkpoint, limit, data_dir)
+    reports = _verify(exported, checkpoint, images, data_dir)
     _heading(5, "Measure")
     measured = [checkpoint, *(artifact.path for artifact in exported)]
     timings = _measure(measured, output / "bench.json")
@@ -109,7 +109,7 @@ def _fetch(data_dir: Path | None) -> None:
 
 
 def _verify(
-    exported: list[Artifact], checkpoint: Path, limit: int | None, data_dir: Path | None
+    exported: list[Artifact], checkpoint: Path, images: int | None, data_dir: Path | None
 ) -> list[EquivalenceReport]:
     """Hold each file against the checkpoint, which is run once for all of them."""
     from cnndeploy.certificate import certify
@@ -119,7 +119,7 @@ def _verify(
 
     reports = []
     with Reference(checkpoint, data_dir=data_dir) as reference:
-        images = min(limit, len(reference.test)) if limit else None
+        images = min(images, len(reference.test)) if images else None
         for artifact in exported:
             with progress_bar(f"Verifying {artifact.path.name}") as update:
                 reports.append(verify(artifact, reference, images=images, progress=update))

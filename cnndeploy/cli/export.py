@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from cnndeploy import registry
-from cnndeploy.cli._common import PATH, RegisteredName
+from cnndeploy.cli._common import PATH, RegisteredName, model_input_option
 
 
 @click.command()
@@ -17,13 +17,7 @@ from cnndeploy.cli._common import PATH, RegisteredName
     "--format", "formats", type=RegisteredName("exporters"), multiple=True, help="Repeatable.  [default: all]"
 )
 @click.option("--output-dir", type=PATH, help="[default: beside the checkpoint]")
-@click.option(
-    "--input",
-    type=click.Choice(["tensor", "image"]),
-    default="tensor",
-    show_default=True,
-    help="What the file takes: a prepared tensor, or raw 8-bit images, so that no app needs preprocessing code.",
-)
+@model_input_option
 @click.option("--opset", type=int, help="ONNX opset, 18 to 23.  [default: 20]")
 @click.option(
     "--no-simplify",

@@ -22,10 +22,11 @@ from cnndeploy.cli._common import (
     progress_bar,
     threads_option,
 )
+from cnndeploy.errors import Stopped
 from cnndeploy.machine import patient_threads
 
 if TYPE_CHECKING:
-    from cnndeploy.training.loop import Epoch, Step
+    from cnndeploy.training.records import Epoch, Step
 
 
 @click.command()
@@ -52,20 +53,20 @@ if TYPE_CHECKING:
 @threads_option
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "bf16"]),
-    help="bf16 computes in bfloat16 where that is safe (autocast).  [default: float32]",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="bfloat16 is used where that is safe (autocast).  [default: float32]",
 )
 @click.option(
     "--compile", "compiled", is_flag=True, default=None, help="Run the network through torch.compile."
 )
-@click.option("--limit", type=POSITIVE, help="Use only the first N images, for a quick trial.")
+@click.option("--images", type=POSITIVE, help="Use only the first N images, for a quick trial.")
 @click.option("--resume", is_flag=True, help="Go on where the training of this output stopped.")
 @click.option(
     "--from-checkpoint-recipe",
     "recipe_of",
     type=PATH,
     metavar="CHECKPOINT",
-    help="Train as this checkpoint was: network, recipe, seed, limit, precision, device, threads.",
+    help="Train as this checkpoint was: network, recipe, seed, images, precision, device, threads.",
 )
 @click.option("--tensorboard", type=PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
 @data_dir_option
@@ -121,20 +122,20 @@ def command(
                 should_stop=stop,
                 **settings,
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         if first:
             _say_how_to_resume(architecture, output, settings["data_dir"])
         if stop.signal == signal.SIGTERM:
             raise SystemExit(TERMINATED) from None
-        raise
+        raise KeyboardInterrupt from None
     if first:
         _draw(output)
 
 
 def run_training(architecture: str, output: Path, on_epoch: Callable[[Epoch], None], **settings: Any) -> None:
-    """Train with a progress bar; ``settings`` are those of :func:`cnndeploy.training.loop.train`."""
+    """Train with a progress bar; ``settings`` are those of :func:`cnndeploy.training.train.train`."""
     with patient_threads():
-        from cnndeploy.training.loop import train
+        from cnndeploy.training.train import train
 
     with progress_bar(f"Training {architecture}") as update:
 

@@ -19,12 +19,12 @@ from cnndeploy.cli._common import (
     PoliteStop,
     console_for,
     data_dir_option,
-    device_option,
     json_file_option,
     progress_bar,
     threads_option,
     write_json,
 )
+from cnndeploy.errors import Stopped
 
 
 @click.command()
@@ -46,7 +46,9 @@ from cnndeploy.cli._common import (
 )
 @click.option("--batch-size", type=POSITIVE, help="Images in a call.  [default: 1, or 64 for throughput]")
 @threads_option
-@device_option
+@click.option(
+    "--device", default="cpu", show_default=True, metavar="cpu|cuda[:N]", help="Fails if unavailable."
+)
 @click.option(
     "--max-minutes",
     type=POSITIVE_NUMBER,
@@ -66,9 +68,9 @@ from cnndeploy.cli._common import (
 def command(checkpoint: Path, output: Path | None, json_file: str | None, **settings: Any) -> None:
     """Find the fastest file, runtime and settings for a checkpoint on this machine.
 
-    Writes a folder with the file, its certificate and plan.json, which cnndeploy.load, bench, verify and inspect open;
-    tuning.json and frontier.png say what else was tried. Only what is verified, or where it is lossy loses no more than
-    the budget, is written.
+    Writes a folder with the file, its certificate and plan.json, which load, predict, evaluate, bench, verify and
+    inspect open; tuning.json and frontier.png say what else was tried. Only a file that is verified, or if it is lossy
+    loses no more than the budget, is written.
 
     \b
     Examples:
@@ -77,29 +79,17 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     """
     from cnndeploy.display.plots import tuning_plot  # needs matplotlib, which is found out before the work
     from cnndeploy.display.tuning_tables import tuning_table
-    from cnndeploy.errors import BenchmarkError
-    from cnndeploy.files import check_writable, write_file
+    from cnndeploy.files import write_file
     from cnndeploy.tuning.tune import tune
 
-    if json_file not in (None, "-"):
-        check_writable(str(json_file), checkpoint)
     again = shlex.join(["cnndeploy", *sys.argv[1:]])
     with PoliteStop() as stop, progress_bar("Starting", refreshes_a_second=1) as update:
         try:
-            report = tune(
-                checkpoint,
-                output,
-                command=again,
-                should_stop=stop,
-                on_progress=update,
-                **settings,
-            )
-        except BenchmarkError:
-            if not stop():
-                raise
-            click.echo("Stopped; nothing was written.", err=True)
+            report = tune(checkpoint, output, command=again, should_stop=stop, progress=update, **settings)
+        except Stopped as error:
+            click.echo(f"Stopped: {error}.", err=True)
             sys.exit(INTERRUPTED if stop.signal == signal.SIGINT else TERMINATED)
-    write_file(Path(report.folder, "frontier.png"), tuning_plot(report).png())
     if json_file is not None:
         write_json(json_file, report.to_dict())
     console_for(json_file).print(tuning_table(report))
+    write_file(Path(report.folder, "frontier.png"), tuning_plot(report).png())

@@ -61,7 +61,8 @@ def _accuracy(checkpoint: Artifact) -> str:
     ]
     if not rows:
         return ""
-    note = f"On {training['test_images']:,} test images; trained on {training['images']:,}."
+    trained_on = training.get("train_images", training["images"])  # as older checkpoints call it
+    note = f"On {training['test_images']:,} test images; trained on {trained_on:,}."
     heads = ("epoch", "training loss", "training accuracy", "test accuracy", "")
     return f"<h2>Accuracy</h2><p>{note}</p>{table(heads, rows, numbers=range(4))}"
 

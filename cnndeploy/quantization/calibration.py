@@ -6,7 +6,7 @@ images come in small batches, so that memory is bounded whatever the network.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,8 +14,9 @@ import onnx
 from numpy.typing import NDArray
 
 from cnndeploy.errors import QuantizationError
-from cnndeploy.quantization.graph import Network, Range, silent
-from cnndeploy.quantization.running import open_on_cpu
+from cnndeploy.quantization.graph import Network, Range
+from cnndeploy.quantization.session import open_on_cpu
+from cnndeploy.quiet import quiet
 
 Method = Literal["min-max", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -34,8 +35,8 @@ class Calibration:
         self._collector: Any = HistogramCollector("entropy", False, _BINS, _ENTROPY_BINS, PERCENTILE, "same")
         self._network = network
 
-    def collect(self, batches: Iterable[NDArray[Any]], threads: int, on_batch: Callable[[int], None]) -> None:
-        """Run all batches of what the network takes, (batch, ...); ``on_batch`` is given the size of each."""
+    def collect(self, batches: Iterable[NDArray[Any]], threads: int) -> Iterator[int]:
+        """Run all batches of what the network takes, (batch, ...), and yield the size of each."""
         wanted = self._network.measured()
         model = onnx.ModelProto()
         model.CopyFrom(self._network.model)
@@ -44,22 +45,22 @@ class Calibration:
             onnx.ValueInfoProto(name=name) for name in wanted if name not in known | {self._input}
         )
         session = open_on_cpu(model.SerializeToString(), threads)
-        asked = [name for name in wanted if name != self._input]
+        wanted_outputs = [name for name in wanted if name != self._input]
         for batch in batches:
-            values = dict(zip(asked, session.run(asked, {self._input: batch}), strict=True))
+            values = dict(zip(wanted_outputs, session.run(wanted_outputs, {self._input: batch}), strict=True))
             if self._input in wanted:
                 values[self._input] = batch
             for name, array in values.items():
                 if not np.isfinite(array).all():
                     raise QuantizationError(
-                        f"{name} is NaN or infinite on training images; train the network anew"
+                        f"{name} is NaN or infinite on training images; train the network again"
                     )
-            with silent():
+            with quiet():
                 self._collector.collect(values)
-            on_batch(len(batch))
+            yield len(batch)
 
     def ranges(self, method: Method) -> dict[str, Range]:
-        """Activation to lowest and highest value that is not clipped.
+        """Return, for each activation, the lowest and the highest value that is not clipped.
 
         Images keep their whole range in every method: they are grey levels, which 256 levels hold exactly.
 
@@ -69,7 +70,7 @@ class Calibration:
         full = {name: (float(each[2]), float(each[3])) for name, each in histograms.items()}
         if method == "min-max":
             return full
-        with silent():
+        with quiet():
             if method == "percentile":
                 found = self._collector.compute_percentile()
             else:

@@ -9,11 +9,7 @@ and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +17,7 @@ import onnx
 
 from cnndeploy.errors import QuantizationError
 from cnndeploy.formats.onnx import MANIFEST_KEY
+from cnndeploy.quiet import quiet
 
 # What holds the weights, and nearly all of the work.
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -177,7 +174,7 @@ def quantised(
     known = {name: ranges[network.source_of_range(name)] for name in _activations(network, ranges)}
     data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in known.items()}
     try:
-        with silent():
+        with quiet():
             tool = QDQQuantizer(
                 model,
                 per_channel=True,
@@ -236,19 +233,6 @@ def _clean(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
     model.metadata_props.extend(notes)
     model.producer_name, model.producer_version = source.producer_name, source.producer_version
     model.doc_string = model.graph.doc_string = ""
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """onnxruntime.quantization prints and logs its steps; what matters is checked on what it makes."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def with_manifest(model: onnx.ModelProto, manifest_json: str) -> bytes:

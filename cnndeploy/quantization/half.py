@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from cnndeploy.errors import QuantizationError
-from cnndeploy.quantization.graph import silent
+from cnndeploy.quiet import quiet
 
 
 def in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -24,7 +24,7 @@ def in_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     try:
-        with silent():  # it warns of every weight that is too small for float16
+        with quiet():  # it warns of every weight that is too small for float16
             converted: onnx.ModelProto = convert_float_to_float16(copied, keep_io_types=True)
         ONNXModel(converted).topological_sort()  # in place; the casts of the input come last
     except Exception as error:  # whatever the tool meets in a graph that it was not made for

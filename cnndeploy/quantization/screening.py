@@ -12,12 +12,12 @@ import onnx
 from numpy.typing import NDArray
 
 from cnndeploy import data
-from cnndeploy.quantization.running import open_on_cpu
+from cnndeploy.quantization.session import open_on_cpu
 from cnndeploy.specs import Manifest
 from cnndeploy.verification.paired import paired_interval
 
 _Z = 1.96  # of a 95% interval
-# Images are fewer for networks that take longer, by their multiply-adds; more for none is worth its time.
+# Fewer images for larger networks, by their multiply-adds.
 _FEWEST, _MOST, _MULTIPLY_ADDS = 128, 2000, 4e11
 _SENSITIVITY_IMAGES = 64
 _BATCH_FLOATS = 2**22  # of a batch's prepared images and, many times that, its activations
@@ -44,8 +44,8 @@ class Trial:
 
     ``logit_error`` is the root mean square of the logits' error relative to that of the float file's logits;
     ``changed`` the share of labels that are not the float file's. ``predicted_high_points`` is the upper end of the
-    interval that the test images would give, in percentage points, if one file alone got as many of them right as of
-    these, and the loss was no more than these images prove.
+    interval that the test images would give, in percentage points; it assumes the screen's rate of discordant images
+    and the smallest loss that the screen does not rule out.
     """
 
     method: str
@@ -76,9 +76,9 @@ class Screen:
         """Run the whole screen."""
         logits = self._logits(model, len(self))
         right = self._images.labels
-        ours, theirs = logits.argmax(axis=1), self._expected.argmax(axis=1)
-        lost = int(((theirs == right) & (ours != right)).sum())
-        gained = int(((theirs != right) & (ours == right)).sum())
+        labels, expected = logits.argmax(axis=1), self._expected.argmax(axis=1)
+        lost = int(((expected == right) & (labels != right)).sum())
+        gained = int(((expected != right) & (labels == right)).sum())
         # at least one: that none of so few differed does not mean that none of 10,000 would
         discordant = max(1, lost + gained) / len(self)
         # of so few images two labels are half a point: only what they prove counts against a setting
@@ -89,7 +89,7 @@ class Screen:
             float_layers=tuple(float_layers),
             images=len(self),
             logit_error=_relative_error(logits, self._expected),
-            changed=float((ours != theirs).mean()),
+            changed=float((labels != expected).mean()),
             loss_points=100 * (lost - gained) / len(self),
             predicted_high_points=100 * high,
         )

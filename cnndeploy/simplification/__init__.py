@@ -1,3 +1,11 @@
-"""x"""
+"""Simplification: a network that computes the same function with less work, by rewrites exact in real numbers.
 
-from cnndeploy.simplification.simplify import fold_preprocessing as fold_preprocessing, simplify as simplify
+A rewrite is one file here. It makes one change to a traced network, or none; its docstring says what the graph must
+be like (Requires), what it is like afterwards (Ensures), and why that computes the same (Proof). New weights are
+computed in float64 by one thread, so that they depend on no number of threads, and rounded once, at the end. A layer
+that takes over the work of several has the name of the last of them, whose output it computes.
+"""
+
+from cnndeploy.simplification._trace import Rewrite as Rewrite
+from cnndeploy.simplification.fold_preprocessing import fold_preprocessing as fold_preprocessing
+from cnndeploy.simplification.simplify import simplify as simplify

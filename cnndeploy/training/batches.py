@@ -12,6 +12,7 @@ from torch.nn import functional
 from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.data import Images
 from cnndeploy.preprocessing import Preprocessing
+from cnndeploy.torch_preprocessing import TorchPreprocessing
 from cnndeploy.training.distributed import Processes
 
 
@@ -32,7 +33,7 @@ class Batches:
     ) -> None:
         self._images = torch.tensor(images.images, device=device)  # uint8 (n, 28, 28)
         self._labels = torch.tensor(images.labels, device=device, dtype=torch.long)  # (n,)
-        self._preprocessing = preprocessing
+        self._preprocessing = TorchPreprocessing(preprocessing, images.images.shape[1:])
         self._recipe = recipe
         self._seed = seed
         self._processes = processes
@@ -62,7 +63,7 @@ class Batches:
             if reach := self._recipe.shift:
                 moves = torch.randint(2 * reach + 1, (len(batch), 2), generator=draw)
                 images = _shifted(images, self._processes.share(moves).to(images.device), reach)
-            yield preprocess(images, self._preprocessing), self._labels[mine], len(batch)
+            yield self._preprocessing(images), self._labels[mine], len(batch)
 
 
 def generator(purpose: str, *numbers: int) -> torch.Generator:
@@ -78,22 +79,3 @@ def _shifted(images: torch.Tensor, moves: torch.Tensor, reach: int) -> torch.Ten
     rows = (moves[:, :1] + torch.arange(height, device=images.device))[:, :, None]  # (n, height, 1)
     columns = (moves[:, 1:] + torch.arange(width, device=images.device))[:, None, :]  # (n, 1, width)
     return framed[torch.arange(len(images), device=images.device)[:, None, None], rows, columns]
-
-
-def preprocess(images: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """:class:`~cnndeploy.specs.Preprocessing` on torch's device.
-
-    Args:
-        images: uint8 (batch, height, width).
-
-    Returns:
-        float32 (batch, 1, *size).
-    """
-    prepared = images[:, None].float() * preprocessing.scale
-    if prepared.shape[2:] != preprocessing.size:
-        prepared = functional.interpolate(
-            prepared, preprocessing.size, mode="bilinear", align_corners=False, antialias=False
-        )
-    if preprocessing.mean == 0 and preprocessing.std == 1:
-        return prepared
-    return (prepared - preprocessing.mean) / preprocessing.std

@@ -27,7 +27,7 @@ class Processes:
     local_count: int = 1
 
     def device(self, name: str) -> str:
-        """The device that this process is to use where ``name`` is asked for.
+        """Return the device that this process is to use if ``name`` is asked for.
 
         Raises:
             TrainingError: Several processes of one machine cannot share one GPU.
@@ -36,7 +36,7 @@ class Processes:
             return name
         if name != "cuda" and self.local_count > 1:
             raise TrainingError(
-                f"{name} is one GPU and there are {self.local_count} processes; use --device cuda"
+                f"{name} is one GPU and there are {self.local_count} processes; use device='cuda'"
             )
         return f"cuda:{self.local_rank}" if name == "cuda" else name
 

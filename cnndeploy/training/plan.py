@@ -11,12 +11,15 @@ from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.errors import TrainingError, UnknownNameError
 
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``recipe_name`` is the recipe that ``recipe`` was made from; ``dataset_sha256`` is of each file, by name."""
+    """``recipe_name`` is the recipe that ``recipe`` was made from; ``dataset_sha256`` is of each file, by name.
+
+    ``images``: train on the first so many only; None for all.
+    """
 
     architecture: str
     recipe_name: str
@@ -24,12 +27,12 @@ class Plan:
     seed: int = 0
     precision: Precision = "float32"
     compiled: bool = False
-    limit: int | None = None
+    images: int | None = None
     dataset_sha256: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, architecture: str, recipe_name: str | None) -> Self:
-        """By a recipe of the architecture, ``tuned`` by default; raises UnknownNameError."""
+        """Make the plan of an architecture's recipe, ``tuned`` by default; raises UnknownNameError."""
         recipes = ARCHITECTURES.get(architecture).recipes
         name = recipe_name or "tuned"
         if name not in recipes:
@@ -38,30 +41,33 @@ class Plan:
 
     @classmethod
     def recorded(cls, values: Mapping[str, Any], where: object) -> Self:
-        """As a state or a checkpoint's manifest records it; raises TrainingError where it does not."""
+        """Read a plan from a state or a checkpoint's manifest; raises TrainingError if it records none."""
+        if "limit" in values:  # an older file's word; its "images" are how many were trained on
+            precision = "bfloat16" if values.get("precision") == "bf16" else values.get("precision")
+            values = {**values, "images": values["limit"], "precision": precision}
         try:
-            known = {each.name: values[each.name] for each in fields(cls)}
+            known = {field.name: values[field.name] for field in fields(cls)}
             return cls(**{**known, "recipe": Recipe(**known["recipe"])})
         except (KeyError, TypeError) as error:
             raise TrainingError(
                 f"{where} does not say how it was trained, or in another version's words"
             ) from error
 
-    def changed(self, asked: Mapping[str, Any]) -> Self:
-        """With what is asked for, of the recipe too; None leaves a field as it is.
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """Change fields, of the recipe too; None leaves a field as it is.
 
         Raises:
             TrainingError: The recipe makes no sense.
         """
-        asked = {key: value for key, value in asked.items() if value is not None}
-        of_recipe = {each.name for each in fields(Recipe)} & asked.keys()
-        recipe = replace(self.recipe, **{key: asked.pop(key) for key in of_recipe})
+        changes = {key: value for key, value in changes.items() if value is not None}
+        of_recipe = {field.name for field in fields(Recipe)} & changes.keys()
+        recipe = replace(self.recipe, **{key: changes.pop(key) for key in of_recipe})
         if recipe.epochs < 0 or recipe.batch_size < 1 or not 0 < recipe.learning_rate < math.inf:
             raise TrainingError(f"epochs from 0, batch size from 1, learning rate above 0, but got {recipe}")
-        return replace(self, recipe=recipe, **asked)
+        return replace(self, recipe=recipe, **changes)
 
     def differences(self, other: Plan) -> str:
-        """In words, what differs in ``other``."""
-        ours, theirs = ({**asdict(plan.recipe), **asdict(plan)} for plan in (self, other))
-        keys = [key for key in ours if key != "recipe" and ours[key] != theirs[key]]
-        return ", ".join(f"{key} {ours[key]}, not {theirs[key]}" for key in keys)
+        """Say in words what differs in ``other``."""
+        own, others = ({**asdict(plan.recipe), **asdict(plan)} for plan in (self, other))
+        keys = [key for key in own if key != "recipe" and own[key] != others[key]]
+        return ", ".join(f"{key} {own[key]}, not {others[key]}" for key in keys)

@@ -39,7 +39,7 @@ class State:
     @property
     def is_complete(self) -> bool:
         """Whether there is no epoch left, and only the checkpoint has the weights."""
-        return len(self.epochs) == self.plan.recipe.epochs and not self.network
+        return 0 < len(self.epochs) == self.plan.recipe.epochs and not self.network
 
     def save(self, output: Path) -> None:
         """Write the state beside the checkpoint ``output``, whole or not at all; raises ArtifactError."""
@@ -73,5 +73,10 @@ class State:
 
 
 def state_path(output: str | os.PathLike[str]) -> Path:
-    """Where the state of the training that writes ``output`` lies."""
+    """Return where the state of the training that writes ``output`` lies."""
     return Path(f"{os.fspath(output)}.resume")
+
+
+def log_path(output: str | os.PathLike[str]) -> Path:
+    """Return where the epochs of the training that writes ``output`` are listed."""
+    return Path(f"{os.fspath(output)}.jsonl")

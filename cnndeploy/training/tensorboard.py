@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from cnndeploy.training.loop import Epoch
+from cnndeploy.training.records import Epoch
 
 _SCALARS = ("train_loss", "train_accuracy", "test_accuracy", "learning_rate")
 
 
 def logger(folder: Path) -> Callable[[Epoch], None]:
-    """What logs an epoch's figures under ``folder``; needs the extra ``tensorboard``."""
+    """Return a function that logs an epoch under ``folder``; needs the extra ``tensorboard``."""
     writer = SummaryWriter(str(folder))
 
     def log(epoch: Epoch) -> None:

@@ -8,45 +8,58 @@ from dataclasses import dataclass
 from itertools import product
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.benchmark.candidate import Settings
+from cnndeploy.deployment import Candidate
 from cnndeploy.devices import device_index
 from cnndeploy.errors import CnndeployError, MissingDependencyError
 from cnndeploy.formats import FORMATS
-from cnndeploy.run import Precision, RuntimeOptions
+from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.tuning.report import Row
+from cnndeploy.verification.verdict import Verdict
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Contender:
-    """A file as it may be deployed; ``variant`` says which of the files it is, as in :class:`Row`."""
+    """A candidate that may be deployed, and the verdict on it once there is one.
+
+    ``variant`` says which of the files it is, as in :class:`Row`.
+    """
 
     variant: str
-    artifact: Artifact
-    settings: Settings
+    candidate: Candidate
+    verdict: Verdict | None = None
 
     @property
     def lossy(self) -> bool:
         """Whether it gives up accuracy on purpose, so that it has a budget to keep."""
-        return self.artifact.require_manifest().lossy or self.settings.options.lossy
+        return self.candidate.lossy
+
+    @property
+    def rejected(self) -> bool:
+        """Whether it may not be deployed."""
+        return self.verdict is not None and not self.verdict.passed
 
     @property
     def numbers(self) -> tuple[str, str, str]:
         """What its logits depend on: not the threads, nor whether they spin."""
-        return self.artifact.sha256, self.settings.runtime, self.settings.options.precision
+        run = self.candidate.run
+        return self.candidate.artifact.sha256, run.runtime, run.choices.precision
+
+    def __str__(self) -> str:
+        run = self.candidate.run
+        return f"{self.variant} on {run.runtime}, {run.threads} threads{run.choices}"
 
 
-def reference(checkpoint: Artifact, threads: int, device: str) -> Contender:
-    """Eager PyTorch, which all are timed against."""
-    return Contender(
-        "checkpoint", checkpoint, Settings(FORMATS.get("checkpoint").default_runtime, device, threads)
-    )
+def eager(checkpoint: Artifact, threads: int, device: str) -> Contender:
+    """Return eager PyTorch, which all are timed against."""
+    run = Run(FORMATS.get("checkpoint").default_runtime, device, threads, RuntimeOptions())
+    return Contender("checkpoint", Candidate(checkpoint, run))
 
 
 def contenders(
     files: Mapping[str, Sequence[Artifact]], *, threads: int, device: str, lossy: bool
 ) -> tuple[list[Contender], list[Row]]:
-    """All that may be deployed, and a row for each runtime that cannot be had here, which says why.
+    """Return all that may be deployed, and a row for each runtime that cannot be had here, which says why.
 
     Args:
         files: Variant to its files, one for each format.
@@ -54,48 +67,49 @@ def contenders(
         device: Where all of them run.
         lossy: Whether contenders may give up accuracy.
     """
-    found, missing = [], []
+    available: list[Contender] = []
+    missing: list[Row] = []
     for name in RUNTIMES.names():
-        formats = RUNTIMES.get(name).formats
         fitting = [
             (variant, artifact)
             for variant, artifacts in files.items()
             for artifact in artifacts
-            if artifact.format in formats and (lossy or not artifact.require_manifest().lossy)
+            if artifact.format in RUNTIMES.get(name).formats
+            and (lossy or not artifact.require_manifest().lossy)
         ]
         if not fitting:
             continue
         if why := _unavailable(name, device):
             missing.append(Row("all", name, threads, {}, False, "not tried", why))
             continue
-        found += [
-            Contender(variant, artifact, settings)
+        available += [
+            Contender(variant, Candidate(artifact, run))
             for variant, artifact in fitting
-            for settings in _settings(name, artifact, threads, device, lossy)
+            for run in _runs(name, artifact, threads, device, lossy)
         ]
-    return found, missing
+    return available, missing
 
 
 def _unavailable(runtime: str, device: str) -> str:
-    """Why a runtime cannot be used here; empty where it can."""
-    chosen = RUNTIMES.get(runtime)
-    if importlib.util.find_spec(chosen.package) is None:
-        return str(MissingDependencyError(chosen.package))
+    """Say why a runtime cannot be used here; empty if it can."""
+    package = RUNTIMES.get(runtime).package
+    if importlib.util.find_spec(package) is None:
+        return str(MissingDependencyError(package))
     try:
-        device_index(device, runtime, chosen.devices())
+        device_index(device, runtime, RUNTIMES.get(runtime).devices())
     except CnndeployError as error:
         return str(error)
     return ""
 
 
-def _settings(runtime: str, artifact: Artifact, threads: int, device: str, lossy: bool) -> Iterator[Settings]:
+def _runs(runtime: str, artifact: Artifact, threads: int, device: str, lossy: bool) -> Iterator[Run]:
     options = RUNTIMES.get(runtime).options
     # A network that runs from its checkpoint needs all of PyTorch and compiles for long: one setting of it will do.
     counts = [threads] if artifact.format == "checkpoint" or device != "cpu" else sorted({1, threads})
-    precisions: list[Precision] = ["float32"]
-    if "precision" in options and lossy:
-        precisions.append("bfloat16")
-    for count, precision in product(counts, precisions):
-        yield Settings(runtime, device, count, options=RuntimeOptions(precision=precision))
-        if "spinning" in options and count > 1:
-            yield Settings(runtime, device, count, options=RuntimeOptions(False, precision))
+    choices = [RuntimeOptions()]
+    if lossy and "bfloat16" in options.get("precision", ()):
+        choices.append(RuntimeOptions(precision="bfloat16"))
+    for count, chosen in product(counts, choices):
+        yield Run(runtime, device, count, chosen)
+        if False in options.get("spinning", ()) and count > 1:
+            yield Run(runtime, device, count, RuntimeOptions(False, chosen.precision))

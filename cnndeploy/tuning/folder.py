@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shlex
 import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
-from cnndeploy.certificate import certificate_path
-from cnndeploy.deployment import PLAN_FILE, Plan
+from cnndeploy.certificate import certificate_path, certify
+from cnndeploy.deployment import PLAN_FILE, Candidate, Plan
 from cnndeploy.errors import ArtifactError
-from cnndeploy.files import check_writable
+from cnndeploy.files import check_writable, write_file
+from cnndeploy.serial import dumps
+from cnndeploy.tuning.report import TuneReport
+from cnndeploy.verification.verdict import Verdict
 
 BESIDE = ("tuning.json", "frontier.png")
 
@@ -38,7 +43,7 @@ def _is_ours(path: Path) -> bool:
     """Whether it is an empty folder, or has in it only what tune writes."""
     if not path.is_dir():
         return False
-    held = {each.name for each in path.iterdir()}
+    held = {entry.name for entry in path.iterdir()}
     if not held:
         return True
     try:
@@ -73,3 +78,39 @@ def replacing_folder(path: Path, checkpoint: Path) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
     except OSError as error:
         raise ArtifactError(f"{path} was not written: {error.strerror or error}") from error
+
+
+def write_deployment(report: TuneReport, candidate: Candidate, verdict: Verdict, command: str) -> None:
+    """Write the file, its certificate, the plan, and what was tried.
+
+    Raises:
+        ArtifactError: The folder cannot be written, or the checkpoint was replaced meanwhile.
+    """
+    folder, row = Path(report.folder), report.chosen
+    figures = {
+        "objective": report.objective,
+        "batch_size": report.batch_size,
+        "budget_points": report.budget_points,
+        "times_as_fast_as_eager": row.ratio,
+        "interval": row.ratio_interval,
+        "p50_s": row.p50_s,
+        "accuracy": row.accuracy,
+        "verdict": row.reason,
+        "tried": len(report.rows),
+        "complete": report.complete,
+    }
+    plan = Plan(
+        file=candidate.artifact.path.name,
+        sha256=candidate.artifact.sha256,
+        run=candidate.run,
+        machine=report.environment,
+        figures=figures,
+        command=command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    verify = shlex.join(["cnndeploy", "verify", str(folder), "--against", report.checkpoint])
+    with replacing_folder(folder, Path(report.checkpoint)) as temporary:
+        shutil.copyfile(candidate.artifact.path, temporary / plan.file)
+        certify(verdict.moved_to(folder / plan.file), temporary / plan.file, verify)
+        write_file(temporary / PLAN_FILE, plan.to_json().encode())
+        write_file(temporary / "tuning.json", dumps(report.to_dict()).encode())

@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
-import os
+import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cnndeploy.artifact import Artifact
-from cnndeploy.errors import BenchmarkError
-
-Progress = Callable[[int, int, str], None]
+from cnndeploy.errors import BenchmarkError, Stopped
+from cnndeploy.progress import Deadline, Progress
+from cnndeploy.verification.budget import require_budget
+from cnndeploy.verification.reference import Reference
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The arguments of :func:`cnndeploy.tune`, checked, and when it began."""
+    """The arguments of :func:`cnndeploy.tune`, checked; ``reference`` is the checkpoint that is tuned.
 
-    checkpoint: Artifact
+    The ``deadline`` is that of the search; what must be finished after it, as a verification that has begun, ends only
+    if the tuning is ``stopped``.
+    """
+
+    reference: Reference
     budget: float
     batch_size: int
     threads: int
     device: str
     max_minutes: float
     calibration: int
-    data_dir: str | os.PathLike[str] | None
-    should_stop: Callable[[], bool]
-    on_progress: Progress
+    deadline: Deadline
+    progress: Progress
     started: float = field(default_factory=time.monotonic)
 
+    def __post_init__(self) -> None:
+        """Raise BenchmarkError or QuantizationError if a number makes no sense."""
+        numbers = {
+            "batch size": self.batch_size,
+            "threads": self.threads,
+            "calibration images": self.calibration,
+            "minutes": self.max_minutes,
+        }
+        if wrong := [name for name, value in numbers.items() if not 0 < value < math.inf]:
+            raise BenchmarkError(f"{', '.join(wrong)} must be above 0")
+        require_budget(self.budget, or_zero=True)
+
     @property
-    def left_s(self) -> float:
-        """Seconds until the time is over, below 0 after."""
-        return self.started + 60 * self.max_minutes - time.monotonic()
+    def stopped(self) -> Deadline:
+        """Over only if the caller asks for the end, whatever the time."""
+        return Deadline(should_stop=self.deadline.should_stop)
 
-    def is_over(self) -> bool:
-        """Whether to end what can be ended."""
-        return self.left_s <= 0 or self.should_stop()
-
-    def report(self, done: int, total: int, text: str) -> None:
-        """Show progress; raises BenchmarkError where the tuning is to stop, so that whatever is at work ends."""
-        self.end_if_stopped()
-        self.on_progress(done, total, text)
-
-    def end_if_stopped(self) -> None:
-        """Raise BenchmarkError where the tuning is to stop."""
-        if self.should_stop():
-            raise BenchmarkError("the tuning was stopped; nothing was written")
+    def check_stop(self) -> None:
+        """Raise Stopped if the caller asked for the end."""
+        if self.deadline.should_stop():
+            raise Stopped("the tuning was stopped; nothing was written")

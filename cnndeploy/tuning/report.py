@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cnndeploy.benchmark.intervals import Interval
+from cnndeploy.serial import jsonable
 
 Outcome = Literal["chosen", "as fast", "slower", "rejected", "failed", "not tried"]
 
@@ -68,29 +68,20 @@ class TuneReport:
 
     @property
     def frontier(self) -> tuple[Row, ...]:
-        """The rows than which none is both as fast and as accurate or better, fastest first.
+        """The rows that no other row beats in both speed and accuracy, fastest first.
 
-        Of rows whose accuracy is known, and that were not rejected.
+        Rejected rows, and those whose accuracy is not known, are left out.
         """
         known = [row for row in self.rows if row.ratio is not None and row.accuracy is not None]
         known = [row for row in known if row.outcome != "rejected"]
-        best, found = -1.0, []
+        best, frontier = -1.0, []
         for row in sorted(known, key=lambda row: (row.ratio or 0, row.accuracy or 0), reverse=True):
             if (row.accuracy or 0) > best:
                 best = row.accuracy or 0
-                found.append(row)
-        return tuple(found)
+                frontier.append(row)
+        return tuple(frontier)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, field by field."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, text: str) -> TuneReport:
-        """Read the JSON of :meth:`to_dict`."""
-        values = json.loads(text)
-        rows = tuple(
-            Row(**{**row, "ratio_interval": tuple(row["ratio_interval"]) if row["ratio_interval"] else None})
-            for row in values["rows"]
-        )
-        return cls(**{**values, "rows": rows, "notes": tuple(values["notes"])})
+        values: dict[str, Any] = jsonable(self)
+        return values

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, QuantizationError
-from cnndeploy.progress import Progress, silent
+from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Run
 from cnndeploy.verification.budget_report import BudgetReport
 from cnndeploy.verification.examination import Examination, examination
@@ -33,6 +33,7 @@ def verify_budget(
     run: Run | None = None,
     images: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    deadline: Deadline | None = None,
     progress: Progress = silent,
 ) -> BudgetReport:
     """Measure what a lossy file loses on test images, against its checkpoint in eager PyTorch float32 on the CPU.
@@ -47,6 +48,7 @@ def verify_budget(
         run: How the artifact is run.
         images: The first so many test images, all of them by default.
         data_dir: Folder of the data set; a Reference has its own.
+        deadline: Checked after every batch.
         progress: Called with the images run and the images to run in all, on both sides together.
 
     Returns:
@@ -57,6 +59,7 @@ def verify_budget(
         QuantizationError: The budget is not a number above 0 and at most 100.
         DeviceUnavailableError: The device does not work here.
         DataError: The data set is missing or damaged.
+        Stopped: The deadline passed.
 
     >>> cnndeploy.verify_budget("lenet.int8.onnx", "lenet.pt", budget=20, images=64).within_budget
     True
@@ -69,18 +72,20 @@ def verify_budget(
             f"{candidate.artifact.path} computes in float32, so it has no budget: it is equivalent or it is not. "
             "Use verify."
         )
-    with examination(candidate, against, images, data_dir, progress) as opened:
+    with examination(candidate, against, images, data_dir, deadline, progress) as opened:
         report = BudgetReport(**opened.identity(), budget_points=float(budget))
         if not (reasons := opened.mismatches()):
             report = _measured(opened, report)
         return replace(report, reasons=(*report.reasons, *reasons, *opened.replaced()))
 
 
-def require_budget(budget: float) -> None:
-    """Raise QuantizationError unless it is a number of percentage points."""
-    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 100:
+def require_budget(budget: float, *, or_zero: bool = False) -> None:
+    """Raise QuantizationError unless it is a number of percentage points, above 0 ``or_zero``."""
+    is_number = isinstance(budget, int | float) and not isinstance(budget, bool)
+    if not is_number or not (0 < budget <= 100 or (or_zero and budget == 0)):
+        least = "from 0 to 100" if or_zero else "above 0 and at most 100"
         raise QuantizationError(
-            f"a budget is in percentage points of accuracy, above 0 and at most 100, as 0.5 is; not {budget!r}"
+            f"a budget is in percentage points of accuracy, {least}, as 0.5 is; not {budget!r}"
         )
 
 

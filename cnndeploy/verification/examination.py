@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cnndeploy.data import Images
 from cnndeploy.deployment import Candidate, Source
-from cnndeploy.progress import Progress, silent
+from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.verification.reference import Reference, borrowed
 from cnndeploy.verification.runner import NotRun, Runner
 from cnndeploy.verification.structure import mismatches
@@ -27,6 +27,7 @@ class Examination:
     runner: Runner
     reference: Reference
     test: Images
+    deadline: Deadline
     progress: Progress
     total: int = 0
     done: int = 0
@@ -61,9 +62,10 @@ class Examination:
         return rows
 
     def count(self, images: int) -> None:
-        """Report that so many more images were run, on whichever side."""
+        """Report that so many more images were run, on whichever side; raise Stopped at the deadline."""
         self.done = min(self.total, self.done + images)
         self.progress(self.done, self.total, f"Verifying {self.candidate.artifact.path.name}")
+        self.deadline.check()
 
     def counting(self) -> Progress:
         """Return a progress callback for the reference that goes on where the candidate's ended."""
@@ -107,6 +109,7 @@ def examination(
     against: Source | Reference,
     images: int | None,
     data_dir: str | os.PathLike[str] | None,
+    deadline: Deadline | None = None,
     progress: Progress = silent,
 ) -> Iterator[Examination]:
     """Open both sides, each in a process of its own, and yield them once they are open."""
@@ -115,4 +118,4 @@ def examination(
         with Runner(candidate, reference.data_dir) as runner:
             reference.start()  # both load at the same time
             runner.wait_until_open()
-            yield Examination(runner, reference, test, progress)
+            yield Examination(runner, reference, test, deadline or Deadline(), progress)

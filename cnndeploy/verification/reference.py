@@ -100,6 +100,8 @@ class Reference:
         size = _FLOAT64_BATCH if computation.precision == "float64" else _BATCH
         batches = [missing[start : start + size] for start in range(0, len(missing), size)]
         done = len(images) - len(missing)
+        if done:
+            progress(done, len(images), "Running the checkpoint")
         try:
             for batch, logits in zip(batches, self._run(batches, computation), strict=True):
                 if logits.shape != (len(batch), rows.shape[1]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from cnndeploy.artifact import Artifact
@@ -76,6 +76,10 @@ class Verdict:
         """Return the verdict of a verification that could not be done, or has not ended; it is no pass."""
         files = FileIdentity(str(artifact), ""), FileIdentity(str(against), "")
         return cls(artifact=files[0], against=files[1], reasons=(reason,), **known)
+
+    def moved_to(self, path: object) -> Self:
+        """Return the verdict on the same bytes at another place."""
+        return replace(self, artifact=FileIdentity(str(path), self.artifact.sha256))
 
     def require(self) -> None:
         """Raise NotEquivalentError or BudgetError, which carry this report, unless the artifact passed."""

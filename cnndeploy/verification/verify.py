@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError
-from cnndeploy.progress import Progress, silent
+from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Run
 from cnndeploy.verification.comparison import Comparison, Tolerance
 from cnndeploy.verification.decisions import decide
@@ -43,6 +43,7 @@ def verify(
     run: Run | None = None,
     images: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    deadline: Deadline | None = None,
     progress: Progress = silent,
 ) -> EquivalenceReport:
     """Run test images through an artifact and through its checkpoint, and compare.
@@ -59,6 +60,7 @@ def verify(
             checkpoint computed in TF32.
         images: The first so many test images, all of them by default.
         data_dir: Folder of the data set; a Reference has its own.
+        deadline: Checked after every batch.
         progress: Called with the images run and the images to run in all, on both sides together.
 
     Returns:
@@ -68,6 +70,7 @@ def verify(
         ArtifactError, CheckpointError: A file cannot be opened, or the artifact is lossy: that is verify_budget's.
         DeviceUnavailableError: The device does not work here.
         DataError: The data set is missing or damaged.
+        Stopped: The deadline passed.
 
     >>> cnndeploy.verify("lenet.onnx", "lenet.pt", images=64).require()
     """
@@ -78,10 +81,10 @@ def verify(
             f"{candidate.artifact.path} gives up accuracy on purpose, so it is never equivalent. Measure what it loses "
             "with verify_budget"
         )
-    with examination(candidate, against, images, data_dir, progress) as opened:
+    with examination(candidate, against, images, data_dir, deadline, progress) as opened:
         evidence = _Evidence(opened)
         reasons = opened.mismatches() or evidence.gather()
-        facts = {"artifact_side": opened.runner.facts, "against_side": opened.reference.facts}
+        facts: dict[str, Any] = {"artifact_side": opened.runner.facts, "against_side": opened.reference.facts}
         reasons += opened.replaced()
         return replace(evidence.report, reasons=tuple(reasons), **opened.identity(), **facts)
 
@@ -215,7 +218,7 @@ class _Evidence:
         return [
             f"it computes what the checkpoint computes with its weights rounded to {dtype}"
             for dtype in ("float16", "bfloat16")
-            if error(replace(computation, weights=dtype)) < _EXPLAINED * unrounded  # type: ignore[arg-type]
+            if error(replace(computation, weights=dtype)) < _EXPLAINED * unrounded
         ]
 
     def _oracle_sample(self) -> Sequence[int]:

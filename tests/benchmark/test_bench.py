@@ -89,6 +89,11 @@ def test_every_candidate_is_measured_at_every_batch_size(trained: Trained) -> No
     ]
     for result in report.results:
         assert result.failure == ""
+        assert result.p50_s is not None
+        assert result.ratio is not None
+        assert result.ratio_low is not None
+        assert result.ratio_high is not None
+        assert result.peak_memory_bytes is not None
         assert 0 < result.p50_s <= result.quantiles_s[99]
         assert result.images_per_s == pytest.approx(result.batch_size / result.p50_s)
         assert result.ratio_low <= result.ratio <= result.ratio_high

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,11 @@ from cnndeploy.benchmark.bench import _is_precise, engine
 from cnndeploy.benchmark.engine import Measurement, measure
 from cnndeploy.benchmark.report import Result, compared, summarise
 from cnndeploy.errors import ArtifactError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_blocks() -> None:
+    """The engine keeps its own times here; a fake clock passes them."""
 
 
 class FakeClock:
@@ -31,7 +37,11 @@ class FakeBlock:
     """A candidate whose calls take what ``seconds`` gives; keeps what it was asked for."""
 
     def __init__(
-        self, clock: FakeClock, seconds: Callable[[int], list[float]], log: list[object], clock_s: float = 0.0
+        self,
+        clock: FakeClock,
+        seconds: Callable[[int], list[float]],
+        log: list[FakeBlock],
+        clock_s: float = 0.0,
     ) -> None:
         self.clock_s = clock_s or 1e-9
         self.asked: list[tuple[int, int]] = []
@@ -45,14 +55,19 @@ class FakeBlock:
         return seconds
 
 
+def _repeated(seconds: float, count: int) -> list[float]:
+    return [seconds] * count
+
+
 def _measure(
     *each: float,
     budget_s: float = 1.0,
     clock_s: float = 0.0,
     is_enough: Callable[..., bool] = lambda _: False,
-) -> tuple[list[Measurement], list[FakeBlock], list[object], FakeClock]:
-    clock, log = FakeClock(), []
-    blocks = [FakeBlock(clock, lambda count, s=s: [s] * count, log, clock_s) for s in each]
+) -> tuple[list[Measurement], list[FakeBlock], list[FakeBlock], FakeClock]:
+    clock = FakeClock()
+    log: list[FakeBlock] = []
+    blocks = [FakeBlock(clock, partial(_repeated, seconds), log, clock_s) for seconds in each]
     found = measure(
         blocks, budget_s=budget_s, min_rounds=3, is_enough=is_enough, pause=clock.pause, clock=clock
     )
@@ -67,7 +82,8 @@ def test_blocks_last_long_enough_and_every_call_is_kept() -> None:
 
 
 def test_a_block_that_turns_out_too_short_is_run_on() -> None:
-    clock, log = FakeClock(), []
+    clock = FakeClock()
+    log: list[FakeBlock] = []
     speed = {"seconds": 0.010}
     block = FakeBlock(clock, lambda count: [speed["seconds"]] * count, log)
 
@@ -129,7 +145,8 @@ def test_every_round_has_each_candidate_once_in_an_order_that_changes_and_repeat
 
 @pytest.mark.parametrize("at", ["warm-up", "round"])
 def test_a_candidate_that_fails_is_left_out_and_the_others_go_on(at: str) -> None:
-    clock, log = FakeClock(), []
+    clock = FakeClock()
+    log: list[FakeBlock] = []
     runs = {"left": 1 if at == "warm-up" else 8}
 
     def failing(count: int) -> list[float]:
@@ -146,7 +163,8 @@ def test_a_candidate_that_fails_is_left_out_and_the_others_go_on(at: str) -> Non
 
 
 def test_stopping_keeps_whole_rounds() -> None:
-    clock, log = FakeClock(), []
+    clock = FakeClock()
+    log: list[FakeBlock] = []
     blocks = [FakeBlock(clock, lambda count: [0.1] * count, log) for _ in range(2)]
     stop_at = 25
     found = measure(
@@ -162,14 +180,15 @@ def test_stopping_keeps_whole_rounds() -> None:
 def _simulated(seed: int, slower: float) -> str:
     """The verdict on the second of two candidates, the first ``slower`` times as slow."""
     random = np.random.default_rng(seed)
-    clock, log = FakeClock(), []
+    clock = FakeClock()
+    log: list[FakeBlock] = []
 
     def seconds(factor: float) -> Callable[[int], list[float]]:
         def draw(count: int) -> list[float]:
             machine = 1 + 0.3 * math.sin(clock.now / 5)
             block = math.exp(0.02 * random.standard_normal())
             calls = np.exp(0.05 * random.standard_normal(count)) * np.where(random.random(count) < 0.01, 5, 1)
-            return (0.01 * factor * machine * block * calls).tolist()
+            return list(0.01 * factor * machine * block * calls)
 
         return draw
 
@@ -189,6 +208,13 @@ def _simulated(seed: int, slower: float) -> str:
     return compared(rows, 1)[1].verdict or ""
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of them makes an interval coarser by little, and a simulation many times quicker."""
+    monkeypatch.setattr("cnndeploy.benchmark.intervals._RESAMPLES", 1000)
+
+
+@pytest.mark.usefixtures("few_resamples")
 def test_a_file_against_itself_has_no_winner() -> None:
     said = [_simulated(seed, slower=1.0) for seed in range(150)]
     assert len(said) == 150
@@ -196,6 +222,7 @@ def test_a_file_against_itself_has_no_winner() -> None:
     assert sum(verdict == "SAME" for verdict in said) >= 75  # and it is not for saying nothing
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_difference_of_a_twentieth_is_found() -> None:
     said = [_simulated(seed, slower=1.05) for seed in range(50)]
     assert sum(verdict == "FASTER" for verdict in said) >= 45

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -16,16 +17,37 @@ from cnndeploy.artifact import Artifact
 from helpers import Trained
 
 Cli = Callable[..., Result]
-COMMANDS = ["bench", "data", "demo", "export", "inspect", "list", "predict", "quantize", "train", "verify"]
+COMMANDS = [
+    *(
+        "bench",
+        "data",
+        "demo",
+        "evaluate",
+        "export",
+        "inspect",
+        "list",
+        "predict",
+        "quantize",
+        "train",
+        "tune",
+    ),
+    "verify",
+]
+
+COMMANDS_FOLDER = Path(__file__).parents[2] / "cnndeploy" / "cli"
 
 
-def _process(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+def _process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cnndeploy", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        command, capture_output=True, text=True, check=False, **options
+    )
+    return done
 
 
 def test_help_lists_every_command_and_each_shows_an_example(cli: Cli) -> None:
     overview = cli("--help")
+    assert {path.stem for path in COMMANDS_FOLDER.glob("[!_]*.py")} == set(COMMANDS)
     for name in COMMANDS:
         assert f"\n  {name} " in overview.output
         if name != "data":
@@ -63,7 +85,7 @@ def test_an_export_says_what_was_simplified(cli: Cli, trained: Trained, tmp_path
 def test_the_whole_way_by_hand(tmp_path: Path) -> None:
     """As a user would, in processes of their own."""
     checkpoint = tmp_path / "lenet.pt"
-    trained = _process("train", "lenet", "--epochs", 1, "--limit", 1000, "--output", checkpoint)
+    trained = _process("train", "lenet", "--epochs", 1, "--images", 1000, "--output", checkpoint)
     assert trained.returncode == 0, trained.stderr
     assert "epoch 1/1" in trained.stdout
     assert "test accuracy" in trained.stdout
@@ -138,7 +160,10 @@ def test_an_old_pass_does_not_outlive_a_verification_that_could_not_be_done(
 @pytest.mark.parametrize("command", ["verify", "bench"])
 def test_a_report_never_takes_the_place_of_a_model(command: str, cli: Cli, trained: Trained) -> None:
     before = trained.checkpoint.read_bytes()
-    arguments = {"verify": [trained.onnx, "--against", trained.checkpoint], "bench": [trained.checkpoint]}
+    arguments: dict[str, list[object]] = {
+        "verify": [trained.onnx, "--against", trained.checkpoint],
+        "bench": [trained.checkpoint],
+    }
     result = cli(command, *arguments[command], "--json", trained.checkpoint)
     assert result.exit_code == 1
     assert "is also an input" in result.stderr
@@ -267,7 +292,7 @@ def test_data_info(cli: Cli, tmp_path: Path) -> None:
         (["predict", "{onnx}", "{checkpoint}"], 1, ["not an image"]),
         (["predict", "{tmp}", "{checkpoint}"], 1, ["is a folder"]),
         (["inspect", "{tmp}"], 1, ["is a folder"]),
-        (["train", "lenet", "--limit", "0"], 2, ["0 is not in the range"]),
+        (["train", "lenet", "--images", "0"], 2, ["0 is not in the range"]),
         (["train", "lenet", "--lr", "nan"], 2, ["nan"]),
         (["train", "lenet", "--lr", "inf"], 2, ["inf"]),
         (["train", "lenet", "--seed", "18446744073709551616"], 2, ["range"]),
@@ -310,7 +335,7 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -
 
 def test_the_demo_leaves_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnndeploy.cli.demo._SECONDS", 0.2)
-    done = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--limit", 600)
+    done = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--images", 600)
     assert done.exit_code == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
         "bench.json",

@@ -87,6 +87,7 @@ def test_csv_has_every_figure_and_markdown_every_row(report: BenchmarkReport) ->
     assert len(rows) == 8
     second = report.results[1]
     assert float(rows[1]["p50_s"]) == second.p50_s
+    assert second.p90_interval_s is not None
     assert float(rows[1]["p90_high_s"]) == second.p90_interval_s[1]
     assert float(rows[1]["cold_import_s"]) == 0.2
     assert rows[3]["failure"] == "it <i>broke</i>"

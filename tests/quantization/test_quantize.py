@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -15,8 +17,9 @@ import pytest
 from click.testing import Result
 
 import cnndeploy
-from cnndeploy import data, quantization
+from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.intervals import Verdict
 from cnndeploy.certificate import certificate_path
 from cnndeploy.errors import (
     ArtifactError,
@@ -26,16 +29,23 @@ from cnndeploy.errors import (
     DeviceUnavailableError,
     MissingDependencyError,
     QuantizationError,
+    Stopped,
     UnknownNameError,
 )
+from cnndeploy.progress import Deadline, silent
+from cnndeploy.quantization.attempts import _split
 from cnndeploy.quantization.calibration import METHODS, Calibration
 from cnndeploy.quantization.graph import Network, quantised
 from cnndeploy.quantization.quantize import Quantized, quantize
+from cnndeploy.quantization.quantize import quantize as module
 from cnndeploy.quantization.screening import Screen, Trial, batches, screen_size
 from cnndeploy.quantization.search import Search
+from cnndeploy.run import Run
+from cnndeploy.verification.budget import verify_budget
+from cnndeploy.verification.runner import Runner
 from helpers import Trained
 
-FEW: dict[str, Any] = {"calibration": 32, "images": 320, "bench_s": 0}
+FEW: dict[str, Any] = {"calibration": 32, "images": 320, "seconds": 0}
 
 
 @pytest.fixture
@@ -45,7 +55,7 @@ def quick(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     def exported(_checkpoint: Path, _kind: str, path: Path, **_: Any) -> Artifact:
         return Artifact.open(shutil.copy(trained.onnx, path))
 
-    monkeypatch.setattr(quantization, "export", exported)
+    monkeypatch.setattr(module, "export", exported)
     monkeypatch.setattr("cnndeploy.quantization.screening._MOST", 200)
 
 
@@ -78,7 +88,7 @@ def test_weights_are_int8_per_channel_and_activations_uint8(int8: Quantized) -> 
 def test_two_processes_write_the_same_bytes(int8: Quantized, trained: Trained, tmp_path: Path) -> None:
     code = (
         "import sys; from cnndeploy.quantization.quantize import quantize; "
-        "quantize(sys.argv[1], sys.argv[2], budget=20, calibration=64, images=320, bench_s=0)"
+        "quantize(sys.argv[1], sys.argv[2], budget=20, calibration=64, images=320, seconds=0)"
     )
     path = tmp_path / "again.onnx"
     subprocess.run([sys.executable, "-c", code, str(trained.checkpoint), str(path)], check=True)
@@ -101,7 +111,7 @@ def test_the_command_says_what_was_tried_and_whether_it_is_faster(
 ) -> None:
     checkpoint = Path(shutil.copy(trained.checkpoint, tmp_path / "lenet.pt"))
     arguments = ("--calibration", 32, "--budget", 20, "--images", 320, "--json", tmp_path / "r.json")
-    monkeypatch.setattr(quantization, "_timed", _slower)
+    monkeypatch.setattr(module, "_timed", _slower)
     result = cli("quantize", checkpoint, *arguments)
     assert result.exit_code == 0, result.output
     for text in (*METHODS, "paired 95% interval", "Layers left in float: 0 of 5", "ship the float file"):
@@ -118,19 +128,20 @@ def test_the_command_says_what_was_tried_and_whether_it_is_faster(
     ]  # fmt: skip
 
 
-def _slower(*_: Any) -> Any:
+def _slower(quantized: Quantized, *_: Any) -> Quantized:
     from cnndeploy.benchmark.report import Result as Row
 
     row = Row("lenet.int8.onnx", "onnxruntime", "cpu", 1, 1, verdict="SLOWER")
-    return replace(row, ratio=0.5, ratio_low=0.4, ratio_high=0.6), ()
+    return replace(quantized, speed=replace(row, ratio=0.5, ratio_low=0.4, ratio_high=0.6))
 
 
 def test_a_file_is_timed_beside_its_float_file(int8: Quantized, trained: Trained) -> None:
     source = Artifact.open(trained.onnx)
-    row, _ = quantization._timed(source, int8.artifact.path, "onnxruntime", "cpu", 1, 0.2, lambda *_: None)
+    row = module._timed(int8, source, Run("onnxruntime", "cpu", 1), 0.2, silent).speed
     assert row is not None
-    assert Path(row.target).name == "lenet.int8.onnx"
-    assert row.verdict in ("FASTER", "SLOWER", "NO DISTINGUISHABLE WINNER")
+    assert Path(row.artifact).name == "lenet.int8.onnx"
+    assert row.verdict in get_args(Verdict)
+    assert row.ratio is not None
 
 
 def test_float16_is_held_against_the_same_budget(trained: Trained, tmp_path: Path) -> None:
@@ -173,19 +184,20 @@ def test_the_test_images_are_asked_at_most_twice(
         assert not report.within_budget
         return report
 
-    def labels(*arguments: Any, **options: Any) -> Any:
-        labelled.append(options["images"])
-        return label(*arguments, **options)
+    def logits(self: Runner, batches: Any, *computation: Any) -> Any:
+        ran[self.candidate.artifact.format] += sum(map(len, batches))
+        return run(self, batches, *computation)
 
-    labelled: list[int] = []
-    measure, label = quantization.verify_budget, quantization.checkpoint_labels
-    monkeypatch.setattr(quantization, "verify_budget", never_within)
-    monkeypatch.setattr(quantization, "checkpoint_labels", labels)
+    ran: Counter[str] = Counter()
+    measure, run = verify_budget, Runner.logits
+    monkeypatch.setattr(module, "verify_budget", never_within)
+    monkeypatch.setattr(Runner, "logits", logits)
     with pytest.raises(BudgetError, match="Nothing was written"):
         quantize(trained.checkpoint, tmp_path / "q.onnx", budget=50, **FEW)
     first, second = map(len, asked)
     assert first < second
-    assert labelled == [FEW["images"]]  # the checkpoint is run once
+    assert ran["checkpoint"] == FEW["images"]  # once
+    assert ran["onnx"] > 2 * FEW["images"]  # twice, and a batch of each once more
     assert not (tmp_path / "q.onnx").exists()
 
 
@@ -198,11 +210,11 @@ def test_an_interrupt_leaves_nothing(
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
 
     def interrupt(done: int, total: int, text: str) -> None:
-        if text.startswith("Measuring"):
+        if text.startswith("Verifying"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        quantize(trained.checkpoint, tmp_path / "q.onnx", budget=20, on_progress=interrupt, **FEW)
+        quantize(trained.checkpoint, tmp_path / "q.onnx", budget=20, progress=interrupt, **FEW)
     assert [each.name for each in tmp_path.iterdir()] == ["scratch"]
     assert list(scratch.iterdir()) == []
 
@@ -215,8 +227,8 @@ def test_an_interrupt_leaves_nothing(
         ({"budget": 0}, QuantizationError, "percentage points"),
         ({"budget": float("nan")}, QuantizationError, "percentage points"),
         ({"precision": "int4"}, UnknownNameError, "Unknown precision"),
-        ({"runtime": "eager"}, QuantizationError, "opens ONNX"),
-        ({"device": "cuda:99"}, DeviceUnavailableError, "cuda:99"),
+        ({"run": Run("eager")}, QuantizationError, "opens ONNX"),
+        ({"run": Run(device="cuda:99")}, DeviceUnavailableError, "cuda:99"),
         ({"images": 0}, DataError, "0 images"),
     ],
 )
@@ -241,10 +253,8 @@ def test_only_a_checkpoint_is_quantised(int8: Quantized, trained: Trained, tmp_p
 
 
 def test_without_onnx_the_extra_is_named(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = quantization.importlib.util.find_spec
-    monkeypatch.setattr(
-        quantization.importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name)
-    )
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name))
     with pytest.raises(MissingDependencyError, match=r"cnndeploy\[torch\]"):
         quantize(trained.checkpoint)
 
@@ -269,9 +279,9 @@ def _search(trained: Trained, predicted: dict[int, float]) -> Search:
     network = Network(onnx.load(trained.onnx))
     calibration = Calibration(network)
     manifest = Artifact.open(trained.onnx).require_manifest()
-    calibration.collect(batches(data.load("train").images[:8], manifest), 1, lambda _: None)
+    assert list(calibration.collect(batches(data.load("train").images[:8], manifest), 1)) == [8]
     screen: Any = _Scripted(predicted, iter([0.1, 0.5, 0.3, 0.2, 0.4]))
-    return Search(network, calibration, screen, lambda *_: None)
+    return Search(network, calibration, screen, Deadline(), silent)
 
 
 def test_the_nearest_method_is_taken_and_the_worst_layers_are_left_in_float_first(trained: Trained) -> None:
@@ -294,16 +304,14 @@ def test_ranges_clip_more_from_method_to_method_but_never_the_image(trained: Tra
     calibration = Calibration(network)
     manifest = Artifact.open(trained.onnx).require_manifest()
     images = data.load("train").images[:100]
-    seen: list[int] = []
-    calibration.collect(batches(images, manifest), 1, seen.append)
-    assert sum(seen) == 100
+    assert sum(calibration.collect(batches(images, manifest), 1)) == 100
     full = calibration.ranges("min-max")
     assert set(full) == set(network.measured())
     with cnndeploy.load(trained.onnx) as model:
         logits = model.logits(images)
     assert full["logits"] == pytest.approx((logits.min(), logits.max()), rel=1e-4)
     for method in ("percentile", "entropy"):
-        ranges = calibration.ranges(method)  # type: ignore[arg-type]
+        ranges = calibration.ranges(method)
         assert ranges["image"] == full["image"] == (0.0, 1.0)
         assert all(full[name][0] <= low < high <= full[name][1] for name, (low, high) in ranges.items())
         assert ranges != full
@@ -315,9 +323,7 @@ def test_a_network_that_gives_nan_is_not_calibrated(trained: Trained) -> None:
     bias.raw_data = np.full(6, np.nan, np.float32).tobytes()
     manifest = Artifact.open(trained.onnx).require_manifest()
     with pytest.raises(QuantizationError, match="NaN or infinite on training images"):
-        Calibration(Network(model)).collect(
-            batches(data.load("train").images[:4], manifest), 1, lambda _: None
-        )
+        list(Calibration(Network(model)).collect(batches(data.load("train").images[:4], manifest), 1))
 
 
 def test_the_screen_counts_what_a_setting_changes(trained: Trained) -> None:
@@ -340,7 +346,44 @@ def test_slow_networks_are_screened_on_fewer_images() -> None:
 
 
 def test_calibration_and_screening_share_no_image() -> None:
-    numbered = data.Images(np.arange(1000).reshape(-1, 1, 1), np.arange(1000), {})
-    parts = quantization._split(numbered, 600, 400)
+    numbered = data.Images(np.arange(1000).reshape(-1, 1, 1), np.arange(1000), {})  # type: ignore[arg-type] # wider numbers
+    parts = _split(numbered, 600, 400)
     assert [len(part) for part in parts] == [600, 400]
     assert not set(parts[0].labels.tolist()) & set(parts[1].labels.tolist())
+
+
+def test_the_file_and_its_certificate_are_there_before_it_is_timed(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "bench", interrupt)
+    path = tmp_path / "q.onnx"
+    with pytest.raises(KeyboardInterrupt):
+        quantize(trained.checkpoint, path, budget=20, **{**FEW, "seconds": 1.0})
+    cnndeploy.load(path, require_verified=True).close()
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("text", ["Calibrating", "Trying percentile", "Verifying"])
+def test_a_deadline_ends_the_search_and_nothing_is_written(
+    text: str, trained: Trained, tmp_path: Path
+) -> None:
+    reached = False
+
+    def watch(_done: int, _total: int, now: str) -> None:
+        nonlocal reached
+        reached = reached or now.startswith(text)
+
+    with pytest.raises(Stopped):
+        quantize(
+            trained.checkpoint,
+            tmp_path / "q.onnx",
+            budget=1e-6 if text == "Verifying" else 20,
+            deadline=Deadline(should_stop=lambda: reached),
+            progress=watch,
+            **FEW,
+        )
+    assert reached
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import torch
 from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.data import Images
 from cnndeploy.preprocessing import Preprocessing
-from cnndeploy.training.batches import Batches, preprocess
+from cnndeploy.training.batches import Batches, generator
 from cnndeploy.training.distributed import Processes
 
 CPU = torch.device("cpu")
@@ -95,8 +95,9 @@ def test_the_seed_decides() -> None:
 @pytest.mark.parametrize("size", [(28, 28), (96, 96), (224, 224), (20, 31)])
 def test_preprocessing_is_that_of_deployment(size: tuple[int, int]) -> None:
     preprocessing = Preprocessing(size=size, mean=0.3, std=0.4)
-    ours = preprocess(torch.tensor(IMAGES.images[:4]), preprocessing).numpy()
-    np.testing.assert_allclose(ours, preprocessing(IMAGES.images[:4]), atol=1e-5)
+    batches = Batches(IMAGES, preprocessing, PLAIN, 0, CPU, Processes())
+    order = torch.randperm(len(IMAGES), generator=generator("order", 0, 1))[: PLAIN.batch_size]
+    np.testing.assert_allclose(_epoch(batches, 1)[0], preprocessing(IMAGES.images[order.numpy()]), atol=1e-5)
 
 
 def test_one_cycle_rises_and_falls() -> None:
@@ -114,7 +115,7 @@ def _of_torch(steps: int) -> list[float]:
     )
     rates = []
     for _ in range(steps):
-        rates.append(schedule.get_last_lr()[0])
+        rates.append(float(schedule.get_last_lr()[0]))
         optimizer.step()
         if len(rates) < steps:
             schedule.step()

@@ -6,9 +6,10 @@ import random
 
 import pytest
 
+from cnndeploy.benchmark.engine import measure
 from cnndeploy.errors import ArtifactError, BenchmarkError
+from cnndeploy.tuning import race as module
 from cnndeploy.tuning.race import FIRST_ROUNDS, MOST_ROUNDS, Race
-from cnndeploy.tuning.tune import race as module
 
 
 class Simulated:
@@ -32,12 +33,11 @@ class Simulated:
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = module.measure
     monkeypatch.setattr(module, "measure", lambda *args, **more: measure(*args, pause=lambda _: None, **more))
 
 
-def _race(*blocks: Simulated, should_stop: object = bool) -> Race:
-    return Race(dict(enumerate(blocks)), should_stop=should_stop, on_round=lambda *_: None)  # type: ignore[arg-type]
+def _race(*blocks: Simulated, should_stop: object = bool) -> Race[int]:
+    return Race(dict(enumerate(blocks)), reference=0, should_stop=should_stop, on_round=lambda *_: None)  # type: ignore[arg-type]
 
 
 def test_the_fastest_wins_and_the_hopeless_leave_after_the_first_rounds() -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,30 +18,66 @@ import cnndeploy
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import read_certificate
 from cnndeploy.deployment import open_deployment
-from cnndeploy.errors import ArtifactError, BenchmarkError
+from cnndeploy.errors import ArtifactError, BenchmarkError, QuantizationError, Stopped
+from cnndeploy.exporters import export
+from cnndeploy.quantization import quantize
 from cnndeploy.run import RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
+from cnndeploy.serial import dumps, structure
+from cnndeploy.tuning import choice, files
+from cnndeploy.tuning import race as race_module
 from cnndeploy.tuning.contenders import contenders
 from cnndeploy.tuning.report import Row, TuneReport
-from cnndeploy.tuning.tune import admission, race as race_module
+from cnndeploy.verification.report import EquivalenceReport
+from cnndeploy.verification.verify import verify
 from helpers import Trained
 
 IMAGES = np.zeros((3, 28, 28), np.uint8)
 
 
-@pytest.fixture(scope="module")
-def tuned(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> TuneReport:
-    """With a budget so wide that int8 and bfloat16 are tried too, and few rounds."""
+@pytest.fixture(scope="module", autouse=True)
+def quick_tuning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The race is short, and the same export is made once."""
+    folder = tmp_path_factory.mktemp("exports")
+    write = export
+
+    def export_once(checkpoint: Path, name: str, path: Path, **options: Any) -> Artifact:
+        known = folder / f"{Artifact.open(checkpoint).sha256}-{name}-{sorted(options.items())}{path.suffix}"
+        if not known.exists():
+            write(checkpoint, name, known, **options)
+        return Artifact.open(shutil.copyfile(known, path))
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(race_module, "MOST_ROUNDS", race_module.FIRST_ROUNDS)
-        folder = tmp_path_factory.mktemp("tuned") / "lenet.deploy"
-        return cnndeploy.tune(trained.checkpoint, folder, budget=20, calibration=64, max_minutes=30)
+        for module in (files, quantize):
+            patch.setattr(module, "export", export_once)
+        yield
+
+
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No contender needs it, so that few processes are started."""
+    _hide(monkeypatch, "torch")
+
+
+def _hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == package else find_spec(name)
+    )
+
+
+@pytest.fixture(scope="module")
+def tuned(trained: Trained, quick_tuning: None, tmp_path_factory: pytest.TempPathFactory) -> TuneReport:
+    """With a budget so wide that int8 and bfloat16 are tried too; on one thread, so that contenders are few."""
+    folder = tmp_path_factory.mktemp("tuned") / "lenet.deploy"
+    return cnndeploy.tune(trained.checkpoint, folder, budget=20, calibration=64, threads=1, max_minutes=30)
 
 
 def test_what_is_written_opens_is_certified_and_runs_as_planned(tuned: TuneReport, trained: Trained) -> None:
     artifact, plan = open_deployment(tuned.folder)
     chosen = tuned.chosen
-    assert (plan.runtime, plan.threads, plan.options.changed) == (
+    assert (plan.run.runtime, plan.run.threads, plan.run.choices.changed) == (
         chosen.runtime,
         chosen.threads,
         chosen.options,
@@ -63,13 +102,17 @@ def test_every_variant_and_runtime_has_a_row_with_a_reason(tuned: TuneReport) ->
 
 def test_the_report_reads_back_and_lies_in_the_folder(tuned: TuneReport) -> None:
     text = Path(tuned.folder, "tuning.json").read_text()
-    assert TuneReport.from_json(text) == TuneReport.from_json(json.dumps(tuned.to_dict()))
-    assert TuneReport.from_json(text).chosen == tuned.chosen
+    assert structure(TuneReport, json.loads(text)) == structure(
+        TuneReport, json.loads(dumps(tuned.to_dict()))
+    )
+    assert structure(TuneReport, json.loads(text)).chosen == tuned.chosen
 
 
-def test_bench_and_verify_open_the_folder(tuned: TuneReport, trained: Trained, cli) -> None:  # type: ignore[no-untyped-def]
-    report = cnndeploy.bench([trained.checkpoint, tuned.folder], budget_s=0.1, cold_starts=0)
-    assert report.results[1].target == tuned.folder
+def test_bench_and_verify_open_the_folder(
+    tuned: TuneReport, trained: Trained, cli: Callable[..., Result]
+) -> None:
+    report = cnndeploy.bench([trained.checkpoint, tuned.folder], seconds=0.1, cold_starts=0)
+    assert report.results[1].artifact == tuned.folder
     artifact, _ = open_deployment(tuned.folder)
     certificate = read_certificate(artifact)
     verified: Result = cli("verify", tuned.folder, "--against", trained.checkpoint, "--images", 100)
@@ -78,38 +121,35 @@ def test_bench_and_verify_open_the_folder(tuned: TuneReport, trained: Trained, c
     assert read_certificate(artifact) == certificate
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_a_contender_that_is_not_admitted_is_rejected_with_all_of_its_numbers(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever ONNX Runtime makes of the files is refused here, so that another runtime must win."""
-    monkeypatch.setattr(race_module, "MOST_ROUNDS", race_module.FIRST_ROUNDS)
-    verify = admission.verify
 
-    def refuse(artifact: Artifact, checkpoint: Artifact, **settings: object):  # type: ignore[no-untyped-def]
-        report = verify(artifact, checkpoint, **{**settings, "images": 20})  # type: ignore[arg-type]
-        wrong = settings["runtime"] == "onnxruntime"
-        return cnndeploy.EquivalenceReport.from_json(
-            json.dumps(report.to_dict() | {"reasons": ["it is refused"] if wrong else []})
-        )
+    def refuse(artifact: Artifact, reference: cnndeploy.Reference, **settings: Any) -> EquivalenceReport:
+        report = verify(artifact, reference, **{**settings, "images": 20})
+        return replace(report, reasons=("it is refused",) if report.runtime == "onnxruntime" else ())
 
-    monkeypatch.setattr(admission, "verify", refuse)
-    report = cnndeploy.tune(trained.checkpoint, tmp_path / "d", budget=0, max_minutes=30)
+    monkeypatch.setattr(choice, "verify", refuse)
+    report = cnndeploy.tune(trained.checkpoint, tmp_path / "d", budget=0, threads=1, max_minutes=30)
     rejected = [row for row in report.rows if row.outcome == "rejected"]
     assert {row.runtime for row in rejected} == {"onnxruntime"}
     assert all("it is refused" in row.reason for row in rejected)
     assert report.chosen.runtime != "onnxruntime"
 
 
+@pytest.mark.usefixtures("without_torch")
 def test_when_the_time_is_over_the_best_so_far_is_written_and_it_says_so(
-    trained: Trained, tmp_path: Path, cli
-) -> None:  # type: ignore[no-untyped-def]
+    trained: Trained, tmp_path: Path, cli: Callable[..., Result]
+) -> None:
     folder = tmp_path / "d"
-    shown: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.01)
+    shown: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.01, "--threads", 1)
     assert shown.exit_code == 0, shown.output
     assert "The time was over" in shown.output
     artifact, plan = open_deployment(folder)
     assert plan.figures["complete"] is False
-    assert plan.runtime == "onnxruntime"  # nothing was timed
+    assert plan.run.runtime == "onnxruntime"  # nothing was timed
     certificate = read_certificate(artifact)
     assert certificate is not None
     assert certificate["images"] == 256
@@ -117,10 +157,11 @@ def test_when_the_time_is_over_the_best_so_far_is_written_and_it_says_so(
         *("plan.json", "tuning.json", "frontier.png"),
         *(artifact.path.name, f"{artifact.path.name}.verified.json"),
     }
-    again: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.01)
+    again: Result = cli("tune", trained.checkpoint, "--output", folder, "--max-minutes", 0.01, "--threads", 1)
     assert again.exit_code == 0, again.output  # an earlier deployment is replaced
 
 
+@pytest.mark.usefixtures("without_torch")
 @pytest.mark.parametrize("at", ["Exporting", "Opening", "Verifying"])
 def test_nothing_is_written_when_it_is_stopped(at: str, trained: Trained, tmp_path: Path) -> None:
     stopped = False
@@ -129,14 +170,15 @@ def test_nothing_is_written_when_it_is_stopped(at: str, trained: Trained, tmp_pa
         nonlocal stopped
         stopped = stopped or text.startswith(at)
 
-    with pytest.raises(BenchmarkError, match="stopped; nothing was written"):
+    with pytest.raises(Stopped):
         cnndeploy.tune(
             trained.checkpoint,
             tmp_path / "d",
             budget=0,
+            threads=1,
             max_minutes=0.01,
             should_stop=lambda: stopped,
-            on_progress=watch,
+            progress=watch,
         )
     assert stopped
     assert list(tmp_path.iterdir()) == []
@@ -145,8 +187,8 @@ def test_nothing_is_written_when_it_is_stopped(at: str, trained: Trained, tmp_pa
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"budget": -1}, "0 to 100 percentage points"),
-        ({"budget": float("nan")}, "0 to 100 percentage points"),
+        ({"budget": -1}, "from 0 to 100"),
+        ({"budget": float("nan")}, "from 0 to 100"),
         ({"threads": 0}, "threads must be above 0"),
         ({"max_minutes": float("inf")}, "minutes must be above 0"),
         ({"calibration": 0}, "calibration images must be above 0"),
@@ -156,14 +198,14 @@ def test_nothing_is_written_when_it_is_stopped(at: str, trained: Trained, tmp_pa
 def test_bad_input_is_refused_before_the_work(
     trained: Trained, tmp_path: Path, given: dict[str, float], message: str
 ) -> None:
-    with pytest.raises(BenchmarkError, match=message):
+    with pytest.raises((BenchmarkError, QuantizationError), match=message):
         cnndeploy.tune(trained.checkpoint, tmp_path / "d", **given)  # type: ignore[arg-type]
 
 
 def test_an_exported_file_and_a_folder_of_something_else_are_refused(
     trained: Trained, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtifactError, match="tune a checkpoint"):
+    with pytest.raises(ArtifactError, match="checkpoint it came from"):
         cnndeploy.tune(trained.onnx, tmp_path / "d")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").touch()
@@ -190,15 +232,10 @@ def test_a_deployment_with_something_else_in_it_is_not_replaced(
 def test_a_runtime_that_is_not_installed_is_skipped_by_name(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util,
-        "find_spec",
-        lambda name: None if name == "openvino" else find_spec(name),
-    )
+    _hide(monkeypatch, "openvino")
     files = {"float": [Artifact.open(trained.onnx)]}
     found, missing = contenders(files, threads=2, device="cpu", lossy=True)
-    assert {each.settings.runtime for each in found} == {"onnxruntime"}
+    assert {each.candidate.run.runtime for each in found} == {"onnxruntime"}
     (row,) = missing
     assert (row.runtime, row.outcome) == ("openvino", "not tried")
     assert "The package openvino is not installed" in row.reason
@@ -207,7 +244,8 @@ def test_a_runtime_that_is_not_installed_is_skipped_by_name(
 def test_contenders_are_every_setting_once(trained: Trained) -> None:
     files = {"float": [Artifact.open(trained.onnx), Artifact.open(trained.torchscript)]}
     found, _ = contenders(files, threads=2, device="cpu", lossy=True)
-    settings = [(each.settings.runtime, each.settings.threads, each.settings.options) for each in found]
+    runs = [each.candidate.run for each in found]
+    settings = [(run.runtime, run.threads, run.choices) for run in runs]
     plain, quiet, bfloat16 = RuntimeOptions(), RuntimeOptions(False), RuntimeOptions(precision="bfloat16")
     assert sorted(map(repr, settings)) == sorted(
         map(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import broken_images  # noqa: F401 - they join the others
 import pytest
 from broken import DEFECTS, Defect, good_files, importable
 
+from cnndeploy.verification.reference import Reference
 from helpers import Trained
 
 IMAGES = 9
@@ -21,6 +23,13 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
     return cache(lambda name: good_files(name, seed=0, folder=folder, formats=("onnx", "torchscript")))
 
 
+@pytest.fixture(scope="session")
+def reference(good: Callable[[str], Trained]) -> Iterator[Callable[[str], Reference]]:
+    """Each checkpoint runs once, whatever is held against it."""
+    with ExitStack() as stack:
+        yield cache(lambda name: stack.enter_context(Reference(good(name).checkpoint)))
+
+
 @pytest.mark.parametrize(
     ("defect", "architecture"),
     [
@@ -30,8 +39,12 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
     ],
 )
 def test_a_broken_artifact_is_rejected(
-    defect: Defect, architecture: str, good: Callable[[str], Trained], tmp_path: Path
+    defect: Defect,
+    architecture: str,
+    good: Callable[[str], Trained],
+    reference: Callable[[str], Reference],
+    tmp_path: Path,
 ) -> None:
     with importable(tmp_path):
-        outcome = defect.outcome(good(architecture), tmp_path, IMAGES)
+        outcome = defect.outcome(good(architecture), tmp_path, IMAGES, reference(architecture))
     assert outcome.named, outcome.reasons

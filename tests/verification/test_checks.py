@@ -25,7 +25,8 @@ EXACT = np.random.default_rng(0).normal(size=(2000, 10)) * 5
 
 def _rounded(error: float, seed: int) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(size=EXACT.shape)
-    return (EXACT + noise * error * np.abs(EXACT).max(axis=1, keepdims=True)).astype(np.float32)
+    largest = np.abs(EXACT).max(axis=1, keepdims=True)
+    return np.asarray(EXACT + noise * error * largest, np.float32)
 
 
 @pytest.mark.parametrize(("error", "passes"), [(1e-6, True), (2e-6, True), (6e-6, False), (1e-3, False)])
@@ -157,6 +158,6 @@ def test_a_verification_that_cannot_be_done_removes_another_files_certificate(
 def test_only_a_pass_is_certified(trained: Trained, tmp_path: Path) -> None:
     from cnndeploy.verification.report import EquivalenceReport
 
-    failed = EquivalenceReport.undecided(tmp_path / "a.onnx", trained.checkpoint, "cpu", "why")
-    assert certify(failed, "") is None
+    failed = EquivalenceReport.undecided(tmp_path / "a.onnx", trained.checkpoint, "why")
+    assert certify(failed, tmp_path / "a.onnx", "") is None
     assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from cnndeploy.exporters import export
 from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.runtimes import Activation
+from cnndeploy.serial import dumps, structure
 from cnndeploy.simplification import simplify
 from cnndeploy.verification.divergence import Divergence, find_divergence
 from cnndeploy.verification.verify import verify
@@ -63,7 +64,7 @@ def _at_the_border(values: np.ndarray) -> np.ndarray:
 
 
 def _noisy(values: np.ndarray) -> np.ndarray:
-    return values + np.float32(0.1) * DRAW.normal(size=values.shape).astype(np.float32)
+    return np.asarray(values + 0.1 * DRAW.normal(size=values.shape), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_the_first_module_that_departs_is_named(change: Callable[[np.ndarray], n
     assert found.reasons() == [found.description]
     assert [module.departs for module in found.modules] == [False, False, False, True, True]
     assert re.search(how, found.description), found.description
-    assert Divergence.from_dict(json.loads(json.dumps(asdict(found)))) == found
+    assert structure(Divergence, json.loads(dumps(found))) == found
 
 
 def test_without_names_modules_are_matched_by_kind_shape_and_order() -> None:
@@ -155,7 +156,7 @@ def test_the_table_shows_how_the_error_grows(
 def _script_of(trained: Trained, change: Callable[[torch.nn.Module], torch.nn.Module], path: Path) -> Path:
     network = Checkpoint.load(trained.checkpoint).network()
     with torch.no_grad():
-        network.classifier[5].bias[0] += 1  # type: ignore[index, union-attr, operator]
+        network.classifier[5].bias[0] += 1  # type: ignore[index, union-attr]
     manifest = replace(Artifact.open(trained.torchscript).require_manifest(), rewrites=())
     torch.jit.save(torch.jit.script(change(network)), path, {MANIFEST_FILE: manifest.to_json()})
     return path
@@ -179,7 +180,7 @@ class _ImageByImage(torch.nn.Module):
 
 
 def _in_place(network: torch.nn.Module) -> torch.nn.Module:
-    network.features[1] = _InPlace()  # type: ignore[operator, index]
+    network.features[1] = _InPlace()  # type: ignore[operator, assignment]
     return network
 
 

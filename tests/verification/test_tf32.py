@@ -9,25 +9,28 @@ import pytest
 import torch
 from broken import importable, install_runtime
 
+from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes.eager import _to_tf32
 from cnndeploy.verification.verify import verify
 from helpers import Trained
 
 EMULATED_GPU = """
+from dataclasses import replace
+
 from cnndeploy.devices import DeviceStatus
-from cnndeploy.runtimes.eager import open_tf32
+from cnndeploy.runtimes.eager import RUNTIME as EAGER
 
 class _Runtime:
     formats = ("checkpoint",)
     package = "torch"
-    options = frozenset()
+    options = {"precision": ("tf32",)}
 
     def devices(self):
         return {"cpu": DeviceStatus(True), "cuda:0": DeviceStatus(True)}
 
-    def open(self, artifact, *, device, threads, tf32, options):
-        session = open_tf32(artifact, threads=threads)
-        session.device, session.tf32 = "cuda:0", tf32
+    def open(self, artifact, run):
+        session = EAGER.open(artifact, replace(run, device="cpu", options=None)).computed("tf32")
+        session.device, session.options = "cuda:0", run.choices
         return session
 
 RUNTIME = _Runtime()
@@ -38,9 +41,9 @@ RUNTIME = _Runtime()
 def test_tf32_is_no_fault_where_it_was_allowed(tf32: bool, trained: Trained, tmp_path: Path) -> None:
     install_runtime(tmp_path, EMULATED_GPU)
     with importable(tmp_path):
-        report = verify(
-            trained.checkpoint, trained.checkpoint, runtime="broken", device="cuda", tf32=tf32, images=20
-        )
+        options = RuntimeOptions(precision="tf32" if tf32 else "float32")
+        run = Run("broken", "cuda", options=options)
+        report = verify(trained.checkpoint, trained.checkpoint, run=run, images=20)
     assert report.equivalent is tf32, report.reasons
     assert report.oracle is not None
     assert report.artifact_side is not None

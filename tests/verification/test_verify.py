@@ -6,29 +6,39 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+import cnndeploy
+from cnndeploy import artifact as artifact_module
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
-from cnndeploy.errors import ArtifactError, DataError, DeviceUnavailableError, NotEquivalentError
+from cnndeploy.errors import ArtifactError, DataError, DeviceUnavailableError, NotEquivalentError, Stopped
 from cnndeploy.exporters import export
 from cnndeploy.formats.onnx import MANIFEST_KEY
+from cnndeploy.progress import Deadline
+from cnndeploy.run import Run
+from cnndeploy.serial import dumps, structure
 from cnndeploy.specs import Manifest
 from cnndeploy.verification.report import EquivalenceReport
+from cnndeploy.verification.runner import AS_IT_IS, Computation, Runner
 from cnndeploy.verification.verify import BATCH_SIZES, _batches, verify
 from helpers import Trained
 
+POPEN = subprocess.Popen
 Edited = Callable[[Callable[[onnx.ModelProto], None]], Path]
 
 
 @pytest.mark.parametrize("model_format", ["onnx", "torchscript", "checkpoint"])
 def test_all_test_images_in_all_batch_sizes(model_format: str, trained: Trained) -> None:
     done: list[tuple[int, int]] = []
-    report = verify(trained.file_of(model_format), trained.checkpoint, on_batch=lambda *at: done.append(at))
+    report = verify(
+        trained.file_of(model_format), trained.checkpoint, progress=lambda *now: done.append(now[:2])
+    )
     assert report.equivalent
     report.require()
     assert report.images == 10_000
@@ -40,10 +50,9 @@ def test_all_test_images_in_all_batch_sizes(model_format: str, trained: Trained)
 
 def test_the_report_survives_json(trained: Trained) -> None:
     report = verify(trained.onnx, trained.checkpoint, images=5)
-    text = json.dumps(report.to_dict(), allow_nan=False)
-    assert EquivalenceReport.from_json(text) == report
-    failed = replace(report, max_abs_error=float("inf"), reasons=("why",))
-    assert EquivalenceReport.from_json(json.dumps(failed.to_dict(), allow_nan=False)) == failed
+    assert structure(EquivalenceReport, json.loads(dumps(report.to_dict()))) == report
+    failed = replace(report, max_abs_error=None, reasons=("why",))
+    assert structure(EquivalenceReport, json.loads(dumps(failed.to_dict()))) == failed
 
 
 def _weights(model: onnx.ModelProto, name: str) -> tuple[onnx.TensorProto, np.ndarray]:
@@ -63,7 +72,7 @@ def channels_swapped(model: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
-def _edit_manifest(model: onnx.ModelProto, **changes: object) -> None:
+def _edit_manifest(model: onnx.ModelProto, **changes: Any) -> None:
     entry = next(entry for entry in model.metadata_props if entry.key == MANIFEST_KEY)
     entry.value = replace(Manifest.from_json(entry.value), **changes).to_json()
 
@@ -111,7 +120,7 @@ def test_only_a_checkpoint_is_a_reference(trained: Trained) -> None:
 
 def test_the_device_is_never_another(trained: Trained) -> None:
     with pytest.raises(DeviceUnavailableError):
-        verify(trained.onnx, trained.checkpoint, device="cuda:99")
+        verify(trained.onnx, trained.checkpoint, run=Run(device="cuda:99"))
 
 
 def test_more_images_than_there_are(trained: Trained) -> None:
@@ -134,22 +143,24 @@ def test_a_file_that_is_replaced_meanwhile_is_rejected(trained: Trained, tmp_pat
     path = tmp_path / "lenet.onnx"
     path.write_bytes(trained.onnx.read_bytes())
 
-    def replace_it(done: int, total: int) -> None:
+    def replace_it(done: int, total: int, _text: str) -> None:
         if done == total:
             path.write_bytes(trained.torchscript.read_bytes())
 
-    report = verify(path, trained.checkpoint, images=13, on_batch=replace_it)
+    report = verify(path, trained.checkpoint, images=13, progress=replace_it)
     assert any("was replaced while it was verified" in reason for reason in report.reasons)
 
 
-def test_an_artifact_opened_earlier_is_read_anew(trained: Trained, tmp_path: Path, edited: Edited) -> None:
+def test_an_artifact_opened_earlier_and_replaced_since_is_rejected(
+    trained: Trained, tmp_path: Path, edited: Edited
+) -> None:
     path = tmp_path / "lenet.onnx"
     path.write_bytes(trained.onnx.read_bytes())
     artifact = Artifact.open(path)
     path.write_bytes(edited(one_weight_changed).read_bytes())
     report = verify(artifact, trained.checkpoint, images=13)
     assert not report.equivalent
-    assert report.artifact.sha256 != artifact.sha256
+    assert any("was replaced" in reason for reason in report.reasons)
 
 
 def test_a_false_claim_about_training_is_rejected(trained: Trained, edited: Edited) -> None:
@@ -175,3 +186,74 @@ def test_alexnet_is_verified_within_2_gib(tmp_path: Path) -> None:
         [sys.executable, "-c", script, artifact, checkpoint], capture_output=True, text=True, check=True
     )
     assert 2**18 < int(done.stdout) < 2 * 2**20  # KiB; the weights alone take 0.7 of the lower bound
+
+
+def test_many_files_are_held_against_one_run_of_the_checkpoint(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint's worker starts once, and computes each image once in each precision."""
+    ran: list[tuple[str, str, int]] = []
+    logits = Runner.logits
+
+    def counting(self: Runner, batches: Any, computation: Computation = AS_IT_IS) -> Any:
+        images = sum(map(len, batches))
+        ran.append((self.candidate.artifact.format, computation.precision, images))
+        return logits(self, batches, computation)
+
+    monkeypatch.setattr(Runner, "logits", counting)
+    with cnndeploy.Reference(trained.checkpoint) as reference:
+        for path in (trained.onnx, trained.torchscript, trained.onnx):
+            assert verify(path, reference, images=64).equivalent
+        few = verify(trained.onnx, reference, images=7)
+    assert [run[1:] for run in ran if run[0] == "checkpoint"] == [("float32", 64), ("float64", 64)]
+    assert few.equivalent
+    assert few.images == 7
+
+
+def test_a_reference_that_knows_its_logits_needs_no_worker(trained: Trained) -> None:
+    with cnndeploy.Reference(trained.checkpoint) as reference:
+        first = reference.logits(range(5))
+        reference.release()
+        assert reference._runner is None
+        assert np.array_equal(reference.logits([4, 0]), first[[4, 0]])
+        assert reference._runner is None
+        assert len(reference.labels(6)) == 6  # one image more
+        assert reference._runner is not None
+
+
+def test_what_a_reference_computed_before_it_was_stopped_is_not_lost(trained: Trained) -> None:
+    stops = iter([False, True])
+    with cnndeploy.Reference(trained.checkpoint) as reference:
+        with pytest.raises(Stopped):
+            reference.labels(640, deadline=Deadline(should_stop=lambda: next(stops)))
+        known = int(reference._memory(AS_IT_IS)[1].sum())
+        assert 0 < known < 640
+        done: list[int] = []
+        reference.labels(640, progress=lambda now, _total, _text: done.append(now))
+        assert done[0] == known
+
+
+def test_a_passing_verification_opens_and_hashes_each_file_twice(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    sha256_of = artifact_module.sha256_of
+
+    def counting(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_of(path)
+
+    monkeypatch.setattr(artifact_module, "sha256_of", counting)
+    assert verify(trained.onnx, trained.checkpoint, images=5).equivalent
+    assert sorted(hashed) == sorted([trained.onnx.name, trained.checkpoint.name] * 2)
+    worker = (
+        "import cnndeploy.artifact as artifact\n"
+        "artifact.sha256_of = None\n"  # the worker is told what was opened, and hashes nothing
+        "from cnndeploy.verification import worker\n"
+        "worker.main('it')\n"
+    )
+    monkeypatch.setattr(
+        "cnndeploy.process.subprocess.Popen",
+        lambda command, **more: POPEN([*command[:2], "-c", worker], **more),
+    )
+    assert verify(trained.onnx, trained.checkpoint, images=5).equivalent

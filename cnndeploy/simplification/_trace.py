@@ -1,0 +1,140 @@
+"""A network as a graph of calls, which rewrites search and change."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import fx, nn
+
+M = TypeVar("M", bound=nn.Module)
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """One change that was made: the rewrite's name, and the paths of the modules that it took.
+
+    >>> from cnndeploy.simplification._trace import Rewrite
+    >>> print(Rewrite("merge_linear", ("classifier.1", "classifier.3")))
+    merge_linear(classifier.1, classifier.3)
+    """
+
+    name: str
+    modules: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(self.modules)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[M]):
+    """A node of a graph, and the module that it calls."""
+
+    node: fx.Node
+    module: M
+
+    @property
+    def path(self) -> str:
+        """The module's path in its network."""
+        return str(self.node.target)
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A network's graph, and by path the modules that it calls. Rewrites change both."""
+
+    graph: fx.Graph
+    modules: dict[str, nn.Module]
+
+    def call(self, node: object, *kinds: type[M]) -> Call[M] | None:
+        """Return a node's call of a module of exactly one of these kinds on one value, or None.
+
+        A module that is called elsewhere too is no match, nor is one with hooks, which may change its output.
+        """
+        if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+            return None
+        module = self.modules[str(node.target)]
+        if module._forward_hooks or module._forward_pre_hooks:
+            return None
+        calls = sum(other.op == "call_module" and other.target == node.target for other in self.graph.nodes)
+        return next((Call(node, module) for kind in kinds if type(module) is kind and calls == 1), None)
+
+    def pairs(
+        self, first: tuple[type[M], ...], last: tuple[type[N], ...]
+    ) -> Iterator[tuple[Call[M], Call[N]]]:
+        """Yield every call of a ``last`` kind with the call of a ``first`` kind whose output it alone takes.
+
+        Modules that do nothing may stand between the two.
+        """
+        for node in self.graph.nodes:
+            after = self.call(node, *last)
+            before = None if after is None else self.call(self._source(node), *first)
+            if after is not None and before is not None:
+                yield before, after
+
+    def _source(self, node: fx.Node) -> fx.Node | None:
+        """Return the node whose output a node takes, past modules that do nothing; None if more nodes take it."""
+        before = node.args[0]
+        while isinstance(before, fx.Node) and len(before.users) == 1:
+            if not self._does_nothing(before):
+                return before
+            before = before.args[0]
+        return None
+
+    def _does_nothing(self, node: fx.Node) -> bool:
+        call = self.call(node, nn.Identity, nn.Dropout, nn.Dropout2d)
+        return call is not None and (type(call.module) is nn.Identity or not call.module.training)
+
+    def merge(self, first: fx.Node, last: fx.Node, module: nn.Module) -> None:
+        """Let ``module`` compute at ``last`` what the nodes from ``first`` to it computed one after the other."""
+        between, taken = last.args[0], first.args[0]
+        last.args = (taken,)
+        self.modules[str(last.target)] = module.eval()
+        while isinstance(between, fx.Node) and between is not taken:
+            before = between.args[0]
+            self.graph.erase_node(between)
+            between = before
+
+    def built(self) -> fx.GraphModule:
+        """Build the network, in eval mode, in float32; it shares nothing with the one that was traced."""
+        used = {str(node.target): node for node in self.graph.nodes if node.op == "call_module"}
+        modules = copy.deepcopy({path: self.modules[path] for path in used})
+        network = fx.GraphModule({path: module.float() for path, module in modules.items()}, self.graph)
+        network.training = False
+        return network.requires_grad_(False)
+
+
+def trace(network: nn.Module) -> Traced | None:
+    """Trace a network; None if that fails, it is not in eval mode, or it has weights that are not float32."""
+    if network.training or any(weight.dtype != torch.float32 for weight in network.parameters()):
+        return None
+    if network._forward_hooks or network._forward_pre_hooks:  # of which the graph would know nothing
+        return None
+    try:
+        graph = fx.Tracer().trace(network)
+    except Exception:  # noqa: BLE001 - a forward() may do anything with a value that stands for all values
+        return None
+    if any(node.op == "get_attr" for node in graph.nodes):
+        return None  # a tensor of the network's own, or one made while it was traced and so made only once
+    for node in graph.nodes:
+        node.type = None  # which TorchScript cannot read
+        node.meta.clear()  # torch.onnx would name the modules by what they were before
+    paths = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    return Traced(graph, {path: network.get_submodule(path) for path in sorted(paths)})
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, and without gradients."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.set_num_threads(threads)

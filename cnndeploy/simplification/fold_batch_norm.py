@@ -1,0 +1,67 @@
+"""Batch normalisation goes into the layer before it."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+
+from cnndeploy.simplification._layers import convolution, exact, linear
+from cnndeploy.simplification._trace import Call, Rewrite, Traced
+
+_KEEP_AXES = (nn.Linear, nn.Dropout, nn.Identity, nn.ReLU, nn.Sigmoid, nn.Tanh, nn.BatchNorm1d)
+
+
+def fold_batch_norm(traced: Traced) -> Rewrite | None:
+    """Fold batch normalisation into the convolution or linear layer before it.
+
+    Requires: normalisation by running statistics that alone takes the layer's output. Behind a linear layer, a value
+    known to be (batch, features): normalisation is by the second axis, which is the features' only then.
+    Ensures: the layer computes both, exact in real numbers.
+    Proof: g (W x + c - m) / s + b = (g / s) W x + (g / s) (c - m) + b with s = sqrt(variance + eps), all by output
+    channel.
+    """
+    for first, last in traced.pairs((nn.Conv2d, nn.Linear), (nn.BatchNorm2d, nn.BatchNorm1d)):
+        if (folded := _folded(traced, first, last.module)) is not None:
+            traced.merge(first.node, last.node, folded)
+            return Rewrite("fold_batch_norm", (first.path, last.path))
+    return None
+
+
+def _folded(traced: Traced, call: Call[nn.Module], norm: nn.Module) -> nn.Module | None:
+    assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d)  # noqa: S101 - as was searched for
+    if norm.training or norm.running_mean is None or norm.running_var is None:
+        return None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -scale * norm.running_mean.double()
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    layer = call.module
+    if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+        weight, bias = exact(layer)
+        return convolution(layer, weight * scale[:, None, None, None], bias * scale + shift)
+    if (
+        isinstance(layer, nn.Linear)
+        and isinstance(norm, nn.BatchNorm1d)
+        and _is_flat(traced, call.node.args[0])
+    ):
+        weight, bias = exact(layer)
+        return linear(weight * scale[:, None], bias * scale + shift)
+    return None
+
+
+def _is_flat(traced: Traced, value: object) -> bool:
+    """Return whether a value is known to be (batch, features)."""
+    while isinstance(value, fx.Node):
+        if value.op == "call_function" and value.target is torch.flatten:
+            return value.args[1:] == (1,) and not value.kwargs
+        if value.op != "call_module":
+            return False
+        module = traced.modules[str(value.target)]
+        if type(module) is nn.Flatten:
+            return (module.start_dim, module.end_dim) == (1, -1)
+        if type(module) not in _KEEP_AXES or not value.args:
+            return False
+        value = value.args[0]
+    return False

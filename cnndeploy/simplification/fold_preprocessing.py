@@ -1,0 +1,53 @@
+"""Scaling and normalisation go into a network's first convolution."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+from torch import nn
+
+from cnndeploy.preprocessing import Preprocessing
+from cnndeploy.simplification._layers import convolution, exact, pads
+from cnndeploy.simplification._trace import Call, Rewrite, Traced, one_thread, trace
+
+
+def fold_preprocessing(
+    network: nn.Module, preprocessing: Preprocessing
+) -> tuple[nn.Module, Preprocessing, tuple[Rewrite, ...]]:
+    """Let a network's first convolution do what preprocessing does beside resizing.
+
+    Requires: one input, which goes into one convolution and nowhere else; padding, if any, is with zeros.
+    Ensures: the network behind the remaining preprocessing computes the same, exact in real numbers.
+
+    Proof: with scale s, mean m and standard deviation d, and r the resized raw image, prepared is (s r - m) / d =
+    (s / d) (r - m / s), because resizing is linear and its weights sum to 1. A convolution with weights W s / d maps
+    r - m / s as W maps prepared, and its padding, zero, is zero in both. If it pads nothing, every weight meets a
+    pixel, and m / s goes into its bias too: W ((s / d) r - m / d) + b = (W s / d) r + b - (sum of W) m / d.
+
+    Returns:
+        A network that takes what the remaining preprocessing computes, that preprocessing, and the rewrite; network
+        and preprocessing as they came and no rewrite if it does not apply.
+    """
+    traced = trace(network)
+    call = None if traced is None or preprocessing.scale == 0 else _first_convolution(traced)
+    if call is None or call.module.padding_mode != "zeros":
+        return network, preprocessing, ()
+    scale, mean, std = preprocessing.scale, preprocessing.mean, preprocessing.std
+    shift = mean / scale
+    with one_thread():
+        weight, bias = exact(call.module)
+        if not pads(call.module):
+            bias, shift = bias - weight.sum((1, 2, 3)) * (mean / std), 0.0
+        folded = convolution(call.module, weight * (scale / std), bias).float()
+    network = copy.deepcopy(network)
+    network.set_submodule(call.path, folded)
+    remaining = replace(preprocessing, scale=1.0, mean=shift, std=1.0)
+    return network, remaining, (Rewrite("fold_preprocessing", (call.path,)),)
+
+
+def _first_convolution(traced: Traced) -> Call[nn.Conv2d] | None:
+    """Return the call of the convolution that alone takes a network's only input."""
+    inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
+    users = list(inputs[0].users)
+    return traced.call(users[0], nn.Conv2d) if len(inputs) == len(users) == 1 else None

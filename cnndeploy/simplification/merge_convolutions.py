@@ -1,0 +1,46 @@
+"""A convolution and one of 1 x 1 become one."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cnndeploy.simplification._layers import convolution, exact, is_pointwise, pads
+from cnndeploy.simplification._trace import Rewrite, Traced
+
+
+def merge_convolutions(traced: Traced) -> Rewrite | None:
+    """Make one convolution of two, one of which is 1 x 1, where that takes fewer multiplications.
+
+    Requires: two convolutions without groups, of which the second alone takes the output of the first. If the
+    1 x 1 is the first, and the second pads, that is with zeros and the first has no bias.
+    Ensures: they are one, exact in real numbers, with the other's kernel, stride and padding.
+
+    Proof, 1 x 1 last: it maps the channels of each position, y = B (A * x + a) + b = (B A) * x + (B a + b), whatever
+    stride and padding A has; positions are the same, so multiplications are counted per position.
+    Proof, 1 x 1 first: B * (A x + a) + b = (B A) * x + (sum of B) a + b, if every weight of B meets a value of
+    A x + a. Padding puts zeros there instead, which is the same only if a is zero. Fewer channels in than between take
+    fewer multiplications, whatever the positions.
+    """
+    for first, last in traced.pairs((nn.Conv2d,), (nn.Conv2d,)):
+        if (merged := _merged(first.module, last.module)) is not None:
+            traced.merge(first.node, last.node, merged)
+            return Rewrite("merge_convolutions", (first.path, last.path))
+    return None
+
+
+def _merged(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d | None:
+    if first.groups != 1 or second.groups != 1:
+        return None
+    channels, between, out = first.in_channels, first.out_channels, second.out_channels
+    (first_weight, first_bias), (weight, bias) = exact(first), exact(second)
+    taps = first.kernel_size[0] * first.kernel_size[1]
+    if is_pointwise(second) and out * channels * taps < between * channels * taps + out * between:
+        across = weight[:, :, 0, 0]  # (out, between)
+        product = torch.einsum("om,mikl->oikl", across, first_weight)
+        return convolution(first, product, bias + across @ first_bias)
+    keeps_borders = not pads(second) or (second.padding_mode == "zeros" and not first_bias.any())
+    if is_pointwise(first) and keeps_borders and channels <= between:
+        product = torch.einsum("omkl,mi->oikl", weight, first_weight[:, :, 0, 0])
+        return convolution(second, product, bias + weight.sum((2, 3)) @ first_bias)
+    return None

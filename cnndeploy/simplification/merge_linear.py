@@ -1,0 +1,63 @@
+"""Linear layers in a row become one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from torch import nn
+
+from cnndeploy.simplification._layers import exact, linear
+from cnndeploy.simplification._trace import Call, Rewrite, Traced
+
+
+def merge_linear(traced: Traced) -> Rewrite | None:
+    """Make one linear layer of several, where that takes fewer multiplications.
+
+    Requires: linear layers of which each alone takes the output of the one before.
+    Ensures: the run of them that saves most is one layer, exact in real numbers. Of a longer chain those runs are
+    merged that leave the fewest multiplications per image, the sum of inputs times outputs.
+    Proof: B (A x + a) + b = (B A) x + (B a + b).
+    """
+    pairs = list(traced.pairs((nn.Linear,), (nn.Linear,)))
+    before = {last.node: first for first, last in pairs}
+    followed = {first.node for first, _ in pairs}
+    for _, last in pairs:
+        if last.node in followed:
+            continue
+        chain: list[Call[nn.Linear]] = [last]
+        while (first := before.get(chain[0].node)) is not None:
+            chain.insert(0, first)
+        sizes = [chain[0].module.in_features, *(call.module.out_features for call in chain)]
+        for start, end in itertools.pairwise(fewest_multiplications(sizes)):
+            if end - start > 1:
+                merged = chain[start:end]
+                traced.merge(merged[0].node, merged[-1].node, _product([call.module for call in merged]))
+                return Rewrite("merge_linear", tuple(call.path for call in merged))
+    return None
+
+
+def fewest_multiplications(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return where to cut a chain of layers with these sizes so that one layer for each piece multiplies least.
+
+    >>> from cnndeploy.simplification.merge_linear import fewest_multiplications
+    >>> fewest_multiplications([25088, 4096, 4096, 10])
+    (0, 3)
+    """
+    best: list[tuple[int, tuple[int, ...]]] = [(0, (0,))]  # to each size: multiplications, cuts
+    for end in range(1, len(sizes)):
+        ways = [
+            (best[start][0] + sizes[start] * sizes[end], (*best[start][1], end))
+            for start in reversed(range(end))  # of equals the first is taken, which merges least
+        ]
+        best.append(min(ways, key=lambda way: way[0]))
+    return best[-1][1]
+
+
+def _product(layers: Sequence[nn.Linear]) -> nn.Linear:
+    """Multiply from the last layer to the first, because a network's output is small."""
+    weight, bias = exact(layers[-1])
+    for layer in reversed(layers[:-1]):
+        own_weight, own_bias = exact(layer)
+        weight, bias = weight @ own_weight, bias + weight @ own_bias
+    return linear(weight, bias)

@@ -1,0 +1,36 @@
+"""Preprocessing in torch, for training and inside of exported files."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cnndeploy.preprocessing import Preprocessing
+
+
+class TorchPreprocessing(nn.Module):
+    """:class:`~cnndeploy.specs.Preprocessing` in operators that TorchScript and ONNX have too.
+
+    Args:
+        preprocessing: What is computed.
+        source: Height and width of every image, if they are all alike; there is then no resizing if that is the size
+            already.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, source: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        self.size = list(preprocessing.size)
+        self.resizes = source != preprocessing.size
+        self.scale, self.mean, self.std = preprocessing.scale, preprocessing.mean, preprocessing.std
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map raw images, uint8 (batch, height, width), to float32 (batch, 1, *size)."""
+        prepared = image.unsqueeze(1).to(torch.float32)  # (batch, 1, height, width)
+        if self.scale != 1.0:
+            prepared = prepared * self.scale
+        if self.resizes:
+            # interpolate() itself would leave its checks of the arguments in a scripted graph
+            prepared = torch._C._nn.upsample_bilinear2d(prepared, self.size, False, None)
+        if self.mean != 0.0 or self.std != 1.0:
+            prepared = (prepared - self.mean) / self.std
+        return prepared

@@ -1,0 +1,149 @@
+"""Training, from a recipe to a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from cnndeploy import data
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import TrainingError
+from cnndeploy.files import check_writable
+from cnndeploy.machine import keep_freed_memory, usable_cpus
+from cnndeploy.torch_device import last_line, open_device
+from cnndeploy.training.distributed import Processes, from_environment, joined
+from cnndeploy.training.loop import Loop
+from cnndeploy.training.plan import Precision
+from cnndeploy.training.records import Callbacks, Epoch, Step
+from cnndeploy.training.resolve import bind, resolve
+from cnndeploy.training.state import State, log_path, state_path
+
+
+def train(
+    architecture: str,
+    output: str | os.PathLike[str],
+    *,
+    recipe: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    precision: Precision | None = None,
+    compiled: bool | None = None,
+    images: int | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    recipe_of: str | os.PathLike[str] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[Step], None] | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Artifact:
+    """Train a network on Fashion-MNIST and write its checkpoint to ``output`` after every epoch.
+
+    Beside it lie ``<output>.jsonl``, a line for each epoch, and until the last epoch is done ``<output>.resume``.
+    In processes that torchrun started, each computes its share of every batch, and rank 0 writes, into a folder
+    that all share. On a CPU the same arguments, threads and versions make bitwise the same weights.
+
+    Args:
+        architecture: A name in ``cnndeploy list``.
+        output: The checkpoint file.
+        recipe: ``tuned``, the default, or ``original``.
+        epochs: Passes over the training images; 0 writes untrained weights. The recipe's by default, as
+            ``batch_size``, over all processes, and ``learning_rate`` are.
+        seed: Of the initial weights, the order of the images, their variation and dropout; 0 by default.
+        device: ``cpu``, the default, ``cuda`` or ``cuda:N``; if something is gone on with or repeated, its own.
+        threads: CPU threads, all that the process may use by default.
+        precision: ``float32``, the default, or ``bfloat16``, by autocast if the hardware has it.
+        compiled: Run the network through torch.compile.
+        images: Train on the first ``images`` only, and test on at most as many.
+        data_dir: Folder of the data set, see :func:`cnndeploy.data.data_folder`.
+        resume: Go on from where the training that wrote to ``output`` stopped, by its own recipe, device and threads
+            unless others are given; the weights at the end are those of an unbroken one. Begins anew if nothing is
+            there.
+        recipe_of: A checkpoint whose recipe, seed, images, precision, device and threads are taken unless others are
+            given.
+        should_stop: Asked after every step; if it returns true, training saves its state and raises Stopped.
+        on_step: Called after every step.
+        on_epoch: Called after every epoch, when its checkpoint is on disk.
+
+    Raises:
+        UnknownNameError, DeviceUnavailableError, DataError: As they say.
+        TrainingError: The loss became infinite or NaN, memory ran out, ``output`` cannot be resumed so, or an
+            unfinished training lies there and ``resume`` is false.
+        ArtifactError: ``output`` cannot be written; found out before training, if it can be.
+        Stopped: ``should_stop`` returned true.
+
+    >>> checkpoint = cnndeploy.train("lenet", "small.pt", epochs=1, images=512, threads=1)
+    >>> checkpoint.require_manifest().architecture
+    'lenet'
+    """
+    path = Path(output)
+    changes = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "precision": precision,
+        "compiled": compiled,
+        "images": images,
+    }
+    state = resolve(path, architecture, recipe, changes, resume=resume, recipe_of=recipe_of)
+    training_set, test_set = _splits(state.plan.images, data_dir)
+    bind(state, {**training_set.sha256, **test_set.sha256}, path)
+    if state.is_complete:
+        return Artifact.open(path)
+    processes = from_environment()
+    torch_device = _open_device(state, processes, device, threads)
+    for target in (path, state_path(path), log_path(path)):
+        check_writable(target)
+    keep_freed_memory()
+    with _enough_memory(state.plan.recipe.batch_size), joined(processes, torch_device):
+        loop = Loop(path, state, training_set, test_set, torch_device, processes)
+        return loop.run(Callbacks(should_stop, on_step, on_epoch))
+
+
+def _splits(count: int | None, folder: str | os.PathLike[str] | None) -> tuple[data.Images, data.Images]:
+    """Return the first ``count`` training images, and at most as many test images."""
+    training_set, test_set = data.load("train", folder), data.load("test", folder)
+    return training_set.first(count), test_set.first(min(count or len(test_set), len(test_set)))
+
+
+def _open_device(state: State, processes: Processes, device: str | None, threads: int | None) -> torch.device:
+    """Open the device given, else the state's, and note in the state what is trained on."""
+    own = "cpu" if processes.count > 1 else state.device
+    torch_device = open_device(
+        processes.device(device or own),
+        "training",
+        threads or state.threads or max(1, usable_cpus() // processes.local_count),
+    )
+    if state.plan.precision == "bfloat16" and not _has_bfloat16(torch_device):
+        raise TrainingError(
+            f"{torch_device} does not compute in bfloat16; train with precision='float32', the default"
+        )
+    state.device, state.threads = str(torch_device), torch.get_num_threads()
+    return torch_device
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextmanager
+def _enough_memory(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise TrainingError(
+            f"Memory ran out: {last_line(error)} Begin anew with a smaller batch, as "
+            f"batch_size={max(1, batch_size // 2)}."
+        ) from error

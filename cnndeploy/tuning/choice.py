@@ -1,0 +1,180 @@
+"""The choice: race all contenders, and verify the fastest until one may be deployed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cnndeploy.benchmark.timer import BatchOf, Timer
+from cnndeploy.errors import ArtifactError, BenchmarkError, CnndeployError
+from cnndeploy.tuning.contenders import Contender
+from cnndeploy.tuning.files import Files
+from cnndeploy.tuning.job import Job
+from cnndeploy.tuning.race import Race
+from cnndeploy.verification.budget import verify_budget
+from cnndeploy.verification.budget_report import BudgetReport
+from cnndeploy.verification.report import EquivalenceReport
+from cnndeploy.verification.verdict import Verdict
+from cnndeploy.verification.verify import verify
+
+# A contender that computes for so long at its first run, as torch.compile may, is left out.
+_ANSWER_S = 120.0
+# A lossless contender is preferred to a lossy one that is no faster than this.
+_AS_FAST = 0.98
+# Lossy contenders that test images measure, beside what quantization measured; each is one chance to err.
+_MOST_LOSSY = 2
+_MEASURED_ENOUGH = f"test images measured {_MOST_LOSSY} lossy contenders already"
+# What is taken if nothing could be timed.
+_UNTIMED = "onnxruntime"
+# If the time does not suffice for all test images, a lossless file is verified on no fewer than these.
+_FEWEST_IMAGES = 256
+# Verification runs the checkpoint in float64 on some images too, and starts two processes.
+_ALLOWANCE = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The race that was run, and the contender that is deployed, whose verdict is a pass."""
+
+    race: Race[Contender]
+    chosen: Contender
+    verdict: Verdict
+
+
+def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
+    """Time all contenders, of which the first is eager PyTorch, and verify the fastest until one passes.
+
+    Raises:
+        BenchmarkError: None can be deployed.
+        Stopped: The caller asked for the end.
+    """
+    eager = contenders[0]
+    with _opened(job, contenders) as (blocks, failures):
+        if eager in failures:
+            raise BenchmarkError(
+                f"eager PyTorch, which all are timed against, does not run: {failures[eager]}"
+            )
+        race = Race(
+            blocks,
+            reference=eager,
+            should_stop=job.deadline.is_over,
+            on_round=lambda rounds, running: job.progress(
+                0, 0, f"Timing {running} candidates, round {rounds}"
+            ),
+        )
+        race.failures |= failures
+        looks = 0
+        while pool := [contender for contender in contenders if not contender.rejected]:
+            job.check_stop()
+            best = _best(pool, race)
+            if best is None:
+                break
+            looks += best.lossy
+            if looks > _MOST_LOSSY:
+                for contender in pool:
+                    if contender.lossy:
+                        contender.verdict = _undecided(job, contender, _MEASURED_ENOUGH)
+                continue
+            eager_s = 0.0 if files.labelled else race.median_s(eager) or 0.0
+            image_s = (race.median_s(best) or 0.0) / job.batch_size
+            verdict = best.verdict or _verify(job, best, image_s, eager_s / job.batch_size)
+            for contender in contenders:
+                if contender.numbers == best.numbers:
+                    contender.verdict = verdict
+            if verdict.passed:
+                return Choice(race, best, verdict)
+        job.check_stop()
+    verdicts = (contender.verdict.summary for contender in contenders if contender.verdict is not None)
+    reasons = "; ".join(dict.fromkeys([*race.failures.values(), *verdicts]))
+    raise BenchmarkError(
+        f"nothing can be deployed: {reasons or 'no round was over in time; allow more minutes'}"
+    )
+
+
+@contextlib.contextmanager
+def _opened(
+    job: Job, contenders: Sequence[Contender]
+) -> Iterator[tuple[dict[Contender, BatchOf], dict[Contender, str]]]:
+    """Open every contender in a process of its own; yield what to time, and why some could not be opened."""
+    with contextlib.ExitStack() as stack:
+        timers = [
+            stack.enter_context(
+                Timer(contender.candidate, timeout_s=_ANSWER_S, should_stop=job.deadline.should_stop)
+            )
+            for contender in contenders
+        ]
+        failures = {}
+        for number, (contender, timer) in enumerate(zip(contenders, timers, strict=True)):
+            job.progress(number, len(timers), "Opening")
+            job.check_stop()
+            try:
+                timer.wait_until_open()
+            except CnndeployError as error:
+                failures[contender] = str(error)
+        blocks = {
+            contender: BatchOf(timer, job.batch_size)
+            for contender, timer in zip(contenders, timers, strict=True)
+            if contender not in failures
+        }
+        yield blocks, failures
+
+
+def _best(pool: Sequence[Contender], race: Race[Contender]) -> Contender | None:
+    """Return the fastest that the race leaves, or a lossless one that is as fast.
+
+    If the time was over before anything was timed, a lossless one that runs everywhere; None if there is none.
+    """
+    standing = race.run(pool)
+    if not standing:
+        plain = [contender for contender in pool if not contender.lossy and contender not in race.failures]
+        return next((each for each in plain if each.candidate.run.runtime == _UNTIMED), None)
+    enough = _AS_FAST * race.ratio(standing[0])
+    lossless = (contender for contender in standing if not contender.lossy)
+    return next((contender for contender in lossless if race.ratio(contender) >= enough), standing[0])
+
+
+def _verify(job: Job, contender: Contender, image_s: float, eager_image_s: float) -> Verdict:
+    """Verify a contender, on fewer images if the time demands it.
+
+    Args:
+        job: What was asked for.
+        contender: What is to be deployed.
+        image_s: Seconds that it takes for an image.
+        eager_image_s: And that eager PyTorch does; 0 if its logits are known.
+    """
+    candidate, tests = contender.candidate, len(job.reference.test)
+    try:
+        if not contender.lossy:
+            # 0 if the time was over before anything was timed
+            seconds = max(1e-6, _ALLOWANCE * (image_s + eager_image_s))
+            affordable = int(max(0.0, job.deadline.left_s) / seconds)
+            images = None if affordable >= tests else min(tests, max(_FEWEST_IMAGES, affordable))
+            return verify(
+                candidate.artifact,
+                job.reference,
+                run=candidate.run,
+                images=images,
+                deadline=job.stopped,
+                progress=job.progress,
+            )
+        if image_s * tests > job.deadline.left_s:
+            minutes = math.ceil(job.max_minutes + image_s * tests / 60)
+            reason = f"no time is left to see what it loses on the test images; {minutes} minutes would do"
+            return _undecided(job, contender, reason)
+        return verify_budget(
+            candidate.artifact,
+            job.reference,
+            budget=job.budget,
+            run=candidate.run,
+            deadline=job.stopped,
+            progress=job.progress,
+        )
+    except ArtifactError as error:  # its process died, say; another contender may do
+        return _undecided(job, contender, f"it could not be verified: {error}")
+
+
+def _undecided(job: Job, contender: Contender, reason: str) -> Verdict:
+    kind: type[Verdict] = BudgetReport if contender.lossy else EquivalenceReport
+    return kind.undecided(contender.candidate.artifact.path, job.reference.artifact.path, reason)
