@@ -13,19 +13,14 @@ if TYPE_CHECKING:
     from cnndeploy.artifact import Artifact as Artifact
     from cnndeploy.benchmark.bench import bench as bench
     from cnndeploy.benchmark.report import BenchmarkReport as BenchmarkReport
-    from cnndeploy.classifier import Classifier as Classifier
-    from cnndeploy.classifier import Prediction as Prediction
-    from cnndeploy.classifier import load as load
+    from cnndeploy.classifier import Classifier as Classifier, Prediction as Prediction, load as load
     from cnndeploy.errors import CnndeployError as CnndeployError
-    from cnndeploy.evaluation import Evaluation as Evaluation
-    from cnndeploy.evaluation import evaluate as evaluate
+    from cnndeploy.evaluation import Evaluation as Evaluation, evaluate as evaluate
     from cnndeploy.exporters import export as export
     from cnndeploy.images import read_image as read_image
     from cnndeploy.preprocessing import Preprocessing as Preprocessing
-    from cnndeploy.quantization.quantize import Quantized as Quantized
-    from cnndeploy.quantization.quantize import quantize as quantize
-    from cnndeploy.run import Run as Run
-    from cnndeploy.run import RuntimeOptions as RuntimeOptions
+    from cnndeploy.quantization.quantize import Quantized as Quantized, quantize as quantize
+    from cnndeploy.run import Run as Run, RuntimeOptions as RuntimeOptions
     from cnndeploy.training.train import train as train
     from cnndeploy.tuning.report import TuneReport as TuneReport
     from cnndeploy.tuning.tune import tune as tune

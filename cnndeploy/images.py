@@ -156,8 +156,7 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes) -> NDArray[np.
 
 def _grey(image: Image) -> NDArray[np.uint8]:
     """Return a PIL image as uint8 (height, width); what is transparent is background, which is black here."""
-    from PIL import Image as Pillow
-    from PIL import ImageOps
+    from PIL import Image as Pillow, ImageOps
 
     _check_size(image.height, image.width)  # before its pixels are read
     if image.mode.startswith(("I", "F")):

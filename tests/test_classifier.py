@@ -23,12 +23,7 @@ import cnndeploy
 from cnndeploy import classifier, data
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import certificate_path, certify
-from cnndeploy.errors import (
-    ArtifactError,
-    DataError,
-    DeviceUnavailableError,
-    InputMismatchError,
-)
+from cnndeploy.errors import ArtifactError, DataError, DeviceUnavailableError, InputMismatchError
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.images import read_image
 from cnndeploy.run import Run

@@ -10,8 +10,7 @@ import pytest
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, ExportError
-from cnndeploy.exporters import export
-from cnndeploy.exporters import onnx as exporter
+from cnndeploy.exporters import export, onnx as exporter
 from helpers import Trained
 
 

@@ -12,8 +12,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError
 from cnndeploy.machine import CudaDriver
 from cnndeploy.run import Precision, Run, RuntimeOptions
-from cnndeploy.runtimes import onnxruntime as runtime
-from cnndeploy.runtimes import open_session
+from cnndeploy.runtimes import onnxruntime as runtime, open_session
 from cnndeploy.runtimes.eager import EagerSession
 from helpers import Trained
 

@@ -14,12 +14,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from torch.nn.functional import avg_pool2d, max_pool2d
-from torch.nn.functional import conv2d as torch_conv2d
+from torch.nn.functional import avg_pool2d, conv2d as torch_conv2d, max_pool2d
 
 from cnndeploy.errors import InputMismatchError
 from cnndeploy.reference import Pair, conv1x1, conv2d, corr2d, output_size, padding_for, pool2d

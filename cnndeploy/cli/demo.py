@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cnndeploy import registry
-from cnndeploy.cli._common import (
-    PATH,
-    POSITIVE,
-    RegisteredName,
-    console_for,
-    data_dir_option,
-    progress_bar,
-)
+from cnndeploy.cli._common import PATH, POSITIVE, RegisteredName, console_for, data_dir_option, progress_bar
 from cnndeploy.cli.train import describe_epoch, run_training
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.files import make_folder, write_file

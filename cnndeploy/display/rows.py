@@ -132,7 +132,7 @@ def as_markdown(columns: Sequence[Column], rows: Sequence[Result]) -> str:
 
 
 def as_csv(report: BenchmarkReport) -> str:
-    """Return every figure of every row; an interval's two ends and the parts of a cold start in columns of their own."""
+    """Return every figure of every row; an interval's ends and the parts of a cold start have columns of their own."""
     rows = []
     for values in report.to_dict()["results"]:
         for name in ("quantiles_s", "round_p50_s", "settings", "more_calls_needed"):

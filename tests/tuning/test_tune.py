@@ -24,8 +24,7 @@ from cnndeploy.quantization import quantize
 from cnndeploy.run import RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import dumps, structure
-from cnndeploy.tuning import choice, files
-from cnndeploy.tuning import race as race_module
+from cnndeploy.tuning import choice, files, race as race_module
 from cnndeploy.tuning.contenders import contenders
 from cnndeploy.tuning.report import Row, TuneReport
 from cnndeploy.verification.report import EquivalenceReport
