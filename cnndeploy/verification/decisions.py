@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 1024  # images at a time, so that float64 copies of many classes stay small
+CHUNK = 256  # images at a time, so that float64 copies of many classes stay small
 
 
 @dataclass(frozen=True, slots=True)
