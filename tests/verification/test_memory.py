@@ -56,7 +56,12 @@ def test_ten_thousand_images_of_a_thousand_classes_take_less_than_200_mb(tmp_pat
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     for script in (_MAKE, _VERIFY):
         done = subprocess.run(
-            [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+            [sys.executable, "-c", script],
+            check=False,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == 0, done.stderr
     logits = 10_000 * 1_000 * 4  # bytes of one side
