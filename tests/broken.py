@@ -25,14 +25,13 @@ from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import CnndeployError
 from cnndeploy.exporters import export
 from cnndeploy.exporters.torchscript import quiet
-from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.progress import Progress, silent
 from cnndeploy.run import Run
 from cnndeploy.simplification import simplify
-from cnndeploy.specs import Manifest
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.verify import verify
+from edits import edit_manifest, manifest_of
 from helpers import Trained, train_for_a_moment
 
 Weights = dict[str, np.ndarray]
@@ -270,15 +269,6 @@ def _node(model: onnx.ModelProto, *kinds: str) -> onnx.NodeProto:
     return found
 
 
-def _edit_manifest(model: onnx.ModelProto, **changes: Any) -> None:
-    entry = next(entry for entry in model.metadata_props if entry.key == MANIFEST_KEY)
-    entry.value = replace(Manifest.from_json(entry.value), **changes).to_json()
-
-
-def _manifest(model: onnx.ModelProto) -> Manifest:
-    return Manifest.from_json(next(each.value for each in model.metadata_props if each.key == MANIFEST_KEY))
-
-
 def _insert_before(model: onnx.ModelProto, place: int, node: onnx.NodeProto) -> None:
     """Put a node of one input into the edge that enters the node at ``place``."""
     follower = model.graph.node[place]
@@ -321,24 +311,23 @@ def scale_left_to_the_graph_too(model: onnx.ModelProto) -> None:
 
 @onnx_defect("scale of 255 forgotten", r"preprocessing\.scale is 1\.0, the checkpoint's 0\.0039")
 def scale_of_255_forgotten(model: onnx.ModelProto) -> None:
-    _edit_manifest(model, preprocessing=replace(_manifest(model).preprocessing, scale=1.0))
+    edit_manifest(model, preprocessing=replace(manifest_of(model).preprocessing, scale=1.0))
 
 
 @onnx_defect("labels permuted", r"labels\[0\] is 'Trouser', the checkpoint's 'T-shirt/top'")
 def labels_permuted(model: onnx.ModelProto) -> None:
-    first, second, *rest = _manifest(model).labels
-    _edit_manifest(model, labels=(second, first, *rest))
+    first, second, *rest = manifest_of(model).labels
+    edit_manifest(model, labels=(second, first, *rest))
 
 
 @onnx_defect("made from another checkpoint", "exported from another checkpoint")
 def made_from_another_checkpoint(model: onnx.ModelProto) -> None:
-    _edit_manifest(model, checkpoint_sha256="0" * 64)
+    edit_manifest(model, checkpoint_sha256="0" * 64)
 
 
 @onnx_defect("batch axis fixed", "the batch axis is fixed")
 def batch_axis_fixed(model: onnx.ModelProto) -> None:
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 1
+    fix_batch(model, 1)
 
 
 @onnx_defect("batch axis secretly fixed", r"batch of 2|output is logits float32 \(1, 10\)")

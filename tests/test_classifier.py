@@ -9,7 +9,6 @@ import warnings
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,9 @@ from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.images import read_image
 from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES, Session, open_session
-from cnndeploy.specs import Manifest, TensorSpec
+from cnndeploy.specs import TensorSpec
 from cnndeploy.verification.verify import verify
+from edits import edit_manifest, fix_batch
 from helpers import Trained
 
 Edited = Callable[[Callable[[onnx.ModelProto], None]], Path]
@@ -225,8 +225,7 @@ def test_a_file_of_others_works_with_labels_and_preprocessing(trained: Trained, 
 
     def one_image_at_a_time(model: onnx.ModelProto) -> None:
         _without_manifest(model)
-        for value in (*model.graph.input, *model.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_value = 1
+        fix_batch(model, 1)
 
     told: dict[str, Any] = {
         "labels": data.LABELS,
@@ -253,8 +252,7 @@ def test_a_file_of_others_works_with_labels_and_preprocessing(trained: Trained, 
 
     def four_at_a_time(model: onnx.ModelProto) -> None:
         _without_manifest(model)
-        for value in (*model.graph.input, *model.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_value = 4
+        fix_batch(model, 4)
 
     def scalar(model: onnx.ModelProto) -> None:
         _without_manifest(model)
@@ -269,11 +267,7 @@ def test_a_file_of_others_works_with_labels_and_preprocessing(trained: Trained, 
 
 def test_a_file_that_is_not_what_its_manifest_says_is_refused(edited: Edited) -> None:
     def lie(**changes: Any) -> Callable[[onnx.ModelProto], None]:
-        def edit(model: onnx.ModelProto) -> None:
-            entry = next(entry for entry in model.metadata_props if entry.key == MANIFEST_KEY)
-            entry.value = replace(Manifest.from_json(entry.value), **changes).to_json()
-
-        return edit
+        return lambda model: edit_manifest(model, **changes)
 
     five = {"output": TensorSpec("logits", "float32", ("batch", 5)), "labels": tuple("abcde")}
     renamed = {"output": TensorSpec("scores", "float32", ("batch", 10))}

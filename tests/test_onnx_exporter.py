@@ -11,12 +11,12 @@ import pytest
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, ExportError
 from cnndeploy.exporters import export, onnx as exporter
+from edits import fix_batch
 from helpers import Trained
 
 
 def _fixed_batch(model: onnx.ModelProto) -> None:
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_value = 2
+    fix_batch(model, 2)
 
 
 def _dropout(model: onnx.ModelProto) -> None:

@@ -32,6 +32,7 @@ from cnndeploy.machine import busy_cpus, environment, usable_cpus
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes import open_session
 from cnndeploy.serial import dumps
+from edits import fix_batch
 from helpers import Trained
 
 ROW = Result(artifact="a", runtime="eager", device="cpu", threads=1, batch_size=3)
@@ -202,11 +203,7 @@ def test_one_that_hangs_is_ended_and_the_others_go_on(
 def test_one_that_fails_at_one_batch_size_runs_at_the_next(
     trained: Trained, edited: Callable[[Callable[[onnx.ModelProto], None]], Path]
 ) -> None:
-    def fix_batch(model: onnx.ModelProto) -> None:
-        for value in (*model.graph.input, *model.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_value = 4
-
-    fixed = edited(fix_batch)
+    fixed = edited(lambda model: fix_batch(model, 4))
     at_1, _, at_4, sound = _quick([fixed, trained.onnx], batch_sizes=[4, 1], cold_starts=1).results
     assert "cannot be fed a batch of 1" in at_1.failure
     assert (at_4.failure, at_4.verdict, sound.failure) == ("", "REFERENCE", "")
@@ -216,11 +213,9 @@ def test_one_that_fails_at_one_batch_size_runs_at_the_next(
 def test_what_keeps_a_candidate_from_starting_afresh_is_said(
     trained: Trained, edited: Callable[[Callable[[onnx.ModelProto], None]], Path]
 ) -> None:
-    def fix_batch(model: onnx.ModelProto) -> None:
-        for value in (*model.graph.input, *model.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_value = 4
-
-    report = _quick([edited(fix_batch), trained.onnx], batch_sizes=[1, 4], cold_starts=1)
+    report = _quick(
+        [edited(lambda model: fix_batch(model, 4)), trained.onnx], batch_sizes=[1, 4], cold_starts=1
+    )
     assert any("did not start afresh" in warning for warning in report.warnings)
 
 

@@ -19,14 +19,13 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, DataError, DeviceUnavailableError, NotEquivalentError, Stopped
 from cnndeploy.exporters import export
-from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.progress import Deadline
 from cnndeploy.run import Run
 from cnndeploy.serial import dumps, structure
-from cnndeploy.specs import Manifest
 from cnndeploy.verification.report import EquivalenceReport
 from cnndeploy.verification.runner import AS_IT_IS, Computation, Runner
 from cnndeploy.verification.verify import BATCH_SIZES, _batches, verify
+from edits import edit_manifest
 from helpers import Trained
 
 POPEN = subprocess.Popen
@@ -71,11 +70,6 @@ def channels_swapped(model: onnx.ModelProto) -> None:
     tensor, values = _weights(model, "classifier.5.weight")
     values[[1, 7]] = values[[7, 1]]
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-
-def _edit_manifest(model: onnx.ModelProto, **changes: Any) -> None:
-    entry = next(entry for entry in model.metadata_props if entry.key == MANIFEST_KEY)
-    entry.value = replace(Manifest.from_json(entry.value), **changes).to_json()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +159,7 @@ def test_an_artifact_opened_earlier_and_replaced_since_is_rejected(
 
 
 def test_a_false_claim_about_training_is_rejected(trained: Trained, edited: Edited) -> None:
-    path = edited(lambda model: _edit_manifest(model, training={"test_accuracy": 0.999}))
+    path = edited(lambda model: edit_manifest(model, training={"test_accuracy": 0.999}))
     (reason,) = verify(path, trained.checkpoint, images=13).reasons
     assert "the manifests differ: training." in reason
 
