@@ -31,7 +31,7 @@ from cnndeploy.run import Run
 from cnndeploy.simplification import simplify
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.verify import verify
-from edits import edit_manifest, manifest_of
+from edits import edit_manifest, fix_batch, manifest_of
 from helpers import Trained, train_for_a_moment
 
 Weights = dict[str, np.ndarray]

@@ -13,8 +13,9 @@ from cnndeploy.specs import Manifest
 
 def manifest_entry(model: onnx.ModelProto) -> onnx.StringStringEntryProto:
     """Return the entry that holds the manifest."""
-    (entry,) = (entry for entry in model.metadata_props if entry.key == MANIFEST_KEY)
-    return entry
+    found: onnx.StringStringEntryProto
+    (found,) = (entry for entry in model.metadata_props if entry.key == MANIFEST_KEY)
+    return found
 
 
 def manifest_of(model: onnx.ModelProto) -> Manifest:
