@@ -47,6 +47,7 @@ def test_an_example(
 ) -> None:
     shutil.copy(trained.checkpoint, tmp_path / "lenet.pt")
     shutil.copy(trained.onnx, tmp_path / "lenet.onnx")
+    shutil.copy(trained.torchscript, tmp_path / "lenet.torchscript")
     shutil.copy(int8.artifact.path, tmp_path / "lenet.int8.onnx")
     Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
     monkeypatch.chdir(tmp_path)

@@ -382,7 +382,7 @@ def test_a_deadline_ends_the_search_and_nothing_is_written(
         quantize(
             trained.checkpoint,
             tmp_path / "q.onnx",
-            budget=1e-6 if text == "Verifying" else 20,
+            budget=20,
             deadline=Deadline(should_stop=lambda: reached),
             progress=watch,
             **FEW,
