@@ -8,16 +8,20 @@ from typing import Literal
 import click
 
 from cnndeploy import registry
-from cnndeploy.cli._common import PATH, RegisteredName, model_input_option
+from cnndeploy.cli import _common as common
 
 
 @click.command()
-@click.argument("checkpoint", type=PATH)
+@click.argument("checkpoint", type=common.PATH)
 @click.option(
-    "--format", "formats", type=RegisteredName("exporters"), multiple=True, help="Repeatable.  [default: all]"
+    "--format",
+    "formats",
+    type=common.RegisteredName("exporters"),
+    multiple=True,
+    help="Repeatable.  [default: all]",
 )
-@click.option("--output-dir", type=PATH, help="[default: beside the checkpoint]")
-@model_input_option
+@click.option("--output-dir", type=common.PATH, help="[default: beside the checkpoint]")
+@common.model_input_option
 @click.option("--opset", type=int, help="ONNX opset, 18 to 23.  [default: 20]")
 @click.option(
     "--no-simplify",

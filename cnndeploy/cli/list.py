@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from cnndeploy import registry
-from cnndeploy.cli._common import json_flag, print_json
+from cnndeploy.cli import _common as common
 from cnndeploy.devices import DeviceStatus
 from cnndeploy.errors import MissingDependencyError
 from cnndeploy.serial import jsonable
 
 
 @click.command()
-@json_flag
+@common.json_flag
 def command(as_json: bool) -> None:
     """List architectures, exporters and runtimes, and which devices work here.
 
@@ -29,7 +29,7 @@ def command(as_json: bool) -> None:
         "runtimes": {name: {"devices": jsonable(devices)} for name, devices in runtimes.items()},
     }
     if as_json:
-        print_json(facts)
+        common.print_json(facts)
         return
     click.echo(f"Architectures: {', '.join(facts['architectures'])}")
     click.echo(f"Exporters: {', '.join(facts['exporters'])}")
