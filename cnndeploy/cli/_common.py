@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 
 PATH = click.Path(path_type=Path)
-POSITIVE = click.IntRange(min=1, max=2**31 - 1)
+COUNT = click.IntRange(1, 2**31 - 1)
 
 
-class _PositiveNumber(click.FloatRange):
+class _Positive(click.FloatRange):
     """A number above zero; click's own range lets NaN through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
@@ -39,7 +39,7 @@ class _PositiveNumber(click.FloatRange):
         return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
-POSITIVE_NUMBER = _PositiveNumber(min=0, min_open=True, max=1e6)
+POSITIVE = _Positive(min=0, min_open=True, max=1e6)
 
 
 class CommaList(click.ParamType[tuple[Any, ...]]):
@@ -54,8 +54,6 @@ class CommaList(click.ParamType[tuple[Any, ...]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, ...]:
         """Convert each value by itself."""
-        if isinstance(value, tuple):
-            return value
         return tuple(self._element.convert(part.strip(), param, ctx) for part in str(value).split(","))
 
 
@@ -90,9 +88,7 @@ device_option = click.option(
     help="Fails if unavailable; never falls back.  [default: as planned, else cpu]",
 )
 threads_option = click.option(
-    "--threads",
-    type=click.IntRange(min=1, max=256),
-    help="CPU threads.  [default: as planned, else all usable CPUs]",
+    "--threads", type=click.IntRange(1, 256), help="CPU threads.  [default: as planned, else all usable CPUs]"
 )
 model_input_option = click.option(
     "--input",
@@ -122,7 +118,7 @@ def run_options(command: Command) -> Command:
 
 def measured_on(command: Command) -> Command:
     """Add ``--images`` and ``--data-dir``: what a file is run on."""
-    images = click.option("--images", type=POSITIVE, help="Use the first N test images.  [default: all]")
+    images = click.option("--images", type=COUNT, help="Use the first N test images.  [default: all]")
     return images(data_dir_option(command))
 
 
@@ -169,9 +165,9 @@ class PoliteStop:
         self.__exit__()
 
 
-def command_line() -> str:
-    """Return the command that the user gave, as a shell takes it."""
-    return shlex.join(["cnndeploy", *sys.argv[1:]])
+def command_line(*arguments: object) -> str:
+    """Return a command as a shell takes it; without ``arguments`` the one that the user gave."""
+    return shlex.join(["cnndeploy", *map(str, arguments or sys.argv[1:])])
 
 
 def print_json(values: Any) -> None:
@@ -187,13 +183,8 @@ def write_json(target: str | Path | None, values: Any) -> None:
         write_file(target, dumps(values).encode())
 
 
-class _Report(Protocol):
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-
-
-def show(report: _Report, table: Callable[[Any], RenderableType], json_file: str | None) -> None:
-    """Write a report as JSON, if that is wanted, and print its table."""
+def show(report: Any, table: Callable[[Any], RenderableType], json_file: str | None) -> None:
+    """Write a report, which has ``to_dict()``, as JSON, if that is wanted, and print its table."""
     write_json(json_file, report.to_dict())
     console_for(json_file).print(table(report))
 

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from cnndeploy.benchmark.report import BenchmarkReport
 
 _REGRESSED = 4
+_OUTPUTS = ("csv", "markdown", "html", "plots")  # options beside --json
 
 
 class _Threads(click.ParamType[int | str]):
     name = "threads"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        return "auto" if value == "auto" else click.IntRange(min=1, max=256).convert(value, param, ctx)
+        return "auto" if value == "auto" else click.IntRange(1, 256).convert(value, param, ctx)
 
 
 @click.command()
@@ -43,7 +44,7 @@ class _Threads(click.ParamType[int | str]):
 @click.option(
     "--batch-size",
     "batch_sizes",
-    type=common.CommaList(common.POSITIVE),
+    type=common.CommaList(common.COUNT),
     multiple=True,
     metavar="N,N,...",
     help="Images in one call.  [default: 1]",
@@ -58,25 +59,25 @@ class _Threads(click.ParamType[int | str]):
 @common.device_option
 @click.option("--end-to-end", is_flag=True, help="From raw uint8 images to labels, not the model alone.")
 @click.option(
-    "--until", type=common.POSITIVE_NUMBER, default=0.02, help="Stop when every ratio is known to this share."
+    "--until", type=common.POSITIVE, default=0.02, help="Stop when every ratio is known to this share."
 )
 @click.option(
     "--seconds",
-    type=common.POSITIVE_NUMBER,
+    type=common.POSITIVE,
     default=20.0,
     help="Or after so many seconds for each candidate and batch size.",
 )
 @click.option(
     "--cold-start",
     "cold_starts",
-    type=click.IntRange(min=0, max=100),
+    type=click.IntRange(0, 100),
     default=3,
     help="Fresh processes to start for each candidate.",
 )
 @click.option(
     "--timeout",
     "timeout_s",
-    type=common.POSITIVE_NUMBER,
+    type=common.POSITIVE,
     default=600.0,
     help="Seconds after which a candidate that does not answer is ended.",
 )
@@ -122,7 +123,7 @@ def command(
     counts = list(chain(*threads))
     if self_test and (len(sources) != 1 or len(settings["runtimes"]) > 1 or len(counts) > 1):
         raise click.UsageError("--self-test takes one file, one --runtime and one number of --threads")
-    outputs = {name: path for name in _WRITERS if (path := settings.pop(name)) is not None}
+    outputs = {name: path for name in _OUTPUTS if (path := settings.pop(name)) is not None}
     _check(outputs, json_file, sources if baseline is None else (*sources, baseline))
     before = None if baseline is None else _read_baseline(baseline, any_machine)
     with common.progress_bar("Starting", refreshes_a_second=1) as update, common.PoliteStop() as stop:
@@ -135,7 +136,7 @@ def command(
             progress=update,
             **settings,
         )
-    judged = _write(report, before, any_machine, json_file, outputs)
+    judged = _write(report, before, json_file, outputs)
     raise SystemExit(stop.exit_code if report.interrupted else _outcome(report, judged, self_test))
 
 
@@ -154,11 +155,7 @@ def _check(outputs: dict[str, Path], json_file: str | None, inputs: tuple[Path, 
 
 
 def _write(
-    report: BenchmarkReport,
-    before: BenchmarkReport | None,
-    any_machine: bool,
-    json_file: str | None,
-    outputs: dict[str, Path],
+    report: BenchmarkReport, before: BenchmarkReport | None, json_file: str | None, outputs: dict[str, Path]
 ) -> Comparison | None:
     """Write the JSON before all else, then what is made of it; raise the first error once all was tried."""
     from cnndeploy.benchmark.baseline import compare
@@ -175,7 +172,7 @@ def _write(
 
     with attempt():
         if before is not None and not report.interrupted:
-            judged = compare(report, before, any_machine=any_machine)
+            judged = compare(report, before, any_machine=True)  # that was checked before the work
     with attempt():
         comparison = {} if judged is None else {"comparison": judged.to_dict()}
         common.write_json(json_file, report.to_dict() | comparison)
@@ -186,45 +183,35 @@ def _write(
             console.print(comparison_table(judged))
     for name, path in outputs.items():
         with attempt():
-            _WRITERS[name](path, report)
+            _write_output(name, path, report)
     if errors:
         raise errors[0]
     return judged
 
 
-def _write_csv(path: Path, report: BenchmarkReport) -> None:
-    from cnndeploy.display.rows import as_csv
+def _write_output(name: str, path: Path, report: BenchmarkReport) -> None:
+    """Write what one of the options asks for; plots go to a folder."""
+    if name == "plots":
+        from cnndeploy.display.plots import benchmark_plots
 
-    _write_text(path, as_csv(report))
+        make_folder(path)
+        for stem, plot in benchmark_plots(report).items():
+            write_file(path / f"{stem}.svg", plot.svg())
+            write_file(path / f"{stem}.png", plot.png())
+        return
+    if name == "csv":
+        from cnndeploy.display.rows import as_csv
 
+        text = as_csv(report)
+    elif name == "markdown":
+        from cnndeploy.display.benchmark_tables import benchmark_markdown
 
-def _write_markdown(path: Path, report: BenchmarkReport) -> None:
-    from cnndeploy.display.benchmark_tables import benchmark_markdown
+        text = benchmark_markdown(report)
+    else:
+        from cnndeploy.display.benchmark_page import render_benchmark
 
-    _write_text(path, benchmark_markdown(report))
-
-
-def _write_html(path: Path, report: BenchmarkReport) -> None:
-    from cnndeploy.display.benchmark_page import render_benchmark
-
-    _write_text(path, render_benchmark(report, common.command_line()))
-
-
-def _write_text(path: Path, text: str) -> None:
+        text = render_benchmark(report, common.command_line())
     write_file(path, text.encode("utf-8", "backslashreplace"))
-
-
-def _write_plots(folder: Path, report: BenchmarkReport) -> None:
-    from cnndeploy.display.plots import benchmark_plots
-
-    make_folder(folder)
-    for name, plot in benchmark_plots(report).items():
-        write_file(folder / f"{name}.svg", plot.svg())
-        write_file(folder / f"{name}.png", plot.png())
-
-
-_WRITERS = {"csv": _write_csv, "markdown": _write_markdown, "html": _write_html, "plots": _write_plots}
-"""What writes each output, by the name of its option."""
 
 
 def _read_baseline(path: Path, any_machine: bool) -> BenchmarkReport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +26,9 @@ _SECONDS = 5.0  # a demonstration; the command's own default is more patient
 @click.command()
 @click.option("--architecture", type=common.RegisteredName("architectures"), default="lenet")
 @click.option("--output", type=common.PATH, default=Path("cnndeploy-demo"), help="Folder for all files.")
-@click.option("--epochs", type=common.POSITIVE, default=5, help="More are better; the recipe takes more.")
+@click.option("--epochs", type=common.COUNT, default=5, help="More are better; the recipe takes more.")
 @click.option(
-    "--images", type=common.POSITIVE, help="Use only the first N images of each split, for a large network."
+    "--images", type=common.COUNT, help="Use only the first N images of each split, for a large network."
 )
 @common.data_dir_option
 def command(architecture: str, output: Path, epochs: int, images: int | None, data_dir: Path | None) -> None:
@@ -67,10 +66,8 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     _heading(6, "Report")
     page = output / "report.html"
     sizes = ",".join(map(str, _BATCH_SIZES))
-    command = shlex.join(
-        ["cnndeploy", "bench", *map(str, measured), "--batch-size", sizes, "--seconds", f"{_SECONDS:g}"]
-    )
-    write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings, command).encode())
+    again = common.command_line("bench", *measured, "--batch-size", sizes, "--seconds", f"{_SECONDS:g}")
+    write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings, again).encode())
     click.echo(f"Open {page}")
     for report in reports:
         report.require()
@@ -97,8 +94,8 @@ def _verify(
         for artifact in exported:
             with common.progress_bar(f"Verifying {artifact.path.name}") as update:
                 reports.append(verify(artifact, reference, images=images, progress=update))
-            again = ["cnndeploy", "verify", str(artifact.path), "--against", str(checkpoint)]
-            certify(reports[-1], artifact.path, shlex.join(again))
+            again = common.command_line("verify", artifact.path, "--against", checkpoint)
+            certify(reports[-1], artifact.path, again)
     common.console_for().print(equivalence_table(reports))
     return reports
 

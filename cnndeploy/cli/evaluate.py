@@ -14,7 +14,7 @@ from cnndeploy.machine import patient_threads
 @click.command()
 @click.argument("file", type=common.PATH)
 @common.run_options
-@click.option("--batch-size", type=common.POSITIVE, default=256, help="Images in one call.")
+@click.option("--batch-size", type=common.COUNT, default=256, help="Images in one call.")
 @common.measured_on
 @common.json_file_option
 def command(file: Path, json_file: str | None, **settings: Any) -> None:

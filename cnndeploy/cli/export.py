@@ -7,7 +7,6 @@ from typing import Literal
 
 import click
 
-from cnndeploy import registry
 from cnndeploy.cli import _common as common
 
 
@@ -47,18 +46,16 @@ def command(
     from cnndeploy.exporters import EXPORTERS, export
     from cnndeploy.files import make_folder
 
-    chosen = dict.fromkeys(formats or registry.names("exporters"))
-    exporters = {name: EXPORTERS.get(name) for name in chosen}
-    for option, given in (("opset", opset is not None), ("simplify", no_simplify)):
+    exporters = {name: EXPORTERS.get(name) for name in formats or EXPORTERS.names()}
+    flags = (("--opset", "opset", opset is not None), ("--no-simplify", "simplify", no_simplify))
+    for flag, option, given in flags:
         if given and not any(option in exporter.options for exporter in exporters.values()):
-            flag = "--no-simplify" if option == "simplify" else "--opset"
             raise click.UsageError(f"{flag} does not apply to {', '.join(exporters)}")
     Artifact.open(checkpoint)  # before a folder is made for what comes of it
     if output_dir is not None:
         make_folder(output_dir)
     for name, exporter in exporters.items():
-        folder = output_dir or checkpoint.parent
-        path = folder / f"{checkpoint.stem}{exporter.suffix}"
+        path = (output_dir or checkpoint.parent) / f"{checkpoint.stem}{exporter.suffix}"
         artifact = export(checkpoint, name, path, input=input, opset=opset, simplify=not no_simplify)
         size = artifact.path.stat().st_size
         manifest = artifact.require_manifest()

@@ -37,7 +37,7 @@ _MOST_IMAGES, _MOST_PIXELS = 64, 2**24
 @click.argument("model", type=common.PATH)
 @click.argument("images", nargs=-1, required=True)
 @common.run_options
-@click.option("--top", type=common.POSITIVE, default=1, help="How many classes to show for each image.")
+@click.option("--top", type=common.COUNT, default=1, help="How many classes to show for each image.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each image.")
 @common.json_flag
 def command(model: Path, images: tuple[str, ...], run: Run, top: int, as_csv: bool, as_json: bool) -> None:

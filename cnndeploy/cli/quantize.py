@@ -16,10 +16,7 @@ from cnndeploy.cli import _common as common
     "--output", type=common.PATH, help="[default: CHECKPOINT's name with .int8.onnx or .float16.onnx]"
 )
 @click.option(
-    "--precision",
-    type=click.Choice(["int8", "float16"]),
-    default="int8",
-    help="float16 is meant for CUDA.",
+    "--precision", type=click.Choice(["int8", "float16"]), default="int8", help="float16 is meant for CUDA."
 )
 @click.option(
     "--budget", type=float, default=0.5, help="Percentage points of test accuracy that may be lost."

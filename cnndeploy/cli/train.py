@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,16 +28,16 @@ if TYPE_CHECKING:
 @click.option(
     "--epochs", type=click.IntRange(min=0), help="0 writes untrained weights.  [default: the recipe's]"
 )
-@click.option("--batch-size", type=common.POSITIVE, help="[default: the recipe's]")
+@click.option("--batch-size", type=common.COUNT, help="[default: the recipe's]")
 @click.option(
     "--lr",
     "learning_rate",
-    type=common.POSITIVE_NUMBER,
+    type=common.POSITIVE,
     help="Adam's learning rate, at its height.  [default: the recipe's]",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0, max=2**32 - 1),
+    type=click.IntRange(0, 2**32 - 1),
     help="Of weights, order, variation and dropout.  [default: 0]",
 )
 @click.option("--device", help="cpu, cuda or cuda:N; never another than asked for.  [default: cpu]")
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 @click.option(
     "--compile", "compiled", is_flag=True, default=None, help="Run the network through torch.compile."
 )
-@click.option("--images", type=common.POSITIVE, help="Use only the first N images, for a quick trial.")
+@click.option("--images", type=common.COUNT, help="Use only the first N images, for a quick trial.")
 @click.option("--resume", is_flag=True, help="Go on where the training of this output stopped.")
 @click.option(
     "--from-checkpoint-recipe",
@@ -163,9 +162,9 @@ def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -
     elif "WORLD_SIZE" in os.environ:
         text = "Stopped before the end; go on with the same command and --resume"
     else:
-        command = ["cnndeploy", "train", architecture, "--output", str(output), "--resume"]
-        command += [] if data_dir is None else ["--data-dir", str(data_dir)]
-        text = f"Stopped before the end; go on with: {shlex.join(command)}"
+        data = () if data_dir is None else ("--data-dir", data_dir)
+        again = common.command_line("train", architecture, "--output", output, "--resume", *data)
+        text = f"Stopped before the end; go on with: {again}"
     click.echo(f"\n{text}", err=True)
 
 

@@ -16,7 +16,7 @@ from cnndeploy.errors import Stopped
 @click.option("--output", type=common.PATH, help="The folder to write.  [default: CHECKPOINT with .deploy]")
 @click.option(
     "--budget",
-    type=click.FloatRange(min=0, max=100),
+    type=click.FloatRange(0, 100),
     default=0.5,
     help="Percentage points of accuracy that may be lost; 0 admits equivalent files only.",
 )
@@ -26,20 +26,13 @@ from cnndeploy.errors import Stopped
     default="latency",
     help="Of a call, or in images a second; chooses the batch size.",
 )
-@click.option(
-    "--batch-size", type=common.POSITIVE, help="Images in a call.  [default: 1, or 64 for throughput]"
-)
+@click.option("--batch-size", type=common.COUNT, help="Images in a call.  [default: 1, or 64 for throughput]")
 @common.threads_option
 @click.option("--device", default="cpu", metavar="cpu|cuda[:N]", help="Fails if unavailable.")
 @click.option(
-    "--max-minutes",
-    type=common.POSITIVE_NUMBER,
-    default=5.0,
-    help="Then the best so far is verified and written.",
+    "--max-minutes", type=common.POSITIVE, default=5.0, help="Then the best so far is verified and written."
 )
-@click.option(
-    "--calibration", type=common.POSITIVE, default=512, help="Training images to calibrate int8 on."
-)
+@click.option("--calibration", type=common.COUNT, default=512, help="Training images to calibrate int8 on.")
 @common.data_dir_option
 @common.json_file_option
 def command(checkpoint: Path, output: Path | None, json_file: str | None, **settings: Any) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--budget",
-    type=common.POSITIVE_NUMBER,
+    type=common.POSITIVE,
     help="Percentage points of accuracy that a lossy file may lose.  [default: what it was made for]",
 )
 @common.measured_on
