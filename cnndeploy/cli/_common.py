@@ -145,15 +145,17 @@ def json_file_option(command: Command) -> Command:
 class PoliteStop:
     """Note Ctrl-C and SIGTERM, so that work can end at its next step; a second signal ends it at once."""
 
-    exit_code = 0
-    """128 and the signal's number, once there was one."""
+    def __init__(self) -> None:
+        self.exit_code = 0  # 128 and the signal's number, once there was one
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def __call__(self) -> bool:
         """Whether to stop."""
         return self.exit_code != 0
 
     def __enter__(self) -> Self:
-        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
+        for number in self._before:
+            signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import pkgutil
 import signal
 import sys
 from pathlib import Path
@@ -23,8 +22,7 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the stems of the files beside this one."""
         del ctx
-        modules = pkgutil.iter_modules([str(Path(__file__).parent)])
-        return sorted(module.name for module in modules if not module.name.startswith("_"))
+        return sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py"))
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import one command's module."""
@@ -48,10 +46,9 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             _interrupted(ctx)
-        except BrokenPipeError:
-            raise  # click ends quietly when the reader of a pipe has gone
         except (CnndeployError, OSError, ModuleNotFoundError) as error:
-            if ctx.params["debug"]:
+            # click ends quietly if the reader of a pipe has gone
+            if ctx.params["debug"] or isinstance(error, BrokenPipeError):
                 raise
             expected = missing_dependency(error) if isinstance(error, ModuleNotFoundError) else error
             click.echo(f"Error: {expected}", err=True)

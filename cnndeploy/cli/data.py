@@ -26,19 +26,17 @@ def fetch(data_dir: Path | None) -> None:
     Example:
       cnndeploy data fetch
     """
-    from cnndeploy import data
-
     fetch_data(data_dir)
-    click.echo(f"Folder: {data.data_folder(data_dir)}")
 
 
 def fetch_data(data_dir: Path | None) -> None:
-    """Fetch the data set with a progress bar, and say where it is from."""
+    """Fetch the data set with a progress bar, and say where it is from and where it lies."""
     from cnndeploy import data
 
     with common.progress_bar("Fashion-MNIST") as update:
         origin = data.fetch(data_dir, progress=update)
     click.echo(f"Fashion-MNIST: {origin}")
+    click.echo(f"Folder: {data.data_folder(data_dir)}")
 
 
 @command.command()

@@ -52,7 +52,7 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     _heading(1, "Data")
     fetch_data(data_dir)
     _heading(2, "Train")
-    run_training(architecture, checkpoint, epochs=epochs, images=images, data_dir=data_dir)
+    run_training(architecture, checkpoint, None, epochs=epochs, images=images, data_dir=data_dir)
     _heading(3, "Export")
     exported = []
     for name in registry.names("exporters"):
@@ -106,6 +106,5 @@ def _measure(targets: list[Path], json_file: Path) -> BenchmarkReport:
 
     with common.progress_bar("Starting", refreshes_a_second=1) as update:
         timings = bench(targets, batch_sizes=_BATCH_SIZES, seconds=_SECONDS, progress=update)
-    common.write_json(json_file, timings.to_dict())
-    common.console_for().print(benchmark_table(timings))
+    common.show(timings, benchmark_table, str(json_file))
     return timings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 
@@ -28,12 +28,7 @@ from cnndeploy.cli import _common as common
     help="Write the network layer by layer, without the exact rewrites that make it compute the same with less work.",
 )
 def command(
-    checkpoint: Path,
-    formats: tuple[str, ...],
-    output_dir: Path | None,
-    input: Literal["tensor", "image"],
-    opset: int | None,
-    no_simplify: bool,
+    checkpoint: Path, formats: tuple[str, ...], output_dir: Path | None, no_simplify: bool, **settings: Any
 ) -> None:
     """Export a checkpoint to self-contained files, each checked after it was saved.
 
@@ -47,7 +42,7 @@ def command(
     from cnndeploy.files import make_folder
 
     exporters = {name: EXPORTERS.get(name) for name in formats or EXPORTERS.names()}
-    flags = (("--opset", "opset", opset is not None), ("--no-simplify", "simplify", no_simplify))
+    flags = (("--opset", "opset", settings["opset"] is not None), ("--no-simplify", "simplify", no_simplify))
     for flag, option, given in flags:
         if given and not any(option in exporter.options for exporter in exporters.values()):
             raise click.UsageError(f"{flag} does not apply to {', '.join(exporters)}")
@@ -56,12 +51,9 @@ def command(
         make_folder(output_dir)
     for name, exporter in exporters.items():
         path = (output_dir or checkpoint.parent) / f"{checkpoint.stem}{exporter.suffix}"
-        artifact = export(checkpoint, name, path, input=input, opset=opset, simplify=not no_simplify)
-        size = artifact.path.stat().st_size
-        manifest = artifact.require_manifest()
+        artifact = export(checkpoint, name, path, simplify=not no_simplify, **settings)
+        size, manifest = artifact.path.stat().st_size, artifact.require_manifest()
         takes = "raw images" if manifest.takes_images else "prepared tensors"
-        click.echo(
-            f"Wrote {artifact.path}, which takes {takes}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}"
-        )
+        click.echo(f"Wrote {path}, which takes {takes}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}")
         if manifest.rewrites:
             click.echo(f"  simplified: {', '.join(manifest.rewrites)}")

@@ -10,7 +10,6 @@ from cnndeploy import registry
 from cnndeploy.cli import _common as common
 from cnndeploy.devices import DeviceStatus
 from cnndeploy.errors import MissingDependencyError
-from cnndeploy.serial import jsonable
 
 
 @click.command()
@@ -22,11 +21,10 @@ def command(as_json: bool) -> None:
     Example:
       cnndeploy list --json
     """
-    runtimes = {name: _devices(name) for name in registry.names("runtimes")}
     facts: dict[str, Any] = {
         "architectures": registry.names("architectures"),
         "exporters": registry.names("exporters"),
-        "runtimes": {name: {"devices": jsonable(devices)} for name, devices in runtimes.items()},
+        "runtimes": {name: {"devices": _devices(name)} for name in registry.names("runtimes")},
     }
     if as_json:
         common.print_json(facts)
@@ -34,8 +32,8 @@ def command(as_json: bool) -> None:
     click.echo(f"Architectures: {', '.join(facts['architectures'])}")
     click.echo(f"Exporters: {', '.join(facts['exporters'])}")
     click.echo("Runtimes:")
-    for runtime, devices in runtimes.items():
-        for name, status in devices.items():
+    for runtime, of_runtime in facts["runtimes"].items():
+        for name, status in of_runtime["devices"].items():
             answer = "usable" if status.usable else f"not usable: {status.reason}"
             click.echo(f"  {runtime} on {name}: {answer}")
 

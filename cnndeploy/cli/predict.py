@@ -126,8 +126,7 @@ def _is_pattern(image: str) -> bool:
 
 def _chunks(files: list[str], stop: Callable[[], bool]) -> Iterator[list[_Read]]:
     """Read the images file by file, and yield a few at a time."""
-    chunk: list[_Read] = []
-    pixels = 0
+    chunk, pixels = list[_Read](), 0
     for file in files:
         if stop():
             break

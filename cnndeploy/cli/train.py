@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,14 +60,7 @@ if TYPE_CHECKING:
 )
 @click.option("--tensorboard", type=common.PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
 @common.data_dir_option
-def command(
-    architecture: str | None,
-    output: Path | None,
-    resume: bool,
-    recipe_of: Path | None,
-    tensorboard: Path | None,
-    **settings: Any,
-) -> None:
+def command(architecture: str | None, output: Path | None, tensorboard: Path | None, **settings: Any) -> None:
     """Train a network on Fashion-MNIST and write its checkpoint after every epoch.
 
     Beside OUTPUT lie OUTPUT.jsonl, a line for each epoch, and at the end OUTPUT.curves.png and
@@ -84,21 +76,26 @@ def command(
     from cnndeploy.artifact import Artifact
 
     first = os.environ.get("RANK", "0") == "0"
+    recipe_of: Path | None = settings["recipe_of"]
     if recipe_of is not None:
         manifest = Artifact.open(recipe_of).require_manifest()
         architecture = architecture or manifest.architecture
-        if first:
-            _say_if_processes_differ(recipe_of, manifest.training.get("processes", 1))
+        recorded = manifest.training.get("processes", 1)
+        if first and int(os.environ.get("WORLD_SIZE", "1")) != recorded:
+            click.echo(
+                f"{recipe_of} was trained by {recorded} processes; with another number the weights agree but for "
+                f"rounding. For the same: torchrun --nproc-per-node {recorded} -m cnndeploy train ...",
+                err=True,
+            )
     elif architecture is None:
         raise click.UsageError("Missing argument 'ARCHITECTURE', or --from-checkpoint-recipe.")
     output = output or Path(f"{architecture}.pt")
-    if first and resume:
+    if first and settings["resume"]:
         _say_what_is_there(output)
-    log = _tensorboard(tensorboard) if tensorboard is not None and first else None
-    settings |= {"resume": resume, "recipe_of": recipe_of}
+    stop = common.PoliteStop()
     try:
-        with common.PoliteStop() as stop:
-            run_training(architecture, output, log, should_stop=stop, **settings)
+        with stop:
+            run_training(architecture, output, tensorboard if first else None, should_stop=stop, **settings)
     except (KeyboardInterrupt, Stopped):
         if first:
             _say_how_to_resume(architecture, output, settings["data_dir"])
@@ -107,15 +104,15 @@ def command(
         _draw(output)
 
 
-def run_training(
-    architecture: str, output: Path, log: Callable[[Epoch], None] | None = None, **settings: Any
-) -> None:
-    """Train with a progress bar and a line for each epoch, which goes to ``log`` too.
-
-    ``settings`` are those of :func:`cnndeploy.training.train.train`.
-    """
+def run_training(architecture: str, output: Path, tensorboard: Path | None, **settings: Any) -> None:
+    """Train, with ``settings`` of train(), and show a bar and a line for each epoch, which TensorBoard gets too."""
     with patient_threads():
         from cnndeploy.training.train import train
+    log = None
+    if tensorboard is not None:
+        from cnndeploy.training.tensorboard import logger
+
+        log = logger(tensorboard)
 
     def on_epoch(epoch: Epoch) -> None:
         click.echo(
@@ -138,15 +135,6 @@ def run_training(
         train(architecture, output, on_step=on_step, on_epoch=on_epoch, **settings)
 
 
-def _say_if_processes_differ(recipe_of: Path, recorded: int) -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) != recorded:
-        click.echo(
-            f"{recipe_of} was trained by {recorded} processes; with another number the weights agree but for rounding."
-            f" For the same: torchrun --nproc-per-node {recorded} -m cnndeploy train ...",
-            err=True,
-        )
-
-
 def _say_what_is_there(output: Path) -> None:
     if Path(f"{output}.resume").exists():
         click.echo(f"Resuming from {output}.resume")
@@ -166,13 +154,6 @@ def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -
         again = common.command_line("train", architecture, "--output", output, "--resume", *data)
         text = f"Stopped before the end; go on with: {again}"
     click.echo(f"\n{text}", err=True)
-
-
-def _tensorboard(folder: Path) -> Callable[[Epoch], None]:
-    with patient_threads():
-        from cnndeploy.training.tensorboard import logger
-
-    return logger(folder)
 
 
 def _draw(output: Path) -> None:
