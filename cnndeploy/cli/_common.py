@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import shlex
 import signal
@@ -15,35 +16,30 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from cnndeploy import registry
-from cnndeploy.errors import ArtifactError, UnknownNameError
+from cnndeploy.errors import UnknownNameError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.progress import Progress
 from cnndeploy.run import Run
 from cnndeploy.serial import dumps
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from cnndeploy.certificate import Certifiable
+    from rich.console import Console, RenderableType
 
 Command = Callable[..., None]
 
-INTERRUPTED, TERMINATED = 130, 143  # the exit codes of SIGINT and SIGTERM
 PATH = click.Path(path_type=Path)
-POSITIVE = click.IntRange(min=1, max=2**31 - 1)
+COUNT = click.IntRange(1, 2**31 - 1)
 
 
-class _PositiveNumber(click.FloatRange):
-    """A number above zero; click's own range lets NaN and infinity through."""
+class _Positive(click.FloatRange):
+    """A number above zero; click's own range lets NaN through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
+        return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
-POSITIVE_NUMBER = _PositiveNumber(min=0, min_open=True, max=1e6)
+POSITIVE = _Positive(min=0, min_open=True, max=1e6)
 
 
 class CommaList(click.ParamType[tuple[Any, ...]]):
@@ -58,8 +54,6 @@ class CommaList(click.ParamType[tuple[Any, ...]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Any, ...]:
         """Convert each value by itself."""
-        if isinstance(value, tuple):
-            return value
         return tuple(self._element.convert(part.strip(), param, ctx) for part in str(value).split(","))
 
 
@@ -67,46 +61,41 @@ class RegisteredName(click.ParamType[str]):
     """A name that the registry knows, or one of ``more``; for any other the nearest one is suggested."""
 
     def __init__(self, kind: str, *more: str) -> None:
-        self.kind = kind
-        self.more = more
         self.name = kind.removesuffix("s")
+        self._kind, self._more = kind, more
+
+    @property
+    def _known(self) -> list[str]:
+        return [*registry.names(self._kind), *self._more]
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """List the known names."""
         del ctx
-        names = "|".join([*registry.names(self.kind), *self.more])
+        names = "|".join(self._known)
         return f"{{{names}}}" if isinstance(param, click.Argument) else f"[{names}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name itself."""
-        known = [*registry.names(self.kind), *self.more]
-        if value not in known:
-            self.fail(str(UnknownNameError(self.name, value, known)), param, ctx)
+        if value not in self._known:
+            self.fail(str(UnknownNameError(self.name, value, self._known)), param, ctx)
         return str(value)
 
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-runtime_option = click.option(
-    "--runtime", type=RegisteredName("runtimes"), help="[default: as planned, else the format's own]"
-)
 device_option = click.option(
     "--device",
     metavar="cpu|cuda[:N]",
     help="Fails if unavailable; never falls back.  [default: as planned, else cpu]",
 )
 threads_option = click.option(
-    "--threads",
-    type=click.IntRange(min=1, max=256),
-    help="CPU threads.  [default: as planned, else all usable CPUs]",
+    "--threads", type=click.IntRange(1, 256), help="CPU threads.  [default: as planned, else all usable CPUs]"
 )
 model_input_option = click.option(
     "--input",
     type=click.Choice(["tensor", "image"]),
     default="tensor",
-    show_default=True,
     help="What the file takes: a prepared tensor, or raw 8-bit images, so that no app needs preprocessing code.",
 )
-images_option = click.option("--images", type=POSITIVE, help="Use the first N test images.  [default: all]")
 data_dir_option = click.option(
     "--data-dir", type=PATH, help="Folder of the data set.  [default: $CNNDEPLOY_DATA, else the cache folder]"
 )
@@ -115,7 +104,9 @@ data_dir_option = click.option(
 def run_options(command: Command) -> Command:
     """Add ``--runtime``, ``--device`` and ``--threads``; the command takes them as one keyword, ``run``."""
 
-    @runtime_option
+    @click.option(
+        "--runtime", type=RegisteredName("runtimes"), help="[default: as planned, else the format's own]"
+    )
     @device_option
     @threads_option
     @functools.wraps(command)
@@ -127,7 +118,8 @@ def run_options(command: Command) -> Command:
 
 def measured_on(command: Command) -> Command:
     """Add ``--images`` and ``--data-dir``: what a file is run on."""
-    return images_option(data_dir_option(command))
+    images = click.option("--images", type=COUNT, help="Use the first N test images.  [default: all]")
+    return images(data_dir_option(command))
 
 
 def json_file_option(command: Command) -> Command:
@@ -141,11 +133,10 @@ def json_file_option(command: Command) -> Command:
     )
     @functools.wraps(command)
     def with_json(*, json_file: str | None, **others: Any) -> None:
-        if json_file not in (None, "-"):
+        if json_file is not None and json_file != "-":
             values = (value if isinstance(value, tuple) else (value,) for value in others.values())
-            check_writable(
-                str(json_file), *(one for value in values for one in value if isinstance(one, Path))
-            )
+            paths = (one for one in itertools.chain.from_iterable(values) if isinstance(one, Path))
+            check_writable(json_file, *paths)
         command(json_file=json_file, **others)
 
     return with_json
@@ -155,12 +146,12 @@ class PoliteStop:
     """Note Ctrl-C and SIGTERM, so that work can end at its next step; a second signal ends it at once."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None
+        self.exit_code = 0  # 128 and the signal's number, once there was one
         self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def __call__(self) -> bool:
         """Whether to stop."""
-        return self.signal is not None
+        return self.exit_code != 0
 
     def __enter__(self) -> Self:
         for number in self._before:
@@ -171,10 +162,14 @@ class PoliteStop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: object) -> None:
-        del frame
-        self.signal = number
+    def _note(self, number: int, _frame: object) -> None:
+        self.exit_code = 128 + number
         self.__exit__()
+
+
+def command_line(*arguments: object) -> str:
+    """Return a command as a shell takes it; without ``arguments`` the one that the user gave."""
+    return shlex.join(["cnndeploy", *map(str, arguments or sys.argv[1:])])
 
 
 def print_json(values: Any) -> None:
@@ -182,23 +177,18 @@ def print_json(values: Any) -> None:
     click.echo(dumps(values), nl=False)
 
 
-def write_json(target: str, values: Any) -> None:
-    """Write JSON to a file, whole or not at all, or to standard output for ``-``."""
+def write_json(target: str | Path | None, values: Any) -> None:
+    """Write JSON to a file, whole or not at all, to standard output for ``-``, or nowhere for None."""
     if target == "-":
         print_json(values)
-    else:
+    elif target is not None:
         write_file(target, dumps(values).encode())
 
 
-def announce_certificate(verdict: Certifiable, artifact: Path, json_file: str | None) -> None:
-    """Write a pass's certificate beside the artifact, or remove a failure's, and say so."""
-    from cnndeploy.certificate import certify
-
-    try:
-        if certificate := certify(verdict, artifact, shlex.join(["cnndeploy", *sys.argv[1:]])):
-            click.echo(f"Certificate: {certificate}", err=json_file == "-")
-    except ArtifactError as error:  # the disk may be read-only; the verdict stands all the same
-        click.echo(f"No certificate: {error}", err=True)
+def show(report: Any, table: Callable[[Any], RenderableType], json_file: str | None) -> None:
+    """Write a report, which has ``to_dict()``, as JSON, if that is wanted, and print its table."""
+    write_json(json_file, report.to_dict())
+    console_for(json_file).print(table(report))
 
 
 def console_for(json_file: str | None = None) -> Console:
@@ -220,10 +210,9 @@ def progress_bar(description: str, refreshes_a_second: float = 10) -> Iterator[P
     from rich.markup import escape
     from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Bar(
-        *columns,
+        *(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()),
         console=console,
         transient=True,
         redirect_stdout=False,  # to standard error, it would be

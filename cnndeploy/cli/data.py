@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cnndeploy.cli._common import data_dir_option, json_flag, print_json, progress_bar
+from cnndeploy.cli import _common as common
 
 
 @click.group()
@@ -15,7 +15,7 @@ def command() -> None:
 
 
 @command.command()
-@data_dir_option
+@common.data_dir_option
 def fetch(data_dir: Path | None) -> None:
     """Make sure the data set is there, whole.
 
@@ -26,17 +26,22 @@ def fetch(data_dir: Path | None) -> None:
     Example:
       cnndeploy data fetch
     """
+    fetch_data(data_dir)
+
+
+def fetch_data(data_dir: Path | None) -> None:
+    """Fetch the data set with a progress bar, and say where it is from and where it lies."""
     from cnndeploy import data
 
-    with progress_bar("Fashion-MNIST") as update:
+    with common.progress_bar("Fashion-MNIST") as update:
         origin = data.fetch(data_dir, progress=update)
     click.echo(f"Fashion-MNIST: {origin}")
     click.echo(f"Folder: {data.data_folder(data_dir)}")
 
 
 @command.command()
-@data_dir_option
-@json_flag
+@common.data_dir_option
+@common.json_flag
 def info(data_dir: Path | None, as_json: bool) -> None:
     """Print where the data set is and what is in it.
 
@@ -48,11 +53,8 @@ def info(data_dir: Path | None, as_json: bool) -> None:
 
     files = data.status(data_dir)
     complete = all(state == "ok" for state in files.values())
-    counts = (
-        {"train": len(data.load("train", data_dir)), "test": len(data.load("test", data_dir))}
-        if complete
-        else {}
-    )
+    splits: tuple[data.Split, ...] = ("train", "test") if complete else ()
+    counts = {split: len(data.load(split, data_dir)) for split in splits}
     facts = {
         "folder": str(data.data_folder(data_dir)),
         "files": files,
@@ -61,7 +63,7 @@ def info(data_dir: Path | None, as_json: bool) -> None:
         "labels": list(data.LABELS),
     }
     if as_json:
-        print_json(facts)
+        common.print_json(facts)
         return
     click.echo(f"Folder: {facts['folder']}")
     for name, state in files.items():
@@ -70,7 +72,6 @@ def info(data_dir: Path | None, as_json: bool) -> None:
         click.echo(f"Images: {counts['train']:,} to train, {counts['test']:,} to test, uint8, 28 x 28")
         click.echo(f"Labels: {', '.join(data.LABELS)}")
     else:
-        first = (
-            "Delete what is damaged, then get it" if "damaged" in files.values() else "Get what is missing"
-        )
+        damaged = "damaged" in files.values()
+        first = "Delete what is damaged, then get it" if damaged else "Get what is missing"
         click.echo(f"{first} with: cnndeploy data fetch")

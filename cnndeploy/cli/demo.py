@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cnndeploy import registry
-from cnndeploy.cli._common import PATH, POSITIVE, RegisteredName, console_for, data_dir_option, progress_bar
-from cnndeploy.cli.train import describe_epoch, run_training
+from cnndeploy.cli import _common as common
+from cnndeploy.cli.data import fetch_data
+from cnndeploy.cli.train import run_training
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.files import make_folder, write_file
-from cnndeploy.serial import dumps
 
 if TYPE_CHECKING:
     from cnndeploy.artifact import Artifact
@@ -25,17 +24,13 @@ _SECONDS = 5.0  # a demonstration; the command's own default is more patient
 
 
 @click.command()
-@click.option("--architecture", type=RegisteredName("architectures"), default="lenet", show_default=True)
+@click.option("--architecture", type=common.RegisteredName("architectures"), default="lenet")
+@click.option("--output", type=common.PATH, default=Path("cnndeploy-demo"), help="Folder for all files.")
+@click.option("--epochs", type=common.COUNT, default=5, help="More are better; the recipe takes more.")
 @click.option(
-    "--output", type=PATH, default=Path("cnndeploy-demo"), show_default=True, help="Folder for all files."
+    "--images", type=common.COUNT, help="Use only the first N images of each split, for a large network."
 )
-@click.option(
-    "--epochs", type=POSITIVE, default=5, show_default=True, help="More are better; the recipe takes more."
-)
-@click.option(
-    "--images", type=POSITIVE, help="Use only the first N images of each split, for a large network."
-)
-@data_dir_option
+@common.data_dir_option
 def command(architecture: str, output: Path, epochs: int, images: int | None, data_dir: Path | None) -> None:
     """Fetch the data, train, export, verify, measure, and leave a report.
 
@@ -55,16 +50,9 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     checkpoint = output / f"{architecture}.pt"
 
     _heading(1, "Data")
-    _fetch(data_dir)
+    fetch_data(data_dir)
     _heading(2, "Train")
-    run_training(
-        architecture,
-        checkpoint,
-        lambda epoch: click.echo(describe_epoch(epoch)),
-        epochs=epochs,
-        images=images,
-        data_dir=data_dir,
-    )
+    run_training(architecture, checkpoint, None, epochs=epochs, images=images, data_dir=data_dir)
     _heading(3, "Export")
     exported = []
     for name in registry.names("exporters"):
@@ -78,10 +66,8 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     _heading(6, "Report")
     page = output / "report.html"
     sizes = ",".join(map(str, _BATCH_SIZES))
-    command = shlex.join(
-        ["cnndeploy", "bench", *map(str, measured), "--batch-size", sizes, "--seconds", f"{_SECONDS:g}"]
-    )
-    write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings, command).encode())
+    again = common.command_line("bench", *measured, "--batch-size", sizes, "--seconds", f"{_SECONDS:g}")
+    write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings, again).encode())
     click.echo(f"Open {page}")
     for report in reports:
         report.require()
@@ -91,14 +77,6 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
 
 def _heading(number: int, step: str) -> None:
     click.secho(f"\n[{number}/6] {step}", bold=True)
-
-
-def _fetch(data_dir: Path | None) -> None:
-    from cnndeploy import data
-
-    with progress_bar("Fashion-MNIST") as update:
-        origin = data.fetch(data_dir, progress=update)
-    click.echo(f"Fashion-MNIST: {origin}")
 
 
 def _verify(
@@ -114,11 +92,11 @@ def _verify(
     with Reference(checkpoint, data_dir=data_dir) as reference:
         images = min(images, len(reference.test)) if images else None
         for artifact in exported:
-            with progress_bar(f"Verifying {artifact.path.name}") as update:
+            with common.progress_bar(f"Verifying {artifact.path.name}") as update:
                 reports.append(verify(artifact, reference, images=images, progress=update))
-            again = ["cnndeploy", "verify", str(artifact.path), "--against", str(checkpoint)]
-            certify(reports[-1], artifact.path, shlex.join(again))
-    console_for().print(equivalence_table(reports))
+            again = common.command_line("verify", artifact.path, "--against", checkpoint)
+            certify(reports[-1], artifact.path, again)
+    common.console_for().print(equivalence_table(reports))
     return reports
 
 
@@ -126,13 +104,7 @@ def _measure(targets: list[Path], json_file: Path) -> BenchmarkReport:
     from cnndeploy.benchmark.bench import bench
     from cnndeploy.display.benchmark_tables import benchmark_table
 
-    with progress_bar("Starting", refreshes_a_second=1) as update:
-        timings = bench(
-            targets,
-            batch_sizes=_BATCH_SIZES,
-            seconds=_SECONDS,
-            progress=update,
-        )
-    write_file(json_file, dumps(timings.to_dict()).encode())
-    console_for().print(benchmark_table(timings))
+    with common.progress_bar("Starting", refreshes_a_second=1) as update:
+        timings = bench(targets, batch_sizes=_BATCH_SIZES, seconds=_SECONDS, progress=update)
+    common.show(timings, benchmark_table, str(json_file))
     return timings

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import click
 
-from cnndeploy import registry
-from cnndeploy.cli._common import PATH, RegisteredName, model_input_option
+from cnndeploy.cli import _common as common
 
 
 @click.command()
-@click.argument("checkpoint", type=PATH)
+@click.argument("checkpoint", type=common.PATH)
 @click.option(
-    "--format", "formats", type=RegisteredName("exporters"), multiple=True, help="Repeatable.  [default: all]"
+    "--format",
+    "formats",
+    type=common.RegisteredName("exporters"),
+    multiple=True,
+    help="Repeatable.  [default: all]",
 )
-@click.option("--output-dir", type=PATH, help="[default: beside the checkpoint]")
-@model_input_option
+@click.option("--output-dir", type=common.PATH, help="[default: beside the checkpoint]")
+@common.model_input_option
 @click.option("--opset", type=int, help="ONNX opset, 18 to 23.  [default: 20]")
 @click.option(
     "--no-simplify",
@@ -25,12 +28,7 @@ from cnndeploy.cli._common import PATH, RegisteredName, model_input_option
     help="Write the network layer by layer, without the exact rewrites that make it compute the same with less work.",
 )
 def command(
-    checkpoint: Path,
-    formats: tuple[str, ...],
-    output_dir: Path | None,
-    input: Literal["tensor", "image"],
-    opset: int | None,
-    no_simplify: bool,
+    checkpoint: Path, formats: tuple[str, ...], output_dir: Path | None, no_simplify: bool, **settings: Any
 ) -> None:
     """Export a checkpoint to self-contained files, each checked after it was saved.
 
@@ -43,24 +41,19 @@ def command(
     from cnndeploy.exporters import EXPORTERS, export
     from cnndeploy.files import make_folder
 
-    chosen = dict.fromkeys(formats or registry.names("exporters"))
-    exporters = {name: EXPORTERS.get(name) for name in chosen}
-    for option, given in (("opset", opset is not None), ("simplify", no_simplify)):
+    exporters = {name: EXPORTERS.get(name) for name in formats or EXPORTERS.names()}
+    flags = (("--opset", "opset", settings["opset"] is not None), ("--no-simplify", "simplify", no_simplify))
+    for flag, option, given in flags:
         if given and not any(option in exporter.options for exporter in exporters.values()):
-            flag = "--no-simplify" if option == "simplify" else "--opset"
             raise click.UsageError(f"{flag} does not apply to {', '.join(exporters)}")
     Artifact.open(checkpoint)  # before a folder is made for what comes of it
     if output_dir is not None:
         make_folder(output_dir)
     for name, exporter in exporters.items():
-        folder = output_dir or checkpoint.parent
-        path = folder / f"{checkpoint.stem}{exporter.suffix}"
-        artifact = export(checkpoint, name, path, input=input, opset=opset, simplify=not no_simplify)
-        size = artifact.path.stat().st_size
-        manifest = artifact.require_manifest()
+        path = (output_dir or checkpoint.parent) / f"{checkpoint.stem}{exporter.suffix}"
+        artifact = export(checkpoint, name, path, simplify=not no_simplify, **settings)
+        size, manifest = artifact.path.stat().st_size, artifact.require_manifest()
         takes = "raw images" if manifest.takes_images else "prepared tensors"
-        click.echo(
-            f"Wrote {artifact.path}, which takes {takes}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}"
-        )
+        click.echo(f"Wrote {path}, which takes {takes}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}")
         if manifest.rewrites:
             click.echo(f"  simplified: {', '.join(manifest.rewrites)}")

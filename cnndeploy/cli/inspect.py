@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from cnndeploy.cli._common import PATH, console_for, json_flag, print_json
+from cnndeploy.cli import _common as common
 
 
 @click.command()
-@click.argument("model", type=PATH)
-@json_flag
+@click.argument("model", type=common.PATH)
+@common.json_flag
 def command(model: Path, as_json: bool) -> None:
     """Print a file's manifest, inputs, outputs, opset, operators, size and SHA-256, and a deployment's plan.
 
@@ -24,8 +24,7 @@ def command(model: Path, as_json: bool) -> None:
     from cnndeploy.display.facts import facts_table
 
     candidate = resolve(model)
-    artifact, plan = candidate.artifact, candidate.plan
-    manifest = artifact.manifest
+    artifact, manifest, plan = candidate.artifact, candidate.artifact.manifest, candidate.plan
     facts = {
         "path": str(artifact.path),
         "format": artifact.format,
@@ -39,8 +38,8 @@ def command(model: Path, as_json: bool) -> None:
         "manifest": manifest.to_dict() if manifest else None,
     }
     if as_json:
-        print_json(facts)
+        common.print_json(facts)
         return
-    console_for().print(facts_table(facts, manifest))
+    common.console_for().print(facts_table(facts, manifest))
     if plan is not None and plan.elsewhere:
         click.echo(f"Note: {plan.elsewhere}", err=True)

@@ -7,14 +7,13 @@ from typing import Any
 import click
 
 from cnndeploy import registry
-from cnndeploy.cli._common import json_flag, print_json
+from cnndeploy.cli import _common as common
 from cnndeploy.devices import DeviceStatus
 from cnndeploy.errors import MissingDependencyError
-from cnndeploy.serial import jsonable
 
 
 @click.command()
-@json_flag
+@common.json_flag
 def command(as_json: bool) -> None:
     """List architectures, exporters and runtimes, and which devices work here.
 
@@ -22,20 +21,19 @@ def command(as_json: bool) -> None:
     Example:
       cnndeploy list --json
     """
-    runtimes = {name: _devices(name) for name in registry.names("runtimes")}
     facts: dict[str, Any] = {
         "architectures": registry.names("architectures"),
         "exporters": registry.names("exporters"),
-        "runtimes": {name: {"devices": jsonable(devices)} for name, devices in runtimes.items()},
+        "runtimes": {name: {"devices": _devices(name)} for name in registry.names("runtimes")},
     }
     if as_json:
-        print_json(facts)
+        common.print_json(facts)
         return
     click.echo(f"Architectures: {', '.join(facts['architectures'])}")
     click.echo(f"Exporters: {', '.join(facts['exporters'])}")
     click.echo("Runtimes:")
-    for runtime, devices in runtimes.items():
-        for name, status in devices.items():
+    for runtime, of_runtime in facts["runtimes"].items():
+        for name, status in of_runtime["devices"].items():
             answer = "usable" if status.usable else f"not usable: {status.reason}"
             click.echo(f"  {runtime} on {name}: {answer}")
 

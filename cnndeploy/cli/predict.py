@@ -6,25 +6,15 @@ import contextlib
 import csv
 import glob
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnndeploy.cli._common import (
-    INTERRUPTED,
-    PATH,
-    POSITIVE,
-    TERMINATED,
-    PoliteStop,
-    json_flag,
-    print_json,
-    progress_bar,
-    run_options,
-)
+from cnndeploy.cli import _common as common
 from cnndeploy.machine import usable_cpus
 from cnndeploy.progress import silent
 from cnndeploy.run import Run
@@ -35,20 +25,21 @@ if TYPE_CHECKING:
 
     from cnndeploy.classifier import Classifier, Prediction
 
+    _Show = Callable[[str, Sequence[Prediction], str], None]
+    """Shows a file's classes, the likeliest first, or if there are none why it could not be read."""
+
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # So many images, and pixels, are held at once.
 _MOST_IMAGES, _MOST_PIXELS = 64, 2**24
 
 
 @click.command()
-@click.argument("model", type=PATH)
+@click.argument("model", type=common.PATH)
 @click.argument("images", nargs=-1, required=True)
-@run_options
-@click.option(
-    "--top", type=POSITIVE, default=1, show_default=True, help="How many classes to show for each image."
-)
+@common.run_options
+@click.option("--top", type=common.COUNT, default=1, help="How many classes to show for each image.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each image.")
-@json_flag
+@common.json_flag
 def command(model: Path, images: tuple[str, ...], run: Run, top: int, as_csv: bool, as_json: bool) -> None:
     """Classify images: light on dark, as in Fashion-MNIST, of any size.
 
@@ -69,24 +60,25 @@ def command(model: Path, images: tuple[str, ...], run: Run, top: int, as_csv: bo
     threads = run.threads or (None if model.is_dir() else usable_cpus())
     with load(model, runtime=run.runtime, device=run.device, threads=threads) as classifier:
         top = min(top, len(classifier.labels))
-        show = _Csv(top) if as_csv else _Json(model) if as_json else _Lines()
+        content: dict[str, Any] = {"model": _printable(str(model)), "predictions": [], "failures": []}
+        show = _csv_rows(top) if as_csv else partial(_keep, content) if as_json else _print_line
         files = [file for image in images for file in _files(image)]
         # lines on a terminal show by themselves how far it is
         quiet = not (as_csv or as_json) and sys.stdout.isatty()
-        bar = contextlib.nullcontext(silent) if quiet else progress_bar("Classifying")
+        bar = contextlib.nullcontext(silent) if quiet else common.progress_bar("Classifying")
         failed = done = 0
-        with bar as update, PoliteStop() as stop:
+        with bar as update, common.PoliteStop() as stop:
             for chunk in _chunks(files, stop):
                 failed += _classify(classifier, chunk, top, show)
                 done += len(chunk)
                 update(done, len(files), "Classifying")
-    show.end()
+    if as_json:
+        common.print_json(content)
     if failed:
         click.echo(f"Error: {failed} of {len(files)} could not be classified.", err=True)
     if stop():
         click.echo(f"Stopped after {done} of {len(files)}.", err=True)
-        raise SystemExit(TERMINATED if stop.signal == signal.SIGTERM else INTERRUPTED)
-    raise SystemExit(1 if failed else 0)
+    raise SystemExit(stop.exit_code or (1 if failed else 0))
 
 
 _Read = tuple[str, "NDArray[np.uint8] | str"]
@@ -120,11 +112,8 @@ def _matches(pattern: Path) -> list[str]:
     except (ValueError, OSError):  # no pattern that pathlib takes, or no name that the system takes
         return []
     spelled_out = {part for part in pattern.parts if part.startswith(".")}
-    return [
-        str(match)
-        for match in matches
-        if all(part in spelled_out for part in match.parts if part.startswith("."))
-    ]
+    hidden = ({part for part in match.parts if part.startswith(".")} for match in matches)
+    return [str(match) for match, parts in zip(matches, hidden, strict=True) if parts <= spelled_out]
 
 
 def _is_folder(image: str) -> bool:
@@ -137,8 +126,7 @@ def _is_pattern(image: str) -> bool:
 
 def _chunks(files: list[str], stop: Callable[[], bool]) -> Iterator[list[_Read]]:
     """Read the images file by file, and yield a few at a time."""
-    chunk: list[_Read] = []
-    pixels = 0
+    chunk, pixels = list[_Read](), 0
     for file in files:
         if stop():
             break
@@ -168,78 +156,48 @@ def _read(file: str) -> NDArray[np.uint8] | str:
         return str(error)
 
 
-def _classify(classifier: Classifier, chunk: list[_Read], top: int, show: _Lines | _Csv | _Json) -> int:
+def _classify(classifier: Classifier, chunk: list[_Read], top: int, show: _Show) -> int:
     """Show the classes of each image of a chunk; return how many could not be read."""
     readable = [image for _, image in chunk if not isinstance(image, str)]
     predictions = iter(classifier.classify(readable, top) if readable else ())
     for file, image in chunk:
         if isinstance(image, str):
             click.echo(f"Error: {_printable(image)}", err=True)
-            show.failure(file, _printable(image))
+            show(_printable(file), (), _printable(image))
         else:
             first = next(predictions)
-            show.prediction(file, (first, *first.runners_up))
+            show(_printable(file), (first, *first.runners_up), "")
     return len(chunk) - len(readable)
 
 
-class _Lines:
-    """For people: a line for each image."""
-
-    def prediction(self, file: str, ranked: tuple[Prediction, ...]) -> None:
-        """Print it."""
+def _print_line(file: str, ranked: Sequence[Prediction], _reason: str) -> None:
+    """Print a line for people; of a failure standard error has it all."""
+    if ranked:
         classes = ", ".join(f"{prediction.label} {prediction.probability:.2%}" for prediction in ranked)
-        click.echo(f"{_printable(file)}: {classes}")
-
-    def failure(self, file: str, reason: str) -> None:
-        """Show nothing: standard error has it."""
-
-    def end(self) -> None:
-        """Show nothing more."""
+        click.echo(f"{file}: {classes}")
 
 
-class _Csv:
-    """A line for each image, as it comes; the last column says why a file could not be read."""
+def _csv_rows(top: int) -> _Show:
+    """Print the head of a CSV table, and return what prints its rows, each as it comes."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    numbers = ["", *(f"_{number}" for number in range(2, top + 1))]
+    columns = (f"{name}{number}" for number in numbers for name in ("label", "probability"))
+    writer.writerow(["image", *columns, "error"])
 
-    def __init__(self, top: int) -> None:
-        self._top = top
-        self._writer = csv.writer(sys.stdout, lineterminator="\n")
-        numbers = ["", *(f"_{number}" for number in range(2, top + 1))]
-        columns = (f"{name}{number}" for number in numbers for name in ("label", "probability"))
-        self._writer.writerow(["image", *columns, "error"])
+    def show(file: str, ranked: Sequence[Prediction], reason: str) -> None:
+        cells = [cell for one in ranked for cell in (one.label, f"{one.probability:.6f}")]
+        writer.writerow([file, *(cells or [""] * (2 * top)), reason])
 
-    def prediction(self, file: str, ranked: tuple[Prediction, ...]) -> None:
-        """Print it."""
-        cells = (
-            cell for prediction in ranked for cell in (prediction.label, f"{prediction.probability:.6f}")
-        )
-        self._writer.writerow([_printable(file), *cells, ""])
-
-    def failure(self, file: str, reason: str) -> None:
-        """Print it."""
-        self._writer.writerow([_printable(file), *[""] * (2 * self._top), reason])
-
-    def end(self) -> None:
-        """Show nothing more."""
+    return show
 
 
-class _Json:
-    """One document at the end."""
-
-    def __init__(self, model: Path) -> None:
-        self._content: dict[str, Any] = {"model": _printable(str(model)), "predictions": [], "failures": []}
-
-    def prediction(self, file: str, ranked: tuple[Prediction, ...]) -> None:
-        """Keep it."""
+def _keep(content: dict[str, Any], file: str, ranked: Sequence[Prediction], reason: str) -> None:
+    """Add an image to the JSON document that is printed at the end."""
+    if reason:
+        content["failures"].append({"image": file, "error": reason})
+    else:
         classes = [{"label": one.label, "probability": one.probability} for one in ranked]
-        self._content["predictions"].append({"image": _printable(file), "classes": classes})
-
-    def failure(self, file: str, reason: str) -> None:
-        """Keep it."""
-        self._content["failures"].append({"image": _printable(file), "error": reason})
-
-    def end(self) -> None:
-        """Print all."""
-        print_json(self._content)
+        content["predictions"].append({"image": file, "classes": classes})
 
 
 def _printable(text: str) -> str:

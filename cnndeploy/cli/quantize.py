@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cnndeploy.cli._common import (
-    PATH,
-    console_for,
-    json_file_option,
-    measured_on,
-    model_input_option,
-    progress_bar,
-    run_options,
-    write_json,
-)
+from cnndeploy.cli import _common as common
 
 
 @click.command()
-@click.argument("checkpoint", type=PATH)
-@click.option("--output", type=PATH, help="[default: CHECKPOINT's name with .int8.onnx or .float16.onnx]")
+@click.argument("checkpoint", type=common.PATH)
 @click.option(
-    "--precision",
-    type=click.Choice(["int8", "float16"]),
-    default="int8",
-    show_default=True,
-    help="float16 is meant for CUDA.",
+    "--output", type=common.PATH, help="[default: CHECKPOINT's name with .int8.onnx or .float16.onnx]"
 )
 @click.option(
-    "--budget",
-    type=float,
-    default=0.5,
-    show_default=True,
-    help="Percentage points of test accuracy that may be lost.",
+    "--precision", type=click.Choice(["int8", "float16"]), default="int8", help="float16 is meant for CUDA."
 )
 @click.option(
-    "--calibration",
-    type=int,
-    default=512,
-    show_default=True,
-    help="Training images to take the ranges of activations from.",
+    "--budget", type=float, default=0.5, help="Percentage points of test accuracy that may be lost."
 )
-@model_input_option
-@run_options
-@measured_on
-@json_file_option
+@click.option(
+    "--calibration", type=int, default=512, help="Training images to take the ranges of activations from."
+)
+@common.model_input_option
+@common.run_options
+@common.measured_on
+@common.json_file_option
 def command(checkpoint: Path, output: Path | None, json_file: str | None, **settings: Any) -> None:
     """Write a checkpoint as an ONNX file in int8 that loses no more accuracy than its budget.
 
@@ -66,12 +45,9 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     from cnndeploy.display.budget_tables import quantized_table
     from cnndeploy.quantization.quantize import quantize
 
-    again = shlex.join(["cnndeploy", *sys.argv[1:]])
-    with progress_bar(f"Quantizing {checkpoint.name}") as update:
-        quantized = quantize(checkpoint, output, command=again, progress=update, **settings)
-    if json_file is not None:
-        write_json(json_file, quantized.to_dict())
-    console_for(json_file).print(quantized_table(quantized))
+    with common.progress_bar(f"Quantizing {checkpoint.name}") as update:
+        quantized = quantize(checkpoint, output, command=common.command_line(), progress=update, **settings)
+    common.show(quantized, quantized_table, json_file)
     artifact = quantized.artifact
     size = f"{artifact.path.stat().st_size:,} bytes  SHA-256 {artifact.sha256[:16]}"
     click.echo(f"Wrote {artifact.path}  {size}", err=json_file == "-")

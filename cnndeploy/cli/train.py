@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnndeploy.cli._common import (
-    PATH,
-    POSITIVE,
-    POSITIVE_NUMBER,
-    TERMINATED,
-    PoliteStop,
-    RegisteredName,
-    data_dir_option,
-    progress_bar,
-    threads_option,
-)
+from cnndeploy.cli import _common as common
 from cnndeploy.errors import Stopped
 from cnndeploy.machine import patient_threads
 
@@ -30,8 +17,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("architecture", type=RegisteredName("architectures"), required=False)
-@click.option("--output", type=PATH, help="The checkpoint file.  [default: ARCHITECTURE.pt]")
+@click.argument("architecture", type=common.RegisteredName("architectures"), required=False)
+@click.option("--output", type=common.PATH, help="The checkpoint file.  [default: ARCHITECTURE.pt]")
 @click.option(
     "--recipe",
     type=click.Choice(["tuned", "original"]),
@@ -40,17 +27,20 @@ if TYPE_CHECKING:
 @click.option(
     "--epochs", type=click.IntRange(min=0), help="0 writes untrained weights.  [default: the recipe's]"
 )
-@click.option("--batch-size", type=POSITIVE, help="[default: the recipe's]")
+@click.option("--batch-size", type=common.COUNT, help="[default: the recipe's]")
 @click.option(
-    "--lr", type=POSITIVE_NUMBER, help="Adam's learning rate, at its height.  [default: the recipe's]"
+    "--lr",
+    "learning_rate",
+    type=common.POSITIVE,
+    help="Adam's learning rate, at its height.  [default: the recipe's]",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0, max=2**32 - 1),
+    type=click.IntRange(0, 2**32 - 1),
     help="Of weights, order, variation and dropout.  [default: 0]",
 )
 @click.option("--device", help="cpu, cuda or cuda:N; never another than asked for.  [default: cpu]")
-@threads_option
+@common.threads_option
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
@@ -59,26 +49,18 @@ if TYPE_CHECKING:
 @click.option(
     "--compile", "compiled", is_flag=True, default=None, help="Run the network through torch.compile."
 )
-@click.option("--images", type=POSITIVE, help="Use only the first N images, for a quick trial.")
+@click.option("--images", type=common.COUNT, help="Use only the first N images, for a quick trial.")
 @click.option("--resume", is_flag=True, help="Go on where the training of this output stopped.")
 @click.option(
     "--from-checkpoint-recipe",
     "recipe_of",
-    type=PATH,
+    type=common.PATH,
     metavar="CHECKPOINT",
     help="Train as this checkpoint was: network, recipe, seed, images, precision, device, threads.",
 )
-@click.option("--tensorboard", type=PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
-@data_dir_option
-def command(
-    architecture: str | None,
-    output: Path | None,
-    lr: float | None,
-    resume: bool,
-    recipe_of: Path | None,
-    tensorboard: Path | None,
-    **settings: Any,
-) -> None:
+@click.option("--tensorboard", type=common.PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
+@common.data_dir_option
+def command(architecture: str | None, output: Path | None, tensorboard: Path | None, **settings: Any) -> None:
     """Train a network on Fashion-MNIST and write its checkpoint after every epoch.
 
     Beside OUTPUT lie OUTPUT.jsonl, a line for each epoch, and at the end OUTPUT.curves.png and
@@ -93,117 +75,89 @@ def command(
     """
     from cnndeploy.artifact import Artifact
 
-    if architecture is None:
-        if recipe_of is None:
-            raise click.UsageError("Missing argument 'ARCHITECTURE', or --from-checkpoint-recipe.")
-        architecture = Artifact.open(recipe_of).require_manifest().architecture
-    _say_where_processes_differ(recipe_of)
-    output = output or Path(f"{architecture}.pt")
     first = os.environ.get("RANK", "0") == "0"
-    if first and resume:
+    recipe_of: Path | None = settings["recipe_of"]
+    if recipe_of is not None:
+        manifest = Artifact.open(recipe_of).require_manifest()
+        architecture = architecture or manifest.architecture
+        recorded = manifest.training.get("processes", 1)
+        if first and int(os.environ.get("WORLD_SIZE", "1")) != recorded:
+            click.echo(
+                f"{recipe_of} was trained by {recorded} processes; with another number the weights agree but for "
+                f"rounding. For the same: torchrun --nproc-per-node {recorded} -m cnndeploy train ...",
+                err=True,
+            )
+    elif architecture is None:
+        raise click.UsageError("Missing argument 'ARCHITECTURE', or --from-checkpoint-recipe.")
+    output = output or Path(f"{architecture}.pt")
+    if first and settings["resume"]:
         _say_what_is_there(output)
-    log = _tensorboard(tensorboard) if tensorboard is not None and first else None
-    stop = PoliteStop()
-
-    def on_epoch(epoch: Epoch) -> None:
-        click.echo(describe_epoch(epoch))
-        if log is not None:
-            log(epoch)
-
+    stop = common.PoliteStop()
     try:
         with stop:
-            run_training(
-                architecture,
-                output,
-                on_epoch,
-                learning_rate=lr,
-                resume=resume,
-                recipe_of=recipe_of,
-                should_stop=stop,
-                **settings,
-            )
+            run_training(architecture, output, tensorboard if first else None, should_stop=stop, **settings)
     except (KeyboardInterrupt, Stopped):
         if first:
             _say_how_to_resume(architecture, output, settings["data_dir"])
-        if stop.signal == signal.SIGTERM:
-            raise SystemExit(TERMINATED) from None
-        raise KeyboardInterrupt from None
+        raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     if first:
         _draw(output)
 
 
-def run_training(architecture: str, output: Path, on_epoch: Callable[[Epoch], None], **settings: Any) -> None:
-    """Train with a progress bar; ``settings`` are those of :func:`cnndeploy.training.train.train`."""
+def run_training(architecture: str, output: Path, tensorboard: Path | None, **settings: Any) -> None:
+    """Train, with ``settings`` of train(), and show a bar and a line for each epoch, which TensorBoard gets too."""
     with patient_threads():
         from cnndeploy.training.train import train
+    log = None
+    if tensorboard is not None:
+        from cnndeploy.training.tensorboard import logger
 
-    with progress_bar(f"Training {architecture}") as update:
+        log = logger(tensorboard)
+
+    def on_epoch(epoch: Epoch) -> None:
+        click.echo(
+            f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.train_loss:.3f}  "
+            f"train accuracy {epoch.train_accuracy:.3f}  test accuracy {epoch.test_accuracy:.4f} "
+            f"({epoch.test_images:,} images)  {epoch.seconds:.1f} s"
+        )
+        if log is not None:
+            log(epoch)
+
+    with common.progress_bar(f"Training {architecture}") as update:
 
         def on_step(step: Step) -> None:
-            done = (step.epoch - 1) * step.steps + step.step
             text = (
                 f"Epoch {step.epoch}/{step.epochs}  loss {step.loss:.3f}  accuracy {step.accuracy:.3f}  "
                 f"{step.images_per_s:,.0f} images/s"
             )
-            update(done, step.epochs * step.steps, text)
+            update((step.epoch - 1) * step.steps + step.step, step.epochs * step.steps, text)
 
         train(architecture, output, on_step=on_step, on_epoch=on_epoch, **settings)
-
-
-def describe_epoch(epoch: Epoch) -> str:
-    """One line on a completed epoch."""
-    return (
-        f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.train_loss:.3f}  "
-        f"train accuracy {epoch.train_accuracy:.3f}  test accuracy {epoch.test_accuracy:.4f} "
-        f"({epoch.test_images:,} images)  {epoch.seconds:.1f} s"
-    )
-
-
-def _say_where_processes_differ(recipe_of: Path | None) -> None:
-    from cnndeploy.artifact import Artifact
-
-    if recipe_of is None:
-        return
-    recorded = Artifact.open(recipe_of).require_manifest().training.get("processes", 1)
-    if int(os.environ.get("WORLD_SIZE", "1")) != recorded and os.environ.get("RANK", "0") == "0":
-        click.echo(
-            f"{recipe_of} was trained by {recorded} processes; with another number the weights agree but for rounding."
-            f" For the same: torchrun --nproc-per-node {recorded} -m cnndeploy train ...",
-            err=True,
-        )
 
 
 def _say_what_is_there(output: Path) -> None:
     if Path(f"{output}.resume").exists():
         click.echo(f"Resuming from {output}.resume")
+    elif output.exists():
+        click.echo(f"{output} is there already.")
     else:
-        click.echo(
-            f"{output} is there already."
-            if output.exists()
-            else f"Nothing to resume at {output}; starting anew."
-        )
+        click.echo(f"Nothing to resume at {output}; starting anew.")
 
 
 def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -> None:
     if not Path(f"{output}.resume").exists():
-        click.echo(f"\nStopped before the first step; nothing was saved at {output}.", err=True)
+        text = f"Stopped before the first step; nothing was saved at {output}."
     elif "WORLD_SIZE" in os.environ:
-        click.echo("\nStopped before the end; go on with the same command and --resume", err=True)
+        text = "Stopped before the end; go on with the same command and --resume"
     else:
-        command = ["cnndeploy", "train", architecture, "--output", str(output), "--resume"]
-        command += [] if data_dir is None else ["--data-dir", str(data_dir)]
-        click.echo(f"\nStopped before the end; go on with: {shlex.join(command)}", err=True)
-
-
-def _tensorboard(folder: Path) -> Callable[[Epoch], None]:
-    with patient_threads():
-        from cnndeploy.training.tensorboard import logger
-
-    return logger(folder)
+        data = () if data_dir is None else ("--data-dir", data_dir)
+        again = common.command_line("train", architecture, "--output", output, "--resume", *data)
+        text = f"Stopped before the end; go on with: {again}"
+    click.echo(f"\n{text}", err=True)
 
 
 def _draw(output: Path) -> None:
-    """The plots beside a finished checkpoint."""
+    """Draw the plots beside a finished checkpoint."""
     from cnndeploy.artifact import Artifact
 
     click.echo(f"Wrote {output}")
@@ -219,4 +173,4 @@ def _draw(output: Path) -> None:
     if log.exists():  # else it was removed since
         plot_curves(log, curves)
     plot_confusion(manifest.training["confusion"], manifest.labels, confusion)
-    click.echo(f"Wrote {', '.join(str(each) for each in (log, curves, confusion) if each.exists())}")
+    click.echo(f"Wrote {', '.join(str(file) for file in (log, curves, confusion) if file.exists())}")

@@ -2,69 +2,39 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cnndeploy.cli._common import (
-    INTERRUPTED,
-    PATH,
-    POSITIVE,
-    POSITIVE_NUMBER,
-    TERMINATED,
-    PoliteStop,
-    console_for,
-    data_dir_option,
-    json_file_option,
-    progress_bar,
-    threads_option,
-    write_json,
-)
+from cnndeploy.cli import _common as common
 from cnndeploy.errors import Stopped
 
 
 @click.command()
-@click.argument("checkpoint", type=PATH)
-@click.option("--output", type=PATH, help="The folder to write.  [default: CHECKPOINT with .deploy]")
+@click.argument("checkpoint", type=common.PATH)
+@click.option("--output", type=common.PATH, help="The folder to write.  [default: CHECKPOINT with .deploy]")
 @click.option(
     "--budget",
-    type=click.FloatRange(min=0, max=100),
+    type=click.FloatRange(0, 100),
     default=0.5,
-    show_default=True,
     help="Percentage points of accuracy that may be lost; 0 admits equivalent files only.",
 )
 @click.option(
     "--objective",
     type=click.Choice(["latency", "throughput"]),
     default="latency",
-    show_default=True,
     help="Of a call, or in images a second; chooses the batch size.",
 )
-@click.option("--batch-size", type=POSITIVE, help="Images in a call.  [default: 1, or 64 for throughput]")
-@threads_option
+@click.option("--batch-size", type=common.COUNT, help="Images in a call.  [default: 1, or 64 for throughput]")
+@common.threads_option
+@click.option("--device", default="cpu", metavar="cpu|cuda[:N]", help="Fails if unavailable.")
 @click.option(
-    "--device", default="cpu", show_default=True, metavar="cpu|cuda[:N]", help="Fails if unavailable."
+    "--max-minutes", type=common.POSITIVE, default=5.0, help="Then the best so far is verified and written."
 )
-@click.option(
-    "--max-minutes",
-    type=POSITIVE_NUMBER,
-    default=5.0,
-    show_default=True,
-    help="Then the best so far is verified and written.",
-)
-@click.option(
-    "--calibration",
-    type=POSITIVE,
-    default=512,
-    show_default=True,
-    help="Training images to calibrate int8 on.",
-)
-@data_dir_option
-@json_file_option
+@click.option("--calibration", type=common.COUNT, default=512, help="Training images to calibrate int8 on.")
+@common.data_dir_option
+@common.json_file_option
 def command(checkpoint: Path, output: Path | None, json_file: str | None, **settings: Any) -> None:
     """Find the fastest file, runtime and settings for a checkpoint on this machine.
 
@@ -82,14 +52,12 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     from cnndeploy.files import write_file
     from cnndeploy.tuning.tune import tune
 
-    again = shlex.join(["cnndeploy", *sys.argv[1:]])
-    with PoliteStop() as stop, progress_bar("Starting", refreshes_a_second=1) as update:
+    settings |= {"command": common.command_line()}
+    with common.PoliteStop() as stop, common.progress_bar("Starting", refreshes_a_second=1) as update:
         try:
-            report = tune(checkpoint, output, command=again, should_stop=stop, progress=update, **settings)
+            report = tune(checkpoint, output, should_stop=stop, progress=update, **settings)
         except Stopped as error:
             click.echo(f"Stopped: {error}.", err=True)
-            sys.exit(INTERRUPTED if stop.signal == signal.SIGINT else TERMINATED)
-    if json_file is not None:
-        write_json(json_file, report.to_dict())
-    console_for(json_file).print(tuning_table(report))
+            raise SystemExit(stop.exit_code) from None
+    common.show(report, tuning_table, json_file)
     write_file(Path(report.folder, "frontier.png"), tuning_plot(report).png())

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnndeploy.cli._common import (
-    PATH,
-    POSITIVE_NUMBER,
-    announce_certificate,
-    console_for,
-    json_file_option,
-    measured_on,
-    progress_bar,
-    run_options,
-    write_json,
-)
-from cnndeploy.errors import CnndeployError, QuantizationError
+from cnndeploy.cli import _common as common
+from cnndeploy.errors import ArtifactError, CnndeployError, QuantizationError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.run import Precision, Run
 
@@ -29,9 +20,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("artifact", type=PATH)
-@click.option("--against", type=PATH, required=True, help="The checkpoint it was exported from.")
-@run_options
+@click.argument("artifact", type=common.PATH)
+@click.option("--against", type=common.PATH, required=True, help="The checkpoint it was exported from.")
+@common.run_options
 @click.option(
     "--precision",
     type=click.Choice(["float32", "tf32", "bfloat16"]),
@@ -40,11 +31,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--budget",
-    type=POSITIVE_NUMBER,
+    type=common.POSITIVE,
     help="Percentage points of accuracy that a lossy file may lose.  [default: what it was made for]",
 )
-@measured_on
-@json_file_option
+@common.measured_on
+@common.json_file_option
 @click.option("--junit", "junit_file", metavar="FILE", help="Write the verdict as JUnit XML, for CI.")
 def command(
     artifact: Path,
@@ -52,10 +43,9 @@ def command(
     run: Run,
     precision: Precision | None,
     budget: float | None,
-    images: int | None,
-    data_dir: Path | None,
     json_file: str | None,
     junit_file: str | None,
+    **settings: Any,
 ) -> None:
     """Verify an exported file against its checkpoint on real test images.
 
@@ -75,44 +65,29 @@ def command(
 
     if junit_file is not None:
         check_writable(junit_file, artifact, against)
-    reports = _Reports(json_file, junit_file)
+    path, undecided = artifact, partial(_undecided, artifact, against, run, {})
     try:
         candidate = _resolved(artifact, run, precision)
+        path, budget = candidate.artifact.path, _budget_of(candidate, budget)
+        points = {"budget_points": budget or 0.0} if candidate.lossy else {}
+        undecided = partial(_undecided, path, against, candidate.run, points)
+        if json_file != "-":  # so that no earlier pass outlives this run
+            _write(undecided("the verification did not end"), json_file, junit_file)
+        with common.progress_bar(f"Verifying {path.name}") as update:
+            verdict = _verdict(candidate, against, budget, progress=update, **settings)
     except CnndeployError as error:
-        reports.write(_undecided(artifact, against, run, str(error)))
-        remove_stale_certificate(artifact)
+        _write(undecided(str(error)), json_file, junit_file)
+        remove_stale_certificate(path)
         raise
-    check = _check_of(candidate, budget)
-    if json_file != "-":  # so that no earlier pass outlives this run
-        reports.write(check.undecided(against, "the verification did not end"))
-    try:
-        with progress_bar(f"Verifying {candidate.artifact.path.name}") as update:
-            verdict = check.verdict(against, images=images, data_dir=data_dir, progress=update)
-    except CnndeployError as error:
-        reports.write(check.undecided(against, str(error)))
-        remove_stale_certificate(candidate.artifact.path)
-        raise
-    reports.write(verdict)
-    console_for(json_file).print(verdict_table(verdict))
-    _certify(verdict, candidate, images, json_file)
+    _write(verdict, json_file, junit_file)
+    common.console_for(json_file).print(verdict_table(verdict))
+    if candidate.plan is None or (candidate.is_planned and settings["images"] is None):
+        _certify(verdict, path, to_stderr=json_file == "-")
+    else:
+        click.echo(
+            "The folder's certificate is of its plan and all test images; it stays as it was.", err=True
+        )
     verdict.require()
-
-
-@dataclass(frozen=True, slots=True)
-class _Reports:
-    """Where the verdict is written; each is None if it is not wanted."""
-
-    json_file: str | None
-    junit_file: str | None
-
-    def write(self, verdict: Verdict) -> None:
-        """Write a verdict as JSON and as JUnit XML."""
-        from cnndeploy.display.junit import junit
-
-        if self.json_file is not None:
-            write_json(self.json_file, verdict.to_dict())
-        if self.junit_file is not None:
-            write_file(self.junit_file, junit(verdict).encode())
 
 
 def _resolved(artifact: Path, run: Run, precision: Precision | None) -> Candidate:
@@ -126,88 +101,63 @@ def _resolved(artifact: Path, run: Run, precision: Precision | None) -> Candidat
     return replace(candidate, run=replace(candidate.run, options=options))
 
 
-class _Check(Protocol):
-    """What is asked of a candidate."""
-
-    def verdict(self, against: Path, **settings: Any) -> Verdict:
-        """Run both sides; ``settings`` are those of cnndeploy.verify."""
-
-    def undecided(self, against: Path, reason: str) -> Verdict:
-        """Return the verdict as long as there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class _IsEquivalent:
-    candidate: Candidate
-
-    def verdict(self, against: Path, **settings: Any) -> Verdict:
-        from cnndeploy.verification.verify import verify
-
-        return verify(self.candidate.artifact, against, run=self.candidate.run, **settings)
-
-    def undecided(self, against: Path, reason: str) -> Verdict:
-        return _undecided(self.candidate.artifact.path, against, self.candidate.run, reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _KeepsBudget:
-    candidate: Candidate
-    points: float | None
-
-    def verdict(self, against: Path, **settings: Any) -> Verdict:
-        from cnndeploy.verification.budget import verify_budget
-
-        artifact = self.candidate.artifact
-        if self.points is None:
-            raise QuantizationError(
-                f"{artifact.path} is lossy, or run so, and nothing says how much accuracy it may lose; "
-                "say it with --budget"
-            )
-        return verify_budget(artifact, against, budget=self.points, run=self.candidate.run, **settings)
-
-    def undecided(self, against: Path, reason: str) -> Verdict:
-        from cnndeploy.verification.budget_report import BudgetReport
-
-        known = _known(self.candidate.run) | {"budget_points": self.points or 0.0}
-        return BudgetReport.undecided(self.candidate.artifact.path, against, reason, **known)
-
-
-def _check_of(candidate: Candidate, budget: float | None) -> _Check:
-    """Choose the check; raise UsageError if the options do not fit the candidate."""
+def _budget_of(candidate: Candidate, budget: float | None) -> float | None:
+    """Return the budget, None if nothing says one; raise UsageError if the options do not fit the candidate."""
     manifest, plan = candidate.artifact.manifest, candidate.plan
-    if not candidate.lossy:
-        if budget is not None:
-            raise click.UsageError(
-                "--budget is for lossy files; this one computes in float32, so leave it out."
-            )
-        return _IsEquivalent(candidate)
-    if candidate.run.choices.precision == "tf32":
+    if not candidate.lossy and budget is not None:
+        raise click.UsageError("--budget is for lossy files; this one computes in float32, so leave it out.")
+    if candidate.lossy and candidate.run.choices.precision == "tf32":
         raise click.UsageError(
             "--precision tf32 is for files of float32; this one is lossy, so leave it out."
         )
     if budget is not None:
-        return _KeepsBudget(candidate, budget)
+        return budget
     made_for = (manifest and manifest.quantization) or (plan and plan.figures) or {}
     points = made_for.get("budget_points")  # another program's file may say anything
-    return _KeepsBudget(candidate, float(points) if isinstance(points, int | float) else None)
+    return float(points) if isinstance(points, int | float) else None
 
 
-def _undecided(artifact: Path, against: Path, run: Run, reason: str) -> Verdict:
+def _verdict(candidate: Candidate, against: Path, budget: float | None, **settings: Any) -> Verdict:
+    """Hold the candidate against its checkpoint: within a budget if it is lossy, else for equivalence."""
+    from cnndeploy.verification.budget import verify_budget
+    from cnndeploy.verification.verify import verify
+
+    artifact, run = candidate.artifact, candidate.run
+    if not candidate.lossy:
+        return verify(artifact, against, run=run, **settings)
+    if budget is None:
+        raise QuantizationError(
+            f"{artifact.path} is lossy, or run so, and nothing says how much accuracy it may lose; "
+            "say it with --budget"
+        )
+    return verify_budget(artifact, against, budget=budget, run=run, **settings)
+
+
+def _undecided(artifact: Path, against: Path, run: Run, points: dict[str, float], reason: str) -> Verdict:
+    """Return the verdict as long as there is none; it is one on a budget if there are ``points``."""
+    from cnndeploy.verification.budget_report import BudgetReport
     from cnndeploy.verification.report import EquivalenceReport
 
-    return EquivalenceReport.undecided(artifact, against, reason, **_known(run))
+    kind: type[Verdict] = BudgetReport if points else EquivalenceReport
+    known = {"runtime": run.runtime, "device": run.device, "options": run.choices.changed}
+    return kind.undecided(artifact, against, reason, **known, **points)
 
 
-def _known(run: Run) -> dict[str, Any]:
-    """Return the fields of a verdict that are known before anything runs."""
-    return {"runtime": run.runtime, "device": run.device, "options": run.choices.changed}
+def _write(verdict: Verdict, json_file: str | None, junit_file: str | None) -> None:
+    """Write the verdict as JSON and as JUnit XML, each if it is wanted."""
+    from cnndeploy.display.junit import junit
+
+    common.write_json(json_file, verdict.to_dict())
+    if junit_file is not None:
+        write_file(junit_file, junit(verdict).encode())
 
 
-def _certify(verdict: Verdict, candidate: Candidate, images: int | None, json_file: str | None) -> None:
-    """Write or remove the certificate; a deployment's is only for its own plan on all test images."""
-    if candidate.plan is None or (candidate.is_planned and images is None):
-        announce_certificate(verdict, candidate.artifact.path, json_file)
-    else:
-        click.echo(
-            "The folder's certificate is of its plan and all test images; it stays as it was.", err=True
-        )
+def _certify(verdict: Verdict, artifact: Path, to_stderr: bool) -> None:
+    """Write a pass's certificate beside the artifact, or remove a failure's, and say so."""
+    from cnndeploy.certificate import certify
+
+    try:
+        if certificate := certify(verdict, artifact, common.command_line()):
+            click.echo(f"Certificate: {certificate}", err=to_stderr)
+    except ArtifactError as error:  # the disk may be read-only; the verdict stands all the same
+        click.echo(f"No certificate: {error}", err=True)

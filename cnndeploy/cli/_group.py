@@ -1,0 +1,77 @@
+"""The group of all commands: finds them, and turns errors and signals into messages and exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from cnndeploy.errors import CnndeployError, missing_dependency
+
+_interrupts: list[int] = []
+
+
+class Commands(click.Group):
+    """Finds commands by file name and turns every expected error into a message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the stems of the files beside this one."""
+        del ctx
+        return sorted(file.stem for file in Path(__file__).parent.glob("[!_]*.py"))
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import one command's module."""
+        if name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"cnndeploy.cli.{name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Do as click does, and suggest the nearest name if there is no such command."""
+        near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+        if near and near[0] != args[0] and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; ``--debug`` lets errors through with their traceback."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _interrupted(ctx)
+        except (CnndeployError, OSError, ModuleNotFoundError) as error:
+            # click ends quietly if the reader of a pipe has gone
+            if ctx.params["debug"] or isinstance(error, BrokenPipeError):
+                raise
+            expected = missing_dependency(error) if isinstance(error, ModuleNotFoundError) else error
+            click.echo(f"Error: {expected}", err=True)
+            ctx.exit(getattr(expected, "exit_code", 1))
+        except Exception:
+            if (
+                _interrupts
+            ):  # a library, as torch while it is imported, may turn Ctrl-C into an error of its own
+                _interrupted(ctx)
+            raise
+
+
+def _interrupted(ctx: click.Context) -> NoReturn:
+    click.echo("\nInterrupted.", err=True)
+    ctx.exit(128 + signal.SIGINT)
+
+
+def on_interrupt(number: int, _frame: object) -> None:
+    """Handle SIGINT as Python does, and remember it."""
+    _interrupts.append(number)
+    raise KeyboardInterrupt
+
+
+def on_terminate(number: int, _frame: object) -> None:
+    """Handle SIGTERM by an exception, so that temporary files are removed and workers ended."""
+    sys.exit(128 + number)
