@@ -227,7 +227,7 @@ class _Outputs:
 
             yield lambda: _write_text(markdown, benchmark_markdown(report))
         if (html := self.html) is not None:
-            from cnndeploy.display.benchmark_page import render_benchmark
+            from cnndeploy.display.page import render_benchmark
 
             command = shlex.join(["cnndeploy", *sys.argv[1:]])
             yield lambda: _write_text(html, render_benchmark(report, command))

@@ -37,7 +37,7 @@ def command(
     Example:
       cnndeploy evaluate lenet.onnx
     """
-    from cnndeploy.display.evaluation_tables import evaluation_table
+    from cnndeploy.display.verdict_tables import evaluation_table
     from cnndeploy.evaluation import evaluate
 
     with progress_bar(f"Evaluating {file.name}") as update, patient_threads():
