@@ -24,7 +24,7 @@ import numpy as np
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.intervals import ratio_interval
-from cnndeploy.display.units import machine_line
+from cnndeploy.display.cells import machine_line
 from cnndeploy.machine import environment
 
 REPOSITORY = Path(__file__).parents[1]

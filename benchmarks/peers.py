@@ -25,8 +25,8 @@ from cnndeploy.benchmark.intervals import ratio_interval
 from cnndeploy.benchmark.raw import RAW_ONNXRUNTIME, RAW_OPENVINO
 from cnndeploy.benchmark.report import BenchmarkReport, Result, round_ratios
 from cnndeploy.deployment import Candidate, resolve
-from cnndeploy.display.tuning_tables import tuning_table
-from cnndeploy.display.units import duration, machine_line
+from cnndeploy.display.benchmark_tables import tuning_table
+from cnndeploy.display.cells import duration, machine_line
 from cnndeploy.exporters import export
 from cnndeploy.files import write_file
 from cnndeploy.run import Run

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cnndeploy import data
 from cnndeploy.architectures import ARCHITECTURES
-from cnndeploy.display.units import machine_line
+from cnndeploy.display.cells import machine_line
 from cnndeploy.machine import environment, patient_threads, usable_cpus
 
 with patient_threads():

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 from cnndeploy.architectures import ARCHITECTURES
-from cnndeploy.display.units import machine_line
+from cnndeploy.display.cells import machine_line
 from cnndeploy.exporters import ModelInput, export
 from cnndeploy.machine import environment
 from cnndeploy.verification.verify import verify

@@ -13,7 +13,7 @@ from click.testing import Result
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
-from cnndeploy.display.curves import plot_confusion, plot_curves
+from cnndeploy.display.plots import plot_confusion, plot_curves
 from cnndeploy.errors import ArtifactError
 from cnndeploy.evaluation import Evaluation, evaluate, wilson
 from cnndeploy.runtimes import open_session

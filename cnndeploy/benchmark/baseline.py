@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ from cnndeploy.errors import BenchmarkError
 from cnndeploy.serial import jsonable
 
 Line = tuple[Any, ...]
-_SAME_MACHINE = ("cpu", "usable_cpus", "gpus")
+Pair = tuple[Result, Result]
+"""The same line in the earlier report and in the later one."""
+References = dict[int, Result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,43 +57,6 @@ class Comparison:
         return {**values, "changes": [with_old_keys(change) for change in values["changes"]]}
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """The same line in both reports, and what it was measured against in each, None if it was alone."""
-
-    old: Result
-    new: Result
-    old_reference: Result | None
-    new_reference: Result | None
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether the other lines are measured against this one now."""
-        return self.new_reference is self.new
-
-    def change(self, comparisons: int) -> Change:
-        """Compare by the ratio if both were measured against the same reference and are not that themselves."""
-        by: Literal["ratio", "time"] = "time"
-        earlier, later = self.old.round_p50_s, self.new.round_p50_s
-        then, today = self.old_reference, self.new_reference
-        if then and today and then.identity == today.identity and not self.is_reference:
-            by = "ratio"
-            earlier = tuple(1 / ratio for ratio in round_ratios(then, self.old))
-            later = tuple(1 / ratio for ratio in round_ratios(today, self.new))
-        low, high = change_interval(earlier, later, comparisons)
-        return Change(
-            self.new.artifact,
-            self.new.runtime,
-            self.new.threads,
-            self.new.batch_size,
-            by,
-            statistics.median(earlier) / statistics.median(later),
-            low,
-            high,
-            verdict((low, high), min(len(earlier), len(later)), comparisons),
-        )
-
-
 def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool = False) -> Comparison:
     """Compare each line with the same line of an earlier report.
 
@@ -102,61 +68,69 @@ def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool 
     """
     check_machine(now.environment, before, any_machine=any_machine)
     olds, news = _lines(before), _lines(now)
-    pairs = [
-        Pair(olds[line], row, _reference(olds[line], before), _reference(row, now))
-        for line, row in news.items()
-        if line in olds
-    ]
+    pairs = [(olds[line], row) for line, row in news.items() if line in olds]
     if not pairs:
         raise BenchmarkError(
-            f"the baseline has no line in common with this run. It has: {'; '.join(map(_named, olds))}. This has: "
-            f"{'; '.join(map(_named, news))}."
+            f"the baseline has no line in common with this run. It has: {'; '.join(map(_named, olds))}. "
+            f"This has: {'; '.join(map(_named, news))}."
         )
     missing = (f"only in the baseline: {_named(line)}" for line in olds if line not in news)
     added = (f"not in the baseline: {_named(line)}" for line in news if line not in olds)
-    notes = (*missing, *added, *_other_versions(now, before))
-    return Comparison(_changes(pairs), notes, tuple(_undecided(pairs)))
+    versions = before.environment.get("versions", {}), now.environment["versions"]
+    notes = (*missing, *added, *_differences(*versions, sorted({*versions[0], *versions[1]})))
+    return Comparison(_changes(pairs, _references(now), _references(before)), notes, tuple(_undecided(pairs)))
 
 
 def check_machine(environment: Any, before: BenchmarkReport, *, any_machine: bool) -> None:
     """Refuse a baseline of another machine; raise BenchmarkError."""
-    differences = [
-        f"{name} was {before.environment.get(name)}, is {environment[name]}"
-        for name in _SAME_MACHINE
-        if before.environment.get(name) != environment[name]
-    ]
+    differences = "; ".join(_differences(before.environment, environment, ("cpu", "usable_cpus", "gpus")))
     if differences and not any_machine:
         raise BenchmarkError(
-            f"the baseline is of another machine: {'; '.join(differences)}. Measure a baseline here, or allow any "
-            "machine."
+            f"the baseline is of another machine: {differences}. Measure a baseline here, or allow any machine."
         )
 
 
-def _changes(pairs: list[Pair]) -> tuple[Change, ...]:
-    changes = [pair.change(len(pairs)) for pair in pairs]
+def _changes(pairs: list[Pair], now: References, before: References) -> tuple[Change, ...]:
+    changes = [
+        _change(old, new, before.get(old.batch_size), now.get(new.batch_size), len(pairs))
+        for old, new in pairs
+    ]
     risen = {change.batch_size for change in changes if change.by == "ratio" and change.verdict == "FASTER"}
     return tuple(
         replace(change, verdict="AMBIGUOUS")
-        if pair.is_reference and change.verdict == "SLOWER" and change.batch_size not in risen
+        if change.verdict == "SLOWER" and new is now.get(new.batch_size) and new.batch_size not in risen
         else change
-        for pair, change in zip(pairs, changes, strict=True)
+        for (_, new), change in zip(pairs, changes, strict=True)
     )
+
+
+def _change(old: Result, new: Result, then: Result | None, today: Result | None, comparisons: int) -> Change:
+    """Compare by the ratio if both were measured against the same reference and are not that themselves."""
+    by: Literal["ratio", "time"] = "time"
+    earlier, later = old.round_p50_s, new.round_p50_s
+    if then and today and then.identity == today.identity and new is not today:
+        by = "ratio"
+        earlier = tuple(1 / ratio for ratio in round_ratios(then, old))
+        later = tuple(1 / ratio for ratio in round_ratios(today, new))
+    low, high = change_interval(earlier, later, comparisons)
+    judged = verdict((low, high), min(len(earlier), len(later)), comparisons)
+    ratio = statistics.median(earlier) / statistics.median(later)
+    return Change(new.artifact, new.runtime, new.threads, new.batch_size, by, ratio, low, high, judged)
 
 
 def _undecided(pairs: list[Pair]) -> Iterator[str]:
     needed = rounds_needed(len(pairs))
-    for pair in pairs:
-        rounds = (len(pair.old.round_p50_s), len(pair.new.round_p50_s))
+    for old, new in pairs:
+        rounds = (len(old.round_p50_s), len(new.round_p50_s))
         if min(rounds) < needed:
-            name = _named(pair.new.identity)
+            name = _named(new.identity)
             yield f"{name} has {rounds[0]} rounds in the baseline and {rounds[1]} here; {needed} are needed"
 
 
-def _other_versions(now: BenchmarkReport, before: BenchmarkReport) -> Iterator[str]:
-    olds, news = before.environment.get("versions", {}), now.environment["versions"]
-    for name in sorted({*olds, *news}):
-        if olds.get(name) != news.get(name):
-            yield f"{name} was {olds.get(name)}, is {news.get(name)}"
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
+    return (
+        f"{name} was {old.get(name)}, is {new.get(name)}" for name in names if old.get(name) != new.get(name)
+    )
 
 
 def _named(line: Line) -> str:
@@ -179,7 +153,9 @@ def _lines(report: BenchmarkReport) -> dict[Line, Result]:
     return lines
 
 
-def _reference(row: Result, report: BenchmarkReport) -> Result | None:
-    """Return what the row was measured against, None if it was alone."""
-    group = [other for other in report.results if other.batch_size == row.batch_size and not other.failure]
-    return next((other for other in group if other.verdict == "REFERENCE"), None) if len(group) > 1 else None
+def _references(report: BenchmarkReport) -> References:
+    """Return what the rows of each batch size were measured against; none if a row was alone."""
+    rows = [row for row in report.results if not row.failure]
+    sizes = Counter(row.batch_size for row in rows)
+    references = [row for row in rows if row.verdict == "REFERENCE" and sizes[row.batch_size] > 1]
+    return {row.batch_size: row for row in reversed(references)}

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
+from functools import partial
+from itertools import cycle, product
 
-from cnndeploy.benchmark.candidates import candidates_of
-from cnndeploy.benchmark.cold_start import cold_starts as start_afresh
-from cnndeploy.benchmark.conditions import Watch, doubts
+from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.conditions import doubts, watch
 from cnndeploy.benchmark.engine import Measurement, measure
 from cnndeploy.benchmark.intervals import ratio_interval, rounds_needed
+from cnndeploy.benchmark.raw import RAW
 from cnndeploy.benchmark.report import BenchmarkReport, Result, compared, summarise
-from cnndeploy.benchmark.timer import BatchOf, Timer
-from cnndeploy.deployment import Candidate, Source
+from cnndeploy.benchmark.timer import BatchOf, Timer, cold_starts
+from cnndeploy.deployment import Candidate, Source, resolve
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.machine import environment
 from cnndeploy.progress import Progress, ShouldStop, never, silent
-from cnndeploy.run import Threads
+from cnndeploy.run import Run, Threads
+from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import jsonable
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When measuring ends.
-
-    ``until``: rounds end when the interval of every ratio is narrower than this share of the ratio;
-    ``seconds``: or when so many seconds for each candidate and batch size are used; ``timeout_s``: a candidate that
-    takes longer for one answer is ended; ``cold_starts``: fresh processes for each candidate; ``seed``: of the order.
-    """
+    """When measuring ends, and the seed of the order; :func:`bench` says what each means."""
 
     until: float
     seconds: float
@@ -43,7 +41,7 @@ class Limits:
         values = (self.until, self.seconds, self.timeout_s)
         if not all(0 < value < math.inf for value in values) or self.cold_starts < 0:
             raise BenchmarkError(
-                f"until, seconds and timeout are above 0, cold starts at least 0, but got {self}"
+                f"until, seconds and timeout are above 0, cold starts at least 0, not {self}"
             )
 
 
@@ -123,41 +121,36 @@ def bench_candidates(
 ) -> BenchmarkReport:
     """Do what :func:`bench` does with candidates that are settled, at ``sizes`` from the smallest up."""
     comparisons = max(1, (len(candidates) - 1) * len(sizes))
-    min_rounds = rounds_needed(len(candidates) * len(sizes))  # because a baseline judges every row
-    turns = _Turns(limits, comparisons, min_rounds, should_stop, progress)
+    run = partial(
+        measure,
+        seconds=limits.seconds,
+        min_rounds=rounds_needed(len(candidates) * len(sizes)),  # because a baseline judges every row
+        is_enough=lambda measured: is_precise(measured, limits.until, comparisons),
+        should_stop=should_stop,
+        seed=limits.seed,
+    )
+    start = partial(Timer, timeout_s=limits.timeout_s, end_to_end=end_to_end, should_stop=should_stop)
     rows: list[Result] = []
     with contextlib.ExitStack() as stack:
-
-        def start(candidate: Candidate) -> Timer:
-            timeout_s = limits.timeout_s
-            timer = Timer(candidate, timeout_s=timeout_s, end_to_end=end_to_end, should_stop=should_stop)
-            return stack.enter_context(timer)
-
-        timers = [start(candidate) for candidate in candidates]  # all start at once; then wait for each
+        # all start at once; then wait for each
+        timers = [stack.enter_context(start(candidate)) for candidate in candidates]
         errors = [error for timer in timers if (error := timer.try_to_open()) is not None]
         if len(errors) == len(timers):
             raise errors[0]
-        watch = Watch()  # all candidates wait now, so whatever works is somebody else
+        conditions_since = watch()  # all candidates wait now, so whatever works is somebody else
         for batch_size in sizes:
             for index, timer in enumerate(timers):
                 if timer.failure and batch_size != sizes[0] and not should_stop():
-                    timers[index] = start(
-                        timer.candidate
-                    )  # what failed at one batch size may run at the next
+                    # what failed at one batch size may run at the next
+                    timers[index] = stack.enter_context(start(timer.candidate))
                     timers[index].try_to_open()
-            rows += compared(turns.at(batch_size, timers), comparisons)
-        conditions = watch.facts()
-    starts, failures = start_afresh(
-        candidates,
-        limits.cold_starts,
-        sizes[0],
-        limits.timeout_s,
-        end_to_end=end_to_end,
-        should_stop=should_stop,
-        progress=progress,
+            rows += compared(_rows(batch_size, timers, run, progress), comparisons)
+        conditions = conditions_since()
+    starts, failures = cold_starts(
+        candidates, limits.cold_starts, sizes[0], start, should_stop=should_stop, progress=progress
     )
     report = BenchmarkReport(
-        tuple(replace(row, cold_start=start) for row, start in zip(rows, cycle(starts), strict=False)),
+        tuple(replace(row, cold_start=cold) for row, cold in zip(rows, cycle(starts), strict=False)),
         {**environment(), **conditions},
         settings=jsonable(limits),
         interrupted=should_stop(),
@@ -165,51 +158,80 @@ def bench_candidates(
     return replace(report, warnings=(*failures, *doubts(report)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Turns:
-    """How candidates take turns, and when they have had enough of them."""
+def _rows(
+    batch_size: int, timers: Sequence[Timer], run: Callable[..., list[Measurement]], progress: Progress
+) -> list[Result]:
+    """Measure those that still run at one batch size; return a row for each."""
+    batches = {timer: BatchOf(timer, batch_size) for timer in timers if not timer.failure}
 
-    limits: Limits
-    comparisons: int
-    min_rounds: int
-    should_stop: ShouldStop
-    progress: Progress
+    def on_round(done: int, used: float) -> None:
+        progress(int(1000 * used), 1000, f"Timing batch {batch_size}, round {done}")
 
-    def at(self, batch_size: int, timers: Sequence[Timer]) -> list[Result]:
-        """Measure those that still run at one batch size; return a row for each."""
-        batches = {timer: BatchOf(timer, batch_size) for timer in timers if not timer.failure}
-        measurements = measure(
-            list(batches.values()),
-            seconds=self.limits.seconds,
-            min_rounds=self.min_rounds,
-            is_enough=lambda so_far: is_precise(so_far, self.limits.until, self.comparisons),
-            should_stop=self.should_stop,
-            seed=self.limits.seed,
-            on_round=lambda done, used: self.progress(
-                int(1000 * used), 1000, f"Timing batch {batch_size}, round {done}"
-            ),
-        )
-        measured = dict(zip(batches, measurements, strict=True))
-        rows = []
-        for timer in timers:
-            row = timer.row(batch_size)
-            if timer in measured:
-                timer.failure = measured[timer].failure  # its process has ended with it
-                row = replace(row, peak_memory_bytes=batches[timer].peak_memory_bytes)
-                row = summarise(row, measured[timer])
-            rows.append(row)
-        return rows
+    rows = {timer: timer.row(batch_size) for timer in timers}
+    measurements = run(list(batches.values()), on_round=on_round)
+    for (timer, batch), measured in zip(batches.items(), measurements, strict=True):
+        timer.failure = measured.failure  # its process has ended with it
+        rows[timer] = summarise(replace(rows[timer], peak_memory_bytes=batch.peak_memory_bytes), measured)
+    return list(rows.values())
 
 
 def is_precise(measured: Sequence[Measurement], until: float, comparisons: int) -> bool:
     """Return whether all ratios are known well enough; with a single candidate, whether its time is."""
-    medians = [measurement.medians for measurement in measured if not measurement.failure]
-    if not medians:
-        return True
-    first, *others = medians
+    first, *others = [each.medians for each in measured if not each.failure] or [[]]
     series = [[a / b for a, b in zip(first, other, strict=True)] for other in others] or [first]
-    for values in series:
+
+    def is_narrow(values: Sequence[float]) -> bool:
         low, high = ratio_interval(values, comparisons)
-        if high - low > until * statistics.median(values):
-            return False
-    return True
+        return high - low <= until * statistics.median(values)
+
+    return not first or all(map(is_narrow, series))
+
+
+def candidates_of(
+    sources: Sequence[Source],
+    *,
+    runtimes: Sequence[str] = (),
+    threads: Sequence[Threads] = (),
+    device: str = "",
+    end_to_end: bool = False,
+) -> list[Candidate]:
+    """Return the candidates in the order of threads, then sources, then runtimes.
+
+    What is left empty is as a folder's plan says; without a plan it is each format's own runtime, all usable CPUs, and
+    the CPU. Errors are those of :func:`bench`.
+    """
+    if not sources or isinstance(sources, str | os.PathLike | Artifact) or isinstance(runtimes, str):
+        raise BenchmarkError("give at least one model file, and lists of files and runtimes")
+    if any(count != "auto" and count < 1 for count in threads):
+        raise BenchmarkError(f"threads are at least 1, or auto, got {list(threads)}")
+    resolved = [resolve(source, Run(device=device)) for source in sources]
+    formats = {candidate.artifact.format for candidate in resolved}
+    for runtime in runtimes:
+        if formats.isdisjoint(_formats(runtime)):
+            opens = ", ".join(_formats(runtime))
+            raise BenchmarkError(f"{runtime} opens {opens}; none of the files is of that format")
+    return [
+        _candidate(candidate, Run(runtime, threads=count), end_to_end)
+        for count, candidate in product(dict.fromkeys(threads) or [None], resolved)
+        for runtime in _fitting(candidate.artifact, runtimes)
+    ]
+
+
+def _formats(runtime: str) -> tuple[str, ...]:
+    return ("onnx",) if runtime in RAW else RUNTIMES.get(runtime).formats
+
+
+def _fitting(artifact: Artifact, runtimes: Sequence[str]) -> list[str]:
+    """Return the runtimes that open a file; an empty name, for the planned or default one, if none were given."""
+    fitting = [name for name in dict.fromkeys(runtimes) if artifact.format in _formats(name)]
+    if runtimes and not fitting:
+        raise BenchmarkError(f"{artifact.path} is {artifact.format}, which none of {list(runtimes)} opens")
+    return fitting or [""]
+
+
+def _candidate(resolved: Candidate, run: Run, end_to_end: bool) -> Candidate:
+    run = run.over(resolved.run)
+    run = replace(run, threads=run.threads or run.thread_count)
+    if run.runtime in RAW and (run.device != "cpu" or end_to_end or run.threads == "auto"):
+        raise BenchmarkError(f"{run.runtime} runs the model alone, on the CPU, with a number of threads")
+    return replace(resolved, run=run)

@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,40 +15,33 @@ from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.machine import busy_cpus, cpu_ticks, usable_cpus
 
 _LISTEN_S = 0.5
-_BUSY_CPUS, _STEAL, _DRIFT = 0.25, 0.02, 0.05
 _SLOW_FIRST_S, _SLOW_FIRST_TIMES = 0.2, 20
 _MOST_TIMES_LONGER = 30.0
-_THROTTLED = "devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
 
 
-class Watch:
-    """Listens for other programs while all candidates wait, then counts until :meth:`facts`."""
+def watch() -> Callable[[], dict[str, Any]]:
+    """Listen for other programs while all candidates wait; return what tells the conditions from then on.
 
-    def __init__(self) -> None:
-        self._busy = busy_cpus(_LISTEN_S)
-        self._load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-        self._before = cpu_ticks()
-        self._throttled = _throttled()
+    They are JSON-ready: ``busy_cpus`` before, ``load_average`` of the minute before, ``steal`` as a share of all CPU
+    time, and how often a CPU was ``throttled``; None if the machine does not say.
+    """
+    busy, load = busy_cpus(_LISTEN_S), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    before, throttled = cpu_ticks(), _throttled()
 
-    def facts(self) -> dict[str, Any]:
-        """JSON-ready: ``busy_cpus`` before, ``load_average`` of the minute before, ``steal`` as a share of all CPU
-        time, and how often a CPU was ``throttled``; None if the machine does not say.
-        """
+    def conditions() -> dict[str, Any]:
         after, steal = cpu_ticks(), None
-        if self._before is not None and after is not None:
-            passed = {name: after[name] - self._before[name] for name in after}
+        if before is not None and after is not None:
+            passed = {name: after[name] - before[name] for name in after}
             steal = passed["steal"] / max(1, sum(passed.values()))
-        return {
-            "busy_cpus": self._busy,
-            "load_average": self._load,
-            "steal": steal,
-            "throttled": _throttled() - self._throttled,
-        }
+        slowed = _throttled() - throttled
+        return {"busy_cpus": busy, "load_average": load, "steal": steal, "throttled": slowed}
+
+    return conditions
 
 
 def _throttled() -> int:
     count = 0
-    for path in Path("/sys").glob(_THROTTLED):
+    for path in Path("/sys").glob("devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"):
         with contextlib.suppress(OSError, ValueError):  # a container may list it and not let it be read
             count += int(path.read_text())
     return count
@@ -82,75 +75,64 @@ class Facts:
     cold_starts: int
     interrupted: bool
 
-    @property
-    def direction(self) -> str:
-        """How the machine changed."""
-        return "slower" if self.drift > 0 else "faster"
-
-    @property
-    def more_seconds(self) -> float:
-        """Seconds after which the intervals may be narrow enough."""
-        times = min(_MOST_TIMES_LONGER, max(2.0, (self.width / self.until) ** 2))
-        return math.ceil(self.seconds * times)
-
 
 class Doubt(NamedTuple):
-    """What to say if ``applies``; ``sentence`` is a format that takes ``facts``."""
+    """What to say if ``applies``; ``sentence`` is a format that takes the facts and what :func:`doubts` adds."""
 
     applies: Callable[[Facts], bool]
     sentence: str
 
 
 _UNCLEAR = (
-    "{facts.unclear} of {facts.rows} rows are AMBIGUOUS: their intervals reach over the 2% that count as the same. "
+    "{unclear} of {rows} rows are AMBIGUOUS: their intervals reach over the 2% that count as the same. "
     "More rounds may tell: "
 )
 DOUBTS = (
     Doubt(
-        lambda facts: facts.busy_cpus > _BUSY_CPUS,
-        "Other programs kept {facts.busy_cpus:.1f} CPUs busy just before. Programs with several threads suffer from "
-        "that out of all proportion, so these figures may be far off; repeat them on an idle machine.",
+        lambda facts: facts.busy_cpus > 0.25,
+        "Other programs kept {busy_cpus:.1f} CPUs busy just before. Programs with several threads suffer from that "
+        "out of all proportion, so these figures may be far off; repeat them on an idle machine.",
     ),
     Doubt(
-        lambda facts: facts.steal > _STEAL,
-        "The hypervisor gave {facts.steal:.0%} of the CPU time to other machines; repeat this at another time, or on a "
+        lambda facts: facts.steal > 0.02,
+        "The hypervisor gave {steal:.0%} of the CPU time to other machines; repeat this at another time, or on a "
         "machine of your own.",
     ),
     Doubt(
         lambda facts: facts.throttled > 0,
-        "The CPU throttled itself {facts.throttled} times for heat; let it cool, and repeat.",
+        "The CPU throttled itself {throttled} times for heat; let it cool, and repeat.",
     ),
     Doubt(
-        lambda facts: abs(facts.drift) > _DRIFT,
-        "The machine became {drift:.0%} {facts.direction} while it was measured (its frequency, heat, or other "
-        "programs). Ratios bear that; do not quote the times.",
+        lambda facts: abs(facts.drift) > 0.05,
+        "The machine became {change:.0%} {direction} while it was measured (its frequency, heat, or other programs). "
+        "Ratios bear that; do not quote the times.",
     ),
     Doubt(
         lambda facts: facts.threads > facts.cpus,
-        "{facts.threads} threads were asked for, but this process may use {facts.cpus} CPUs; leave the number out, or "
-        "take at most {facts.cpus} threads.",
+        "{threads} threads were asked for, but this process may use {cpus} CPUs; leave the number out, or take at "
+        "most {cpus} threads.",
     ),
     Doubt(
-        lambda facts: bool(facts.slow_starts),
-        "The first call is slow: {facts.slow_starts}. Warm up before serving.",
+        lambda facts: facts.slow_starts != "",
+        "The first call is slow: {slow_starts}. Warm up before serving.",
     ),
     Doubt(
-        lambda facts: bool(facts.slow_starts) and not facts.cold_starts,
+        lambda facts: facts.slow_starts != "" and not facts.cold_starts,
         "Whether a slow first call or the opening before it is to blame is told by cold starts, which were left out.",
     ),
     Doubt(
         lambda facts: facts.grouped > 0,
-        "In {facts.grouped} of {facts.rows} rows a call is too short for the clock: their quantiles are of means of up "
-        "to {facts.calls} calls in a row.",
+        "In {grouped} of {rows} rows a call is too short for the clock: their quantiles are of means of up to {calls} "
+        "calls in a row.",
     ),
     Doubt(
         lambda facts: facts.few > 0 and not facts.interrupted,
-        "In {facts.few} of {facts.rows} rows there are too few calls for a p90 with an interval; {enough:g} seconds "
-        "for each candidate would bring four times as many.",
+        "In {few} of {rows} rows there are too few calls for a p90 with an interval; {enough:g} seconds for each "
+        "candidate would bring four times as many.",
     ),
     Doubt(
         lambda facts: facts.unclear > 0 and not facts.interrupted and facts.width > facts.until,
-        _UNCLEAR + "take {facts.more_seconds} seconds for each candidate.",
+        _UNCLEAR + "take {longer} seconds for each candidate.",
     ),
     Doubt(
         lambda facts: facts.unclear > 0 and not facts.interrupted and facts.width <= facts.until,
@@ -162,32 +144,39 @@ DOUBTS = (
 
 def doubts(report: BenchmarkReport) -> tuple[str, ...]:
     """Return what a reader should know before believing the figures, and what to do about it."""
-    facts = facts_of(report)
-    derived = {"drift": abs(facts.drift), "enough": 4 * facts.seconds, "narrower": facts.until / 2}
-    return tuple(doubt.sentence.format(facts=facts, **derived) for doubt in DOUBTS if doubt.applies(facts))
+    facts = _facts(report)
+    # after how many times as long the intervals may be narrow enough
+    times = min(_MOST_TIMES_LONGER, max(2.0, (facts.width / facts.until) ** 2))
+    values = asdict(facts) | {
+        "change": abs(facts.drift),
+        "direction": "slower" if facts.drift > 0 else "faster",
+        "enough": 4 * facts.seconds,
+        "longer": math.ceil(facts.seconds * times),
+        "narrower": facts.until / 2,
+    }
+    return tuple(doubt.sentence.format_map(values) for doubt in DOUBTS if doubt.applies(facts))
 
 
-def facts_of(report: BenchmarkReport) -> Facts:
-    """Read off a report what doubts are about."""
+def _facts(report: BenchmarkReport) -> Facts:
     machine, settings = report.environment, report.settings or {}
     rows = [row for row in report.results if not row.failure]
     grouped = [row.calls_per_sample for row in rows if row.calls_per_sample > 1]
     unclear = [row for row in rows if row.verdict == "AMBIGUOUS"]
-    drifts = [drift for row in report.results if (drift := _drift(row)) is not None]
+    widths = [((row.ratio_high or 0) - (row.ratio_low or 0)) / (row.ratio or 1) for row in unclear]
     return Facts(
         busy_cpus=machine["busy_cpus"] or 0.0,
         steal=machine["steal"] or 0.0,
         throttled=machine["throttled"] or 0,
-        drift=statistics.median(drifts) if drifts else 0.0,
+        drift=statistics.median(_drifts(report) or [0.0]),
         threads=max((row.threads or 0 for row in report.results), default=0),
         cpus=usable_cpus(),
-        slow_starts="; ".join(text for row in rows if (text := _slow_start(row))),
+        slow_starts="; ".join(filter(None, map(_slow_start, rows))),
         rows=len(rows),
         grouped=len(grouped),
         calls=max(grouped, default=1),
-        few=sum(bool((row.more_calls_needed or {}).keys() & {"p50", "p90"}) for row in rows),
+        few=sum(not {"p50", "p90"}.isdisjoint(row.more_calls_needed or ()) for row in rows),
         unclear=len(unclear),
-        width=max(map(_width, unclear), default=0.0),
+        width=max(widths, default=0.0),
         seconds=settings.get("seconds", 20.0),
         until=settings.get("until", 0.02),
         cold_starts=settings.get("cold_starts", 0),
@@ -204,13 +193,8 @@ def _slow_start(row: Result) -> str:
     return f"{name}: the first call took {first_s:.2f} s, a later one {1000 * p50_s:.3g} ms"
 
 
-def _width(row: Result) -> float:
-    return ((row.ratio_high or 0.0) - (row.ratio_low or 0.0)) / (row.ratio or 1.0)
-
-
-def _drift(row: Result) -> float | None:
-    """Return how much slower the last third of the rounds was than the first; None if there are few."""
-    third = len(row.round_p50_s) // 3
-    if third < 3:
-        return None
-    return statistics.median(row.round_p50_s[-third:]) / statistics.median(row.round_p50_s[:third]) - 1
+def _drifts(report: BenchmarkReport) -> list[float]:
+    """Return how much slower the last third of a row's rounds was than the first, for each row that has enough."""
+    thirds = [(row.round_p50_s, len(row.round_p50_s) // 3) for row in report.results]
+    median = statistics.median
+    return [median(rounds[-n:]) / median(rounds[:n]) - 1 for rounds, n in thirds if n >= 3]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,8 +21,6 @@ _AIM_S = 0.1
 PAUSE_S = 0.1
 CLOCK_SHARE = 0.001
 _FIRST_LOOK, _LOOK_GROWTH = 10, 1.25
-
-Clock = Callable[[], float]
 
 
 class Block(Protocol):
@@ -66,8 +65,8 @@ def measure(
     should_stop: ShouldStop = never,
     seed: int = 0,
     pause: Callable[[float], None] = time.sleep,
-    clock: Clock = time.monotonic,
-    on_round: Callable[[int, float], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    on_round: Callable[[int, float], None] = lambda *_: None,
 ) -> list[Measurement]:
     """Warm every candidate up, then let them take turns.
 
@@ -92,7 +91,8 @@ def measure(
         if should_stop():
             return measured
         pause(PAUSE_S)
-        _guarded(_warm_up, block, of_block)
+        with _noting(of_block):
+            _warm_up(block, of_block)
     order = random.Random(seed)  # noqa: S311 - an order, not a secret
     next_look = _FIRST_LOOK
     started, done = clock(), 0
@@ -101,8 +101,7 @@ def measure(
             break
         done += 1
         used = (clock() - started) / (seconds * len(blocks))
-        if on_round is not None:
-            on_round(done, min(1.0, used))
+        on_round(done, min(1.0, used))
         if done >= min_rounds and used >= 1:
             break
         if done >= max(min_rounds, next_look):
@@ -123,26 +122,25 @@ def _round(
     seconds = {}
     for index in order:
         pause(PAUSE_S)
-        seconds[index] = _guarded(_block, blocks[index], measured[index])
+        with _noting(measured[index]):
+            seconds[index] = _block(blocks[index], measured[index])
         if should_stop():
             return False
     for index, of_block in seconds.items():
-        if of_block is not None:
-            measured[index].rounds.append(of_block)
+        measured[index].rounds.append(of_block)
     return True
 
 
-def _guarded(
-    work: Callable[[Block, Measurement], list[float]], block: Block, measured: Measurement
-) -> list[float] | None:
+@contextlib.contextmanager
+def _noting(measured: Measurement) -> Iterator[None]:
+    """Note the block's error, with which the candidate is out."""
     try:
-        return work(block, measured)
+        yield
     except CnndeployError as error:
         measured.failure = str(error)
-        return None
 
 
-def _warm_up(block: Block, measured: Measurement) -> list[float]:
+def _warm_up(block: Block, measured: Measurement) -> None:
     """Run until both limits are met, then settle how many calls fill a sample and samples a block."""
     (measured.first_call_s,) = last = block.run(1, 1)
     spent, calls = 0.0, 1
@@ -153,7 +151,6 @@ def _warm_up(block: Block, measured: Measurement) -> list[float]:
     call_s = statistics.median(last)
     measured.calls_per_sample = math.ceil(block.clock_s / (CLOCK_SHARE * call_s))
     measured.samples = math.ceil(_AIM_S / (call_s * measured.calls_per_sample))
-    return last
 
 
 def _block(block: Block, measured: Measurement) -> list[float]:

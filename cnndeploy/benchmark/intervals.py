@@ -1,11 +1,10 @@
 """What may be said of measured seconds: quantiles with intervals, ratios with intervals, and a verdict.
 
-Sources: order-statistic intervals: Hahn, Meeker, Statistical Intervals, 1991, section 5.2;
-of samples that come in clusters: Kish, Survey sampling, 1965, effective sample size, and Woodruff, Confidence intervals
-for medians and other position measures, 1952. Bootstrap: Efron,
-Bootstrap methods, 1979, percentile intervals. Correction for several comparisons: Bonferroni. The verdict is that of
-equivalence testing: Schuirmann, A comparison of the two one-sided tests procedure, 1987. Outliers: Iglewicz, Hoaglin,
-How to detect and handle outliers, 1993, with hyperfine's threshold.
+Sources: order-statistic intervals: Hahn, Meeker, Statistical Intervals, 1991, section 5.2; of samples that come in
+clusters: Kish, Survey sampling, 1965, effective sample size, and Woodruff, Confidence intervals for medians and other
+position measures, 1952. Bootstrap: Efron, Bootstrap methods, 1979, percentile intervals. Correction for several
+comparisons: Bonferroni. The verdict is that of equivalence testing: Schuirmann, A comparison of the two one-sided tests
+procedure, 1987. Outliers: Iglewicz, Hoaglin, How to detect and handle outliers, 1993, with hyperfine's threshold.
 """
 
 from __future__ import annotations
@@ -62,11 +61,9 @@ def calls_needed(share: float) -> int:
 
 
 def _binomial_cumulated(count: int, share: float) -> Floats:
-    k = np.arange(1, count + 1)
-    choose = np.concatenate(([0.0], np.cumsum(np.log((count + 1 - k) / k))))
-    ones = np.arange(count + 1)
-    logs = choose + ones * math.log(share) + (count - ones) * math.log1p(-share)
-    return np.cumsum(np.exp(logs))
+    k = np.arange(count + 1)
+    choose = np.concatenate(([0.0], np.cumsum(np.log((count + 1 - k[1:]) / k[1:]))))
+    return np.cumsum(np.exp(choose + k * math.log(share) + (count - k) * math.log1p(-share)))
 
 
 def ratio_interval(ratios: Sequence[float], comparisons: int = 1) -> Interval:
@@ -81,12 +78,9 @@ def change_interval(before: Sequence[float], now: Sequence[float], comparisons: 
 
 
 def _resampled_medians(values: Floats, seed: int) -> Floats:
-    random = np.random.default_rng(seed)
-    chunks = [  # in pieces, so that many rounds do not take much memory
-        np.median(values[random.integers(len(values), size=(_CHUNK, len(values)))], axis=1)
-        for _ in range(_RESAMPLES // _CHUNK)
-    ]
-    return np.concatenate(chunks)
+    random, shape = np.random.default_rng(seed), (_CHUNK, len(values))  # in pieces, which take less memory
+    drawn = (values[random.integers(len(values), size=shape)] for _ in range(_RESAMPLES // _CHUNK))
+    return np.concatenate([np.median(resamples, axis=1) for resamples in drawn])
 
 
 def _percentiles(values: Floats, comparisons: int) -> Interval:
@@ -116,5 +110,4 @@ def verdict(interval: Interval, rounds: int, comparisons: int) -> Verdict:
 def outliers(values: Floats) -> int:
     """Count the values that lie further from the median than any jitter explains; they are never dropped."""
     distance = np.abs(values - np.median(values))
-    deviation = float(np.median(distance))
-    return int((distance > _OUTLYING * deviation).sum()) if deviation > 0 else int((distance > 0).sum())
+    return int((distance > _OUTLYING * np.median(distance)).sum())

@@ -56,9 +56,9 @@ class ColdStart:
     @classmethod
     def median(cls, starts: Sequence[ColdStart]) -> ColdStart:
         """Return the medians of several, each part by itself."""
-        parts = ("import_s", "open_s", "first_run_s", "second_run_s")
-        medians = {part: statistics.median(getattr(start, part) for start in starts) for part in parts}
-        return cls(**medians, starts=len(starts))
+        times = [(start.import_s, start.open_s, start.first_run_s, start.second_run_s) for start in starts]
+        imported, opened, first, second = map(statistics.median, zip(*times, strict=True))
+        return cls(imported, opened, first, second, len(starts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,21 +139,21 @@ class BenchmarkReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, field by field, with the old names of keys beside the new ones."""
-        values = jsonable(self)
-        values["results"] = [with_old_keys(row) for row in values["results"]]
+        values: dict[str, Any] = jsonable(self)
+        values["results"] = list(map(with_old_keys, values["results"]))
         if values["settings"] is not None:
             values["settings"] = with_old_keys(values["settings"])
-        return dict(values)
+        return values
 
     @classmethod
     def from_json(cls, text: str) -> BenchmarkReport:
         """Read the JSON of :meth:`to_dict`, of older versions too; raise BenchmarkError if it is something else."""
         try:
             values = json.loads(text)
-            rows = [_with_new_keys(row) for row in values["results"]]
-            settings = values.get("settings")
-            settings = None if settings is None else _with_new_keys(settings)
-            report = structure(cls, {**values, "results": rows, "settings": settings})
+            values["results"] = list(map(_with_new_keys, values["results"]))
+            if values.get("settings") is not None:
+                values["settings"] = _with_new_keys(values["settings"])
+            report = structure(cls, values)
             dict(report.environment["versions"])
             if not all(0 < seconds < math.inf for row in report.results for seconds in row.round_p50_s):
                 raise ValueError("a round's median is no time")
@@ -208,9 +208,7 @@ def compared(rows: Sequence[Result], comparisons: int) -> list[Result]:
         comparisons: Ratios in the whole report, over which the intervals are corrected.
     """
     reference = next((row for row in rows if not row.failure), None)
-    if reference is None:
-        return list(rows)
-    return [row if row.failure else _against(row, reference, comparisons) for row in rows]
+    return [row if row.failure or not reference else _against(row, reference, comparisons) for row in rows]
 
 
 def _against(row: Result, reference: Result, comparisons: int) -> Result:
@@ -224,5 +222,4 @@ def _against(row: Result, reference: Result, comparisons: int) -> Result:
 
 def round_ratios(reference: Result, row: Result) -> list[float]:
     """Return how many times as fast as the reference a row is in each round."""
-    rounds = zip(reference.round_p50_s, row.round_p50_s, strict=True)
-    return [reference_s / row_s for reference_s, row_s in rounds]
+    return [a / b for a, b in zip(reference.round_p50_s, row.round_p50_s, strict=True)]

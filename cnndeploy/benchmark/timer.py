@@ -1,24 +1,23 @@
-"""Timer: the worker process that opens one candidate and times it when told."""
+"""Timer: the worker process that opens one candidate and times it when told; and what starting it takes."""
 
 from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from cnndeploy.benchmark.report import Result
+from cnndeploy.benchmark.report import ColdStart, Result
 from cnndeploy.deployment import Candidate
 from cnndeploy.errors import CnndeployError
-from cnndeploy.process import WorkerProcess
-from cnndeploy.progress import ShouldStop, never
+from cnndeploy.process import Message, WorkerProcess
+from cnndeploy.progress import Progress, ShouldStop, never, silent
 
 
 class Timer(WorkerProcess):
     """A worker process that opens one candidate; a context manager that ends the process.
 
     With ``end_to_end`` a call goes from raw uint8 images to labels. A request that takes longer than ``timeout_s``
-    ends the process; ``failure`` says why it does not run. Once it is open, ``facts`` are what the worker says of
-    itself.
+    ends the process; ``failure`` says why it does not run. ``facts``, once it is open, are the worker's own.
     """
 
     def __init__(
@@ -32,16 +31,12 @@ class Timer(WorkerProcess):
         self.candidate = candidate
         self.end_to_end = end_to_end
         self.failure = ""
-        self.facts: dict[str, Any] = {}
+        self.facts: Message = {}
         self._timeout_s = timeout_s
         self._should_stop = should_stop
         path = str(candidate.artifact.path)
-        super().__init__(
-            "cnndeploy.benchmark.worker",
-            path,
-            json.dumps({"run": candidate.run.to_dict(), "end_to_end": end_to_end, "started": time.time()}),
-            subject=path,
-        )
+        told = {"run": candidate.run.to_dict(), "end_to_end": end_to_end, "started": time.time()}
+        super().__init__("cnndeploy.benchmark.worker", path, json.dumps(told), subject=path)
 
     def wait_until_open(self) -> None:
         """Wait for the worker to open its artifact; raise the error that it met."""
@@ -56,7 +51,7 @@ class Timer(WorkerProcess):
             return error
         return None
 
-    def call(self, batch_size: int, samples: int, repeats: int) -> dict[str, Any]:
+    def call(self, batch_size: int, samples: int, repeats: int) -> Message:
         """Return ``seconds`` per call for each sample of ``repeats`` calls, and ``peak_memory_bytes`` at this size."""
         self.send({"batch_size": batch_size, "samples": samples, "repeats": repeats})
         return self.receive(self._timeout_s, self._should_stop)
@@ -64,7 +59,6 @@ class Timer(WorkerProcess):
     def row(self, batch_size: int) -> Result:
         """Return its row of a report, without figures."""
         artifact, run = self.candidate.artifact, self.candidate.run
-        manifest = artifact.manifest
         return Result(
             artifact=str(self.candidate.folder or artifact.path),
             runtime=run.runtime,
@@ -75,7 +69,7 @@ class Timer(WorkerProcess):
             end_to_end=self.end_to_end,
             failure=self.failure,
             file_bytes=artifact.path.stat().st_size,
-            accuracy=None if manifest is None else manifest.training.get("test_accuracy"),
+            accuracy=artifact.manifest.training.get("test_accuracy") if artifact.manifest else None,
             settings=self.facts.get("settings"),
         )
 
@@ -93,5 +87,42 @@ class BatchOf:
         """Return seconds per call."""
         answer = self._timer.call(self._batch_size, samples, repeats)
         self.peak_memory_bytes = answer["peak_memory_bytes"]
-        seconds: list[float] = answer["seconds"]
-        return seconds
+        return list(answer["seconds"])
+
+
+def cold_start(timer: Timer, batch_size: int) -> ColdStart:
+    """Return the times of a process that was just started, and end it; raise the error that it met."""
+    with timer:
+        timer.wait_until_open()
+        (first,), (second,) = (timer.call(batch_size, 1, 1)["seconds"] for _ in range(2))
+        return ColdStart(timer.facts["import_s"], timer.facts["open_s"], first, second)
+
+
+def cold_starts(
+    candidates: Sequence[Candidate],
+    count: int,
+    batch_size: int,
+    start: Callable[[Candidate], Timer],
+    *,
+    should_stop: ShouldStop = never,
+    progress: Progress = silent,
+) -> tuple[list[ColdStart | None], list[str]]:
+    """Start every candidate ``count`` times, in turns.
+
+    Return the median of each candidate's starts, None if it has none; and what kept candidates from starting.
+    """
+    starts: list[list[ColdStart]] = [[] for _ in candidates]
+    failures: dict[int, str] = {}
+    turns = list(range(len(candidates))) * count
+    for done, index in enumerate(turns):
+        if should_stop():
+            break
+        progress(done, len(turns), "Cold starts")
+        if index in failures:
+            continue
+        try:
+            starts[index].append(cold_start(start(candidates[index]), batch_size))
+        except CnndeployError as error:
+            name, runtime = candidates[index].artifact.path.name, candidates[index].run.runtime
+            failures[index] = f"{name} on {runtime} did not start afresh: {error}"
+    return [ColdStart.median(some) if some else None for some in starts], list(failures.values())

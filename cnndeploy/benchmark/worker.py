@@ -8,18 +8,28 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+import timeit
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cnndeploy.benchmark.raw import RAW
-from cnndeploy.benchmark.subjects import Call, Subject, open_subject
+from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.raw import RAW, RAW_ONNXRUNTIME, RAW_OPENVINO
+from cnndeploy.classifier import Classifier
 from cnndeploy.errors import ArtifactError, BenchmarkError, missing_dependency
 from cnndeploy.machine import peak_memory_bytes, reset_peak_memory
+from cnndeploy.preprocessing import RAW_SIDE
 from cnndeploy.process import Message, serve
 from cnndeploy.run import Run
-from cnndeploy.runtimes import RUNTIMES
+from cnndeploy.runtimes import RUNTIMES, open_session
+from cnndeploy.specs import TensorSpec
+
+Call = Callable[[], Iterable[NDArray[Any]]]
+"""Runs one batch; returns what must be finite."""
 
 
 def main(path: str, settings: str) -> None:
@@ -28,9 +38,12 @@ def main(path: str, settings: str) -> None:
     run = Run.from_dict(told["run"])
 
     def answers(requests: Iterator[Message]) -> Iterator[Message]:
-        _import_package_of(run.runtime)
+        try:
+            importlib.import_module(RAW.get(run.runtime) or RUNTIMES.get(run.runtime).package)
+        except ModuleNotFoundError as error:
+            raise missing_dependency(error) from error
         imported = time.time()
-        subject = open_subject(path, run, told["end_to_end"])
+        subject = _open(path, run, told["end_to_end"])
         with contextlib.closing(subject):
             yield {
                 "import_s": imported - told["started"],
@@ -44,7 +57,10 @@ def main(path: str, settings: str) -> None:
             for request in requests:
                 if call is None or request["batch_size"] != batch_size:
                     batch_size = request["batch_size"]
-                    call = _prepared(subject, batch_size)
+                    try:
+                        call = subject.prepare(batch_size)
+                    except (ValueError, TypeError, IndexError, MemoryError) as error:
+                        raise BenchmarkError(f"it cannot be fed a batch of {batch_size}: {error}") from error
                     reset_peak_memory()
                 seconds = _time(subject, call, request["samples"], request["repeats"])
                 yield {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
@@ -52,22 +68,7 @@ def main(path: str, settings: str) -> None:
     serve(path, answers)
 
 
-def _import_package_of(runtime: str) -> None:
-    package = RAW.get(runtime) or RUNTIMES.get(runtime).package
-    try:
-        importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise missing_dependency(error) from error
-
-
-def _prepared(subject: Subject, batch_size: int) -> Call:
-    try:
-        return subject.prepare(batch_size)
-    except (ValueError, TypeError, IndexError, MemoryError) as error:
-        raise BenchmarkError(f"it cannot be fed a batch of {batch_size}: {error}") from error
-
-
-def _time(subject: Subject, call: Call, samples: int, repeats: int) -> list[float]:
+def _time(subject: _Subject, call: Call, samples: int, repeats: int) -> list[float]:
     """Return seconds per call; every call has its results on the host, so one on a GPU has ended when it returns."""
     stamps = []
     subject.synchronize()
@@ -89,14 +90,84 @@ def _time(subject: Subject, call: Call, samples: int, repeats: int) -> list[floa
 
 def _clock_s() -> float:
     """Return the seconds that reading the clock takes; the least of several tries, for anything may come between."""
-    count, tries = 200, 20
-    seconds = []
-    for _ in range(tries):
-        started = time.perf_counter()
-        for _ in range(count):
-            time.perf_counter()
-        seconds.append((time.perf_counter() - started) / count)
-    return min(seconds)
+    return min(timeit.repeat(time.perf_counter, number=200, repeat=20)) / 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is timed, opened; ``prepare`` returns a call on random images, the same for every candidate."""
+
+    device: str
+    threads: int
+    settings: dict[str, Any]
+    prepare: Callable[[int], Call]
+    synchronize: Callable[[], None] = lambda: None
+    close: Callable[[], None] = lambda: None
+
+
+def _open(path: str, run: Run, end_to_end: bool) -> _Subject:
+    """Open a file as a candidate is run; raise what :func:`open_session` raises."""
+    if run.runtime == RAW_ONNXRUNTIME:
+        return _raw_onnxruntime(path, run.thread_count)
+    if run.runtime == RAW_OPENVINO:
+        return _raw_openvino(path, run.thread_count)
+    session = open_session(Artifact.open(path), run)
+
+    def prepare(batch_size: int) -> Call:
+        if end_to_end:  # from raw uint8 images to probabilities
+            classifier = Classifier(session, session.artifact.require_manifest())
+            shape = (batch_size, RAW_SIDE, RAW_SIDE)
+            images = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+            return lambda: [np.array([label.probability for label in classifier.classify(images)])]
+        feeds = _random_feeds(session.inputs, batch_size)
+        return lambda: session.run(feeds).values()
+
+    settings = session.settings()
+    return _Subject(session.device, session.threads, settings, prepare, session.synchronize, session.close)
+
+
+def _raw_onnxruntime(path: str, threads: int) -> _Subject:
+    """ONNX Runtime as a plain script uses it: what our own layer costs is the distance to this."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def prepare(batch_size: int) -> Call:
+        from cnndeploy.runtimes.onnxruntime import tensor_spec  # no part of opening
+
+        feeds = _random_feeds(map(tensor_spec, session.get_inputs()), batch_size)
+        return lambda: session.run(None, feeds)
+
+    return _Subject("cpu", threads, {"threads": threads}, prepare)
+
+
+def _raw_openvino(path: str, threads: int) -> _Subject:
+    """OpenVINO as a plain script uses it: in bfloat16 if the processor can, which is its default."""
+    import openvino
+
+    model = openvino.compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads})
+    precision = model.get_property("INFERENCE_PRECISION_HINT").to_string()
+
+    def prepare(batch_size: int) -> Call:
+        from cnndeploy.runtimes.openvino import tensor_spec  # no part of opening
+
+        feeds = _random_feeds(map(tensor_spec, model.inputs), batch_size)
+        request = model.create_infer_request()
+        return lambda: request.infer(feeds).values()
+
+    return _Subject("cpu", threads, {"threads": threads, "precision": precision}, prepare)
+
+
+def _random_feeds(inputs: Iterable[TensorSpec], batch_size: int) -> dict[str, NDArray[Any]]:
+    """Return random images: 8-bit if raw ones are taken, else in the range of prepared ones."""
+    random = np.random.default_rng(0)
+    feeds = {}
+    for spec in inputs:
+        values = random.random(spec.with_batch(batch_size, RAW_SIDE))
+        feeds[spec.name] = (values * 256 if spec.dtype == "uint8" else values).astype(spec.dtype)
+    return feeds
 
 
 if __name__ == "__main__":

@@ -208,7 +208,7 @@ def _write_output(name: str, path: Path, report: BenchmarkReport) -> None:
 
         text = benchmark_markdown(report)
     else:
-        from cnndeploy.display.benchmark_page import render_benchmark
+        from cnndeploy.display.page import render_benchmark
 
         text = render_benchmark(report, common.command_line())
     write_file(path, text.encode("utf-8", "backslashreplace"))

@@ -26,7 +26,7 @@ def command(file: Path, json_file: str | None, **settings: Any) -> None:
     Example:
       cnndeploy evaluate lenet.onnx
     """
-    from cnndeploy.display.evaluation_tables import evaluation_table
+    from cnndeploy.display.verdict_tables import evaluation_table
     from cnndeploy.evaluation import evaluate
 
     with common.progress_bar(f"Evaluating {file.name}") as update, patient_threads():

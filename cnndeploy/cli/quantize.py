@@ -42,7 +42,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
       cnndeploy quantize googlenet.pt --precision float16 --device cuda
     """
     from cnndeploy.certificate import certificate_path
-    from cnndeploy.display.budget_tables import quantized_table
+    from cnndeploy.display.verdict_tables import quantized_table
     from cnndeploy.quantization.quantize import quantize
 
     with common.progress_bar(f"Quantizing {checkpoint.name}") as update:

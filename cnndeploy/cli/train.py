@@ -165,7 +165,7 @@ def _draw(output: Path) -> None:
     if not manifest.training:  # untrained
         return
     try:
-        from cnndeploy.display.curves import plot_confusion, plot_curves
+        from cnndeploy.display.plots import plot_confusion, plot_curves
     except ModuleNotFoundError:
         click.echo("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
         return

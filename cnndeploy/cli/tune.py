@@ -47,8 +47,8 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
       cnndeploy tune lenet.pt --output lenet.deploy
       cnndeploy tune nin.pt --budget 0 --objective throughput --max-minutes 10
     """
+    from cnndeploy.display.benchmark_tables import tuning_table
     from cnndeploy.display.plots import tuning_plot  # needs matplotlib, which is found out before the work
-    from cnndeploy.display.tuning_tables import tuning_table
     from cnndeploy.files import write_file
     from cnndeploy.tuning.tune import tune
 

@@ -1,4 +1,4 @@
-"""Tables of a benchmark, for a terminal and in Markdown."""
+"""Tables of a benchmark, for a terminal and in Markdown, and of a tuning."""
 
 from __future__ import annotations
 
@@ -11,66 +11,63 @@ from rich.text import Text
 
 from cnndeploy.benchmark.baseline import Comparison
 from cnndeploy.benchmark.report import BenchmarkReport, Result
-from cnndeploy.display.cells import add_row
-from cnndeploy.display.rows import (
-    DEPLOYMENT,
-    LATENCY,
-    Column,
-    as_markdown,
-    candidates,
-    failure_lines,
-    shortened,
-)
-from cnndeploy.display.units import machine_line
+from cnndeploy.display import rows
+from cnndeploy.display.cells import duration, machine_line, pairs, table_of
+from cnndeploy.display.rows import DEPLOYMENT, LATENCY, Column
+from cnndeploy.tuning.report import Row, TuneReport
 
 
 def benchmark_table(report: BenchmarkReport) -> Group:
     """Show a row for each result; what it takes to start each candidate; the machine, and what to doubt."""
-    report = shortened(report)
+    report = rows.shortened(report)
     tables = [_of_rows("Latency and throughput", LATENCY, report.results)]
-    if any(row.cold_start or row.peak_memory_bytes for row in candidates(report)):
-        tables.append(_of_rows("Cold start and size", DEPLOYMENT, candidates(report)))
-    failures = (Text(line, "red") for line in failure_lines(report))
+    candidates = rows.candidates(report)
+    if any(row.cold_start or row.peak_memory_bytes for row in candidates):
+        tables.append(_of_rows("Cold start and size", DEPLOYMENT, candidates))
+    failures = (Text(line, "red") for line in rows.failure_lines(report))
     warnings = (Text(f"Warning: {warning}", "yellow") for warning in report.warnings)
-    ended = [Text("Interrupted: the figures are of what was measured until then.", "red")]
-    return Group(
-        *tables,
-        Text(machine_line(report.environment)),
-        *failures,
-        *warnings,
-        *(ended if report.interrupted else []),
-    )
+    ended = [
+        Text("Interrupted: the figures are of what was measured until then.", "red")
+    ] * report.interrupted
+    return Group(*tables, Text(machine_line(report.environment)), *failures, *warnings, *ended)
 
 
 def _of_rows(title: str, columns: Sequence[Column], results: Sequence[Result]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column.heading, justify="right" if column.key else "left", overflow="fold")
-    for result in results:
-        add_row(table, *(column.text(result) for column in columns))
-    return table
+    return table_of(
+        title,
+        [column.heading for column in columns],
+        ([column.text(result) for column in columns] for result in results),
+        numbers=[at for at, column in enumerate(columns) if column.key],
+        folds=range(len(columns)),
+    )
 
 
 def benchmark_markdown(report: BenchmarkReport) -> str:
     """Return the same tables in Markdown."""
-    report = shortened(report)
-    parts = [as_markdown(LATENCY, report.results), as_markdown(DEPLOYMENT, candidates(report))]
+    report = rows.shortened(report)
     notes = [machine_line(report.environment), *(f"Warning: {warning}" for warning in report.warnings)]
-    return "\n".join([*parts, *(f"{note}\n" for note in (*notes, *failure_lines(report)))])
+    return "\n".join(
+        [
+            _as_markdown(LATENCY, report.results),
+            _as_markdown(DEPLOYMENT, rows.candidates(report)),
+            *(f"{note}\n" for note in (*notes, *rows.failure_lines(report))),
+        ]
+    )
+
+
+def _as_markdown(columns: Sequence[Column], results: Sequence[Result]) -> str:
+    lines = [
+        [column.heading for column in columns],
+        ["---:" if column.key else "---" for column in columns],
+        *([column.text(result).replace("|", "\\|") for column in columns] for result in results),
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def comparison_table(comparison: Comparison) -> Group:
     """Show a row for each line that is in both reports."""
-    table = Table(title="Against the baseline", title_justify="left")
-    table.add_column("file", overflow="fold")
-    table.add_column("runtime")
-    for heading in ("threads", "batch", "times as fast as then"):
-        table.add_column(heading, justify="right")
-    table.add_column("by")
-    table.add_column("verdict")
-    for change in comparison.changes:
-        add_row(
-            table,
+    cells = (
+        (
             Path(change.artifact).name,
             change.runtime,
             str(change.threads),
@@ -79,5 +76,37 @@ def comparison_table(comparison: Comparison) -> Group:
             "ratio to the reference" if change.by == "ratio" else "time",
             Text(change.verdict, "bold red" if change.verdict == "SLOWER" else ""),
         )
+        for change in comparison.changes
+    )
+    headings = ("file", "runtime", "threads", "batch", "times as fast as then", "by", "verdict")
+    table = table_of("Against the baseline", headings, cells, numbers=(2, 3, 4), folds=(0,))
     undecided = (Text(f"Not judged: {why}", "bold red") for why in comparison.undecided)
-    return Group(table, *undecided, *(Text(note) for note in comparison.notes))
+    return Group(table, *undecided, *map(Text, comparison.notes))
+
+
+def tuning_table(report: TuneReport) -> Group:
+    """A row for each contender, fastest first, with what became of it and why."""
+    title = f"Tuned for {report.objective}, batch {report.batch_size}"
+    headings = ("file", "runtime", "threads", "times as fast as eager", "a call", "accuracy", "outcome")
+    table = table_of(title, headings, map(_contender_cells, report.rows), numbers=range(2, 6), folds=(6,))
+    table.columns[-1].min_width = 40
+    notes = list(report.notes)
+    if not report.complete:
+        notes.append("The time was over: this is the best so far. --max-minutes gives it more.")
+    wrote = f"Wrote {report.folder} in {report.seconds / 60:.1f} minutes. Open it with: "
+    opened = f"cnndeploy.load({report.folder!r})"
+    machine = Text(machine_line(report.environment))
+    return Group(table, machine, *(Text(note, "yellow") for note in notes), Text(wrote + opened))
+
+
+def _contender_cells(row: Row) -> tuple[str | Text, ...]:
+    low, high = row.ratio_interval or (0, 0)
+    return (
+        row.variant,
+        f"{row.runtime}, {pairs(row.options)}" if row.options else row.runtime,
+        str(row.threads),
+        "-" if row.ratio is None else f"{row.ratio:.3g} ({low:.3g} to {high:.3g})",
+        "-" if row.p50_s is None else duration(row.p50_s),
+        "unknown" if row.accuracy is None else f"{row.accuracy:.4f}",
+        Text(f"{row.outcome}: {row.reason}", "bold green" if row.outcome == "chosen" else ""),
+    )

@@ -8,8 +8,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from cnndeploy.display.cells import add_row
-from cnndeploy.display.units import size
+from cnndeploy.display.cells import add_row, pairs, size
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.run import Run
 from cnndeploy.specs import Manifest, TensorSpec
@@ -41,37 +40,25 @@ def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if manifest.checkpoint_sha256 is not None:  # an exported file
         yield "simplified", ", ".join(manifest.rewrites) or "no"
     yield "labels", ", ".join(manifest.labels)
-    yield (
-        "test accuracy",
-        "untrained" if accuracy is None else f"{accuracy:.4f} on {training['test_images']:,} images",
-    )
+    known = accuracy is not None
+    yield "test accuracy", f"{accuracy:.4f} on {training['test_images']:,} images" if known else "untrained"
     if recipe := training.get("recipe"):
-        yield "recipe", _pairs({name: value for name, value in recipe.items() if value is not None})
+        yield "recipe", pairs({name: value for name, value in recipe.items() if value is not None})
     yield "checkpoint", manifest.checkpoint_sha256 or "this file"
-    yield "versions", _pairs(manifest.versions)
+    yield "versions", pairs(manifest.versions)
 
 
 def _steps(preprocessing: Preprocessing) -> str:
     height, width = preprocessing.size
-    steps = (
-        f"uint8 times {preprocessing.scale:.6g}, resized to {height} x {width} (bilinear, half-pixel centres, no "
-        "antialiasing)"
-    )
+    resized = f"resized to {height} x {width} (bilinear, half-pixel centres, no antialiasing)"
+    steps = f"uint8 times {preprocessing.scale:.6g}, {resized}"
     if preprocessing.mean or preprocessing.std != 1:
         steps += f", minus {preprocessing.mean:g}, divided by {preprocessing.std:g}"
     return steps
 
 
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
 def _cell(value: Any) -> str:
-    return (_pairs(value) or "none") if isinstance(value, Mapping) else str(value)
-
-
-def _bytes_cell(count: int) -> str:
-    return f"{count:,} bytes ({size(count)})"
+    return (pairs(value) or "none") if isinstance(value, Mapping) else str(value)
 
 
 def _specs_cell(specs: Sequence[TensorSpec | Mapping[str, Any]]) -> str:
@@ -79,18 +66,12 @@ def _specs_cell(specs: Sequence[TensorSpec | Mapping[str, Any]]) -> str:
     return "\n".join(f"{spec.name}: {spec}" for spec in known)
 
 
-def _plan_cell(plan: Mapping[str, Any]) -> str:
-    return f"{Run.from_dict(plan)}; {_pairs(plan['figures'])}; {plan['date']}; {plan['command']}"
-
-
 def _certificate_cell(certificate: Mapping[str, Any] | None) -> str:
     if certificate is None:
         return "none for this file; make one with: cnndeploy verify"
     against = certificate["against"]["sha256"][:16]
-    where = (
-        f"on {certificate['images']:,} images, {certificate['runtime']} on {certificate['device']}, "
-        f"{certificate['date']}"
-    )
+    run = f"{certificate['runtime']} on {certificate['device']}"
+    where = f"on {certificate['images']:,} images, {run}, {certificate['date']}"
     if certificate["verdict"] == "equivalent":
         return f"equivalent to {against} {where}"
     low, high = certificate["loss_low_points"], certificate["loss_high_points"]
@@ -99,9 +80,11 @@ def _certificate_cell(certificate: Mapping[str, Any] | None) -> str:
 
 
 _CELLS: dict[str, Callable[[Any], str]] = {
-    "bytes": _bytes_cell,
+    "bytes": lambda count: f"{count:,} bytes ({size(count)})",
     "inputs": _specs_cell,
     "outputs": _specs_cell,
-    "plan": _plan_cell,
+    "plan": lambda plan: (
+        f"{Run.from_dict(plan)}; {pairs(plan['figures'])}; {plan['date']}; {plan['command']}"
+    ),
     "certificate": _certificate_cell,
 }

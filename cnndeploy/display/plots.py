@@ -1,19 +1,25 @@
-"""Plots of a benchmark, as SVG that takes on a page's colours, and as PNG."""
+"""Plots: of a benchmark and a tuning, as SVG that takes on a page's colours and as PNG, and of a training."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.display.rows import candidates, shortened
-from cnndeploy.tuning.report import TuneReport
+from cnndeploy.files import write_file
+from cnndeploy.tuning.report import Row, TuneReport
 
 _INK = "#010203"  # stands for the page's text colour
 _STYLE: Any = {
@@ -58,9 +64,8 @@ class Plot:
         content = io.BytesIO()
         # the salt makes the names of clip paths differ between the plots of a page
         with mpl.rc_context({**_STYLE, "svg.hashsalt": self.title}):
-            self._figure.savefig(
-                content, format=kind, metadata={"Date": None} if kind == "svg" else None, **settings
-            )
+            metadata = {"Date": None} if kind == "svg" else None
+            self._figure.savefig(content, format=kind, metadata=metadata, **settings)
         return content.getvalue()
 
 
@@ -84,115 +89,91 @@ def benchmark_plots(report: BenchmarkReport) -> dict[str, Plot]:
 def tuning_plot(report: TuneReport) -> Plot:
     """Accuracy against latency of what was tried, with the frontier of those that none beats in both."""
     known = [row for row in report.rows if row.p50_s is not None and row.accuracy is not None]
-    frontier = report.frontier
+
+    def points(rows: Iterable[Row]) -> tuple[list[float], list[float]]:
+        rows = list(rows)
+        return [1e3 * (row.p50_s or 0) for row in rows], [row.accuracy or 0 for row in rows]
 
     def draw(axes: Any) -> None:
-        for at, (variant, marker) in enumerate(_MARKERS.items()):
-            rows = [row for row in known if row.variant == variant]
-            if rows:
-                axes.plot(
-                    [1e3 * (row.p50_s or 0) for row in rows],
-                    [row.accuracy for row in rows],
-                    marker,
-                    color=_COLOURS[at],
-                    alpha=0.7,
-                    label=variant,
-                )
-        line = [(1e3 * (row.p50_s or 0), row.accuracy) for row in frontier]
-        if line:
-            axes.plot(*zip(*line, strict=True), "-", color=_INK, linewidth=1, label="frontier")
+        for colour, (variant, marker) in zip(_COLOURS, _MARKERS.items(), strict=False):
+            if rows := [row for row in known if row.variant == variant]:
+                axes.plot(*points(rows), marker, color=colour, alpha=0.7, label=variant)
+        if report.frontier:
+            axes.plot(*points(report.frontier), "-", color=_INK, linewidth=1, label="frontier")
         chosen = report.chosen
         if chosen in known:
-            place = (1e3 * (chosen.p50_s or 0), chosen.accuracy or 0)
-            axes.plot(*place, "o", markersize=14, markerfacecolor="none", color=_INK)
-            name = f"{chosen.variant}, {chosen.runtime}"
-            axes.annotate(name, place, xytext=(8, 10), textcoords="offset points", fontsize=9)
-        axes.set_xscale("log")
-        _plain(axes.xaxis)
+            axes.plot(*points([chosen]), "o", markersize=14, markerfacecolor="none", color=_INK)
+            ((x,), (y,)), name = points([chosen]), f"{chosen.variant}, {chosen.runtime}"
+            axes.annotate(name, (x, y), xytext=(8, 10), textcoords="offset points", fontsize=9)
+        _label(axes, f"median milliseconds a call, batch {report.batch_size}", "test accuracy", log="x")
         axes.margins(0.12)
-        axes.set(xlabel=f"median milliseconds a call, batch {report.batch_size}", ylabel="test accuracy")
-        axes.grid(alpha=0.25)
         if known:
-            axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=5)
+            _legend_below(axes, 0.18, ncols=5)
 
     note = "What was tried and whose accuracy is known; up and to the left is better; the ring is what was chosen."
     return Plot("Accuracy against latency", note, draw, height=4.0)
 
 
-def _plain(axis: Any) -> None:
-    """10000 and 0.1 instead of powers of ten."""
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+def _label(axes: Any, x: str, y: str, *, log: Literal["x", "y"], grid: str = "both") -> None:
+    """Name both axes; one is logarithmic, with 10000 and 0.1 at its ticks instead of powers of ten."""
+    axes.set(xlabel=x, ylabel=y, **{f"{log}scale": "log"})
+    getattr(axes, f"{log}axis").set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.grid(axis=grid, alpha=0.25)
 
 
-def _name(row: Result, batch: bool = False) -> str:
-    file = (
-        f" {row.artifact}" if row.artifact.startswith("_") else row.artifact
-    )  # matplotlib hides what begins so
+def _legend_below(axes: Any, distance: float, ncols: int = 1) -> None:
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -distance), ncols=ncols)
+
+
+def _name(row: Result) -> str:
+    hidden = row.artifact.startswith("_")  # matplotlib hides what begins so
     device = "" if row.device == "cpu" else f" on {row.device}"
-    name = f"{file}, {row.runtime}{device}, {row.threads} thr."
-    return f"{name}, batch {row.batch_size}" if batch else name
+    return f"{' ' * hidden}{row.artifact}, {row.runtime}{device}, {row.threads} thr."
 
 
 def _latency(rows: list[Result]) -> Plot:
+    percentiles = {"whislo": 1, "q1": 25, "med": 50, "q3": 75, "whishi": 99}
+
     def draw(axes: Any) -> None:
-        boxes = [
-            {
-                "label": _name(row, batch=True),
-                "whislo": 1e3 * row.quantiles_s[1],
-                "q1": 1e3 * row.quantiles_s[25],
-                "med": 1e3 * row.quantiles_s[50],
-                "q3": 1e3 * row.quantiles_s[75],
-                "whishi": 1e3 * row.quantiles_s[99],
-            }
-            for row in reversed(rows)
-        ]
-        line = {"color": _INK}
+        boxes: list[dict[str, Any]] = []
+        for row in reversed(rows):
+            box = {name: 1e3 * row.quantiles_s[percent] for name, percent in percentiles.items()}
+            boxes.append({"label": f"{_name(row)}, batch {row.batch_size}", **box})
         axes.bxp(
             boxes,
             orientation="horizontal",
             showfliers=False,
             patch_artist=True,
             boxprops={"facecolor": _COLOURS[0], "edgecolor": _COLOURS[0]},
-            whiskerprops=line,
-            capprops=line,
+            whiskerprops={"color": _INK},
+            capprops={"color": _INK},
             medianprops={"color": _COLOURS[1], "linewidth": 2},
         )
-        axes.set_xscale("log")
-        _plain(axes.xaxis)
-        axes.set_xlabel("milliseconds a call")
-        axes.grid(axis="x", alpha=0.25)
+        _label(axes, "milliseconds a call", "", log="x", grid="x")
 
     note = "Median, quartiles, and 1st to 99th percentile of all calls; further left is faster."
     return Plot("Latency", note, draw, height=1.2 + 0.42 * len(rows))
 
 
 def _throughput(rows: list[Result]) -> Plot:
-    sizes = [row.batch_size for row in rows]
+    sizes = sorted({row.batch_size for row in rows})
     # if a file is measured twice, its first row of a batch size belongs to the first of another
     lines: dict[tuple[str, int], list[Result]] = {}
-    for at, row in enumerate(rows):
-        same = [_name(each) for each in rows[:at] if each.batch_size == row.batch_size]
-        lines.setdefault((_name(row), same.count(_name(row))), []).append(row)
+    seen = Counter[tuple[str, int]]()
+    for row in rows:
+        name = _name(row)
+        lines.setdefault((name, seen[name, row.batch_size]), []).append(row)
+        seen[name, row.batch_size] += 1
 
     def draw(axes: Any) -> None:
-        for at, ((name, _), of_candidate) in enumerate(lines.items()):
+        for colour, ((name, _), of_candidate) in zip(cycle(_COLOURS), lines.items(), strict=False):
             ordered = sorted(of_candidate, key=lambda row: row.batch_size)
             speeds = [row.images_per_s for row in ordered]
-            axes.plot(
-                [row.batch_size for row in ordered],
-                speeds,
-                marker="o",
-                color=_COLOURS[at % len(_COLOURS)],
-                label=name,
-            )
+            axes.plot([row.batch_size for row in ordered], speeds, marker="o", color=colour, label=name)
+        _label(axes, "batch size", "images per second", log="y")
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        _plain(axes.yaxis)
-        ticks = sorted(set(sizes))
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.set(xlabel="batch size", ylabel="images per second")
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+        axes.set_xticks(sizes, list(map(str, sizes)))
+        _legend_below(axes, 0.18)
 
     note = "Images per second against batch size; higher is faster."
     return Plot("Throughput", note, draw, height=3.4 + 0.22 * len(lines))
@@ -200,15 +181,15 @@ def _throughput(rows: list[Result]) -> Plot:
 
 def _cold_start(rows: list[Result]) -> Plot:
     parts = {"import_s": "start and import", "open_s": "open", "first_run_s": "first run"}
+    places = range(len(rows))
 
     def draw(axes: Any) -> None:
-        names = [_name(row) for row in reversed(rows)]
-        lefts = [0.0] * len(rows)
-        for at, (part, label) in enumerate(parts.items()):
+        lefts = np.zeros(len(rows))
+        for colour, (part, label) in zip(_COLOURS, parts.items(), strict=False):
             widths = [getattr(row.cold_start, part) for row in reversed(rows)]
-            axes.barh(range(len(rows)), widths, left=lefts, color=_COLOURS[at], label=label, height=0.6)
-            lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
-        axes.set_yticks(range(len(rows)), names)
+            axes.barh(places, widths, left=lefts, color=colour, label=label, height=0.6)
+            lefts += widths
+        axes.set_yticks(places, [_name(row) for row in reversed(rows)])
         axes.set_xlabel("seconds until the first result")
         axes.legend(frameon=False, fontsize=9)
 
@@ -219,14 +200,54 @@ def _cold_start(rows: list[Result]) -> Plot:
 
 def _accuracy(rows: list[Result]) -> Plot:
     def draw(axes: Any) -> None:
-        for at, row in enumerate(rows):
-            at_ms = 1e3 * (row.p50_s or 0)
-            axes.plot(at_ms, row.accuracy, "o", color=_COLOURS[at % len(_COLOURS)], label=_name(row))
-        axes.set_xscale("log")
-        _plain(axes.xaxis)
-        axes.set(xlabel=f"median milliseconds a call, batch {rows[0].batch_size}", ylabel="test accuracy")
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+        for colour, row in zip(cycle(_COLOURS), rows, strict=False):
+            axes.plot(1e3 * (row.p50_s or 0), row.accuracy, "o", color=colour, label=_name(row))
+        _label(axes, f"median milliseconds a call, batch {rows[0].batch_size}", "test accuracy", log="x")
+        _legend_below(axes, 0.2)
 
     note = "What each file says of its own test accuracy, against how fast it runs; up and to the left is better."
     return Plot("Accuracy against latency", note, draw, height=3.2 + 0.22 * len(rows))
+
+
+def plot_curves(log: Path, target: Path) -> None:
+    """Draw the epochs of a training's JSON-lines log into a PNG."""
+    epochs = [json.loads(line) for line in log.read_text().splitlines()]
+    numbers = [epoch["epoch"] for epoch in epochs]
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    loss.plot(numbers, [epoch["train_loss"] for epoch in epochs], marker=".")
+    loss.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy")
+    accuracy.plot(numbers, [epoch["train_accuracy"] for epoch in epochs], marker=".", label="training")
+    accuracy.plot(numbers, [epoch["test_accuracy"] for epoch in epochs], marker=".", label="test")
+    accuracy.set(title="Accuracy", xlabel="epoch", ylabel="share right")
+    accuracy.legend()
+    for axes in (loss, accuracy):
+        axes.grid(alpha=0.3)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    _save(figure, target)
+
+
+def plot_confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], target: Path) -> None:
+    """Draw a confusion matrix, rows what is shown, columns what was said, into a PNG."""
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    axes = figure.subplots()
+    shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, counts in enumerate(confusion):
+        for column, count in enumerate(counts):
+            if count:
+                color = "white" if shares[row][column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+    places = range(len(labels))
+    axes.set_xticks(places, labels, rotation=45, ha="right")
+    axes.set_yticks(places, [f"{label} ({shares[at][at]:.1%})" for at, label in enumerate(labels)])
+    axes.set(xlabel="label given", ylabel="shown (share right)")
+    images, right = sum(map(sum, confusion)), sum(confusion[at][at] for at in places)
+    axes.set_title(f"Accuracy {right / images:.4f} on {images:,} test images")
+    _save(figure, target)
+
+
+def _save(figure: Figure, target: Path) -> None:
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_file(target, image.getvalue())

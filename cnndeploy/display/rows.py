@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result
-from cnndeploy.display.units import duration, size
+from cnndeploy.display.cells import duration, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +24,23 @@ class Column:
     key: Callable[[Result], float | None] | None = None
 
 
-def _seconds(seconds: float | None) -> str:
-    return "-" if seconds is None else duration(seconds)
+def _number(heading: str, value: Callable[[Result], Any], show: Callable[[Any], str]) -> Column:
+    return Column(heading, lambda row: "-" if (number := value(row)) is None else show(number), value)
 
 
 def _quantile(name: str) -> Column:
-    def seconds(result: Result) -> float | None:
-        return getattr(result, f"{name}_s")  # type: ignore[no-any-return]
-
     def text(result: Result) -> str:
-        missing = (result.more_calls_needed or {}).get(name)
-        return f"+{missing:,} calls" if missing and seconds(result) is None else _seconds(seconds(result))
+        seconds, missing = getattr(result, f"{name}_s"), (result.more_calls_needed or {}).get(name)
+        if seconds is None:
+            return f"+{missing:,} calls" if missing else "-"
+        return duration(seconds)
 
-    return Column(name, text, seconds)
+    return Column(name, text, attrgetter(f"{name}_s"))
+
+
+def _cold(part: str) -> Column:
+    heading = part.removesuffix("_s").replace("_", " ")
+    return _number(heading, lambda row: getattr(row.cold_start, part, None), duration)
 
 
 def _ratio(result: Result) -> str:
@@ -59,55 +65,39 @@ def _threads(result: Result) -> str:
     return str(result.threads)
 
 
-def _bytes(count: int | None) -> str:
-    return "-" if count is None else size(count)
-
-
-def _cold(part: str) -> Column:
-    def seconds(result: Result) -> float | None:
-        return None if result.cold_start is None else getattr(result.cold_start, part)
-
-    heading = part.removesuffix("_s").replace("_", " ")
-    return Column(heading, lambda result: _seconds(seconds(result)), seconds)
-
-
 _WHO = (
-    Column("file", lambda r: r.artifact),
-    Column("runtime", lambda r: r.runtime if r.device == "cpu" else f"{r.runtime} on {r.device}"),
-    Column("threads", _threads, lambda r: r.threads),
+    Column("file", lambda row: row.artifact),
+    Column("runtime", lambda row: row.runtime if row.device == "cpu" else f"{row.runtime} on {row.device}"),
+    Column("threads", _threads, lambda row: row.threads),
 )
 LATENCY = (
     *_WHO,
-    Column("batch", lambda r: str(r.batch_size), lambda r: r.batch_size),
-    Column("times as fast", _ratio, lambda r: r.ratio),
-    Column("verdict", lambda r: "FAILED" if r.failure else r.verdict or "-"),
+    _number("batch", lambda row: row.batch_size, str),
+    Column("times as fast", _ratio, lambda row: row.ratio),
+    Column("verdict", lambda row: "FAILED" if row.failure else row.verdict or "-"),
     *map(_quantile, ("p50", "p90", "p99")),
-    Column(
-        "images/s", lambda r: f"{r.images_per_s:,.0f}" if r.images_per_s else "-", lambda r: r.images_per_s
-    ),
+    _number("images/s", lambda row: row.images_per_s, "{:,.0f}".format),
 )
 DEPLOYMENT = (
     *_WHO,
     *map(_cold, ("import_s", "open_s", "first_run_s", "second_run_s")),
-    Column("peak memory", lambda r: _bytes(r.peak_memory_bytes), lambda r: r.peak_memory_bytes),
-    Column("file size", lambda r: _bytes(r.file_bytes), lambda r: r.file_bytes),
-    Column("accuracy", lambda r: "-" if r.accuracy is None else f"{r.accuracy:.4f}", lambda r: r.accuracy),
+    _number("peak memory", lambda row: row.peak_memory_bytes, size),
+    _number("file size", lambda row: row.file_bytes, size),
+    _number("accuracy", lambda row: row.accuracy, "{:.4f}".format),
 )
 
 
-def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Map each path to its file name, or to itself if two files have the same name."""
-    ambiguous = len({Path(path).name for path in paths}) < len(set(paths))
-    return {path: path if ambiguous else Path(path).name for path in paths}
-
-
 def shortened(report: BenchmarkReport) -> BenchmarkReport:
-    """Return the report with its files' names as they are shown."""
-    names = short_names([row.artifact for row in report.results])
-    shown = {path: "".join(c if c.isprintable() else "?" for c in name) for path, name in names.items()}
-    return replace(
-        report, results=tuple(replace(row, artifact=shown[row.artifact]) for row in report.results)
-    )
+    """Return the report with its files' names as they are shown: without folders if they differ all the same."""
+    paths = {row.artifact for row in report.results}
+    ambiguous = len({Path(path).name for path in paths}) < len(paths)
+
+    def shown(path: str) -> str:
+        name = path if ambiguous else Path(path).name
+        return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+    rows = tuple(replace(row, artifact=shown(row.artifact)) for row in report.results)
+    return replace(report, results=rows)
 
 
 def failure_lines(report: BenchmarkReport) -> list[str]:
@@ -119,16 +109,6 @@ def candidates(report: BenchmarkReport) -> list[Result]:
     """Return the rows of the first batch size: one for each candidate."""
     first = report.results[0].batch_size if report.results else None
     return [row for row in report.results if row.batch_size == first]
-
-
-def as_markdown(columns: Sequence[Column], rows: Sequence[Result]) -> str:
-    """Return a table with numbers flush right."""
-    lines = [
-        [column.heading for column in columns],
-        ["---:" if column.key else "---" for column in columns],
-        *([column.text(row).replace("|", "\\|") for column in columns] for row in rows),
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def as_csv(report: BenchmarkReport) -> str:

@@ -19,13 +19,11 @@ import pytest
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.baseline import compare
-from cnndeploy.benchmark.bench import bench
-from cnndeploy.benchmark.candidates import candidates_of
-from cnndeploy.benchmark.cold_start import cold_start
+from cnndeploy.benchmark.bench import bench, candidates_of
 from cnndeploy.benchmark.conditions import DOUBTS, Facts, doubts
 from cnndeploy.benchmark.engine import Measurement
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result, compared, summarise
-from cnndeploy.benchmark.timer import Timer
+from cnndeploy.benchmark.timer import Timer, cold_start
 from cnndeploy.deployment import Plan, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError, DeviceUnavailableError
 from cnndeploy.machine import busy_cpus, environment, usable_cpus
@@ -329,7 +327,7 @@ def test_a_worker_ends_with_its_parent_even_in_the_middle_of_a_call(trained: Tra
 
 
 def test_cold_starts_are_of_fresh_processes(trained: Trained) -> None:
-    start = cold_start(resolve(trained.onnx, Run(threads=1)), 2, 60)
+    start = cold_start(Timer(resolve(trained.onnx, Run(threads=1)), timeout_s=60), 2)
     assert start.import_s > start.second_run_s
     median = ColdStart.median([start, replace(start, open_s=start.open_s + 2), replace(start, open_s=9.0)])
     assert (median.open_s, median.starts) == (start.open_s + 2, 3)

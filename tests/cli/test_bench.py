@@ -179,7 +179,7 @@ def test_a_baseline_of_nonsense_is_refused_before_the_work(
 @pytest.mark.parametrize(
     ("broken", "option"),
     [
-        ("cnndeploy.display.benchmark_page.render_benchmark", "--html"),
+        ("cnndeploy.display.page.render_benchmark", "--html"),
         ("cnndeploy.display.plots.benchmark_plots", "--plots"),
         ("cnndeploy.display.benchmark_tables.benchmark_table", "--html"),
     ],

@@ -13,8 +13,8 @@ import pytest
 
 from cnndeploy.benchmark.engine import Measurement
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result, compared, summarise
-from cnndeploy.display.benchmark_page import render_benchmark
 from cnndeploy.display.benchmark_tables import benchmark_markdown
+from cnndeploy.display.page import render_benchmark
 from cnndeploy.display.plots import benchmark_plots
 from cnndeploy.display.rows import as_csv
 from cnndeploy.machine import environment
