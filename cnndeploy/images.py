@@ -55,17 +55,18 @@ def stack_of(images: NDArray[Any]) -> NDArray[np.uint8]:
     return stack
 
 
-def stacks_of(images: Images) -> Iterator[NDArray[np.uint8]]:
+def stacks_of(images: Images, limit: int = MOST_IMAGES) -> Iterator[NDArray[np.uint8]]:
     """Yield raw images as arrays (n, height, width), each of one size and no larger than one run takes.
 
     Args:
         images: An array (n, height, width) or (height, width), a PIL image, or any number of those two one by one.
+        limit: The most images in one array.
 
     Raises:
         InputMismatchError: They are something else.
     """
     for stack in (stack_of(images),) if isinstance(images, np.ndarray) else _grouped(images):
-        most = most_images(*stack.shape[1:])
+        most = min(limit, most_images(*stack.shape[1:]))
         for start in range(0, len(stack), most):
             yield stack[start : start + most]
 
@@ -76,14 +77,13 @@ def _grouped(images: Image | Iterable[Any]) -> Iterator[NDArray[np.uint8]]:
         raise InputMismatchError(
             f"expected images, got the path {images!r}; read it with cnndeploy.read_image"
         )
+    kind = type(images).__name__
     if isinstance(images, bytes | bytearray | memoryview | type):
-        raise InputMismatchError(
-            f"expected images, got {type(images).__name__}; cnndeploy.read_image reads bytes"
-        )
+        raise InputMismatchError(f"expected images, got {kind}; cnndeploy.read_image reads bytes")
     if hasattr(images, "convert"):
         images = [images]
     if not isinstance(images, Iterable):
-        raise InputMismatchError(f"expected images, got {type(images).__name__}")
+        raise InputMismatchError(f"expected images, got {kind}")
     for (height, width), same_size in itertools.groupby(map(_one, images), key=np.shape):
         while group := list(itertools.islice(same_size, most_images(height, width))):
             yield np.stack(group)
@@ -95,11 +95,9 @@ def _one(image: Any) -> NDArray[np.uint8]:
         image = _grey(image)
     if not isinstance(image, np.ndarray) or image.ndim != 2:
         kind = f"an array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputMismatchError(
-            f"expected a list of images, each uint8 (height, width) or a PIL image, got {kind} in it"
-        )
-    one: NDArray[np.uint8] = stack_of(image)[0]
-    return one
+        fit = "a list of images, each uint8 (height, width) or a PIL image"
+        raise InputMismatchError(f"expected {fit}, got {kind} in it")
+    return stack_of(image)[0]
 
 
 def _advice(images: NDArray[Any]) -> str:
