@@ -258,7 +258,7 @@ def _told_manifest(session: Session, labels: Sequence[str], preprocessing: Prepr
             f"{session.artifact.path} takes and gives {_listed(session)}, but with this preprocessing and these labels "
             f"it should take float32 (batch, 1, {size}) and give logits, float32 (batch, {len(labels)})"
         )
-    return Manifest("unknown", *specs, preprocessing, tuple(labels))
+    return Manifest("unknown", specs[0], specs[1], preprocessing, tuple(labels))
 
 
 def _listed(session: Session) -> str:

@@ -62,7 +62,7 @@ class Evaluation:
     @property
     def correct(self) -> int:
         """How many were given their label."""
-        return sum(row[number] for number, row in enumerate(self.confusion))
+        return sum(one.correct for one in self.per_class)
 
     @property
     def accuracy(self) -> float:
@@ -85,14 +85,8 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the accuracy of a class without images is None."""
         per_class = [{**jsonable(one), "accuracy": jsonable(one.accuracy)} for one in self.per_class]
-        return {
-            **jsonable(self),
-            "accuracy": self.accuracy,
-            "interval": self.interval,
-            "correct": self.correct,
-            "images": self.images,
-            "per_class": per_class,
-        }
+        derived = {name: getattr(self, name) for name in ("accuracy", "interval", "correct", "images")}
+        return {**jsonable(self), **derived, "per_class": per_class}
 
 
 def evaluate(
@@ -131,7 +125,7 @@ def evaluate(
             truth = test.labels[batch]
             shape = (len(truth), len(manifest.labels))
             np.add.at(confusion, (truth, _labels(outputs.get(manifest.output.name), shape, opened)), 1)
-            progress(min(start + batch_size, len(test)), len(test), f"Evaluating {opened.path.name}")
+            progress(start + len(truth), len(test), f"Evaluating {opened.path.name}")
         return Evaluation(
             artifact=str(opened.path),
             sha256=opened.sha256,

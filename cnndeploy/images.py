@@ -97,7 +97,8 @@ def _one(image: Any) -> NDArray[np.uint8]:
         kind = f"an array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         fit = "a list of images, each uint8 (height, width) or a PIL image"
         raise InputMismatchError(f"expected {fit}, got {kind} in it")
-    return stack_of(image)[0]
+    one: NDArray[np.uint8] = stack_of(image)[0]
+    return one
 
 
 def _advice(images: NDArray[Any]) -> str:

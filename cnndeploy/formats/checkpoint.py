@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import pickletools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ from cnndeploy.specs import Manifest
 
 WEIGHTS_KEY, MANIFEST_KEY = "weights", "manifest"
 
-_NAMING = {"GLOBAL", "INST"}
 # Other ways to name or call something; torch.save, at its protocol 2, uses none of them.
 _FORBIDDEN = {"STACK_GLOBAL", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2", "EXT4", "PERSID"}
-_ALLOWED = {("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2")}
+_ALLOWED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
 _MEMOISING = {"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"}
 
 
@@ -44,13 +44,12 @@ class CheckpointFormat:
         """
         check_whole(path)
         pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
-        instructions: list[tuple[str, Any]] = [
-            (opcode.name, argument)
-            for opcode, argument, _ in pickletools.genops(pickled)
-            if opcode.name not in _MEMOISING
-        ]
+        named: Iterator[tuple[str, Any]] = (
+            (opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled)
+        )
+        instructions = [(name, argument) for name, argument in named if name not in _MEMOISING]
         for name, argument in instructions:
-            if name in _FORBIDDEN or (name in _NAMING and not _harmless(argument)):
+            if name in _FORBIDDEN or (name in ("GLOBAL", "INST") and not _harmless(argument)):
                 raise CheckpointError(
                     f"{path} is refused: it asks to run {str(argument or name).replace(' ', '.')} when opened. "
                     "Open only checkpoints you trust."
@@ -67,8 +66,7 @@ class CheckpointFormat:
 
 
 def _harmless(argument: str) -> bool:
-    module, _, name = argument.partition(" ")
-    return (module, name) in _ALLOWED or (module == "torch" and name.endswith("Storage"))
+    return argument in _ALLOWED or (argument.startswith("torch ") and argument.endswith("Storage"))
 
 
 FORMAT = CheckpointFormat()
