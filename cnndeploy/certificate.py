@@ -27,7 +27,7 @@ _FIGURES = ("images", *_LOSS_FIGURES, "artifact_accuracy", "checkpoint_accuracy"
 
 
 class Certifiable(Protocol):
-    """What a certificate is made of: a verdict."""
+    """A verdict, of which a certificate is made."""
 
     @property
     def passed(self) -> bool:

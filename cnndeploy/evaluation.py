@@ -77,10 +77,8 @@ class Evaluation:
     @property
     def per_class(self) -> tuple[ClassAccuracy, ...]:
         """Each class by itself, in the labels' order."""
-        return tuple(
-            ClassAccuracy(label, row[number], sum(row))
-            for number, (label, row) in enumerate(zip(self.labels, self.confusion, strict=True))
-        )
+        rows = enumerate(zip(self.labels, self.confusion, strict=True))
+        return tuple(ClassAccuracy(label, row[number], sum(row)) for number, (label, row) in rows)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the accuracy of a class without images is None."""
@@ -116,24 +114,23 @@ def evaluate(
     """
     candidate = resolve(artifact, run)
     opened, manifest = candidate.artifact, candidate.artifact.require_manifest()
-    test = data.load("test", data_dir).first(images)
-    confusion = np.zeros((len(manifest.labels), len(manifest.labels)), np.int64)
+    test, classes = data.load("test", data_dir).first(images), len(manifest.labels)
+    confusion = np.zeros((classes, classes), np.int64)
     with open_session(opened, candidate.run) as session:
         for start in range(0, len(test), batch_size):
             batch = slice(start, start + batch_size)
             outputs = session.run({manifest.input.name: manifest.prepared(test.images[batch])})
-            truth = test.labels[batch]
-            shape = (len(truth), len(manifest.labels))
-            np.add.at(confusion, (truth, _labels(outputs.get(manifest.output.name), shape, opened)), 1)
+            truth, logits = test.labels[batch], outputs.get(manifest.output.name)
+            np.add.at(confusion, (truth, _labels(logits, (len(truth), classes), opened)), 1)
             progress(start + len(truth), len(test), f"Evaluating {opened.path.name}")
         return Evaluation(
-            artifact=str(opened.path),
-            sha256=opened.sha256,
-            runtime=candidate.run.runtime,
-            device=session.device,
-            threads=session.threads,
-            labels=manifest.labels,
-            confusion=tuple(tuple(row) for row in confusion.tolist()),
+            str(opened.path),
+            opened.sha256,
+            candidate.run.runtime,
+            session.device,
+            session.threads,
+            manifest.labels,
+            tuple(map(tuple, confusion.tolist())),
         )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = "numpy torch torchvision onnx onnxscript onnxruntime onnxruntime-gpu openvino"
-_TICKS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+_TICKS = "user nice system idle iowait irq softirq steal"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, 2**31 - 1  # malloc.h of the GNU C library
 
@@ -50,7 +50,7 @@ def cpu_ticks() -> dict[str, int] | None:
     """What the CPUs of the whole machine did since its start, in ticks; None if it does not say."""
     with contextlib.suppress(OSError, ValueError):
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-        return dict(zip(_TICKS, map(int, fields), strict=True))
+        return dict(zip(_TICKS.split(), map(int, fields), strict=True))
     return None
 
 
@@ -59,11 +59,10 @@ def patient_threads() -> Iterator[None]:
     """Limit how long torch's OpenMP threads spin when they wait, unless the user has set it; import torch within.
 
     By default they spin for milliseconds, even for a thread that another process has pushed off its core: on a
-    busy machine a training epoch then takes many times as long. Threads that sleep at once make a step of LeNet
-    take a third longer on a quiet one. Measured on two cores, in microseconds an image on a quiet machine: asleep at
-    once 53, after 1,000 turns 44, after 10,000 turns 42, by default 36; beside other programs that compute with
-    threads, in seconds for 6,000 images: 1.5 to 1.7, 1.4 to 2.2, 2.0 to 3.7. Processes that are started later are
-    not affected.
+    busy machine a training epoch then takes many times as long. Measured with LeNet on two cores, in microseconds an
+    image on a quiet machine: asleep at once 53, after 1,000 turns 44, after 10,000 turns 42, by default 36; beside
+    programs that compute with threads, in seconds for 6,000 images: 1.5 to 1.7, 1.4 to 2.2, 2.0 to 3.7. Processes
+    that are started later are not affected.
 
     Source: libgomp's manual, GOMP_SPINCOUNT; it is read once, when the library is loaded.
     """

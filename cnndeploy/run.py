@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
 from cnndeploy.machine import usable_cpus
@@ -33,8 +33,8 @@ class RuntimeOptions:
     @property
     def changed(self) -> dict[str, Any]:
         """JSON-ready: the fields that differ from their defaults."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value != getattr(_DEFAULTS, name)}
+        defaults = asdict(_DEFAULTS)
+        return {name: value for name, value in asdict(self).items() if value != defaults[name]}
 
     @classmethod
     def of(cls, changed: Mapping[str, Any]) -> Self:
@@ -90,8 +90,7 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; of the options only those that differ from their defaults."""
-        options = self.choices.changed
-        return {"runtime": self.runtime, "device": self.device, "threads": self.threads, "options": options}
+        return {**asdict(self), "options": self.choices.changed}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

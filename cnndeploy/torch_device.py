@@ -30,7 +30,7 @@ def torch_devices() -> dict[str, DeviceStatus]:
 
 
 def _probe(index: int) -> DeviceStatus:
-    """Whether torch computes on a GPU: one that its build has no kernels for is there all the same."""
+    """Try to compute on a GPU: torch lists one even if its build has no kernels for it."""
     import torch
 
     try:
@@ -45,8 +45,6 @@ def open_device(device: str, runtime: str, threads: int, tf32: bool = False) -> 
 
     ``threads``, and on CUDA ``tf32``, is set for the whole process: torch has one of each.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise MissingDependencyError("torch")
     import torch
 
     index = device_index(device, runtime, torch_devices())
@@ -63,6 +61,5 @@ def open_device(device: str, runtime: str, threads: int, tf32: bool = False) -> 
 
 
 def last_line(error: Exception) -> str:
-    """torch puts its own stack before what went wrong."""
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
+    """Return what went wrong, before which torch puts its own stack."""
+    return str(error).strip().rpartition("\n")[2].strip() or type(error).__name__
