@@ -115,9 +115,7 @@ class Checkpoint:
 
 
 def initialised(name: str, seed: int, initialisation: str | None = None) -> torch.nn.Module:
-    """A network with fresh weights, by default as its original recipe says; torch's random state on the CPU is left
-    as it was. See :class:`~cnndeploy.architectures._recipe.Recipe`.
-    """
+    """A network with fresh weights, by default as its original recipe says; leave torch's random state as it was."""
     architecture = ARCHITECTURES.get(name)
     initialisation = initialisation or architecture.recipes["original"].initialisation
     with torch.random.fork_rng(devices=[]):

@@ -66,8 +66,7 @@ class Classifier:
         """Return unnormalised class scores.
 
         Args:
-            images: uint8 (n, height, width), one image (height, width), a PIL image, or any number of images one by
-                one; of any size up to 8192 pixels a side. Many run in batches.
+            images: What the class accepts, up to 8192 pixels a side. Many run in batches.
 
         Returns:
             float32 (n, classes). The caller owns it.

@@ -66,11 +66,7 @@ class Images:
         return len(self.images)
 
     def first(self, count: int | None) -> Images:
-        """The first ``count`` images, all of them for None.
-
-        Raises:
-            DataError: There are fewer.
-        """
+        """The first ``count`` images, all of them for None; raise DataError if there are fewer."""
         if count is None:
             return self
         if not 0 < count <= len(self):
@@ -221,27 +217,25 @@ def _from_apt(scratch: Path, name: str, progress: Progress) -> bytes:
     unpacked = scratch / "unpacked"
     if not unpacked.exists():
         progress(0, 0, DEBIAN_PACKAGE)
-        _unpack_package(scratch, unpacked)
+        _call(["dpkg-deb", "--extract", str(_package(scratch)), str(unpacked)], scratch)
     return _from_folder(unpacked / DEBIAN_FOLDER.relative_to("/"), name, progress)
 
 
-def _unpack_package(scratch: Path, unpacked: Path) -> None:
-    apt, dpkg = shutil.which("apt-get"), shutil.which("dpkg-deb")
-    if apt is None or dpkg is None:
-        raise _Unreachable("apt-get is not on this machine")
+def _package(scratch: Path) -> Path:
     try:
-        _call([apt, "download", DEBIAN_PACKAGE], scratch)
+        _call(["apt-get", "download", DEBIAN_PACKAGE], scratch)
     except _Unreachable:
         # the machine's package lists were never fetched: fetch them into a folder of our own
         (scratch / "lists" / "partial").mkdir(parents=True)
         own = ["-o", f"Dir::State::lists={scratch / 'lists'}", "-o", f"Dir::Cache={scratch}"]
-        _call([apt, *own, "update"], scratch)
-        _call([apt, *own, "download", DEBIAN_PACKAGE], scratch)
-    (package,) = scratch.glob(f"{DEBIAN_PACKAGE}_*.deb")
-    _call([dpkg, "--extract", str(package), str(unpacked)], scratch)
+        _call(["apt-get", *own, "update"], scratch)
+        _call(["apt-get", *own, "download", DEBIAN_PACKAGE], scratch)
+    return next(scratch.glob(f"{DEBIAN_PACKAGE}_*.deb"))
 
 
 def _call(command: list[str], folder: Path) -> None:
+    if shutil.which(command[0]) is None:
+        raise _Unreachable(f"{command[0]} is not on this machine")
     # _apt, the user apt drops to, may not enter our folder; as root it then downloads as root, and says so
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode != 0:

@@ -38,8 +38,7 @@ def busy_cpus(seconds: float) -> float | None:
     """
     before = cpu_ticks()
     time.sleep(seconds)
-    after = cpu_ticks()
-    if before is None or after is None:
+    if before is None or (after := cpu_ticks()) is None:
         return None
     passed = {name: after[name] - before[name] for name in after}
     idle = passed["idle"] + passed["iowait"]

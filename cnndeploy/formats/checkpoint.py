@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import pickletools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +43,11 @@ class CheckpointFormat:
         """
         check_whole(path)
         pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
-        named: Iterator[tuple[str, Any]] = (
-            (opcode.name, argument) for opcode, argument, _ in pickletools.genops(pickled)
-        )
-        instructions = [(name, argument) for name, argument in named if name not in _MEMOISING]
+        instructions: list[tuple[str, Any]] = [
+            (code.name, argument)
+            for code, argument, _ in pickletools.genops(pickled)
+            if code.name not in _MEMOISING
+        ]
         for name, argument in instructions:
             if name in _FORBIDDEN or (name in ("GLOBAL", "INST") and not _harmless(argument)):
                 raise CheckpointError(
@@ -59,9 +59,8 @@ class CheckpointFormat:
                 return Manifest.from_json(value)
         raise CheckpointError(f"{path} is no cnndeploy checkpoint. Make one with: cnndeploy train")
 
-    def describe(self, path: Path) -> dict[str, Any]:
+    def describe(self, path: Path) -> dict[str, Any]:  # noqa: ARG002 - as every format's
         """A checkpoint holds weights and no graph, so it has no operators."""
-        del path
         return {"operators": {}}
 
 

@@ -25,7 +25,7 @@ _MODEL_IR_VERSION, _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA 
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _GRAPH_SPARSE, _MODEL_FUNCTION, _FUNCTION_NODE, _NODE_OP_TYPE, _NODE_ATTRIBUTE = 15, 25, 7, 4, 5
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
-_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
+_TENSOR_EXTERNAL = (13, 14)  # external_data and data_location
 # TensorProto.DataType
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -53,7 +53,8 @@ class OnnxFormat:
             ArtifactError: The file's weights lie in other files, which its SHA-256 says nothing about.
         """
         with _mapped(path) as model:
-            if any(_is_external(tensor) for tensor in _tensors(model)):
+            fields = (field for tensor in _tensors(model) for field in _fields(tensor))
+            if any(value and number in _TENSOR_EXTERNAL for number, value in fields):
                 raise ArtifactError(
                     f"{path} is not self-contained: its weights lie in other files. "
                     "Save it as one file with: onnx.save(onnx.load(PATH), PATH)"
@@ -120,11 +121,6 @@ def _tensors(model: _Message) -> Iterator[_Message]:
     yield from _within(_within(_nodes(model), _NODE_ATTRIBUTE), *_ATTRIBUTE_TENSORS)
     yield from _within(_within(_graphs(model), _GRAPH_SPARSE), 1, 2)
     yield from _within(_within(_within(_nodes(model), _NODE_ATTRIBUTE), *_ATTRIBUTE_SPARSE), 1, 2)
-
-
-def _is_external(tensor: _Message) -> bool:
-    where = (_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION)
-    return any(value and number in where for number, value in _fields(tensor))
 
 
 # If a field that is meant to stand once stands twice, protobuf takes the last.
