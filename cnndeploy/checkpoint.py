@@ -66,9 +66,8 @@ class Checkpoint:
         artifact = source if isinstance(source, Artifact) else Artifact.open(source)
         path = artifact.path
         if artifact.format != "checkpoint":
-            raise CheckpointError(
-                f"{path} is {artifact.format}, not a checkpoint. Make one with: cnndeploy train"
-            )
+            advice = "Make one with: cnndeploy train"
+            raise CheckpointError(f"{path} is {artifact.format}, not a checkpoint. {advice}")
         manifest = artifact.require_manifest()
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)[WEIGHTS_KEY]

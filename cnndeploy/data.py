@@ -70,9 +70,7 @@ class Images:
         if count is None:
             return self
         if not 0 < count <= len(self):
-            raise DataError(
-                f"{count} images were asked for; the split has {len(self)}, so ask for 1 to that many"
-            )
+            raise DataError(f"{count} images were asked for; ask for 1 to {len(self)}, all of the split")
         return Images(self.images[:count], self.labels[:count], self.sha256)
 
 

@@ -78,11 +78,10 @@ class Plan:
                 f"the plan was made on another processor, {made}, and this is {here}. Another runtime, file or number "
                 f"of threads may be faster here, and a quantised file may lose more accuracy{again}"
             )
-        if self.run.device == "cpu" and int(self.run.threads or 0) > usable_cpus():
-            return (
-                f"the plan is for {self.run.threads} threads, and this process may use {usable_cpus()} CPUs; more "
-                f"threads than CPUs are far slower{again}"
-            )
+        cpus, threads = usable_cpus(), self.run.thread_count
+        if self.run.device == "cpu" and threads > cpus:
+            reason = "more threads than CPUs are far slower"
+            return f"the plan is for {threads} threads, and this process may use {cpus} CPUs; {reason}{again}"
         return ""
 
 

@@ -57,7 +57,7 @@ class Evaluation:
     @property
     def images(self) -> int:
         """How many were run."""
-        return sum(map(sum, self.confusion))
+        return sum(one.images for one in self.per_class)
 
     @property
     def correct(self) -> int:

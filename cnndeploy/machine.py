@@ -80,11 +80,11 @@ def peak_memory_bytes() -> int | None:
 
     Source: proc(5), /proc/self/status, VmHWM.
     """
-    value = _listed("/proc/self/status", "VmHWM")
+    value = _proc_entry("/proc/self/status", "VmHWM")
     return int(value.split()[0]) * 1024 if value else None
 
 
-def _listed(file: str, name: str) -> str | None:
+def _proc_entry(file: str, name: str) -> str | None:
     """Return what a file of /proc first says of ``name``; None if it says nothing, or there is no such file."""
     with contextlib.suppress(OSError):
         for line in Path(file).read_text().splitlines():
@@ -181,7 +181,7 @@ def environment() -> dict[str, Any]:
 
 def cpu_model() -> str:
     """The processor's name, as the kernel gives it."""
-    return _listed("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+    return _proc_entry("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
 
 
 def _memory_bytes() -> int | None:

@@ -76,9 +76,8 @@ class WorkerProcess:
             raise ArtifactError(f"{self._subject}: its process ended with status {status}{cause}")
         if "error" in message:
             kind: type[CnndeployError] = getattr(errors, message["error"], CnndeployError)
-            error = kind.__new__(
-                kind
-            )  # the text is the message already made, not what the class makes it from
+            # the text is the message already made, not what the class makes it from
+            error = kind.__new__(kind)
             error.args = (message["text"],)
             raise error
         return message

@@ -20,6 +20,9 @@ class RuntimeOptions:
     ``spinning``: whether threads that wait for work spin, which wakes them sooner and keeps their CPUs busy.
     ``precision``: what is computed in. In ``bfloat16`` a float32 file is lossy; ``tf32``, on CUDA, has a wider
     tolerance than float32.
+
+    >>> cnndeploy.RuntimeOptions(spinning=False).changed
+    {'spinning': False}
     """
 
     spinning: bool = True
@@ -71,12 +74,9 @@ class Run:
     def over(self, planned: Run) -> Run:
         """Fill what is left open from ``planned``; take its options only if its runtime is kept."""
         keeps_runtime = self.runtime in ("", planned.runtime)
-        return Run(
-            runtime=self.runtime or planned.runtime,
-            device=self.device or planned.device,
-            threads=planned.threads if self.threads is None else self.threads,
-            options=self.options or (planned.options if keeps_runtime else None),
-        )
+        threads = planned.threads if self.threads is None else self.threads
+        options = self.options or (planned.options if keeps_runtime else None)
+        return Run(self.runtime or planned.runtime, self.device or planned.device, threads, options)
 
     @property
     def choices(self) -> RuntimeOptions:

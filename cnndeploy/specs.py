@@ -133,13 +133,13 @@ class Manifest:
 
     def _requirements(self) -> dict[str, bool]:
         """What the rest of cnndeploy relies on, and whether it is met."""
-        side = ("height", "width") if self.takes_images else (1, *self.preprocessing.size)
+        rest = ("height", "width") if self.takes_images else (1, *self.preprocessing.size)
         shapes = [spec.shape for spec in (self.input, *self.outputs)]
         axes = [axis for shape in shapes for axis in shape]
         return {
             "shapes": all(shapes) and all(isinstance(axis, str) or axis > 0 for axis in axes),
             "labels": self.output.shape[-1:] == (len(self.labels),),
-            "input": self.input.shape[1:] == side,
+            "input": self.input.shape[1:] == rest,
             "output": len(self.output.shape) == 2,
             "probabilities": self.probabilities in (None, replace(self.output, name="probabilities")),
         }
