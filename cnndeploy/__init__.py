@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cnndeploy._lazy import lazy
+from cnndeploy.registry import lazy
 
 if TYPE_CHECKING:
     from cnndeploy.artifact import Artifact as Artifact

@@ -22,19 +22,12 @@ from cnndeploy.machine import environment
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.serial import dumps
 
-_BUDGET_FIGURES = (
-    "images",
-    "budget_points",
-    "loss_points",
-    "loss_low_points",
-    "loss_high_points",
-    "artifact_accuracy",
-    "checkpoint_accuracy",
-)
+_LOSS_FIGURES = ("budget_points", "loss_points", "loss_low_points", "loss_high_points")
+_FIGURES = ("images", *_LOSS_FIGURES, "artifact_accuracy", "checkpoint_accuracy")
 
 
 class Certifiable(Protocol):
-    """What a certificate is made of: a verdict."""
+    """A verdict, of which a certificate is made."""
 
     @property
     def passed(self) -> bool:
@@ -68,9 +61,8 @@ def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise ArtifactError(
-                f"the outdated certificate {path} could not be removed: {error.strerror}"
-            ) from error
+            reason = f"the outdated certificate {path} could not be removed: {error.strerror}"
+            raise ArtifactError(reason) from error
         return None
     date = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"date": date, "command": command, "environment": environment(), **verdict.to_dict()}
@@ -87,10 +79,15 @@ def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
         content = json.loads(certificate_path(artifact.path).read_text())
         # certificates had neither before files could be lossy
         content = {"verdict": "equivalent", "options": {}, **content}
-        passes = _says_equivalent if content["verdict"] == "equivalent" else _says_within_budget
-        matches = passes(content, artifact) and content["artifact"]["sha256"] == artifact.sha256
+        options, manifest = RuntimeOptions.of(content["options"]), artifact.manifest
+        lossy = options.lossy or (manifest is not None and manifest.lossy)
+        if content["verdict"] == "equivalent":
+            passes = content["equivalent"] is True and not lossy
+        else:
+            passes = lossy and _keeps_budget(content)
+        matches = content["artifact"]["sha256"] == artifact.sha256 and content["against"]["sha256"]
         complete = {"runtime", "device", "images", "date"} <= content.keys()
-        return content if matches and complete and content["against"]["sha256"] else None
+        return content if passes and matches and complete else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -111,35 +108,20 @@ def require_certificate(artifact: Artifact, run: Run) -> None:
 def remove_stale_certificate(artifact: str | os.PathLike[str]) -> None:
     """Delete the certificate unless it matches the file's current bytes."""
     path = certificate_path(artifact)
-    if not path.exists():
-        return
-    try:
-        stale = read_certificate(Artifact.open(artifact)) is None
-    except CnndeployError:  # gone, or no model file any more
-        stale = True
-    if stale:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
+    with contextlib.suppress(CnndeployError):  # the artifact is gone, or no model file any more
+        if not path.exists() or read_certificate(Artifact.open(artifact)) is not None:
+            return
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
-def _says_equivalent(content: Mapping[str, Any], artifact: Artifact) -> bool:
-    return content["equivalent"] is True and not _is_lossy(content, artifact)
-
-
-def _says_within_budget(content: Mapping[str, Any], artifact: Artifact) -> bool:
-    """Whether it is of a lossy file or run, and its figures are there and keep the budget."""
-    claims = (content["verdict"], content["equivalent"], content["within_budget"])
-    figures = [content[name] for name in _BUDGET_FIGURES]
+def _keeps_budget(content: Mapping[str, Any]) -> bool:
+    """Whether the certificate says so, and its figures are there and bear it out."""
+    figures = [content[name] for name in _FIGURES]
     return (
-        _is_lossy(content, artifact)
-        and claims == ("within budget", False, True)
+        (content["verdict"], content["equivalent"], content["within_budget"])
+        == ("within budget", False, True)
         and all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures)
         and content["images"] > 0
         and content["loss_high_points"] <= content["budget_points"]
     )
-
-
-def _is_lossy(content: Mapping[str, Any], artifact: Artifact) -> bool:
-    """Whether the file, or the options that it was run with, give up accuracy; ValueError if these are none."""
-    options = RuntimeOptions.of(content["options"])
-    return options.lossy or (artifact.manifest is not None and artifact.manifest.lossy)

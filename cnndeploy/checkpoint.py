@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import torch
 
-from cnndeploy.architectures import ARCHITECTURES, Architecture
+from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
 from cnndeploy.data import LABELS
 from cnndeploy.errors import CheckpointError
@@ -38,7 +38,17 @@ class Checkpoint:
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
             for key, value in network.state_dict().items()
         }
-        return cls(weights, manifest_of(name, ARCHITECTURES.get(name), training or {}))
+        preprocessing = ARCHITECTURES.get(name).preprocessing
+        manifest = Manifest(
+            architecture=name,
+            input=TensorSpec("image", "float32", ("batch", 1, *preprocessing.size)),
+            output=TensorSpec("logits", "float32", ("batch", len(LABELS))),
+            preprocessing=preprocessing,
+            labels=LABELS,
+            training=training or {},
+            versions=versions(),
+        )
+        return cls(weights, manifest)
 
     @classmethod
     def untrained(cls, name: str, seed: int = 0) -> Self:
@@ -56,17 +66,14 @@ class Checkpoint:
         artifact = source if isinstance(source, Artifact) else Artifact.open(source)
         path = artifact.path
         if artifact.format != "checkpoint":
-            raise CheckpointError(
-                f"{path} is {artifact.format}, not a checkpoint. Make one with: cnndeploy train"
-            )
+            advice = "Make one with: cnndeploy train"
+            raise CheckpointError(f"{path} is {artifact.format}, not a checkpoint. {advice}")
         manifest = artifact.require_manifest()
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)[WEIGHTS_KEY]
         except Exception as error:  # its own message may advise to load without weights_only
             raise CheckpointError(f"{path} is damaged: torch cannot read its weights") from error
-        if not isinstance(weights, dict) or not all(
-            isinstance(each, torch.Tensor) for each in weights.values()
-        ):
+        if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
             raise CheckpointError(f"{path} is damaged: its weights are not tensors")
         return cls(weights, manifest, artifact.sha256)
 
@@ -89,11 +96,11 @@ class Checkpoint:
         """
         name = self.manifest.architecture
         network = ARCHITECTURES.get(name).build()
-        expected = {key: (value.shape, value.dtype) for key, value in network.state_dict().items()}
-        found = {key: (value.shape, value.dtype) for key, value in self.weights.items()}
-        if wrong := sorted(
-            key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)
-        ):
+        expected, given = (
+            {(key, value.shape, value.dtype) for key, value in weights.items()}
+            for weights in (network.state_dict(), self.weights)
+        )
+        if wrong := sorted({key for key, *_ in expected ^ given}):
             raise CheckpointError(
                 f"the checkpoint's weights are not those of {name}: {len(wrong)} differ in name, shape or dtype, "
                 f"first {wrong[0]}"
@@ -107,9 +114,7 @@ class Checkpoint:
 
 
 def initialised(name: str, seed: int, initialisation: str | None = None) -> torch.nn.Module:
-    """A network with fresh weights, by default as its original recipe says; torch's random state on the CPU is left
-    as it was. See :class:`~cnndeploy.architectures._recipe.Recipe`.
-    """
+    """A network with fresh weights, by default as its original recipe says; leave torch's random state as it was."""
     architecture = ARCHITECTURES.get(name)
     initialisation = initialisation or architecture.recipes["original"].initialisation
     with torch.random.fork_rng(devices=[]):
@@ -125,17 +130,3 @@ def initialised(name: str, seed: int, initialisation: str | None = None) -> torc
                     if module.bias is not None:
                         torch.nn.init.zeros_(module.bias)
         return network
-
-
-def manifest_of(name: str, architecture: Architecture, training: Mapping[str, Any]) -> Manifest:
-    """The manifest of a checkpoint of this architecture."""
-    height, width = architecture.preprocessing.size
-    return Manifest(
-        architecture=name,
-        input=TensorSpec("image", "float32", ("batch", 1, height, width)),
-        output=TensorSpec("logits", "float32", ("batch", len(LABELS))),
-        preprocessing=architecture.preprocessing,
-        labels=LABELS,
-        training=training,
-        versions=versions(),
-    )

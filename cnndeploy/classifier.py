@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from math import exp, isfinite
-from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from cnndeploy.certificate import require_certificate
 from cnndeploy.deployment import PlannedElsewhereWarning, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
-from cnndeploy.images import MOST_IMAGES, most_images, stack_of, stacks_of
+from cnndeploy.images import MOST_IMAGES, most_images, stacks_of
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.run import Run, Threads
 from cnndeploy.runtimes import Session, open_session
@@ -56,10 +55,7 @@ class Classifier:
     def __init__(self, session: Session, manifest: Manifest) -> None:
         self._session = session
         self.manifest = manifest
-        self._input, self._output = manifest.input.name, manifest.output.name
-        self._prepare = None if manifest.takes_images else manifest.preprocessing.__call__
-        one_only = manifest.input.shape[0] == 1
-        self._most_images = 1 if one_only else most_images(*manifest.preprocessing.size)
+        self._most_images = 1 if manifest.input.shape[0] == 1 else most_images(*manifest.preprocessing.size)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -70,8 +66,7 @@ class Classifier:
         """Return unnormalised class scores.
 
         Args:
-            images: uint8 (n, height, width), one image (height, width), a PIL image, or any number of images one by
-                one; of any size up to 8192 pixels a side. Many run in batches.
+            images: What the class accepts, up to 8192 pixels a side. Many run in batches.
 
         Returns:
             float32 (n, classes). The caller owns it.
@@ -117,7 +112,7 @@ class Classifier:
         predictions = []
         for numbers, row in zip(ranked, _softmax(logits).tolist(), strict=True):
             first, *others = (Prediction(labels[number], row[number]) for number in numbers)
-            predictions.append(first._replace(runners_up=tuple(others)) if others else first)
+            predictions.append(first._replace(runners_up=tuple(others)))
         return predictions
 
     def warmup(self, batch_size: int = 1) -> None:
@@ -143,27 +138,19 @@ class Classifier:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _logits(self, images: Images) -> NDArray[np.float32]:
         """Like logits(), without the finiteness check."""
-        if isinstance(images, np.ndarray) and len(stack := stack_of(images)) == 1:
-            return self._run(stack)
-        batches = [
-            self._run(stack[start : start + self._most_images])
-            for stack in stacks_of(images)
-            for start in range(0, len(stack), self._most_images)
-        ]
+        batches = [self._run(stack) for stack in stacks_of(images, self._most_images)]
         if not batches:
             raise InputMismatchError("no images were given")
         return batches[0] if len(batches) == 1 else np.concatenate(batches)
 
     def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-        prepared = batch if self._prepare is None else self._prepare(batch)
-        logits: NDArray[np.float32] = self._session.run({self._input: prepared})[self._output]
+        feeds = {self.manifest.input.name: self.manifest.prepared(batch)}
+        logits: NDArray[np.float32] = self._session.run(feeds)[self.manifest.output.name]
         if len(logits) != len(batch):
             raise ArtifactError(
                 f"{self._session.artifact.path} gives {len(logits)} results for {len(batch)} images; do not use it"
@@ -228,18 +215,18 @@ def load(
         require_certificate(artifact, run)
     if artifact.manifest is not None and (labels is not None or preprocessing is not None):
         raise ArtifactError(f"{path} has labels and preprocessing of its own; leave yours out")
-    told = None if labels is None or preprocessing is None else (labels, preprocessing)
-    if told is None:
+    if labels is None or preprocessing is None:
         artifact.require_manifest()
     session = open_session(artifact, replace(run, threads="auto" if run.threads is None else run.threads))
     try:
         if require_verified and not artifact.is_unchanged():
             raise ArtifactError(f"{path} was replaced while it was opened; open it again")
-        manifest = _own_manifest(session) if told is None else _told_manifest(session, *told)
+        if labels is None or preprocessing is None:
+            return Classifier(session, _own_manifest(session))
+        return Classifier(session, _told_manifest(session, labels, preprocessing))
     except CnndeployError:
         session.close()
         raise
-    return Classifier(session, manifest)
 
 
 def _own_manifest(session: Session) -> Manifest:
@@ -259,23 +246,18 @@ def _told_manifest(session: Session, labels: Sequence[str], preprocessing: Prepr
         raise ArtifactError(f"labels are a list of class names, not {labels!r}")
     if not isinstance(preprocessing, Preprocessing):
         raise ArtifactError(f"preprocessing is a cnndeploy.Preprocessing, not {preprocessing!r}")
-    takes, gives = session.inputs, session.outputs
-    fits = (
-        len(takes) == 1
-        and takes[0].dtype == "float32"
-        and (takes[0].shape[0] == 1 or isinstance(takes[0].shape[0], str))
-        and takes[0].shape[1:] == (1, *preprocessing.size)
-        and len(gives) > 0
-        and gives[0].dtype == "float32"
-        and gives[0].shape[1:] == (len(labels),)
-    )
-    if not fits:
+    specs = (*session.inputs, *session.outputs[:1])
+    fits = [(spec.dtype, spec.shape[1:]) for spec in specs] == [
+        ("float32", (1, *preprocessing.size)),
+        ("float32", (len(labels),)),
+    ]
+    if not fits or not (specs[0].shape[0] == 1 or isinstance(specs[0].shape[0], str)):
         size = ", ".join(map(str, preprocessing.size))
         raise ArtifactError(
             f"{session.artifact.path} takes and gives {_listed(session)}, but with this preprocessing and these labels "
             f"it should take float32 (batch, 1, {size}) and give logits, float32 (batch, {len(labels)})"
         )
-    return Manifest("unknown", takes[0], gives[0], preprocessing, tuple(labels))
+    return Manifest("unknown", specs[0], specs[1], preprocessing, tuple(labels))
 
 
 def _listed(session: Session) -> str:
@@ -286,7 +268,5 @@ def _listed(session: Session) -> str:
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Compute in float64 and round once, so that the same logits have the same probabilities on every runtime."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
-    probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(
-        np.float32
-    )
-    return probabilities
+    probabilities: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities.astype(np.float32)

@@ -20,6 +20,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,18 +33,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LABELS = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+_CLASSES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
+LABELS = tuple(_CLASSES.split(", "))
 SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -51,13 +42,11 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 IMAGE_SIZE = 28
-TEST_IMAGES = 10_000
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 Split = Literal["train", "test"]
 
-_PREFIX = {"train": "train", "test": "t10k"}
 _TIMEOUT_S = 20
 _LIMIT_BYTES = 64 * 2**20  # the largest file has 47 MB uncompressed
 
@@ -77,17 +66,11 @@ class Images:
         return len(self.images)
 
     def first(self, count: int | None) -> Images:
-        """The first ``count`` images, all of them for None.
-
-        Raises:
-            DataError: There are fewer.
-        """
+        """The first ``count`` images, all of them for None; raise DataError if there are fewer."""
         if count is None:
             return self
         if not 0 < count <= len(self):
-            raise DataError(
-                f"{count} images were asked for; the split has {len(self)}, so ask for 1 to {len(self)}"
-            )
+            raise DataError(f"{count} images were asked for; ask for 1 to {len(self)}, all of the split")
         return Images(self.images[:count], self.labels[:count], self.sha256)
 
 
@@ -98,11 +81,8 @@ def data_folder(folder: str | os.PathLike[str] | None = None) -> Path:
             return Path(chosen).expanduser()
         except RuntimeError as error:
             raise DataError(f"the data folder {chosen} names a user that does not exist") from error
-    if os.name == "nt":
-        cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "cnndeploy"
+    variable, usual = ("LOCALAPPDATA", "AppData/Local") if os.name == "nt" else ("XDG_CACHE_HOME", ".cache")
+    return Path(os.environ.get(variable) or Path.home() / usual, "cnndeploy")
 
 
 def raw_folder(folder: str | os.PathLike[str] | None = None) -> Path:
@@ -118,32 +98,32 @@ def load(split: Split, folder: str | os.PathLike[str] | None = None) -> Images:
     """
     import numpy as np
 
-    raw = raw_folder(folder)
-    images_name, labels_name = f"{_PREFIX[split]}-images-idx3-ubyte", f"{_PREFIX[split]}-labels-idx1-ubyte"
-    images = np.frombuffer(_read_checked(raw / images_name), np.uint8, offset=16)  # header: magic, n, h, w
-    labels = np.frombuffer(_read_checked(raw / labels_name), np.uint8, offset=8)  # header: magic, n
-    checksums = {name: SHA256[name] for name in (images_name, labels_name)}
-    return Images(images.reshape(-1, IMAGE_SIZE, IMAGE_SIZE), labels, checksums)
+    prefix = "train" if split == "train" else "t10k"
+    names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
+    images, labels = (np.frombuffer(_read_checked(raw_folder(folder) / name), np.uint8) for name in names)
+    # after a header of four bytes each: magic number, n, height, width; magic number, n
+    pixels = images[16:].reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
+    return Images(pixels, labels[8:], {name: SHA256[name] for name in names})
 
 
 def status(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """File name to ``ok``, ``missing`` or ``damaged``."""
-    found = {}
-    for name in SHA256:
-        path = raw_folder(folder) / name
-        try:
-            _read_checked(path)
-            found[name] = "ok"
-        except DataError:
-            found[name] = "damaged" if path.exists() else "missing"
-    return found
+    return {name: _state(raw_folder(folder) / name) for name in SHA256}
+
+
+def _state(path: Path) -> str:
+    try:
+        _read_checked(path)
+    except DataError:
+        return "damaged" if path.exists() else "missing"
+    return "ok"
 
 
 def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress = silent) -> str:
     """Make sure that all four files are in the data folder; two processes may do so at once.
 
-    Looks in turn at the data folder, the folder of Debian's package, torchvision's mirror, and where apt is
-    there, the package itself, which is unpacked and not installed. A file appears whole or not at all.
+    Look in turn at the data folder, the folder of Debian's package, torchvision's mirror, and if there is apt at the
+    package itself, which is unpacked and not installed. A file appears whole or not at all.
 
     Args:
         folder: The data folder, see :func:`data_folder`.
@@ -153,11 +133,13 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress = sil
         Where the files came from, in words.
 
     Raises:
-        DataError: A file that is there is damaged, or no source has the files; says why for each.
+        DataError: A file that is there is damaged, or no source has the files; the message says why for each.
         ArtifactError: The data folder cannot be written.
     """
     raw = raw_folder(folder)
-    missing = [name for name in SHA256 if not _present(raw / name)]
+    missing = [name for name in SHA256 if not (raw / name).exists()]
+    for name in SHA256.keys() - missing:
+        _read_checked(raw / name)  # a damaged file is an error, so that nothing is overwritten
     if not missing:
         return f"already in {raw}"
     make_folder(raw)
@@ -178,32 +160,26 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress = sil
     )
 
 
-class _Unreachable(Exception):  # noqa: N818 - says why one source was passed over; never leaves this module
-    pass
+class _Unreachable(Exception):  # noqa: N818 - never leaves this module
+    """Why a source was passed over."""
 
 
-Source = Callable[[str, Progress], bytes]
-
-
-def _sources(folder: Path) -> Iterator[tuple[str, Source]]:
-    """Places to look, nearest first, each with a function that gives a file's uncompressed content."""
-    yield f"files in {folder}", _from_folder(folder)
-    yield f"Debian's package in {DEBIAN_FOLDER}", _from_folder(DEBIAN_FOLDER)
+def _sources(folder: Path) -> Iterator[tuple[str, Callable[[str, Progress], bytes]]]:
+    """Places to look, nearest first, each with a function that returns a file's uncompressed content."""
+    yield f"files in {folder}", partial(_from_folder, folder)
+    yield f"Debian's package in {DEBIAN_FOLDER}", partial(_from_folder, DEBIAN_FOLDER)
     yield "torchvision's mirror", _from_mirror
     with tempfile.TemporaryDirectory(prefix="cnndeploy-") as scratch:
-        yield f"Debian's package {DEBIAN_PACKAGE}", _from_apt(Path(scratch))
+        yield f"Debian's package {DEBIAN_PACKAGE}", partial(_from_apt, Path(scratch))
 
 
-def _from_folder(folder: Path) -> Source:
-    def read(name: str, progress: Progress) -> bytes:
-        for path in (folder / name, folder / f"{name}.gz", raw_folder(folder) / f"{name}.gz"):
-            if path.is_file():
-                content = path.read_bytes()
-                progress(len(content), len(content), name)
-                return _uncompressed(content, str(path)) if path.suffix == ".gz" else content
-        raise _Unreachable(f"no {name} there")
-
-    return read
+def _from_folder(folder: Path, name: str, progress: Progress) -> bytes:
+    for path in (folder / name, folder / f"{name}.gz", raw_folder(folder) / f"{name}.gz"):
+        if path.is_file():
+            content = path.read_bytes()
+            progress(len(content), len(content), name)
+            return _uncompressed(content, str(path)) if path.suffix == ".gz" else content
+    raise _Unreachable(f"no {name} there")
 
 
 def _from_mirror(name: str, progress: Progress) -> bytes:
@@ -216,15 +192,9 @@ def _from_mirror(name: str, progress: Progress) -> bytes:
         try:
             content = _uncompressed(_download(f"{mirror}{name}.gz", name, progress), mirror)
             _check(content, name, mirror)
-        except (
-            OSError,
-            HTTPException,
-            ValueError,
-            DataError,
-        ) as error:  # of the network, or of who answers on it
-            reasons.append(f"{getattr(error, 'reason', None) or error}")
-        else:
             return content
+        except (OSError, HTTPException, ValueError, DataError) as error:  # of the network, or of who answers
+            reasons.append(f"{getattr(error, 'reason', None) or error}")
     raise _Unreachable("; ".join(reasons))
 
 
@@ -240,41 +210,35 @@ def _download(url: str, name: str, progress: Progress) -> bytes:
     return bytes(content)
 
 
-def _from_apt(scratch: Path) -> Source:
-    """Download and unpack the package on first use; installs nothing and needs no root."""
-
-    def read(name: str, progress: Progress) -> bytes:
-        unpacked = scratch / "unpacked"
-        if not unpacked.exists():
-            progress(0, 0, DEBIAN_PACKAGE)
-            _unpack_package(scratch, unpacked)
-        return _from_folder(unpacked / DEBIAN_FOLDER.relative_to("/"))(name, progress)
-
-    return read
+def _from_apt(scratch: Path, name: str, progress: Progress) -> bytes:
+    """Download and unpack the package on first use; install nothing, and need no root."""
+    unpacked = scratch / "unpacked"
+    if not unpacked.exists():
+        progress(0, 0, DEBIAN_PACKAGE)
+        _call(["dpkg-deb", "--extract", str(_package(scratch)), str(unpacked)], scratch)
+    return _from_folder(unpacked / DEBIAN_FOLDER.relative_to("/"), name, progress)
 
 
-def _unpack_package(scratch: Path, unpacked: Path) -> None:
-    apt, dpkg = shutil.which("apt-get"), shutil.which("dpkg-deb")
-    if apt is None or dpkg is None:
-        raise _Unreachable("apt-get is not on this machine")
+def _package(scratch: Path) -> Path:
     try:
-        _call([apt, "download", DEBIAN_PACKAGE], scratch)
+        _call(["apt-get", "download", DEBIAN_PACKAGE], scratch)
     except _Unreachable:
-        # A machine whose package lists were never fetched: fetch them into a folder of our own.
+        # the machine's package lists were never fetched: fetch them into a folder of our own
         (scratch / "lists" / "partial").mkdir(parents=True)
         own = ["-o", f"Dir::State::lists={scratch / 'lists'}", "-o", f"Dir::Cache={scratch}"]
-        _call([apt, *own, "update"], scratch)
-        _call([apt, *own, "download", DEBIAN_PACKAGE], scratch)
-    (package,) = scratch.glob(f"{DEBIAN_PACKAGE}_*.deb")
-    _call([dpkg, "--extract", str(package), str(unpacked)], scratch)
+        _call(["apt-get", *own, "update"], scratch)
+        _call(["apt-get", *own, "download", DEBIAN_PACKAGE], scratch)
+    return next(scratch.glob(f"{DEBIAN_PACKAGE}_*.deb"))
 
 
 def _call(command: list[str], folder: Path) -> None:
+    if shutil.which(command[0]) is None:
+        raise _Unreachable(f"{command[0]} is not on this machine")
     # _apt, the user apt drops to, may not enter our folder; as root it then downloads as root, and says so
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode != 0:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise _Unreachable(f"{' '.join(command[:1])} failed: {lines[-1] if lines else done.returncode}")
+        raise _Unreachable(f"{command[0]} failed: {lines[-1] if lines else done.returncode}")
 
 
 def _uncompressed(content: bytes, origin: str) -> bytes:
@@ -283,14 +247,6 @@ def _uncompressed(content: bytes, origin: str) -> bytes:
             return file.read(_LIMIT_BYTES)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{origin} is damaged ({error}). Delete it and run: cnndeploy data fetch") from error
-
-
-def _present(path: Path) -> bool:
-    """Whether a file is there and whole; a damaged one is an error, so that nothing is overwritten."""
-    if not path.exists():
-        return False
-    _read_checked(path)
-    return True
 
 
 def _read_checked(path: Path) -> bytes:
@@ -305,9 +261,9 @@ def _read_checked(path: Path) -> bytes:
 
 
 def _check(content: bytes, name: str, origin: str) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256[name]:
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != SHA256[name]:
         raise DataError(
-            f"{name} from {origin} is damaged: SHA-256 is {found}, expected {SHA256[name]}. "
+            f"{name} from {origin} is damaged: SHA-256 is {sha256}, expected {SHA256[name]}. "
             "Delete it and run: cnndeploy data fetch"
         )

@@ -14,7 +14,7 @@ from cnndeploy.errors import ArtifactError
 from cnndeploy.formats import FORMATS
 from cnndeploy.machine import cpu_model, usable_cpus
 from cnndeploy.run import Run
-from cnndeploy.serial import dumps, jsonable
+from cnndeploy.serial import dumps, jsonable, structure
 
 PLAN_FILE = "plan.json"
 Source = str | os.PathLike[str] | Artifact
@@ -56,23 +56,15 @@ class Plan:
         """Read what :meth:`to_json` wrote; raise ValueError if it is something else."""
         try:
             values = json.loads(text)
-            plan = cls(
-                **{
-                    name: values[name] for name in ("file", "sha256", "machine", "figures", "command", "date")
-                },
-                run=Run.from_dict(values),
-            )
+            plan = structure(cls, {**values, "run": Run.from_dict(values)})
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a plan: {error!r}") from error
+        if missing := plan.to_dict().keys() - values.keys():
+            raise ValueError(f"not a plan: it lacks {', '.join(sorted(missing))}")
         if unknown := values.keys() - plan.to_dict().keys():
             raise ValueError(f"not a plan: this version does not know {', '.join(sorted(unknown))}")
-        texts = (plan.file, plan.sha256, plan.command, plan.date)
-        if not (
-            all(isinstance(text, str) for text in texts)
-            and all(isinstance(mapping, dict) for mapping in (plan.machine, plan.figures))
-            and type(plan.run.threads) is int
-            and plan.file == os.path.basename(plan.file)  # noqa: PTH119 - what is wanted is that it names no folder
-        ):
+        names_folder = plan.file != os.path.basename(plan.file)  # noqa: PTH119 - a Path drops what ends in a slash
+        if names_folder or type(plan.run.threads) is not int:
             raise ValueError("not a plan: a value is not of its kind")
         return plan
 
@@ -86,11 +78,10 @@ class Plan:
                 f"the plan was made on another processor, {made}, and this is {here}. Another runtime, file or number "
                 f"of threads may be faster here, and a quantised file may lose more accuracy{again}"
             )
-        if self.run.device == "cpu" and int(self.run.threads or 0) > usable_cpus():
-            return (
-                f"the plan is for {self.run.threads} threads, and this process may use {usable_cpus()} CPUs; more "
-                f"threads than CPUs are far slower{again}"
-            )
+        cpus, threads = usable_cpus(), self.run.thread_count
+        if self.run.device == "cpu" and threads > cpus:
+            reason = "more threads than CPUs are far slower"
+            return f"the plan is for {threads} threads, and this process may use {cpus} CPUs; {reason}{again}"
         return ""
 
 
@@ -146,9 +137,8 @@ def open_deployment(folder: str | os.PathLike[str]) -> tuple[Artifact, Plan]:
     """
     path = Path(folder, PLAN_FILE)
     if Path(folder).is_dir() and not path.exists():
-        raise ArtifactError(
-            f"{folder} is a folder without a {PLAN_FILE}; give a model file, or what cnndeploy tune wrote"
-        )
+        wanted = "give a model file, or what cnndeploy tune wrote"
+        raise ArtifactError(f"{folder} is a folder without a {PLAN_FILE}; {wanted}")
     try:
         plan = Plan.from_json(path.read_text())
     except (OSError, ValueError) as error:

@@ -1,22 +1,13 @@
-"""Every error that cnndeploy raises on purpose.
+"""Every error that cnndeploy raises on purpose, and the exit codes of the CLI.
 
-CnndeployError                exit code 1
-├── UnknownNameError          an architecture, exporter, runtime or format that is not registered
-├── MissingDependencyError    a package is not installed; names the extra that brings it
-├── DeviceUnavailableError    the device asked for does not work here; there is never a silent fallback
-├── DataError                 a data set or image file is missing, damaged or not what it should be
-├── CheckpointError           a checkpoint cannot be read
-├── ArtifactError             an exported file cannot be read, written, opened or run
-├── TrainingError             training cannot go on
-├── ExportError               an exporter could not write a file that passes its own checks
-├── InputMismatchError        an array does not fit the input it was given for
-├── BenchmarkError            a candidate could not be measured
-├── QuantizationError         a file of fewer bits could not be made
-├── Stopped                   exit code 130; the caller asked for the end
-│   └── OutOfTime             a deadline passed
-└── VerificationFailed        carries the report
-    ├── NotEquivalentError    exit code 3
-    └── BudgetError           exit code 5; a lossy file loses more accuracy than its budget allows
+CnndeployError: 1
+├── UnknownNameError, MissingDependencyError, DeviceUnavailableError, DataError, CheckpointError, ArtifactError,
+│   TrainingError, ExportError, InputMismatchError, BenchmarkError, QuantizationError
+├── Stopped: 130
+│   └── OutOfTime
+└── VerificationFailed
+    ├── NotEquivalentError: 3
+    └── BudgetError: 5
 
 A message says what failed, what came, what was expected, and what to do next.
 """
@@ -25,16 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-_EXTRA_OF_PACKAGE = {
-    "torch": "torch",
-    "torchvision": "torch",
-    "onnx": "torch",
-    "onnx_ir": "torch",
-    "onnxscript": "torch",
-    "matplotlib": "torch",
-    "tensorboard": "tensorboard",
-    "openvino": "openvino",
-}
+_TORCH_EXTRA = ("torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "matplotlib")
 
 
 class CnndeployError(Exception):
@@ -57,19 +39,18 @@ class UnknownNameError(CnndeployError):
         import difflib  # not for an app in which nothing goes wrong
 
         known = list(known)
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        super().__init__(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}.")
+        hints = [f" Did you mean {near!r}?" for near in difflib.get_close_matches(name, known, n=1)]
+        super().__init__(f"Unknown {kind} {name!r}.{''.join(hints)} Known: {', '.join(known)}.")
 
 
 class MissingDependencyError(CnndeployError):
-    """A package that this operation needs is not installed."""
+    """A package that this operation needs is not installed; the message names the extra that brings it."""
 
     def __init__(self, package: str) -> None:
         if package == "onnxruntime":
             install = "pip install 'cnndeploy[cpu]', or on a machine with an NVIDIA GPU pip install 'cnndeploy[gpu]'"
-        elif package in _EXTRA_OF_PACKAGE:
-            install = f"pip install 'cnndeploy[{_EXTRA_OF_PACKAGE[package]}]'"
+        elif package in (*_TORCH_EXTRA, "tensorboard", "openvino"):
+            install = f"pip install 'cnndeploy[{'torch' if package in _TORCH_EXTRA else package}]'"
         else:
             install = f"pip install {package}"
         super().__init__(f"The package {package} is not installed. Install it with: {install}")
@@ -84,7 +65,7 @@ def missing_dependency(error: ModuleNotFoundError) -> MissingDependencyError:
 
 
 class DeviceUnavailableError(CnndeployError):
-    """The device asked for does not work on this machine."""
+    """The device asked for does not work on this machine; no other one is used instead."""
 
 
 class DataError(CnndeployError):

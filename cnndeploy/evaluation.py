@@ -57,12 +57,12 @@ class Evaluation:
     @property
     def images(self) -> int:
         """How many were run."""
-        return sum(map(sum, self.confusion))
+        return sum(one.images for one in self.per_class)
 
     @property
     def correct(self) -> int:
         """How many were given their label."""
-        return sum(row[number] for number, row in enumerate(self.confusion))
+        return sum(one.correct for one in self.per_class)
 
     @property
     def accuracy(self) -> float:
@@ -77,22 +77,14 @@ class Evaluation:
     @property
     def per_class(self) -> tuple[ClassAccuracy, ...]:
         """Each class by itself, in the labels' order."""
-        return tuple(
-            ClassAccuracy(label, row[number], sum(row))
-            for number, (label, row) in enumerate(zip(self.labels, self.confusion, strict=True))
-        )
+        rows = enumerate(zip(self.labels, self.confusion, strict=True))
+        return tuple(ClassAccuracy(label, row[number], sum(row)) for number, (label, row) in rows)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the accuracy of a class without images is None."""
         per_class = [{**jsonable(one), "accuracy": jsonable(one.accuracy)} for one in self.per_class]
-        return {
-            **jsonable(self),
-            "accuracy": self.accuracy,
-            "interval": self.interval,
-            "correct": self.correct,
-            "images": self.images,
-            "per_class": per_class,
-        }
+        derived = {name: getattr(self, name) for name in ("accuracy", "interval", "correct", "images")}
+        return {**jsonable(self), **derived, "per_class": per_class}
 
 
 def evaluate(
@@ -122,24 +114,23 @@ def evaluate(
     """
     candidate = resolve(artifact, run)
     opened, manifest = candidate.artifact, candidate.artifact.require_manifest()
-    test = data.load("test", data_dir).first(images)
-    confusion = np.zeros((len(manifest.labels), len(manifest.labels)), np.int64)
+    test, classes = data.load("test", data_dir).first(images), len(manifest.labels)
+    confusion = np.zeros((classes, classes), np.int64)
     with open_session(opened, candidate.run) as session:
         for start in range(0, len(test), batch_size):
             batch = slice(start, start + batch_size)
             outputs = session.run({manifest.input.name: manifest.prepared(test.images[batch])})
-            truth = test.labels[batch]
-            shape = (len(truth), len(manifest.labels))
-            np.add.at(confusion, (truth, _labels(outputs.get(manifest.output.name), shape, opened)), 1)
-            progress(min(start + batch_size, len(test)), len(test), f"Evaluating {opened.path.name}")
+            truth, logits = test.labels[batch], outputs.get(manifest.output.name)
+            np.add.at(confusion, (truth, _labels(logits, (len(truth), classes), opened)), 1)
+            progress(start + len(truth), len(test), f"Evaluating {opened.path.name}")
         return Evaluation(
-            artifact=str(opened.path),
-            sha256=opened.sha256,
-            runtime=candidate.run.runtime,
-            device=session.device,
-            threads=session.threads,
-            labels=manifest.labels,
-            confusion=tuple(tuple(row) for row in confusion.tolist()),
+            str(opened.path),
+            opened.sha256,
+            candidate.run.runtime,
+            session.device,
+            session.threads,
+            manifest.labels,
+            tuple(map(tuple, confusion.tolist())),
         )
 
 

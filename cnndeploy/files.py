@@ -23,9 +23,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     import secrets  # not for an app that only reads
 
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
-        raise ArtifactError(f"{path} exists and is not a regular file; choose another output path")
+    path = _target(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         temporary.touch(exist_ok=False)
@@ -60,18 +58,13 @@ def check_writable(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]
             raise ArtifactError(
                 f"{path} is also an input and would be overwritten; choose another output path"
             )
-    real = Path(os.path.realpath(path))
-    if real.exists():
-        if not real.is_file():
-            raise ArtifactError(f"{path} exists and is not a regular file; choose another output path")
-        if not os.access(real, os.W_OK):
-            raise ArtifactError(f"{path} exists and may not be written to; choose another output path")
+    real = _target(path)
+    if real.exists() and not os.access(real, os.W_OK):
+        raise ArtifactError(f"{path} exists and may not be written to; choose another output path")
     try:
-        descriptor, probe = tempfile.mkstemp(prefix=f".{real.name}.", suffix=".tmp", dir=real.parent)
+        tempfile.NamedTemporaryFile(prefix=f".{real.name}.", suffix=".tmp", dir=real.parent).close()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be written: {_advice(error, real.parent)}") from error
-    os.close(descriptor)
-    Path(probe).unlink()
 
 
 def make_folder(path: Path) -> None:
@@ -80,6 +73,14 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(f"the folder {path} cannot be made: {_advice(error, path)}") from error
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    """Follow links, so that the file is replaced and not the link; raise ArtifactError if no file can be there."""
+    real = Path(os.path.realpath(path))
+    if real.exists() and not real.is_file():
+        raise ArtifactError(f"{path} exists and is not a regular file; choose another output path")
+    return real
 
 
 def _advice(error: OSError, folder: Path) -> str:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 MOST_IMAGES, _MOST_PIXELS = 256, 2**20
 # What an app is sent; Pillow knows many more, some of them programs that it hands to others, as PostScript.
 _KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
-_UINT8 = np.dtype(np.uint8)
 # The last axis of (height, width, channels), as other libraries read files; no image is meant to be so narrow.
 _CHANNELS = (1, 3, 4)
 _MAKE_GREY = "; of colours make grey levels first, as PIL's convert('L') does"
@@ -41,7 +40,7 @@ def stack_of(images: NDArray[Any]) -> NDArray[np.uint8]:
             raise InputMismatchError("expected images, got a masked array; fill what is masked with 0 first")
         images = np.asarray(images)
     stack = images[None] if images.ndim == 2 else images
-    if stack.dtype != _UINT8 or stack.ndim != 3:
+    if stack.dtype != np.uint8 or stack.ndim != 3:
         raise InputMismatchError(
             f"expected uint8 images (n, height, width) with 0 to 255, got {images.dtype} {images.shape}{_advice(stack)}"
         )
@@ -55,17 +54,18 @@ def stack_of(images: NDArray[Any]) -> NDArray[np.uint8]:
     return stack
 
 
-def stacks_of(images: Images) -> Iterator[NDArray[np.uint8]]:
+def stacks_of(images: Images, limit: int = MOST_IMAGES) -> Iterator[NDArray[np.uint8]]:
     """Yield raw images as arrays (n, height, width), each of one size and no larger than one run takes.
 
     Args:
         images: An array (n, height, width) or (height, width), a PIL image, or any number of those two one by one.
+        limit: The most images in one array.
 
     Raises:
         InputMismatchError: They are something else.
     """
     for stack in (stack_of(images),) if isinstance(images, np.ndarray) else _grouped(images):
-        most = most_images(*stack.shape[1:])
+        most = min(limit, most_images(*stack.shape[1:]))
         for start in range(0, len(stack), most):
             yield stack[start : start + most]
 
@@ -73,17 +73,14 @@ def stacks_of(images: Images) -> Iterator[NDArray[np.uint8]]:
 def _grouped(images: Image | Iterable[Any]) -> Iterator[NDArray[np.uint8]]:
     """Yield images of one size that follow each other as one array."""
     if isinstance(images, str | os.PathLike):
-        raise InputMismatchError(
-            f"expected images, got the path {images!r}; read it with cnndeploy.read_image"
-        )
+        raise InputMismatchError(f"expected images, got the path {images!r}; cnndeploy.read_image reads it")
+    kind = type(images).__name__
     if isinstance(images, bytes | bytearray | memoryview | type):
-        raise InputMismatchError(
-            f"expected images, got {type(images).__name__}; cnndeploy.read_image reads bytes"
-        )
+        raise InputMismatchError(f"expected images, got {kind}; cnndeploy.read_image reads bytes")
     if hasattr(images, "convert"):
         images = [images]
     if not isinstance(images, Iterable):
-        raise InputMismatchError(f"expected images, got {type(images).__name__}")
+        raise InputMismatchError(f"expected images, got {kind}")
     for (height, width), same_size in itertools.groupby(map(_one, images), key=np.shape):
         while group := list(itertools.islice(same_size, most_images(height, width))):
             yield np.stack(group)
@@ -95,9 +92,8 @@ def _one(image: Any) -> NDArray[np.uint8]:
         image = _grey(image)
     if not isinstance(image, np.ndarray) or image.ndim != 2:
         kind = f"an array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputMismatchError(
-            f"expected a list of images, each uint8 (height, width) or a PIL image, got {kind} in it"
-        )
+        fit = "a list of images, each uint8 (height, width) or a PIL image"
+        raise InputMismatchError(f"expected {fit}, got {kind} in it")
     one: NDArray[np.uint8] = stack_of(image)[0]
     return one
 
@@ -108,7 +104,7 @@ def _advice(images: NDArray[Any]) -> str:
         return "; of values from 0 to 1 make (images * 255).round().astype(np.uint8)"
     if images.dtype.kind == "b":
         return "; of True and False make images * np.uint8(255)"
-    if images.dtype.kind in "iu" and images.dtype != _UINT8:
+    if images.dtype.kind in "iu" and images.dtype != np.uint8:
         return "; of values from 0 to 255 make images.astype(np.uint8)"
     if images.ndim == 4:
         return "; of one channel take images[:, 0]" if images.shape[1] == 1 else _MAKE_GREY

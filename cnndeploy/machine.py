@@ -15,18 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = (
-    "numpy",
-    "torch",
-    "torchvision",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-)
-
-_TICKS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+_PACKAGES = "numpy torch torchvision onnx onnxscript onnxruntime onnxruntime-gpu openvino"
+_TICKS = "user nice system idle iowait irq softirq steal"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, 2**31 - 1  # malloc.h of the GNU C library
 
@@ -42,14 +32,13 @@ def usable_cpus() -> int:
 
 
 def busy_cpus(seconds: float) -> float | None:
-    """How many CPUs the whole machine kept busy over the next ``seconds``; None where it does not say.
+    """How many CPUs the whole machine kept busy over the next ``seconds``; None if it does not say.
 
     Source: proc(5), /proc/stat.
     """
     before = cpu_ticks()
     time.sleep(seconds)
-    after = cpu_ticks()
-    if before is None or after is None:
+    if before is None or (after := cpu_ticks()) is None:
         return None
     passed = {name: after[name] - before[name] for name in after}
     idle = passed["idle"] + passed["iowait"]
@@ -57,24 +46,22 @@ def busy_cpus(seconds: float) -> float | None:
 
 
 def cpu_ticks() -> dict[str, int] | None:
-    """What the CPUs of the whole machine did since its start, in ticks; None where it does not say."""
+    """What the CPUs of the whole machine did since its start, in ticks; None if it does not say."""
     with contextlib.suppress(OSError, ValueError):
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
-        return dict(zip(_TICKS, map(int, fields), strict=True))
+        return dict(zip(_TICKS.split(), map(int, fields), strict=True))
     return None
 
 
 @contextlib.contextmanager
 def patient_threads() -> Iterator[None]:
-    """While torch is first imported: have its OpenMP threads spin but shortly when they wait, unless the user says
-    else.
+    """Limit how long torch's OpenMP threads spin when they wait, unless the user has set it; import torch within.
 
-    By default they spin for milliseconds, and wait for a thread that another process has pushed off its core: on a
-    busy machine a training epoch then takes many times as long. Threads that sleep at once make a step of LeNet
-    take a third longer on a quiet one. Measured on two cores, in microseconds an image on a quiet machine: asleep at
-    once 53, after 1,000 turns 44, after 10,000 turns 42, by default 36; beside other programs that compute with
-    threads, in seconds for 6,000 images: 1.5 to 1.7, 1.4 to 2.2, 2.0 to 3.7. Processes that are started later are
-    not affected.
+    By default they spin for milliseconds, even for a thread that another process has pushed off its core: on a
+    busy machine a training epoch then takes many times as long. Measured with LeNet on two cores, in microseconds an
+    image on a quiet machine: asleep at once 53, after 1,000 turns 44, after 10,000 turns 42, by default 36; beside
+    programs that compute with threads, in seconds for 6,000 images: 1.5 to 1.7, 1.4 to 2.2, 2.0 to 3.7. Processes
+    that are started later are not affected.
 
     Source: libgomp's manual, GOMP_SPINCOUNT; it is read once, when the library is loaded.
     """
@@ -89,14 +76,20 @@ def patient_threads() -> Iterator[None]:
 
 
 def peak_memory_bytes() -> int | None:
-    """The most memory that this process held at once, since :func:`reset_peak_memory`; None where it is not told.
+    """The most memory that this process held at once, since :func:`reset_peak_memory`; None if it is not told.
 
     Source: proc(5), /proc/self/status, VmHWM.
     """
+    value = _proc_entry("/proc/self/status", "VmHWM")
+    return int(value.split()[0]) * 1024 if value else None
+
+
+def _proc_entry(file: str, name: str) -> str | None:
+    """Return what a file of /proc first says of ``name``; None if it says nothing, or there is no such file."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
+        for line in Path(file).read_text().splitlines():
+            if line.startswith(name):
+                return line.partition(":")[2].strip()
     return None
 
 
@@ -167,7 +160,7 @@ def versions() -> dict[str, str]:
     from importlib import metadata  # not for an app that only loads a model
 
     found = {"python": platform.python_version(), "cnndeploy": metadata.version("cnndeploy")}
-    for package in _PACKAGES:
+    for package in _PACKAGES.split():
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     return found
@@ -188,15 +181,10 @@ def environment() -> dict[str, Any]:
 
 def cpu_model() -> str:
     """The processor's name, as the kernel gives it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _proc_entry("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
 
 
 def _memory_bytes() -> int | None:
-    try:
+    with contextlib.suppress(AttributeError, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError):
-        return None
+    return None

@@ -37,7 +37,7 @@ class Preprocessing:
         """Raise ArtifactError if a value is unusable."""
         try:
             height, width = self.size
-            numbers = {name: float(getattr(self, name)) for name in ("scale", "mean", "std")}
+            numbers = {"scale": float(self.scale), "mean": float(self.mean), "std": float(self.std)}
         except (TypeError, ValueError) as error:
             raise ArtifactError(f"not a preprocessing: {self}") from error
         if not all(map(math.isfinite, numbers.values())) or numbers["std"] <= 0:

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import numpy as np
@@ -46,13 +45,15 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             start_new_session=True,  # a terminal's Ctrl-C is ours alone; __exit__ ends the worker
         )
+        assert self._process.stdin is not None  # noqa: S101 - made with a pipe
+        assert self._process.stdout is not None  # noqa: S101 - made with a pipe
+        self._to, self._from = self._process.stdin, self._process.stdout
 
     def send(self, request: Message) -> None:
         """Send a request; :meth:`receive` returns its answers."""
-        assert self._process.stdin is not None  # noqa: S101 - made with a pipe
         with contextlib.suppress(BrokenPipeError):  # the worker has ended; receive() says how
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            self._process.stdin.flush()
+            self._to.write(json.dumps(request).encode() + b"\n")
+            self._to.flush()
 
     def receive(self, timeout_s: float = math.inf, should_stop: ShouldStop = never) -> Message:
         """Return the next answer.
@@ -83,10 +84,7 @@ class WorkerProcess:
 
     def _frame(self) -> Message | None:
         """Read a line and the arrays that it names; None if the worker has ended."""
-        out = self._process.stdout
-        assert out is not None  # noqa: S101 - made with a pipe
-        line = out.readline()
-        if not line:
+        if not (line := self._from.readline()):
             return None
         try:
             message: Message = json.loads(line)
@@ -94,8 +92,7 @@ class WorkerProcess:
             raise ArtifactError(f"{self._subject}: its process answered {line[:80]!r}") from nonsense
         for name, dtype, shape in message.pop(_ARRAYS, ()):
             size = np.dtype(dtype).itemsize * math.prod(shape)
-            content = out.read(size)
-            if len(content) < size:
+            if len(content := self._from.read(size)) < size:
                 return None
             message[name] = np.frombuffer(content, dtype).reshape(shape)
         return message
@@ -134,15 +131,12 @@ class WorkerProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(BrokenPipeError):  # a request that the worker did not live to read
-                    pipe.close()
+        for pipe in (self._to, self._from):
+            with contextlib.suppress(BrokenPipeError):  # a request that the worker did not live to read
+                pipe.close()
 
 
 def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]]) -> None:

@@ -1,4 +1,6 @@
-"""Registries: a name for each file of a package, and for each entry point of another package.
+"""What is imported when it is first used: registries, and the names of a package.
+
+A registry has a name for each file of a package, and for each entry point of another package.
 
 The file's stem is the name, unless it begins with an underscore. A registry is declared beside the protocol of what it
 holds; it lists names without importing their modules. A third party adds a name by an entry point in the group
@@ -10,9 +12,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from cnndeploy.errors import UnknownNameError, missing_dependency
 
@@ -56,14 +58,32 @@ class Registry(Generic[T]):
         try:
             if name in _own(self.kind):
                 module = importlib.import_module(f"cnndeploy.{self.kind}.{name}")
-                own: T = getattr(module, self._attribute)
-                return own
+                return cast(T, getattr(module, self._attribute))
             if name not in _entry_points(self.kind):
                 raise UnknownNameError(self.kind.removesuffix("s"), name, self.names())
-            foreign: T = _entry_points(self.kind)[name].load()
-            return foreign
+            return cast(T, _entry_points(self.kind)[name].load())
         except ModuleNotFoundError as error:
             raise missing_dependency(error) from error
+
+
+def lazy(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a package's ``__getattr__``, which imports a name's module when the name is first used (PEP 562).
+
+    Args:
+        package: The package's name.
+        names: Module, below the package, to the names that it defines, separated by spaces.
+    """
+    module_of = {name: module for module, defined in names.items() for name in defined.split()}
+
+    def getattribute(name: str) -> Any:
+        if name not in module_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            return getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
+        except ModuleNotFoundError as error:
+            raise missing_dependency(error) from error
+
+    return getattribute
 
 
 @cache

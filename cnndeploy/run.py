@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
 from cnndeploy.machine import usable_cpus
@@ -20,6 +20,9 @@ class RuntimeOptions:
     ``spinning``: whether threads that wait for work spin, which wakes them sooner and keeps their CPUs busy.
     ``precision``: what is computed in. In ``bfloat16`` a float32 file is lossy; ``tf32``, on CUDA, has a wider
     tolerance than float32.
+
+    >>> cnndeploy.RuntimeOptions(spinning=False).changed
+    {'spinning': False}
     """
 
     spinning: bool = True
@@ -33,8 +36,8 @@ class RuntimeOptions:
     @property
     def changed(self) -> dict[str, Any]:
         """JSON-ready: the fields that differ from their defaults."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value != getattr(_DEFAULTS, name)}
+        defaults = asdict(_DEFAULTS)
+        return {name: value for name, value in asdict(self).items() if value != defaults[name]}
 
     @classmethod
     def of(cls, changed: Mapping[str, Any]) -> Self:
@@ -71,12 +74,9 @@ class Run:
     def over(self, planned: Run) -> Run:
         """Fill what is left open from ``planned``; take its options only if its runtime is kept."""
         keeps_runtime = self.runtime in ("", planned.runtime)
-        return Run(
-            runtime=self.runtime or planned.runtime,
-            device=self.device or planned.device,
-            threads=planned.threads if self.threads is None else self.threads,
-            options=self.options or (planned.options if keeps_runtime else None),
-        )
+        threads = planned.threads if self.threads is None else self.threads
+        options = self.options or (planned.options if keeps_runtime else None)
+        return Run(self.runtime or planned.runtime, self.device or planned.device, threads, options)
 
     @property
     def choices(self) -> RuntimeOptions:
@@ -90,8 +90,7 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; of the options only those that differ from their defaults."""
-        options = self.choices.changed
-        return {"runtime": self.runtime, "device": self.device, "threads": self.threads, "options": options}
+        return {**asdict(self), "options": self.choices.changed}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -44,10 +45,9 @@ def structure(kind: type[T], value: Any) -> T:
         ValueError: The value is not of that type.
     """
     try:
-        built: T = _structure(kind, value)
+        return typing.cast(T, _structure(kind, value))
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"not a {getattr(kind, '__name__', kind)}: {error!r}") from error
-    return built
 
 
 @cache
@@ -58,6 +58,8 @@ def _hints(kind: type) -> dict[str, Any]:
 def _structure(kind: Any, value: Any) -> Any:  # noqa: PLR0911 - one for each kind of type
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if isinstance(value, kind):
+            return value
         hints = _hints(kind)
         names = [field.name for field in dataclasses.fields(kind) if field.init and field.name in value]
         return kind(**{name: _structure(hints[name], value[name]) for name in names})
@@ -66,11 +68,9 @@ def _structure(kind: Any, value: Any) -> Any:  # noqa: PLR0911 - one for each ki
     if origin is typing.Literal:
         return _expect(value in arguments and not isinstance(value, bool), kind, value)
     if origin is tuple:
-        if arguments[1:] == (...,):
-            return tuple(
-                _structure(arguments[0], item) for item in _expect(isinstance(value, list), kind, value)
-            )
-        return tuple(_structure(*pair) for pair in zip(arguments, value, strict=True))
+        _expect(isinstance(value, list), kind, value)
+        kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+        return tuple(_structure(*pair) for pair in zip(kinds, value, strict=True))
     if origin is not None and issubclass(origin, Mapping):
         _expect(isinstance(value, dict), kind, value)
         return {key: _structure(arguments[1], item) for key, item in value.items()}
@@ -86,10 +86,8 @@ def _of_union(kinds: tuple[Any, ...], value: Any) -> Any:
     if value is None and type(None) in kinds:
         return None
     for kind in kinds:
-        try:
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             return _structure(kind, value)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            continue
     raise ValueError(f"{value!r} is none of {kinds}")
 
 

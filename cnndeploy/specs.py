@@ -33,14 +33,10 @@ class TensorSpec:
 
     def accepts(self, array: NDArray[Any]) -> bool:
         """Whether dtype, rank and every fixed axis agree."""
-        return (
-            array.dtype == self.dtype
-            and array.ndim == len(self.shape)
-            and all(
-                isinstance(axis, str) or axis == length
-                for axis, length in zip(self.shape, array.shape, strict=True)
-            )
-        )
+        if array.dtype != self.dtype or array.ndim != len(self.shape):
+            return False
+        pairs = zip(self.shape, array.shape, strict=True)
+        return all(isinstance(axis, str) or axis == length for axis, length in pairs)
 
     def with_batch(self, batch_size: int, side: int | None = None) -> tuple[int, ...]:
         """The shape with its first axis, if it is symbolic, set to ``batch_size``, and the others to ``side``.
@@ -50,7 +46,7 @@ class TensorSpec:
         """
         if not self.shape:
             raise ValueError(f"{self.name} {self}: it has no batch axis")
-        first, rest = self.shape[0], self.shape[1:]
+        first, *rest = self.shape
         lengths = (side if isinstance(axis, str) else axis for axis in rest)
         fixed = tuple(length for length in lengths if length is not None)
         if len(fixed) != len(rest):
@@ -118,8 +114,7 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, field by field."""
-        values: dict[str, Any] = jsonable(self)
-        return values
+        return dict(jsonable(self))
 
     def to_json(self) -> str:
         """Return the same text for the same manifest, so that exports are reproducible byte by byte."""
@@ -132,22 +127,19 @@ class Manifest:
             manifest = structure(cls, json.loads(text))
         except (ArtifactError, ValueError, RecursionError) as error:
             raise ValueError(f"not a cnndeploy manifest: {error}") from error
-        manifest._validate()
+        if wrong := [name for name, met in manifest._requirements().items() if not met]:
+            raise ValueError(f"not a cnndeploy manifest: {', '.join(wrong)}")
         return manifest
 
-    def _validate(self) -> None:
-        """Raise ValueError if a value is not what the rest of cnndeploy relies on."""
-        side = ("height", "width") if self.takes_images else (1, *self.preprocessing.size)
-        shapes = [self.input.shape, *(spec.shape for spec in self.outputs)]
-        requirements = {
-            "shapes": all(
-                shape and all(isinstance(axis, str) or axis > 0 for axis in shape) for shape in shapes
-            ),
+    def _requirements(self) -> dict[str, bool]:
+        """What the rest of cnndeploy relies on, and whether it is met."""
+        rest = ("height", "width") if self.takes_images else (1, *self.preprocessing.size)
+        shapes = [spec.shape for spec in (self.input, *self.outputs)]
+        axes = [axis for shape in shapes for axis in shape]
+        return {
+            "shapes": all(shapes) and all(isinstance(axis, str) or axis > 0 for axis in axes),
             "labels": self.output.shape[-1:] == (len(self.labels),),
-            "input": self.input.shape[1:] == side,
+            "input": self.input.shape[1:] == rest,
             "output": len(self.output.shape) == 2,
             "probabilities": self.probabilities in (None, replace(self.output, name="probabilities")),
         }
-        wrong = [name for name, met in requirements.items() if not met]
-        if wrong:
-            raise ValueError(f"not a cnndeploy manifest: {', '.join(wrong)}")

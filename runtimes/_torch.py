@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.devices import DeviceStatus
+from cnndeploy.devices import DeviceStatus, last_line, open_device, torch_devices
 from cnndeploy.errors import ArtifactError
 from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Arrays, Session
-from cnndeploy.torch_device import last_line, open_device, torch_devices
 
 if TYPE_CHECKING:
     import torch

@@ -8,12 +8,11 @@ import shutil
 from typing import TYPE_CHECKING
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.devices import DeviceStatus
+from cnndeploy.devices import DeviceStatus, torch_devices
 from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Activation, Arrays
 from cnndeploy.runtimes._torch import TorchRuntime
 from cnndeploy.runtimes.eager import EagerSession, network_of
-from cnndeploy.torch_device import torch_devices
 
 if TYPE_CHECKING:
     import torch

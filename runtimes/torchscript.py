@@ -10,11 +10,11 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.devices import last_line
 from cnndeploy.errors import ArtifactError
 from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Activation, Arrays
 from cnndeploy.runtimes._torch import TorchRuntime, TorchSession
-from cnndeploy.torch_device import last_line
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ _LIMIT_BYTES = 64 * 2**20
 
 
 def member_names(path: Path) -> list[str]:
-    """Names of the members, none where the file is no zip archive."""
+    """Return the names of the members, none if the file is no zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.partition("/")[2] for name in archive.namelist()]
@@ -23,22 +23,18 @@ def member_names(path: Path) -> list[str]:
 
 
 def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """Names and contents of the members that are wanted; a member too large to be meant is a ValueError."""
-    found = {}
+    """Return names and contents of the members that are wanted; raise ValueError if one is unreasonably large."""
     with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            name = member.filename.partition("/")[2]
-            if not wanted(name):
-                continue
+        members = {member.filename.partition("/")[2]: member for member in archive.infolist()}
+        members = {name: member for name, member in members.items() if wanted(name)}
+        for name, member in members.items():
             if member.file_size > _LIMIT_BYTES:
                 raise ValueError(f"{name} in it has {member.file_size:,} bytes")
-            found[name] = archive.read(member)
-    return found
+        return {name: archive.read(member) for name, member in members.items()}
 
 
 def check_whole(path: Path) -> None:
-    """Raise ValueError where a member's content is not what its CRC-32 says; torch itself does not look."""
+    """Raise ValueError if a member's content is not what its CRC-32 says; torch itself does not look."""
     with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"the checksum of {damaged} is wrong")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")

@@ -18,10 +18,9 @@ from cnndeploy.specs import Manifest
 
 WEIGHTS_KEY, MANIFEST_KEY = "weights", "manifest"
 
-_NAMING = {"GLOBAL", "INST"}
 # Other ways to name or call something; torch.save, at its protocol 2, uses none of them.
 _FORBIDDEN = {"STACK_GLOBAL", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2", "EXT4", "PERSID"}
-_ALLOWED = {("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2")}
+_ALLOWED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
 _MEMOISING = {"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"}
 
 
@@ -45,12 +44,12 @@ class CheckpointFormat:
         check_whole(path)
         pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
         instructions: list[tuple[str, Any]] = [
-            (opcode.name, argument)
-            for opcode, argument, _ in pickletools.genops(pickled)
-            if opcode.name not in _MEMOISING
+            (code.name, argument)
+            for code, argument, _ in pickletools.genops(pickled)
+            if code.name not in _MEMOISING
         ]
         for name, argument in instructions:
-            if name in _FORBIDDEN or (name in _NAMING and not _harmless(argument)):
+            if name in _FORBIDDEN or (name in ("GLOBAL", "INST") and not _harmless(argument)):
                 raise CheckpointError(
                     f"{path} is refused: it asks to run {str(argument or name).replace(' ', '.')} when opened. "
                     "Open only checkpoints you trust."
@@ -60,15 +59,13 @@ class CheckpointFormat:
                 return Manifest.from_json(value)
         raise CheckpointError(f"{path} is no cnndeploy checkpoint. Make one with: cnndeploy train")
 
-    def describe(self, path: Path) -> dict[str, Any]:
+    def describe(self, path: Path) -> dict[str, Any]:  # noqa: ARG002 - as every format's
         """A checkpoint holds weights and no graph, so it has no operators."""
-        del path
         return {"operators": {}}
 
 
 def _harmless(argument: str) -> bool:
-    module, _, name = argument.partition(" ")
-    return (module, name) in _ALLOWED or (module == "torch" and name.endswith("Storage"))
+    return argument in _ALLOWED or (argument.startswith("torch ") and argument.endswith("Storage"))
 
 
 FORMAT = CheckpointFormat()

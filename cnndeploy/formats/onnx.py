@@ -8,6 +8,7 @@ Source: protobuf.dev, "Encoding"; field numbers from onnx.proto, ModelProto and 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ _MODEL_IR_VERSION, _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA 
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _GRAPH_SPARSE, _MODEL_FUNCTION, _FUNCTION_NODE, _NODE_OP_TYPE, _NODE_ATTRIBUTE = 15, 25, 7, 4, 5
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
-_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
+_TENSOR_EXTERNAL = (13, 14)  # external_data and data_location
 # TensorProto.DataType
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
@@ -40,11 +41,10 @@ class OnnxFormat:
     def recognises(self, path: Path) -> bool:
         """Whether the bytes parse as a ModelProto with an IR version and a graph."""
         try:
-            with _Model(path) as model:
-                numbers = {number for number, _ in _fields(model)}
+            with _mapped(path) as model:
+                return {_MODEL_IR_VERSION, _MODEL_GRAPH} <= {number for number, _ in _fields(model)}
         except ValueError:
             return False
-        return {_MODEL_IR_VERSION, _MODEL_GRAPH} <= numbers
 
     def read_manifest(self, path: Path) -> Manifest | None:
         """The manifest in ``metadata_props``.
@@ -52,8 +52,9 @@ class OnnxFormat:
         Raises:
             ArtifactError: The file's weights lie in other files, which its SHA-256 says nothing about.
         """
-        with _Model(path) as model:
-            if any(_is_external(tensor) for tensor in _tensors(model)):
+        with _mapped(path) as model:
+            fields = (field for tensor in _tensors(model) for field in _fields(tensor))
+            if any(value and number in _TENSOR_EXTERNAL for number, value in fields):
                 raise ArtifactError(
                     f"{path} is not self-contained: its weights lie in other files. "
                     "Save it as one file with: onnx.save(onnx.load(PATH), PATH)"
@@ -65,7 +66,7 @@ class OnnxFormat:
 
     def describe(self, path: Path) -> dict[str, Any]:
         """IR version, opset of each domain, producer, operator counts, the graph's inputs and outputs."""
-        with _Model(path) as model:
+        with _mapped(path) as model:
             (graph,) = _messages(model, _MODEL_GRAPH)
             operators = Counter(_text(node, _NODE_OP_TYPE) for node in _nodes(model))
             opsets = _messages(model, _MODEL_OPSET)
@@ -79,37 +80,25 @@ class OnnxFormat:
             }
 
 
-class _Model:
-    """A file mapped into memory; closing it releases the views that were taken of it."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-
-    def __enter__(self) -> _Message:
-        try:
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError:  # an empty file cannot be mapped
-            self._file.close()
-            raise
-        return memoryview(self._map)
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+@contextlib.contextmanager
+def _mapped(path: Path) -> Iterator[_Message]:
+    """Map a file into memory; an empty one, which cannot be mapped, is a ValueError."""
+    with path.open("rb") as file:
+        yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _value_info(value: _Message) -> TensorSpec:
     """ValueInfoProto: name 1, type 2; TypeProto.tensor_type 1; elem_type 1, shape 2; dim 1; value 1, name 2."""
     tensor = _message(_message(value, 2), 1)  # empty for a sequence, map or optional
-    axes = _messages(_message(tensor, 2), 1)
-    shape = tuple(
-        number if (number := _number(axis, 1)) is not None else _text(axis, 2) or "?" for axis in axes
-    )
+    axes = [(_number(axis, 1), _text(axis, 2)) for axis in _messages(_message(tensor, 2), 1)]
+    shape = tuple((name or "?") if length is None else length for length, name in axes)
     return TensorSpec(_text(value, 1), _DTYPES.get(_number(tensor, 1) or 0, "other"), shape)
 
 
 def _graphs(model: _Message) -> Iterator[_Message]:
     """The model's graph, and those in the attributes of nodes, as the branches of an If."""
-    waiting = [*_messages(model, _MODEL_GRAPH), *_inner_graphs(_function_nodes(model))]
+    functions = _within(_messages(model, _MODEL_FUNCTION), _FUNCTION_NODE)
+    waiting = [*_messages(model, _MODEL_GRAPH), *_inner_graphs(functions)]
     while waiting:
         graph = waiting.pop()
         yield graph
@@ -117,47 +106,24 @@ def _graphs(model: _Message) -> Iterator[_Message]:
 
 
 def _inner_graphs(nodes: Iterable[_Message]) -> Iterator[_Message]:
-    for node in nodes:
-        for attribute in _messages(node, _NODE_ATTRIBUTE):
-            for field in _ATTRIBUTE_GRAPHS:
-                yield from _messages(attribute, field)
-
-
-def _function_nodes(model: _Message) -> Iterator[_Message]:
-    for function in _messages(model, _MODEL_FUNCTION):
-        yield from _messages(function, _FUNCTION_NODE)
+    return _within(_within(nodes, _NODE_ATTRIBUTE), *_ATTRIBUTE_GRAPHS)
 
 
 def _nodes(model: _Message) -> Iterator[_Message]:
     """Every node, of functions and inner graphs too."""
-    yield from _function_nodes(model)
-    for graph in _graphs(model):
-        yield from _messages(graph, _GRAPH_NODE)
+    yield from _within(_messages(model, _MODEL_FUNCTION), _FUNCTION_NODE)
+    yield from _within(_graphs(model), _GRAPH_NODE)
 
 
 def _tensors(model: _Message) -> Iterator[_Message]:
-    """Every TensorProto."""
-    for graph in _graphs(model):
-        yield from _messages(graph, _GRAPH_INITIALIZER)
-        for sparse in _messages(graph, _GRAPH_SPARSE):
-            yield from (*_messages(sparse, 1), *_messages(sparse, 2))  # values and indices
-    for node in _nodes(model):
-        for attribute in _messages(node, _NODE_ATTRIBUTE):
-            for field in _ATTRIBUTE_TENSORS:
-                yield from _messages(attribute, field)
-            for field in _ATTRIBUTE_SPARSE:
-                for sparse in _messages(attribute, field):
-                    yield from (*_messages(sparse, 1), *_messages(sparse, 2))
+    """Every TensorProto, the values and indices of sparse ones too."""
+    yield from _within(_graphs(model), _GRAPH_INITIALIZER)
+    yield from _within(_within(_nodes(model), _NODE_ATTRIBUTE), *_ATTRIBUTE_TENSORS)
+    yield from _within(_within(_graphs(model), _GRAPH_SPARSE), 1, 2)
+    yield from _within(_within(_within(_nodes(model), _NODE_ATTRIBUTE), *_ATTRIBUTE_SPARSE), 1, 2)
 
 
-def _is_external(tensor: _Message) -> bool:
-    return any(
-        value and number in (_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION)
-        for number, value in _fields(tensor)
-    )
-
-
-# Where a field that is meant to stand once stands twice, protobuf takes the last.
+# If a field that is meant to stand once stands twice, protobuf takes the last.
 
 
 def _text(message: _Message, wanted: int) -> str:
@@ -165,17 +131,20 @@ def _text(message: _Message, wanted: int) -> str:
 
 
 def _message(message: _Message, wanted: int) -> _Message:
-    found = [*_messages(message, wanted)]
-    return found[-1] if found else b""
-
-
-def _messages(message: _Message, wanted: int) -> Iterator[_Message]:
-    return (value for number, value in _fields(message) if number == wanted and not isinstance(value, int))
+    return [b"", *_messages(message, wanted)][-1]
 
 
 def _number(message: _Message, wanted: int) -> int | None:
-    found = [value for number, value in _fields(message) if number == wanted and isinstance(value, int)]
-    return found[-1] if found else None
+    numbers = (value for number, value in _fields(message) if number == wanted and isinstance(value, int))
+    return [None, *numbers][-1]
+
+
+def _messages(message: _Message, *wanted: int) -> Iterator[_Message]:
+    return (value for number, value in _fields(message) if number in wanted and not isinstance(value, int))
+
+
+def _within(messages: Iterable[_Message], *wanted: int) -> Iterator[_Message]:
+    return (field for message in messages for field in _messages(message, *wanted))
 
 
 def _fields(message: _Message) -> Iterator[tuple[int, int | _Message]]:

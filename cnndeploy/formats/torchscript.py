@@ -31,16 +31,15 @@ class TorchScriptFormat:
     def read_manifest(self, path: Path) -> Manifest | None:
         """The manifest among the extra files."""
         check_whole(path)
-        found = read_members(path, lambda name: name == f"extra/{MANIFEST_FILE}")
-        return next((Manifest.from_json(content) for content in found.values()), None)
+        content = read_members(path, lambda name: name == f"extra/{MANIFEST_FILE}")
+        return next(map(Manifest.from_json, content.values()), None)
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Counts of the operators that the archived code calls."""
         operators: Counter[str] = Counter()
-        for code in read_members(
-            path, lambda name: name.startswith("code/") and name.endswith(".py")
-        ).values():
-            operators.update(_OPERATOR.findall(code.decode()))
+        sources = read_members(path, lambda name: name.startswith("code/") and name.endswith(".py"))
+        for source in sources.values():
+            operators.update(_OPERATOR.findall(source.decode()))
         return {"operators": dict(sorted(operators.items()))}
 
 

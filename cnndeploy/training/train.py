@@ -11,10 +11,10 @@ import torch
 
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.devices import last_line, open_device
 from cnndeploy.errors import TrainingError
 from cnndeploy.files import check_writable
 from cnndeploy.machine import keep_freed_memory, usable_cpus
-from cnndeploy.torch_device import last_line, open_device
 from cnndeploy.training.distributed import Processes, from_environment, joined
 from cnndeploy.training.loop import Loop
 from cnndeploy.training.plan import Precision
