@@ -6,6 +6,7 @@ images come in small batches, so that memory is bounded whatever the network.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from cnndeploy.errors import QuantizationError
 from cnndeploy.quantization.graph import Network, Range
-from cnndeploy.quantization.session import open_on_cpu
+from cnndeploy.quantization.screening import open_on_cpu
 from cnndeploy.quiet import quiet
 
 Method = Literal["min-max", "percentile", "entropy"]
@@ -38,16 +39,13 @@ class Calibration:
     def collect(self, batches: Iterable[NDArray[Any]], threads: int) -> Iterator[int]:
         """Run all batches of what the network takes, (batch, ...), and yield the size of each."""
         wanted = self._network.measured()
-        model = onnx.ModelProto()
-        model.CopyFrom(self._network.model)
-        known = {value.name for value in model.graph.output}
-        model.graph.output.extend(
-            onnx.ValueInfoProto(name=name) for name in wanted if name not in known | {self._input}
-        )
-        session = open_on_cpu(model.SerializeToString(), threads)
-        wanted_outputs = [name for name in wanted if name != self._input]
+        names = [name for name in wanted if name != self._input]
+        model = copy.deepcopy(self._network.model)
+        inner = (name for name in names if name not in self._network.outputs)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+        session = open_on_cpu(model, threads)
         for batch in batches:
-            values = dict(zip(wanted_outputs, session.run(wanted_outputs, {self._input: batch}), strict=True))
+            values = dict(zip(names, session.run(names, {self._input: batch}), strict=True))
             if self._input in wanted:
                 values[self._input] = batch
             for name, array in values.items():
@@ -67,17 +65,16 @@ class Calibration:
         Source: onnxruntime.quantization.calibrate; entropy as in Migacz, 8-bit Inference with TensorRT, 2017.
         """
         histograms = self._collector.get_histogram_dict()
-        full = {name: (float(each[2]), float(each[3])) for name, each in histograms.items()}
-        if method == "min-max":
-            return full
+        clipped: dict[str, Any] = {}
         with quiet():
             if method == "percentile":
-                found = self._collector.compute_percentile()
-            else:
-                found = {
-                    name: self._collector.get_entropy_threshold(each, _ENTROPY_BINS)
-                    for name, each in histograms.items()
+                clipped = self._collector.compute_percentile()
+            elif method == "entropy":
+                clipped = {
+                    name: self._collector.get_entropy_threshold(histogram, _ENTROPY_BINS)
+                    for name, histogram in histograms.items()
                     if name != self._input
                 }
-        clipped = {name: (float(each[0]), float(each[1])) for name, each in found.items()}
-        return {name: full[name] if name == self._input else clipped[name] for name in full}
+        clipped.pop(self._input, None)
+        ranges = {name: histogram[2:4] for name, histogram in histograms.items()} | clipped
+        return {name: (float(values[0]), float(values[1])) for name, values in ranges.items()}

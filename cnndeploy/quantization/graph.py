@@ -1,4 +1,4 @@
-"""The int8 graph: which nodes become 8-bit, and the file's graph with QuantizeLinear and DequantizeLinear nodes.
+"""The graphs in int8, whose nodes QuantizeLinear and DequantizeLinear say what is 8-bit, and in float16.
 
 Activations are uint8 with a zero point, weights int8 and symmetric with a scale for each output channel, biases int32.
 ONNX Runtime and OpenVINO fuse what stands between such nodes into integer operators.
@@ -9,8 +9,8 @@ and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,41 +21,35 @@ from cnndeploy.quiet import quiet
 
 # What holds the weights, and nearly all of the work.
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
-# What may stay in 8 bits between layers; whatever else a network has is computed in float.
-_BETWEEN = frozenset(
-    [
-        "AveragePool",
-        "Clip",
-        "Concat",
-        "Flatten",
-        "GlobalAveragePool",
-        "MaxPool",
-        "Relu",
-        "Reshape",
-        "Sigmoid",
-        "Squeeze",
-    ]
-)
 # Their 8-bit values are those of their input, so that they need no range of their own.
 KEEP_RANGE = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze"})
-# The tool leaves these in float by itself behind a float layer; the others it would wrap in 8-bit nodes.
-_FOLLOW = KEEP_RANGE | {"AveragePool", "Clip", "Relu"}
 _CLIPS = frozenset({"Clip", "Relu"})
+# The tool leaves these in float by itself behind a float layer; the others it would wrap in 8-bit nodes.
+_FOLLOW = KEEP_RANGE | _CLIPS | {"AveragePool"}
+# What may stay in 8 bits between layers; whatever else a network has is computed in float.
+_BETWEEN = _FOLLOW | {"Concat", "GlobalAveragePool", "Sigmoid"}
 _INFERRED = "onnx.infer"  # where onnxruntime.quantization notes that shapes are known
 Range = tuple[float, float]
 
 
 class Network:
-    """An ONNX graph and what of it can be quantised; ``layers`` maps each layer's name to its node's."""
+    """An ONNX graph and what of it can be quantised.
+
+    ``layers`` maps each layer's name to its node's. A layer has the name of its weights, as ``features.0``; if that is
+    another's too, its node's.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = onnx.shape_inference.infer_shapes(model)
-        for number, node in enumerate(self.model.graph.node):
-            node.name = node.name or f"node_{number}"
         self.producers = {name: node for node in self.model.graph.node for name in node.output}
         self.constants = {each.name: tuple(each.dims) for each in self.model.graph.initializer}
         self.outputs = {value.name for value in self.model.graph.output}
-        self.layers = self._layers()
+        self.layers: dict[str, str] = {}
+        for number, node in enumerate(self.model.graph.node):
+            node.name = node.name or f"node_{number}"
+            if node.op_type in LAYERS and node.input[1] in self.constants:
+                name = node.input[1].removesuffix(".weight")
+                self.layers[node.name if name in self.layers else name] = node.name
         if not self.layers:
             found = ", ".join(sorted({node.op_type for node in self.model.graph.node})) or "none"
             raise QuantizationError(
@@ -63,17 +57,8 @@ class Network:
                 f"the file, are {', '.join(sorted(LAYERS))}. Ship the float file."
             )
 
-    def _layers(self) -> dict[str, str]:
-        """A layer has the name of its weights, as ``features.0``; where that is not its own, its node's."""
-        found: dict[str, str] = {}
-        for node in self.model.graph.node:
-            if node.op_type in LAYERS and node.input[1] in self.constants:
-                name = node.input[1].removesuffix(".weight")
-                found[name if name not in found else node.name] = node.name
-        return found
-
     def measured(self) -> list[str]:
-        """The activations whose ranges must be known: what quantised nodes take and give, but for copies."""
+        """Return the activations whose ranges must be known: what quantised nodes take and give, but for copies."""
         wanted: dict[str, None] = {}
         for node in self.model.graph.node:
             if node.op_type not in LAYERS | _BETWEEN:
@@ -84,7 +69,7 @@ class Network:
         return list(wanted)
 
     def source_of_range(self, name: str) -> str:
-        """The activation whose range this one has: a copy its input's, what ends in a ReLU alone the ReLU's.
+        """Return the activation whose range this one has: of a copy its input, of what only a ReLU takes the ReLU.
 
         The levels of a ReLU's range clip as it does, before a maximum as well as after.
         """
@@ -103,18 +88,18 @@ class Network:
     def _shapes(self) -> dict[str, list[int]]:
         """Lengths of all axes but the batch's, as the graph states them."""
         graph = self.model.graph
-        values = (*graph.value_info, *graph.output, *graph.input)
         return {
-            value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim[1:]] for value in values
+            value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim[1:]]
+            for value in (*graph.value_info, *graph.output, *graph.input)
         }
 
     def floats(self) -> int:
-        """How many numbers the activations in :meth:`measured` are, of one image."""
+        """Return how many numbers the activations in :meth:`measured` are, of one image."""
         shapes = self._shapes()
         return sum(int(np.prod(shapes.get(name, ()), dtype=np.int64)) for name in self.measured())
 
     def work(self) -> int:
-        """Multiply-adds of one image in its layers, from the shapes in the graph."""
+        """Return the multiply-adds of one image in its layers, from the shapes in the graph."""
         shapes, total = self._shapes(), 0
         for node in self.model.graph.node:
             if node.op_type in LAYERS and (dims := self.constants.get(node.input[1])):
@@ -123,7 +108,7 @@ class Network:
         return total
 
     def float_nodes(self, float_layers: Collection[str]) -> list[str]:
-        """The names of nodes that are not to be quantised, when some layers are left in float.
+        """Return the names of nodes that are not to be quantised, when some layers are left in float.
 
         With a layer goes what has nothing else to work on, and so does what comes behind the last layer: it has little
         work, and logits of 8 bits would have ties.
@@ -154,7 +139,7 @@ class Network:
 def quantised(
     network: Network, ranges: Mapping[str, Range], float_layers: Collection[str]
 ) -> onnx.ModelProto:
-    """A copy of the network with all but some layers in int8.
+    """Return a copy of the network with all but some layers in int8.
 
     Args:
         network: What to quantise; it is left as it is.
@@ -168,10 +153,11 @@ def quantised(
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    model = onnx.ModelProto()
-    model.CopyFrom(network.model)
+    model = copy.deepcopy(network.model)
     model.metadata_props.add(key=_INFERRED, value="onnxruntime.quant")
-    known = {name: ranges[network.source_of_range(name)] for name in _activations(network, ranges)}
+    names = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    sources = {name: network.source_of_range(name) for name in sorted(names)}
+    known = {name: ranges[source] for name, source in sources.items() if source in ranges}
     data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in known.items()}
     try:
         with quiet():
@@ -194,57 +180,72 @@ def quantised(
             f"onnxruntime.quantization cannot quantise this network: {error!r}"
         ) from error
     _float_logits(model)
-    _clean(model, network.model)
+    used = {name for node in model.graph.node for name in node.input}
+    kept = sorted((each for each in model.graph.initializer if each.name in used), key=lambda each: each.name)
+    kept = copy.deepcopy(kept)
+    del model.graph.initializer[:], model.metadata_props[:]
+    model.graph.initializer.extend(kept)
+    model.metadata_props.extend(network.model.metadata_props)
+    _remove_notes(model, network.model)
     return model
 
 
-def _activations(network: Network, ranges: Mapping[str, Range]) -> list[str]:
-    names = [name for node in network.model.graph.node for name in (*node.input, *node.output)]
-    return [name for name in dict.fromkeys(names) if network.source_of_range(name) in ranges]
+def in_float16(source: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of the network that computes in float16 if ONNX Runtime can; it takes and gives float32.
+
+    It is meant for CUDA. ONNX Runtime's CPU provider has few operators in float16: it casts to float32 and back around
+    the others, and is slower.
+
+    Source: onnxruntime.transformers.float16.
+
+    Raises:
+        QuantizationError: onnxruntime's tool cannot convert it.
+    """
+    from onnxruntime.quantization.onnx_model import ONNXModel
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    try:
+        with quiet():  # it warns of every weight that is too small for float16
+            model: onnx.ModelProto = convert_float_to_float16(copy.deepcopy(source), keep_io_types=True)
+        ONNXModel(model).topological_sort()  # in place; the casts of the input come last
+    except Exception as error:  # whatever the tool meets in a graph that it was not made for
+        raise QuantizationError(f"onnxruntime cannot convert this network to float16: {error!r}") from error
+    _remove_notes(model, source)
+    return model
 
 
 def _float_logits(model: onnx.ModelProto) -> None:
     """Take away the 8-bit nodes between the last Gemm and an output, which it can give in float itself."""
     producers = {name: node for node in model.graph.node for name in node.output}
     for output in model.graph.output:
-        back = producers.get(output.name)
-        forth = (
-            producers.get(back.input[0]) if back is not None and back.op_type == "DequantizeLinear" else None
-        )
-        if back is None or forth is None or forth.op_type != "QuantizeLinear":
-            continue
-        layer = producers.get(forth.input[0])
-        if layer is not None and layer.op_type in ("Gemm", "MatMul"):
-            layer.output[0] = output.name
-            model.graph.node.remove(back)
-            model.graph.node.remove(forth)
+        name, chain = output.name, []
+        for kinds in ("DequantizeLinear",), ("QuantizeLinear",), ("Gemm", "MatMul"):
+            node = producers.get(name)
+            if node is None or node.op_type not in kinds:
+                break
+            chain.append(node)
+            name = node.input[0]
+        else:
+            chain[-1].output[0] = output.name
+            for node in chain[:-1]:
+                model.graph.node.remove(node)
 
 
-def _clean(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
-    """Remove what nothing uses, and what the tool notes of itself; the manifest is the caller's."""
-    used = {name for node in model.graph.node for name in node.input}
-    kept = sorted((each for each in model.graph.initializer if each.name in used), key=lambda each: each.name)
-    initializers = [onnx.TensorProto.FromString(each.SerializeToString()) for each in kept]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(initializers)
+def _remove_notes(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
+    """Remove what a tool notes in a file, of itself and of shapes."""
     del model.graph.value_info[:]
-    notes = [entry for entry in source.metadata_props if entry.key not in (_INFERRED, MANIFEST_KEY)]
-    del model.metadata_props[:]
-    model.metadata_props.extend(notes)
     model.producer_name, model.producer_version = source.producer_name, source.producer_version
     model.doc_string = model.graph.doc_string = ""
 
 
 def with_manifest(model: onnx.ModelProto, manifest_json: str) -> bytes:
-    """The file's bytes, which the same model always gives.
+    """Return the file's bytes, which the same model always gives.
 
     Raises:
         QuantizationError: It does not pass ONNX's checker.
     """
-    kept: list[Any] = [entry for entry in model.metadata_props if entry.key != MANIFEST_KEY]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    model.metadata_props.add(key=MANIFEST_KEY, value=manifest_json)
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**properties, MANIFEST_KEY: manifest_json})
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

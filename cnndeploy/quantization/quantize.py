@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import onnx
+
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result
@@ -28,8 +30,9 @@ from cnndeploy.errors import (
 from cnndeploy.exporters import ModelInput, export
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.progress import Deadline, Progress, silent
-from cnndeploy.quantization.attempts import float16_attempts, int8_attempts
+from cnndeploy.quantization.graph import in_float16, with_manifest
 from cnndeploy.quantization.screening import Trial
+from cnndeploy.quantization.search import int8_files
 from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import jsonable
@@ -145,30 +148,30 @@ def quantize(
         float_file = export(path, "onnx", Path(folder, "float.onnx"), input=input)
         count = len(reference.test.first(images))
         if precision == "float16":
-            attempts = float16_attempts(float_file, budget)
+            trials, files = list[Trial](), iter([_float16_file(float_file, budget)])
         else:
-            data_folder = reference.data_dir
-            attempts = int8_attempts(
-                float_file, budget, calibration, count, run.thread_count, data_folder, deadline, progress
+            threads, data_folder = run.thread_count, reference.data_dir
+            trials, files = int8_files(
+                float_file, budget, calibration, count, threads, data_folder, deadline, progress
             )
-        report, content = None, b""
-        for number, content in enumerate(attempts.files, start=1):
-            Path(folder, target.name).write_bytes(content)
+        report, content, measured = None, b"", Path(folder, target.name)
+        for number, content in enumerate(files, start=1):
+            measured.write_bytes(content)
             report = verify_budget(
-                Path(folder, target.name), reference, budget=budget, run=run, images=count, progress=progress
+                measured, reference, budget=budget, run=run, images=count, progress=progress
             )
             # if nothing could be compared, other settings will not help
             if report.passed or number == _MOST_MEASURED or not report.images:
                 break
             deadline.check()
         if report is None or not report.passed:
-            raise BudgetError(_nothing(path, budget, attempts.trials, report), report)
+            raise BudgetError(_nothing(path, budget, trials, report), report)
         write_file(target, content)
         report = report.moved_to(target)
         again = ["cnndeploy", "verify", str(target), "--against", str(path), "--budget", f"{budget:g}"]
         certify(report, target, command or shlex.join(again))
         size = float_file.path.stat().st_size
-        quantized = Quantized(Artifact.open(target), report, tuple(attempts.trials), size)
+        quantized = Quantized(Artifact.open(target), report, tuple(trials), size)
         reference.release()  # what waits for work may disturb what is timed
         return _timed(quantized, float_file, run, seconds, progress) if seconds else quantized
 
@@ -196,8 +199,8 @@ def _check(precision: str, budget: float, calibration: int, run: Run) -> None:
 def _checkpoint(source: Source) -> Artifact:
     """Open a checkpoint; raise QuantizationError if it is another file."""
     artifact = resolve(source).artifact
-    if artifact.manifest is not None and artifact.manifest.lossy:
-        stored = (artifact.manifest.quantization or {}).get("precision", "lossy")
+    if artifact.manifest is not None and artifact.manifest.quantization is not None:
+        stored = artifact.manifest.quantization.get("precision", "lossy")
         raise QuantizationError(
             f"{artifact.path} is already {stored}; quantize the checkpoint that it came from"
         )
@@ -206,6 +209,13 @@ def _checkpoint(source: Source) -> Artifact:
             f"{artifact.path} is {artifact.format}; give the checkpoint that it was exported from, as lenet.pt"
         )
     return artifact
+
+
+def _float16_file(source: Artifact, budget: float) -> bytes:
+    """Return a float file's content in float16, of which there is only one."""
+    settings = {"precision": "float16", "budget_points": budget}
+    manifest = replace(source.require_manifest(), quantization=settings)
+    return with_manifest(in_float16(onnx.load(source.path)), manifest.to_json())
 
 
 def _nothing(checkpoint: Path, budget: float, trials: Sequence[Trial], report: BudgetReport | None) -> str:
@@ -237,9 +247,9 @@ def _timed(
             cold_starts=0,
             progress=progress,
         )
+        row, failure = report.results[-1], report.results[-1].failure
     except CnndeployError as error:
-        return replace(quantized, speed_warnings=(f"its speed was not measured: {error}",))
-    row = report.results[-1]
-    if row.failure:
-        return replace(quantized, speed_warnings=(f"its speed was not measured: {row.failure}",))
+        failure = str(error)
+    if failure:
+        return replace(quantized, speed_warnings=(f"its speed was not measured: {failure}",))
     return replace(quantized, speed=row, speed_warnings=report.warnings)

@@ -12,7 +12,6 @@ import onnx
 from numpy.typing import NDArray
 
 from cnndeploy import data
-from cnndeploy.quantization.session import open_on_cpu
 from cnndeploy.specs import Manifest
 from cnndeploy.verification.paired import paired_interval
 
@@ -63,51 +62,55 @@ class Screen:
     def __init__(
         self, network: onnx.ModelProto, manifest: Manifest, images: data.Images, tests: int, threads: int
     ) -> None:
-        self._manifest = manifest
-        self._images = images
-        self._tests = tests
-        self._threads = threads
+        self._manifest, self._images, self._tests, self._threads = manifest, images, tests, threads
         self._expected = self._logits(network, len(images))
-
-    def __len__(self) -> int:
-        return len(self._images)
 
     def trial(self, model: onnx.ModelProto, method: str, float_layers: Sequence[str]) -> Trial:
         """Run the whole screen."""
-        logits = self._logits(model, len(self))
-        right = self._images.labels
+        right, count = self._images.labels, len(self._images)
+        logits = self._logits(model, count)
         labels, expected = logits.argmax(axis=1), self._expected.argmax(axis=1)
         lost = int(((expected == right) & (labels != right)).sum())
         gained = int(((expected != right) & (labels == right)).sum())
         # at least one: that none of so few differed does not mean that none of 10,000 would
-        discordant = max(1, lost + gained) / len(self)
+        discordant = max(1, lost + gained) / count
         # of so few images two labels are half a point: only what they prove counts against a setting
-        proven, _ = paired_interval(lost, gained, len(self))
+        proven, _ = paired_interval(lost, gained, count)
         high = max(0.0, proven) + _Z * math.sqrt(discordant / self._tests)
         return Trial(
             method=method,
             float_layers=tuple(float_layers),
-            images=len(self),
+            images=count,
             logit_error=_relative_error(logits, self._expected),
             changed=float((labels != expected).mean()),
-            loss_points=100 * (lost - gained) / len(self),
+            loss_points=100 * (lost - gained) / count,
             predicted_high_points=100 * high,
         )
 
     def logit_error(self, model: onnx.ModelProto) -> float:
         """Of some dozens of images, to rank layers by."""
-        count = min(_SENSITIVITY_IMAGES, len(self))
-        return _relative_error(self._logits(model, count), self._expected[:count])
+        logits = self._logits(model, _SENSITIVITY_IMAGES)
+        return _relative_error(logits, self._expected[: len(logits)])
 
     def _logits(self, model: onnx.ModelProto, count: int) -> NDArray[np.float32]:
-        session = open_on_cpu(model.SerializeToString(), self._threads)
-        (name,) = (value.name for value in model.graph.input)
-        wanted = [self._manifest.output.name]
-        given = (
-            session.run(wanted, {name: batch})[0]
-            for batch in batches(self._images.images[:count], self._manifest)
-        )
-        return np.concatenate(list(given))
+        session = open_on_cpu(model, self._threads)
+        (name,), wanted = (value.name for value in model.graph.input), [self._manifest.output.name]
+        given = batches(self._images.images[:count], self._manifest)
+        return np.concatenate([session.run(wanted, {name: batch})[0] for batch in given])
+
+
+def open_on_cpu(model: onnx.ModelProto, threads: int) -> Any:
+    """Open an ONNX Runtime session in this process, whose threads do not spin between runs.
+
+    It is for trying settings; what is shipped is measured elsewhere, in a process of its own.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _relative_error(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:

@@ -74,8 +74,12 @@ def verify_budget(
         )
     with examination(candidate, against, images, data_dir, deadline, progress) as opened:
         report = BudgetReport(**opened.identity(), budget_points=float(budget))
-        if not (reasons := opened.mismatches()):
-            report = _measured(opened, report)
+        reasons = opened.mismatches()
+        if not reasons:
+            try:
+                report = _with_figures(report, *_labels(opened), opened.test.labels)
+            except NotRun as error:
+                reasons = [str(error)]
         return replace(report, reasons=(*report.reasons, *reasons, *opened.replaced()))
 
 
@@ -89,48 +93,40 @@ def require_budget(budget: float, *, or_zero: bool = False) -> None:
         )
 
 
-def _measured(opened: Examination, report: BudgetReport) -> BudgetReport:
-    """Run both sides and fill in the figures, or the reasons why there are none."""
+def _labels(opened: Examination) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Run both sides, and return the label (images,) that the artifact and that the checkpoint gives each image.
+
+    Raises:
+        NotRun: There are none that could be compared.
+    """
     count = len(opened.test)
     opened.total = 2 * count + BATCH
     batches = [list(range(start, min(start + BATCH, count))) for start in range(0, count, BATCH)]
-    try:
-        logits, again = opened.logits(batches), opened.logits(batches[:1])
-    except NotRun as error:
-        return replace(report, reasons=(str(error),))
-    if not np.isfinite(logits).all():
-        first = int(np.argmin(np.isfinite(logits).all(axis=1)))
-        return replace(
-            report, reasons=(f"the artifact gives NaN or infinite logits, first for image {first}",)
-        )
-    scale = np.abs(logits[: len(again)]).max(axis=1)  # (batch,)
-    if (np.abs(again - logits[: len(again)]).max(axis=1) > REPEATABLE * scale).any():
-        reason = "run again, the same images give other logits: something random is active"
-        return replace(report, reasons=(reason,))
+    logits, again = opened.logits(batches), opened.logits(batches[:1])
+    finite = np.isfinite(logits).all(axis=1)  # (images,)
+    if not finite.all():
+        raise NotRun(f"the artifact gives NaN or infinite logits, first for image {int(finite.argmin())}")
+    first = logits[: len(again)]
+    if (np.abs(again - first).max(axis=1) > REPEATABLE * np.abs(first).max(axis=1)).any():
+        raise NotRun("run again, the same images give other logits: something random is active")
     expected = opened.reference.labels(count, progress=opened.counting())
     if count >= _FEWEST_TO_DIFFER and len(np.unique(expected)) == 1:
-        reason = "the checkpoint gives all images the same label, so agreement proves nothing; train it"
-        return replace(report, reasons=(reason,))
-    return _with_figures(report, logits.argmax(axis=1), expected, opened.test.labels)
+        raise NotRun("the checkpoint gives all images the same label, so agreement proves nothing; train it")
+    return logits.argmax(axis=1), expected
 
 
 def _with_figures(
-    report: BudgetReport,
-    labels: NDArray[np.intp],
-    expected: NDArray[np.intp],
-    truth: NDArray[np.uint8],
+    report: BudgetReport, labels: NDArray[np.intp], expected: NDArray[np.intp], truth: NDArray[np.uint8]
 ) -> BudgetReport:
     """Compare the labels (images,) of both sides with the true ones."""
     right, wanted = labels == truth, expected == truth
     lost, gained, count = int((wanted & ~right).sum()), int((right & ~wanted).sum()), len(labels)
     low, high = paired_interval(lost, gained, count)
     loss, most = 100 * (lost - gained) / count, 100 * high
-    reasons = report.reasons
-    if most > report.budget_points:
-        reasons = (
-            f"it loses {loss:.2f} percentage points of accuracy, and as far as {count:,} images can tell up to "
-            f"{most:.2f}, beyond the budget of {report.budget_points:g}",
-        )
+    reason = (
+        f"it loses {loss:.2f} percentage points of accuracy, and as far as {count:,} images can tell up to "
+        f"{most:.2f}, beyond the budget of {report.budget_points:g}"
+    )
     return replace(
         report,
         images=count,
@@ -142,5 +138,5 @@ def _with_figures(
         loss_high_points=most,
         gained=gained,
         lost=lost,
-        reasons=reasons,
+        reasons=(reason,) if most > report.budget_points else (),
     )

@@ -46,19 +46,16 @@ class Comparison:
     agreeing: int = 0
     beyond_tolerance: int = 0
     first_beyond: int | None = None
-    lowest: NDArray[np.float32] | None = None
-    highest: NDArray[np.float32] | None = None
+    lowest: NDArray[np.float32] | float = math.inf
+    highest: NDArray[np.float32] | float = -math.inf
 
     def add(self, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> str | None:
-        """Compare a batch of logits, float32 (batch, classes); gives the reason where it cannot be."""
-        reason = self._incomparable(expected, actual)
-        if reason is not None:
+        """Compare a batch of logits, float32 (batch, classes); return the reason if it cannot be."""
+        if (reason := self._incomparable(expected, actual)) is not None:
             self.max_abs_error = self.max_rel_error = math.inf  # of what cannot be compared nothing is known
             return reason
-        batch = len(expected)
-        lowest, highest = expected.min(axis=0), expected.max(axis=0)  # (classes,)
-        self.lowest = lowest if self.lowest is None else np.minimum(self.lowest, lowest)
-        self.highest = highest if self.highest is None else np.maximum(self.highest, highest)
+        self.lowest = np.minimum(self.lowest, expected.min(axis=0))  # (classes,)
+        self.highest = np.maximum(self.highest, expected.max(axis=0))
         error = np.abs(actual.astype(np.float64) - expected).max(axis=1)  # (batch,)
         scale = np.abs(expected).max(axis=1).astype(np.float64)  # (batch,)
         beyond = error > self.tolerance.absolute + self.tolerance.relative * scale
@@ -69,8 +66,8 @@ class Comparison:
         self.max_abs_error = max(self.max_abs_error, float(error.max()))
         self.max_rel_error = max(self.max_rel_error, float(relative.max()))
         self.agreeing += int((expected.argmax(axis=1) == actual.argmax(axis=1)).sum())
-        self.images += batch
-        self.batch_sizes.add(batch)
+        self.images += len(expected)
+        self.batch_sizes.add(len(expected))
         return None
 
     def _incomparable(self, expected: NDArray[np.float32], actual: NDArray[np.float32]) -> str | None:
@@ -85,10 +82,8 @@ class Comparison:
     @property
     def sensitivity(self) -> float:
         """How far the checkpoint's logits vary from image to image, relative to the largest."""
-        if self.lowest is None or self.highest is None:
-            return 0.0
-        largest = max(float(np.abs(self.lowest).max()), float(np.abs(self.highest).max()))
-        return float((self.highest - self.lowest).max()) / largest if largest else 0.0
+        largest = float(np.maximum(np.abs(self.lowest), np.abs(self.highest)).max())
+        return float(np.max(self.highest - self.lowest)) / largest if self.images and largest else 0.0
 
     @property
     def top1_agreement(self) -> float:

@@ -18,6 +18,7 @@ from cnndeploy.runtimes import Activation
 from cnndeploy.verification.oracle import FLOOR, LIMIT
 
 IMAGES = 2
+_LACKING = "the file computes nothing of that kind and shape there"
 Values = NDArray[Any]
 
 
@@ -34,10 +35,14 @@ class ModuleError:
     eager_error: float
 
     @property
+    def allowed(self) -> float:
+        """The largest error that rounding explains."""
+        return LIMIT * max(self.eager_error, FLOOR)
+
+    @property
     def departs(self) -> bool:
         """Whether the artifact's error is more than rounding explains."""
-        allowed = LIMIT * max(self.eager_error, FLOOR)
-        return self.artifact_error is None or self.artifact_error > allowed
+        return self.artifact_error is None or self.artifact_error > self.allowed
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,94 +77,84 @@ def find_divergence(
         nothing = "which module departs first is not known: the file names none, or the runtime gives no inner outputs"
         return Divergence(tuple(images), (), None, nothing)
     counterparts = _counterparts(exact, artifact)
-    errors = [_module_error(*values) for values in zip(counterparts, eager, exact, strict=True)]
-    compared = tuple(error for error in errors if error is not None)
-    index = next((index for index, error in enumerate(errors) if error is not None and error.departs), None)
-    absent = _first_absent(counterparts, exact, len(exact) if index is None else index)
-    if index is None:
-        lacking = "" if absent is None else f" (but {absent.module}, {absent.kind}: {_LACKING})"
-        agree = f"run once more on images {', '.join(map(str, images))}, all modules agree{lacking}"
-        return Divergence(tuple(images), compared, None, agree)
+    errors = {
+        index: ModuleError(
+            exact[index].module,
+            exact[index].kind,
+            _error(counterpart.values, exact[index].values),
+            _error(eager[index].values, exact[index].values) or 0.0,
+        )
+        for index, counterpart in counterparts.items()
+    }
+    index = next((index for index, error in errors.items() if error.departs), len(exact))
+    start = max((number for number in errors if number < index), default=-1)
+    # a module that passes on what the one before it gave, as dropout does when inactive, is not missed
+    lacking = exact[start + 1 : index]
+    absent = next(
+        (module for module in lacking if start < 0 or not np.array_equal(module.values, exact[start].values)),
+        None,
+    )
+    if index == len(exact):
+        but = "" if absent is None else f" (but {absent.module}, {absent.kind}: {_LACKING})"
+        agree = f"run once more on images {', '.join(map(str, images))}, all modules agree{but}"
+        return Divergence(tuple(images), tuple(errors.values()), None, agree)
     blamed = absent or exact[index]
-    counterpart, error = counterparts[index], errors[index]
-    assert counterpart is not None and error is not None  # noqa: S101 PT018 - it departs
-    how = _LACKING if absent is not None else _how(counterpart.values, exact[index].values, error)
+    how = _LACKING if absent else _how(counterparts[index].values, exact[index].values, errors[index])
     description = f"it departs first in {blamed.module} ({blamed.kind}): {how}"
-    return Divergence(tuple(images), compared, blamed.module, description)
+    return Divergence(tuple(images), tuple(errors.values()), blamed.module, description)
 
 
-def _module_error(counterpart: Activation | None, eager: Activation, exact: Activation) -> ModuleError | None:
-    """Compare one module's output; None if the artifact has no counterpart of it."""
-    if counterpart is None:
-        return None
-    eager_error = _error(eager.values, exact.values) or 0.0
-    return ModuleError(exact.module, exact.kind, _error(counterpart.values, exact.values), eager_error)
+def _counterparts(exact: Sequence[Activation], artifact: Sequence[Activation]) -> dict[int, Activation]:
+    """Return what the artifact computes for the checkpoint's modules, by their numbers in order.
 
-
-def _first_absent(
-    counterparts: Sequence[Activation | None], exact: Sequence[Activation], end: int
-) -> Activation | None:
-    """Return the first module, since the last that was compared before ``end``, that the file lacks.
-
-    A module that passes on what the one before it gave, as dropout does when inactive, is not missed.
+    They are matched by name. Without names the longest common runs of kinds and shapes are; a kind that only one side
+    knows is matched by its shape alone.
     """
-    start = max((index for index in range(end) if counterparts[index] is not None), default=-1)
-    before = exact[start].values if start >= 0 else None
-    for module in exact[start + 1 : end]:
-        if before is None or not np.array_equal(module.values, before):
-            return module
-    return None
-
-
-_LACKING = "the file computes nothing of that kind and shape there"
-
-
-def _counterparts(exact: Sequence[Activation], artifact: Sequence[Activation]) -> list[Activation | None]:
-    """For each module of the checkpoint its output in the artifact, by name or, without names, by order.
-
-    Without names the longest common runs of kinds and shapes are matched; a kind that only one side knows is
-    matched by its shape alone.
-    """
-    if any(each.module for each in artifact):
-        named = {each.module: each for each in artifact}
-        return [named.get(each.module) for each in exact]
-    shared = {each.kind for each in exact} & {each.kind for each in artifact}
-    theirs, ours = (
-        [(each.kind if each.kind in shared else "", each.values.shape) for each in side]
+    if any(activation.module for activation in artifact):
+        named = {activation.module: activation for activation in artifact}
+        return {index: named[module.module] for index, module in enumerate(exact) if module.module in named}
+    shared = {activation.kind for activation in exact} & {activation.kind for activation in artifact}
+    wanted, given = (
+        [
+            (activation.kind if activation.kind in shared else "", activation.values.shape)
+            for activation in side
+        ]
         for side in (exact, artifact)
     )
-    found: list[Activation | None] = [None] * len(exact)
-    for block in difflib.SequenceMatcher(None, theirs, ours, autojunk=False).get_matching_blocks():
-        found[block.a : block.a + block.size] = artifact[block.b : block.b + block.size]
-    return found
+    blocks = difflib.SequenceMatcher(None, wanted, given, autojunk=False).get_matching_blocks()
+    return {a + offset: artifact[b + offset] for a, b, size in blocks for offset in range(size)}
 
 
 def _error(values: Values, exact: Values) -> float | None:
-    """The largest error relative to the largest exact value; None where it cannot be told."""
+    """Return the largest error relative to the largest exact value; None if it cannot be told."""
     if values.shape != exact.shape or not np.isfinite(values).all():
         return None
     return float(np.abs(values - exact).max() / max(np.abs(exact).max(), np.finfo(np.float32).tiny))
 
 
 def _how(values: Values, exact: Values, error: ModuleError) -> str:
-    """What is wrong with one module's output, (batch, channels, ...), whose inputs are right."""
+    """Say what is wrong with one module's output, (batch, channels, ...), whose inputs are right."""
     if values.shape != exact.shape:
         return f"its output is {values.shape}, not {exact.shape}"
     if error.artifact_error is None:
         return "it gives NaN or infinite values"
-    allowed = LIMIT * max(error.eager_error, FLOOR) * float(np.abs(exact).max())
-    ours, theirs = (_by_channel(each) for each in (values, exact))
-    off = np.flatnonzero(np.abs(ours - theirs).max(axis=1) > allowed).tolist()
-    named = (
-        f"{len(off)} of its {len(ours)} output channels" if len(off) > 4 else f"output channel {_listed(off)}"
-    )
+    allowed = error.allowed * float(np.abs(exact).max())
+    given, wanted = _by_channel(values), _by_channel(exact)
+    off = np.flatnonzero(np.abs(given - wanted).max(axis=1) > allowed).tolist()
+    listed = ", ".join(map(str, off[:4])) + (", ..." if len(off) > 4 else "")
+    many = len(off) > 4
+    which = f"{len(off)} of its {len(given)} output channels" if many else f"output channel {listed}"
     size = (
-        f"{named} off by up to {error.artifact_error:.2g} of the largest value, "
+        f"{which} off by up to {error.artifact_error:.2g} of the largest value, "
         f"where eager's rounding is {error.eager_error:.1g}"
     )
-    if len(off) > 1 and all(_is_another(ours[each], theirs, off, allowed) for each in off):
-        return f"output channels {_listed(off)} are in another order"
-    if all(np.ptp(ours[each] - theirs[each]) <= 2 * allowed for each in off):
+
+    def is_another(channel: int) -> bool:
+        return any(np.abs(given[channel] - wanted[other]).max() <= allowed for other in off)
+
+    if len(off) > 1 and all(map(is_another, off)):
+        return f"output channels {listed} are in another order"
+    if all(np.ptp(given[channel] - wanted[channel]) <= 2 * allowed for channel in off):
         return f"{size}, each by a constant, as by another bias"
     if values.ndim == 4 and np.abs((values - exact)[:, :, 1:-1, 1:-1]).max(initial=0) <= allowed:
         return f"{size}, at the border alone, as by another padding"
@@ -167,14 +162,6 @@ def _how(values: Values, exact: Values, error: ModuleError) -> str:
 
 
 def _by_channel(values: Values) -> Values:
-    """float64 (channels, all else); what has no channels is one."""
+    """Return values as float64 (channels, all else); what has no channels is one."""
     channels = values.reshape(*values.shape, *(1,) * (2 - values.ndim)).swapaxes(0, 1)
     return channels.reshape(len(channels), -1).astype(np.float64)
-
-
-def _is_another(channel: Values, theirs: Values, among: Sequence[int], allowed: float) -> bool:
-    return any(np.abs(channel - theirs[other]).max() <= allowed for other in among)
-
-
-def _listed(channels: Sequence[int]) -> str:
-    return ", ".join(map(str, channels[:4])) + (", ..." if len(channels) > 4 else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,12 @@ from cnndeploy.deployment import Candidate, Source
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.verification.reference import Reference, borrowed
 from cnndeploy.verification.runner import NotRun, Runner
-from cnndeploy.verification.structure import mismatches
 from cnndeploy.verification.verdict import FileIdentity
+
+# Operators that a network ready to deploy has no use for. ONNX Runtime removes even a Dropout in training mode from
+# the middle of a graph by default (EliminateDropout), so that only its absence is proof.
+_RANDOM = ("Bernoulli", "Dropout", "Multinomial", "Random")  # their names begin so
+_SAME = ("architecture", "input", "output", "probabilities", "preprocessing", "labels", "training")
 
 
 @dataclass(slots=True)
@@ -49,7 +53,7 @@ class Examination:
             NotRun: It fails, or gives another shape or dtype.
         """
         rows: NDArray[np.float32] = np.empty((sum(map(len, batches)), self.classes), np.float32)
-        start = 0
+        progress, start = self.counting(), 0
         for batch, logits in zip(batches, self.runner.logits(batches), strict=True):
             wanted = (len(batch), self.classes)
             if logits.shape != wanted or logits.dtype != np.float32:
@@ -58,38 +62,55 @@ class Examination:
                 )
             rows[start : start + len(batch)] = logits
             start += len(batch)
-            self.count(len(batch))
+            progress(start, len(rows), "")
         return rows
 
-    def count(self, images: int) -> None:
-        """Report that so many more images were run, on whichever side; raise Stopped at the deadline."""
-        self.done = min(self.total, self.done + images)
-        self.progress(self.done, self.total, f"Verifying {self.candidate.artifact.path.name}")
-        self.deadline.check()
-
     def counting(self) -> Progress:
-        """Return a progress callback for the reference that goes on where the candidate's ended."""
-        before = 0
+        """Return a progress callback for either side, which goes on from here; it raises Stopped at the deadline."""
+        before = self.done
 
         def progress(done: int, _total: int, _text: str) -> None:
-            nonlocal before
-            self.count(done - before)
-            before = done
+            self.done = min(self.total, before + done)
+            self.progress(self.done, self.total, f"Verifying {self.candidate.artifact.path.name}")
+            self.deadline.check()
 
         return progress
 
     def mismatches(self) -> list[str]:
-        """Return what differs between the two before anything is run."""
-        return mismatches(self.runner, self.reference.artifact)
+        """Return what differs between the manifests and graphs of the two, before anything is run."""
+        artifact, checkpoint = self.candidate.artifact, self.reference.artifact
+        manifest, expected = artifact.require_manifest(), checkpoint.require_manifest()
+        if manifest.takes_images:
+            expected = expected.taking_images()
+        values, wanted, reasons = manifest.to_dict(), expected.to_dict(), []
+        source = artifact.sha256 if artifact.format == "checkpoint" else values["checkpoint_sha256"]
+        if source != checkpoint.sha256:
+            reasons.append(f"it was exported from another checkpoint: {source}, not {checkpoint.sha256}")
+        for field in _SAME:
+            if (difference := _first_difference(field, values[field], wanted[field])) is not None:
+                reasons.append(f"the manifests differ: {difference}")
+        if random := sorted(name for name in artifact.describe()["operators"] if name.startswith(_RANDOM)):
+            reasons.append(
+                f"the graph contains {', '.join(random)}: something random is active, as dropout in training is, even "
+                "if a runtime's optimisation removes it"
+            )
+        sides = (
+            ("input", self.runner.inputs, (expected.input,)),
+            ("output", self.runner.outputs, expected.outputs),
+        )
+        for kind, specs, right in sides:
+            if specs != right:
+                texts = [", ".join(f"{spec.name} {spec}" for spec in side) for side in (specs, right)]
+                fixed = specs and specs[0].shape and isinstance(specs[0].shape[0], int)
+                hint = ": the batch axis is fixed" if fixed else ""
+                reasons.append(f"the graph's {kind} is {texts[0]}, not {texts[1]}{hint}")
+        return reasons
 
     def replaced(self) -> list[str]:
         """Name the files that no longer hold the bytes that were opened."""
-        artifacts = (self.candidate.artifact, self.reference.artifact)
-        return [
-            f"{artifact.path} was replaced while it was verified"
-            for artifact in artifacts
-            if not artifact.is_unchanged()
-        ]
+        both = (self.candidate.artifact, self.reference.artifact)
+        replaced = (artifact.path for artifact in both if not artifact.is_unchanged())
+        return [f"{path} was replaced while it was verified" for path in replaced]
 
     def identity(self) -> dict[str, Any]:
         """Return the fields of a verdict that say what was verified and how it was run."""
@@ -117,5 +138,17 @@ def examination(
         test = reference.test.first(images)
         with Runner(candidate, reference.data_dir) as runner:
             reference.start()  # both load at the same time
-            runner.wait_until_open()
-            yield Examination(runner, reference, test, deadline or Deadline(), progress)
+            yield Examination(runner.opened(), reference, test, deadline or Deadline(), progress)
+
+
+def _first_difference(name: str, value: Any, wanted: Any) -> str | None:
+    """Say what differs first between two values of JSON."""
+    if value == wanted:
+        return None
+    pairs: Iterable[tuple[str, Any, Any]] = ()
+    if isinstance(value, dict) and isinstance(wanted, dict):
+        pairs = ((f"{name}.{key}", value.get(key), wanted.get(key)) for key in value | wanted)
+    elif isinstance(value, list | tuple) and len(value) == len(wanted):
+        pairs = ((f"{name}[{index}]", *both) for index, both in enumerate(zip(value, wanted, strict=True)))
+    inner = (_first_difference(*pair) for pair in pairs)
+    return next(filter(None, inner), f"{name} is {value!r}, the checkpoint's {wanted!r}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,8 +16,6 @@ from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Run, Threads
-from cnndeploy.runtimes import Activation
-from cnndeploy.verification.report import SideFacts
 from cnndeploy.verification.runner import AS_IT_IS, Computation, NotRun, Runner
 
 # Eager PyTorch keeps every activation of a layer at once; smaller batches bound the memory of large networks.
@@ -63,17 +60,13 @@ class Reference:
             )
         self.test = data.load("test", data_dir)
         self._runner: Runner | None = None
-        self._is_open = False
         self._known: dict[Computation, tuple[NDArray[Any], NDArray[np.bool_]]] = {}
 
-    def start(self) -> None:
+    def start(self) -> Runner:
         """Start the worker, if none is at work, and do not wait for it."""
-        self._started()
-
-    @property
-    def facts(self) -> SideFacts:
-        """How the checkpoint is run."""
-        return self._opened().facts
+        if self._runner is None:
+            self._runner = Runner(self.candidate, self.data_dir)
+        return self._runner
 
     def logits(
         self,
@@ -103,7 +96,8 @@ class Reference:
         if done:
             progress(done, len(images), "Running the checkpoint")
         try:
-            for batch, logits in zip(batches, self._run(batches, computation), strict=True):
+            answers = self.start().opened().logits(batches, computation) if batches else ()
+            for batch, logits in zip(batches, answers, strict=True):
                 if logits.shape != (len(batch), rows.shape[1]):
                     raise NotRun(f"it gives {logits.shape} for {len(batch)} images")
                 rows[batch], known[batch] = logits, True
@@ -133,10 +127,6 @@ class Reference:
         labels: NDArray[np.intp] = logits.argmax(axis=1)
         return labels
 
-    def activations(self, batch: list[int], folder: Path, computation: Computation) -> list[Activation]:
-        """Return what each module computes for one batch, as :meth:`Runner.activations`."""
-        return self._opened().activations(batch, folder, computation)
-
     def release(self) -> None:
         """End the worker and free its memory; what it computed is still known, and it starts again if needed."""
         if self._runner is not None:
@@ -160,22 +150,6 @@ class Reference:
             self._known[computation] = rows, np.zeros(len(self.test), bool)
         return self._known[computation]
 
-    def _run(self, batches: Sequence[list[int]], computation: Computation) -> Iterator[NDArray[Any]]:
-        return self._opened().logits(batches, computation) if batches else iter(())
-
-    def _started(self) -> Runner:
-        if self._runner is None:
-            self._runner = Runner(self.candidate, self.data_dir)
-            self._is_open = False
-        return self._runner
-
-    def _opened(self) -> Runner:
-        runner = self._started()
-        if not self._is_open:
-            runner.wait_until_open()
-            self._is_open = True
-        return runner
-
 
 def rows_of(rows: NDArray[Any], images: Sequence[int]) -> NDArray[Any]:
     """Return the rows of these images; of a range without a copy."""
@@ -184,13 +158,10 @@ def rows_of(rows: NDArray[Any], images: Sequence[int]) -> NDArray[Any]:
     return rows[list(images)]
 
 
-@contextlib.contextmanager
 def borrowed(
     against: Source | Reference, threads: Threads | None, data_dir: str | os.PathLike[str] | None
-) -> Iterator[Reference]:
-    """Yield the reference that was given, or one of the checkpoint that was given, which is then closed."""
+) -> contextlib.AbstractContextManager[Reference]:
+    """Return the reference that was given, or one of the checkpoint that was given, which the block closes."""
     if isinstance(against, Reference):
-        yield against
-        return
-    with Reference(against, threads=threads, data_dir=data_dir) as reference:
-        yield reference
+        return contextlib.nullcontext(against)
+    return Reference(against, threads=threads, data_dir=data_dir)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,26 +49,23 @@ class Runner(WorkerProcess):
     """A worker process that opens one candidate; a context manager that ends the process."""
 
     def __init__(self, candidate: Candidate, data_dir: str | None) -> None:
-        self.candidate = candidate
-        subject = str(candidate.artifact.path)
-        super().__init__("cnndeploy.verification.worker", subject, subject=subject)
-        self.send(
-            {
-                "artifact": jsonable(candidate.artifact),
-                "run": candidate.run.to_dict(),
-                "data_dir": data_dir,
-            }
-        )
+        self.candidate, self._is_open = candidate, False
+        artifact = candidate.artifact
+        super().__init__("cnndeploy.verification.worker", str(artifact.path), subject=str(artifact.path))
+        self.send({"artifact": jsonable(artifact), "run": candidate.run.to_dict(), "data_dir": data_dir})
 
-    def wait_until_open(self) -> None:
-        """Wait for the worker to open its artifact; raise the error it met."""
-        facts = self.receive()
-        self.device: str = facts["device"]
-        self.threads: int = facts["threads"]
-        self.inputs, self.outputs = (
-            tuple(structure(TensorSpec, spec) for spec in facts[name]) for name in ("inputs", "outputs")
-        )
-        self.facts = structure(SideFacts, facts)
+    def opened(self) -> Self:
+        """Return itself once the worker has opened its artifact; raise the error that it met."""
+        if not self._is_open:
+            facts = self.receive()
+            self.device: str = facts["device"]
+            self.threads: int = facts["threads"]
+            self.inputs, self.outputs = (
+                structure(tuple[TensorSpec, ...], facts[name]) for name in ("inputs", "outputs")
+            )
+            self.facts = structure(SideFacts, facts)
+            self._is_open = True
+        return self
 
     def logits(
         self, batches: Sequence[list[int]], computation: Computation = AS_IT_IS

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.progress import Deadline, Progress, silent
-from cnndeploy.run import Run
+from cnndeploy.run import Precision, Run
 from cnndeploy.verification.comparison import Comparison, Tolerance
 from cnndeploy.verification.decisions import decide
 from cnndeploy.verification.divergence import IMAGES, Divergence, find_divergence
 from cnndeploy.verification.examination import Examination, examination
 from cnndeploy.verification.invariance import check_invariance, probes
-from cnndeploy.verification.oracle import check_against_oracle
+from cnndeploy.verification.oracle import OracleCheck, check_against_oracle
 from cnndeploy.verification.reference import Reference, rows_of
 from cnndeploy.verification.report import EquivalenceReport
-from cnndeploy.verification.runner import Computation, NotRun
+from cnndeploy.verification.runner import AS_IT_IS, Computation, NotRun
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 # float64 takes eager several times as long: all images of a small network, so many of a larger one.
@@ -34,6 +34,7 @@ ORACLE_IMAGES, ORACLE_SEED, _SMALL = 256, 0, 28 * 28
 IMAGE_SIZES, _IMAGES_OF_A_SIZE = ((45, 33), (17, 60)), 7
 # Another computation explains an artifact's logits if it leaves less than this of their error.
 _EXPLAINED = 0.1
+_SMALLER: tuple[Precision, ...] = ("float16", "bfloat16")
 
 
 def verify(
@@ -84,9 +85,12 @@ def verify(
     with examination(candidate, against, images, data_dir, deadline, progress) as opened:
         evidence = _Evidence(opened)
         reasons = opened.mismatches() or evidence.gather()
-        facts: dict[str, Any] = {"artifact_side": opened.runner.facts, "against_side": opened.reference.facts}
-        reasons += opened.replaced()
-        return replace(evidence.report, reasons=tuple(reasons), **opened.identity(), **facts)
+        return replace(
+            evidence.report,
+            reasons=(*reasons, *opened.replaced()),
+            artifact_side=opened.runner.facts,
+            against_side=opened.reference.start().opened().facts,
+        )
 
 
 class _Evidence:
@@ -98,6 +102,7 @@ class _Evidence:
         self._maths = opened.candidate.run.choices.precision
         manifest = opened.candidate.artifact.require_manifest()
         self._takes_images = manifest.takes_images
+        self._exact = Computation("float64", from_raw=self._takes_images)
         # what a simplified file computes inside is held against the checkpoint simplified alike, its logits never
         self._simplified = bool(manifest.rewrites)
         tolerance = Tolerance.of_tf32() if self._maths == "tf32" else Tolerance()
@@ -118,19 +123,16 @@ class _Evidence:
         expected = self._reference(self._test)
         reasons = self._compare(artifact, expected)
         if self.report.max_abs_error is not None:
-            reasons += [*self._check_oracle(artifact, expected), *self._check_invariance(probed)]
-            reasons += self._check_other_sizes()
+            invariance = check_invariance(self._probes, probed, self.report.tolerance.relative)
+            oracle = self._oracle(artifact, expected)
+            self.report = replace(self.report, oracle=oracle, batch_invariance=invariance)
+            reasons += [*oracle.reasons(), *invariance.reasons(), *self._check_other_sizes()]
             decisions = decide(artifact, expected, self._opened.test.labels)
             self.report = replace(self.report, decisions=decisions)
         return [*reasons, *self._look_inside(artifact, expected)] if reasons else []
 
-    def _reference(self, images: Sequence[int], computation: Computation | None = None) -> NDArray[Any]:
-        return self._opened.reference.logits(
-            images, computation or Computation(), progress=self._opened.counting()
-        )
-
-    def _in_float64(self) -> Computation:
-        return Computation("float64", from_raw=self._takes_images)
+    def _reference(self, images: Sequence[int], computation: Computation = AS_IT_IS) -> NDArray[Any]:
+        return self._opened.reference.logits(images, computation, progress=self._opened.counting())
 
     def _compare(self, artifact: NDArray[np.float32], expected: NDArray[np.float32]) -> list[str]:
         """Compare the logits (images, classes) within the tolerance, batch by batch."""
@@ -151,21 +153,13 @@ class _Evidence:
         )
         return reasons or comparison.reasons()
 
-    def _check_oracle(self, artifact: NDArray[np.float32], expected: NDArray[np.float32]) -> list[str]:
+    def _oracle(self, artifact: NDArray[np.float32], expected: NDArray[np.float32]) -> OracleCheck:
         """Hold the artifact's error from float64 against eager's own, in the artifact's maths."""
-        exact = self._reference(self._sample, self._in_float64())
+        exact = self._reference(self._sample, self._exact)
         rounded = rows_of(expected, self._sample)
         if self._maths != "float32":
             rounded = self._reference(self._sample, Computation(self._maths))
-        oracle = check_against_oracle(rows_of(artifact, self._sample), rounded, exact, ORACLE_SEED)
-        self.report = replace(self.report, oracle=oracle)
-        return oracle.reasons()
-
-    def _check_invariance(self, probed: Sequence[NDArray[np.float32]]) -> list[str]:
-        """See whether an image has the same logits again, alone and in a batch."""
-        invariance = check_invariance(self._probes, probed, self.report.tolerance.relative)
-        self.report = replace(self.report, batch_invariance=invariance)
-        return invariance.reasons()
+        return check_against_oracle(rows_of(artifact, self._sample), rounded, exact, ORACLE_SEED)
 
     def _check_other_sizes(self) -> list[str]:
         """See whether a file that takes raw images gives the checkpoint's logits for those of other sizes too."""
@@ -174,10 +168,10 @@ class _Evidence:
             comparison, computation = Comparison(self.report.tolerance), Computation(size=size)
             try:
                 (logits,) = self._opened.runner.logits([batch], computation)
+                reason = comparison.add(self._reference(batch, computation), logits)
+                reasons = comparison.reasons() if reason is None else [reason]
             except NotRun as error:
-                return [f"on images of {size[0]} x {size[1]}: {error}"]
-            reason = comparison.add(self._reference(batch, computation), logits)
-            reasons = comparison.reasons() if reason is None else [reason]
+                reasons = [str(error)]
             if reasons:
                 return [f"on images of {size[0]} x {size[1]}: {reasons[0]}"]
             self.report = replace(self.report, other_image_sizes=(*self.report.other_image_sizes, size))
@@ -188,37 +182,35 @@ class _Evidence:
         with np.errstate(all="ignore"):
             difference = np.abs(artifact - expected).max(axis=1) / np.abs(expected).max(axis=1)
         worst = np.argsort(np.where(np.isfinite(difference), -difference, -np.inf))[:IMAGES].tolist()
-        runner, reference = self._opened.runner, self._opened.reference
         eager = Computation(self._maths, simplified=self._simplified)
+        exact = replace(self._exact, simplified=self._simplified)
+        rounded: list[str] = []
         try:
-            with tempfile.TemporaryDirectory() as name:
-                divergence = find_divergence(
-                    worst,
-                    runner.activations(worst, Path(name, "artifact")),
-                    reference.activations(worst, Path(name, "eager"), eager),
-                    reference.activations(
-                        worst, Path(name, "exact"), replace(self._in_float64(), simplified=self._simplified)
-                    ),
-                )
-            rounded = self._rounded_weights(artifact[worst], worst)
+            reference = self._opened.reference.start().opened()
+            sides = ((self._opened.runner, AS_IT_IS), (reference, eager), (reference, exact))
+            with tempfile.TemporaryDirectory() as folder:
+                activations = [
+                    runner.activations(worst, Path(folder, str(number)), computation)
+                    for number, (runner, computation) in enumerate(sides)
+                ]
+                divergence = find_divergence(worst, *activations)
+            rounded = self._rounded_weights(artifact[worst], worst, exact)
         except (NotRun, CnndeployError) as error:  # the verdict stands without
             divergence = Divergence(tuple(worst), (), None, f"which module departs is not known: {error}")
-            rounded = []
         self.report = replace(self.report, divergence=divergence)
         return [*divergence.reasons(), *rounded]
 
-    def _rounded_weights(self, artifact: NDArray[Any], images: list[int]) -> list[str]:
+    def _rounded_weights(self, artifact: NDArray[Any], images: list[int], exact: Computation) -> list[str]:
         """Say whether the checkpoint with its weights rounded to a smaller dtype explains the logits."""
-        computation = replace(self._in_float64(), simplified=self._simplified)
-
-        def error(rounded: Computation) -> float:
-            return float(np.abs(artifact - self._reference(images, rounded)).max())
-
-        unrounded = error(computation)
+        errors = {
+            dtype: float(np.abs(artifact - self._reference(images, replace(exact, weights=dtype))).max())
+            for dtype in _SMALLER
+        }
+        unrounded = float(np.abs(artifact - self._reference(images, exact)).max())
         return [
             f"it computes what the checkpoint computes with its weights rounded to {dtype}"
-            for dtype in ("float16", "bfloat16")
-            if error(replace(computation, weights=dtype)) < _EXPLAINED * unrounded
+            for dtype, error in errors.items()
+            if error < _EXPLAINED * unrounded
         ]
 
     def _oracle_sample(self) -> Sequence[int]:

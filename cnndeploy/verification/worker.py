@@ -20,7 +20,7 @@ from cnndeploy.errors import ArtifactError, InputMismatchError
 from cnndeploy.machine import patient_threads
 from cnndeploy.process import Message, serve
 from cnndeploy.run import Run
-from cnndeploy.runtimes import Activation, Arrays, Session, open_session
+from cnndeploy.runtimes import Activation, Session, open_session
 from cnndeploy.serial import jsonable, structure
 from cnndeploy.specs import Manifest
 from cnndeploy.verification.runner import Computation
@@ -89,24 +89,20 @@ def _answer(
         except (ArtifactError, InputMismatchError) as error:
             yield {"failed": f"it fails on a batch of {len(batch)}: {error}"}
             return
+        reason = ""
         if not np.array_equal(last, kept, equal_nan=True):
-            yield {
-                "failed": "the runtime overwrites the logits that it gave before: it gives its own buffer away"
-            }
-            return
-        if reason := _unusable(logits, image) or _wrong_probabilities(outputs, manifest):
+            reason = "the runtime overwrites the logits that it gave before: it gives its own buffer away"
+        elif logits.dtype.kind not in "fiu":
+            reason = f"it gives {logits.dtype} as logits"
+        elif np.may_share_memory(logits, image):
+            reason = "the runtime gives its input's memory back as logits"
+        elif manifest.probabilities is not None:
+            reason = _wrong_probabilities(logits.astype(np.float64), outputs[manifest.probabilities.name])
+        if reason:
             yield {"failed": reason}
             return
         last, kept = logits, logits.copy()
         yield {"logits": logits}
-
-
-def _unusable(logits: NDArray[Any], image: NDArray[Any]) -> str:
-    if logits.dtype.kind not in "fiu":
-        return f"it gives {logits.dtype} as logits"
-    if np.may_share_memory(logits, image):
-        return "the runtime gives its input's memory back as logits"
-    return ""
 
 
 def _prepared(images: NDArray[np.uint8], manifest: Manifest, computation: Computation) -> NDArray[Any]:
@@ -125,16 +121,12 @@ def _resampled(images: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArr
     return images[:, rows[:, None], columns]
 
 
-def _wrong_probabilities(outputs: Arrays, manifest: Manifest) -> str:
-    """Say what is wrong with a file's probabilities, if it gives any: they are the softmax of its logits."""
-    if manifest.probabilities is None:
-        return ""
-    logits = outputs[manifest.output.name].astype(np.float64)
+def _wrong_probabilities(logits: NDArray[np.float64], probabilities: NDArray[Any]) -> str:
+    """Say what is wrong with a file's probabilities, which are the softmax of its logits; empty if nothing is."""
     if not np.isfinite(logits).all():
-        return ""  # which is said where logits are compared
+        return ""  # which is said when logits are compared
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
-    probabilities = outputs[manifest.probabilities.name]
     if probabilities.shape != expected.shape:
         return f"its probabilities are {probabilities.shape}, not {expected.shape}"
     error = float(np.abs(probabilities - expected).max())
@@ -145,14 +137,13 @@ def _wrong_probabilities(outputs: Arrays, manifest: Manifest) -> str:
 
 def _saved(activations: Sequence[Activation], folder: Path) -> list[Message]:
     """Save what modules computed in files: a large network's outputs for one image are some hundred megabytes."""
-    modules = []
+    saved = []
     for number, activation in enumerate(activations):
-        if activation.values.dtype.kind not in "fiu":  # no numbers to compare
-            continue
-        path = folder / f"{number}.npy"
-        np.save(path, activation.values, allow_pickle=False)
-        modules.append({"module": activation.module, "kind": activation.kind, "file": str(path)})
-    return modules
+        if activation.values.dtype.kind in "fiu":  # else it holds no numbers to compare
+            path = str(folder / f"{number}.npy")
+            np.save(path, activation.values, allow_pickle=False)
+            saved.append({"module": activation.module, "kind": activation.kind, "file": path})
+    return saved
 
 
 if __name__ == "__main__":

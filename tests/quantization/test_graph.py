@@ -11,8 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cnndeploy.errors import QuantizationError
-from cnndeploy.quantization.graph import Network, quantised, with_manifest
-from cnndeploy.quantization.half import in_float16
+from cnndeploy.quantization.graph import Network, in_float16, quantised, with_manifest
 from helpers import Trained
 
 RANDOM = np.random.default_rng(0)

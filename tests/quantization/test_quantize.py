@@ -34,12 +34,11 @@ from cnndeploy.errors import (
 )
 from cnndeploy.progress import Deadline, silent
 from cnndeploy.quantization import quantize as module
-from cnndeploy.quantization.attempts import _split
 from cnndeploy.quantization.calibration import METHODS, Calibration
 from cnndeploy.quantization.graph import Network, quantised
 from cnndeploy.quantization.quantize import Quantized, quantize
 from cnndeploy.quantization.screening import Screen, Trial, batches, screen_size
-from cnndeploy.quantization.search import Search
+from cnndeploy.quantization.search import Search, _split
 from cnndeploy.run import Run
 from cnndeploy.verification.budget import verify_budget
 from cnndeploy.verification.runner import Runner
