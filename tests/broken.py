@@ -24,10 +24,10 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import CnndeployError
 from cnndeploy.exporters import export
-from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.progress import Progress, silent
+from cnndeploy.quiet import quiet
 from cnndeploy.run import Run
 from cnndeploy.simplification import simplify
 from cnndeploy.specs import Manifest
