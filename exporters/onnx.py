@@ -74,7 +74,7 @@ def _resize(image: Any, size: list[int], align_corners: bool, scale_factors: Non
     """By its last two axes; torch's own translation reads the batch's size from the graph, on the CPU."""
     del align_corners, scale_factors
     lengths: Any = opset18.Constant(value_ints=size)
-    options = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    options: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     return opset18.Resize(image, None, None, lengths, axes=[2, 3], **options)
 
 
@@ -88,8 +88,8 @@ def _strip(model: onnx_ir.Model) -> None:
         node.doc_string = None
         kept = {key: node.metadata_props[key] for key in _KEPT_METADATA if key in node.metadata_props}
         node.metadata_props.clear()
-        for key, value in kept.items():  # a module has its name in the checkpoint
-            node.metadata_props[key] = value.replace(f"'{WRAPPED}.", "'")
+        for key, note in kept.items():  # a module has its name in the checkpoint
+            node.metadata_props[key] = note.replace(f"'{WRAPPED}.", "'")
         values += node.outputs
     for value in values:
         value.metadata_props.clear()
