@@ -8,7 +8,13 @@ from __future__ import annotations
 if __name__ != "cnndeploy.exporters":
     raise ImportError(f"import this package as cnndeploy.exporters, not as {__name__}")
 
-from cnndeploy.exporters._export import export
-from cnndeploy.exporters._exporter import EXPORTERS, Exporter, ExportOptions, ModelInput, exported_manifest
+from cnndeploy.exporters._export import (
+    EXPORTERS,
+    Exporter,
+    ExportOptions,
+    ModelInput,
+    export,
+    exported_manifest,
+)
 
 __all__ = ["EXPORTERS", "ExportOptions", "Exporter", "ModelInput", "export", "exported_manifest"]

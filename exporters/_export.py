@@ -1,15 +1,57 @@
-"""Export a checkpoint file in one of the formats."""
+"""Exporter: one format that a checkpoint can be written in, the registry of all, and how one is used."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import remove_stale_certificate
 from cnndeploy.errors import ExportError, UnknownNameError
-from cnndeploy.exporters._exporter import EXPORTERS, ExportOptions, ModelInput
 from cnndeploy.files import check_writable
+from cnndeploy.machine import versions
+from cnndeploy.registry import Registry
+from cnndeploy.specs import Manifest
+
+if TYPE_CHECKING:
+    from cnndeploy.checkpoint import Checkpoint
+
+ModelInput = Literal["tensor", "image"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What a user may choose, as :func:`export` says; for ``simplify`` see :mod:`cnndeploy.simplification`."""
+
+    opset: int | None = None
+    input: ModelInput = "tensor"
+    simplify: bool = True
+
+
+class Exporter(Protocol):
+    """One format; the module's ``EXPORTER`` is an instance."""
+
+    format: str
+    suffix: str
+    options: frozenset[str]
+    """The fields of ExportOptions that this exporter heeds."""
+
+    def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
+        """Write ``checkpoint`` to ``path``, whole or not at all; the same checkpoint gives the same bytes.
+
+        Raises:
+            ExportError: The file written does not pass the exporter's own checks.
+            ArtifactError: ``path`` cannot be written.
+        """
+
+
+EXPORTERS: Registry[Exporter] = Registry("exporters", "EXPORTER")
+
+
+def exported_manifest(checkpoint: Checkpoint) -> Manifest:
+    """Return the manifest as it goes into an exported file: it names the checkpoint and the versions."""
+    return replace(checkpoint.manifest, checkpoint_sha256=checkpoint.sha256, versions=versions())
 
 
 def export(

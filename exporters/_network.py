@@ -1,14 +1,19 @@
-"""What an exporter writes: a checkpoint's network, simplified or as it is, perhaps behind its preprocessing."""
+"""What an exporter writes, and how: a network, simplified or as it is, perhaps behind its preprocessing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
-from cnndeploy.exporters._exporter import ExportOptions, exported_manifest
+from cnndeploy.errors import ExportError
+from cnndeploy.exporters._export import ExportOptions, exported_manifest
+from cnndeploy.files import replacing
 from cnndeploy.preprocessing import RAW_SIDE, Preprocessing
 from cnndeploy.simplification import Rewrite, fold_preprocessing, simplify
 from cnndeploy.specs import Manifest
@@ -35,22 +40,16 @@ class ImageNetwork(nn.Module):
 def network_and_manifest(checkpoint: Checkpoint, options: ExportOptions) -> tuple[nn.Module, Manifest]:
     """The module to write, in eval mode on the CPU, and the manifest to write with it."""
     network, manifest = checkpoint.network(), exported_manifest(checkpoint)
+    preprocessing = manifest.preprocessing
     rewrites: tuple[Rewrite, ...] = ()
     if options.simplify:
         network, rewrites = simplify(network)
-    if options.input == "tensor":
-        return network, replace(manifest, rewrites=tuple(map(str, rewrites)))
-    preprocessing = manifest.preprocessing
-    if options.simplify:
-        network, preprocessing, folded = fold_preprocessing(network, preprocessing)
-        rewrites += folded
-    manifest = replace(manifest.taking_images(), rewrites=tuple(map(str, rewrites)))
-    return ImageNetwork(network, preprocessing).eval(), manifest
-
-
-def outputs(result: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """What a module gave, in the manifest's order."""
-    return result if isinstance(result, tuple) else (result,)
+    if options.input == "image":
+        if options.simplify:
+            network, preprocessing, folded = fold_preprocessing(network, preprocessing)
+            rewrites += folded
+        network, manifest = ImageNetwork(network, preprocessing).eval(), manifest.taking_images()
+    return network, replace(manifest, rewrites=tuple(map(str, rewrites)))
 
 
 def example(manifest: Manifest, batch: int, side: int = RAW_SIDE) -> torch.Tensor:
@@ -60,3 +59,16 @@ def example(manifest: Manifest, batch: int, side: int = RAW_SIDE) -> torch.Tenso
     if manifest.takes_images:
         return torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     return torch.rand(shape, generator=generator)
+
+
+def write(path: Path, content: bytes, manifest: Manifest, faults: Callable[[Path], list[str]]) -> Artifact:
+    """Write a file, which takes its name only if it, reopened, has no ``faults`` and its manifest reads back."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        wrong = faults(temporary)
+        written = Artifact.open(temporary)  # which refuses weights in another file
+        if written.manifest != manifest:
+            wrong.append("its manifest does not read back")
+        if wrong:
+            raise ExportError(f"the exported {written.format} file is unusable: {'; '.join(wrong)}")
+    return Artifact.open(path)

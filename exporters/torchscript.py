@@ -6,11 +6,8 @@ TorchScript archive is a program: open only what you trust.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +16,10 @@ import torch
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ExportError
-from cnndeploy.exporters._exporter import ExportOptions
-from cnndeploy.exporters._network import example, network_and_manifest, outputs
-from cnndeploy.files import replacing
+from cnndeploy.exporters._export import ExportOptions
+from cnndeploy.exporters._network import example, network_and_manifest, write
 from cnndeploy.formats.torchscript import MANIFEST_FILE
+from cnndeploy.quiet import quiet
 from cnndeploy.specs import Manifest
 
 # A class scripted for the nth time in a process is named after n, which would make two exports differ.
@@ -42,25 +39,12 @@ class TorchScriptExporter:
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write the file, reopen it, check it, and only then give it its name."""
         network, manifest = network_and_manifest(checkpoint, options)
-        with quiet():
+        with quiet():  # torch warns that torch.jit is deprecated, and of annotations in its own GraphModule
             frozen = torch.jit.freeze(torch.jit.script(network))
             archive = io.BytesIO()
             torch.jit.save(frozen, archive, _extra_files={MANIFEST_FILE: manifest.to_json()})
             content = _cleaned(archive.getvalue())
-            with replacing(path) as temporary:
-                temporary.write_bytes(content)
-                _check(temporary, manifest, network)
-        return Artifact.open(path)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """torch warns that all of torch.jit is deprecated, and of annotations in torch.fx's own GraphModule."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", message="The TorchScript type system", category=UserWarning)
-        yield
+            return write(path, content, manifest, lambda written: _faults(written, manifest, network))
 
 
 def _cleaned(archive: bytes) -> bytes:
@@ -82,8 +66,7 @@ def _cleaned(archive: bytes) -> bytes:
     return cleaned.getvalue()
 
 
-def _check(path: Path, manifest: Manifest, network: torch.nn.Module) -> None:
-    """The checks that a saved file must pass; a failure leaves no file."""
+def _faults(path: Path, manifest: Manifest, network: torch.nn.Module) -> list[str]:
     module: Any = torch.jit.load(str(path), map_location="cpu")
     faults = []
     if any("dropout" in node.kind() for node in module.inlined_graph.nodes()):
@@ -93,15 +76,12 @@ def _check(path: Path, manifest: Manifest, network: torch.nn.Module) -> None:
     with torch.inference_mode():
         for batch in (1, 3):
             images = example(manifest, batch, side=20 + batch)
-            for spec, given, expected in zip(
-                manifest.outputs, outputs(module(images)), outputs(network(images)), strict=True
-            ):
+            results = (run(images) for run in (module, network))
+            outputs = (result if isinstance(result, tuple) else (result,) for result in results)
+            for spec, given, expected in zip(manifest.outputs, *outputs, strict=True):
                 if given.shape != expected.shape or not torch.allclose(given, expected, rtol=1e-4, atol=1e-5):
                     faults.append(f"a batch of {batch} gives other {spec.name} than the network")
-    if Artifact.open(path).manifest != manifest:
-        faults.append("its manifest does not read back")
-    if faults:
-        raise ExportError(f"the exported TorchScript file is unusable: {'; '.join(faults)}")
+    return faults
 
 
 EXPORTER = TorchScriptExporter()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.devices import fork_count
-from cnndeploy.errors import ArtifactError, InputMismatchError
+from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
 from cnndeploy.run import Run
 from cnndeploy.specs import TensorSpec
 
@@ -53,6 +52,9 @@ class Session(ABC):
     file says of itself; a format that says nothing, as those of torch, has its manifest's. ``placed_on`` is what
     :meth:`placement` must return for every part.
     """
+
+    _library = "the runtime"
+    _words: Callable[[Exception], str] = str
 
     def __init__(
         self,
@@ -101,9 +103,8 @@ class Session(ABC):
                     f"input {spec.name!r} is missing; expected {spec}, got {sorted(feeds)}"
                 )
             seen = (array.dtype, array.shape)
-            if (
-                self._accepted.get(spec.name) != seen
-            ):  # checking every run again would take a microsecond of each
+            # checking every run again would take a microsecond of each
+            if self._accepted.get(spec.name) != seen:
                 if not spec.accepts(array):
                     raise InputMismatchError(
                         f"input {spec.name!r}: expected {spec}, got {TensorSpec('', str(array.dtype), array.shape)}"
@@ -112,11 +113,16 @@ class Session(ABC):
         if len(feeds) != len(self.inputs):
             expected = [spec.name for spec in self.inputs]
             raise InputMismatchError(f"expected the inputs {expected}, got {sorted(feeds)}")
-        return self._run(feeds)
+        try:
+            return self._run(feeds)
+        except CnndeployError:
+            raise
+        except Exception as error:  # whatever a runtime makes of a file that may be anybody's
+            raise self._failure(feeds, error) from error
 
     @abstractmethod
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        """Run feeds that fit; raise ArtifactError if the runtime fails."""
+        """Run feeds that fit; what it raises becomes an ArtifactError, and of a closed session says so."""
 
     def activations(self, feeds: Arrays) -> list[Activation]:  # noqa: ARG002 - for those that can
         """Return what each module computes for one batch, in the order computed; takes what :meth:`run` takes.
@@ -146,13 +152,18 @@ class Session(ABC):
     def _release(self) -> None:  # noqa: B027 - a runtime that holds nothing needs none
         """Drop the model, its memory and its threads; may be called twice."""
 
+    def _failure(self, feeds: Arrays, error: Exception) -> ArtifactError:
+        if self._closed:  # by another thread, just now
+            return self._closed_error()
+        shapes = {name: array.shape for name, array in feeds.items()}
+        where = f"{self.artifact.path} on inputs of shape {shapes}"
+        return ArtifactError(f"{self._library} could not run {where}: {self._words(error)}")
+
     def _closed_error(self) -> ArtifactError:
         return ArtifactError(f"the session of {self.artifact.path} is closed; open it again")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

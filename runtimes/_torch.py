@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.devices import DeviceStatus, last_line, open_device, torch_devices
-from cnndeploy.errors import ArtifactError
 from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Arrays, Session
 
@@ -39,6 +38,9 @@ class TorchRuntime:
 class TorchSession(Session):
     """A module that maps one tensor to one, or to a tuple, on one device."""
 
+    _library = "torch"
+    _words = staticmethod(last_line)
+
     def __init__(self, artifact: Artifact, run: Run, device: torch.device, module: torch.nn.Module) -> None:
         manifest = artifact.require_manifest()
         super().__init__(
@@ -50,24 +52,15 @@ class TorchSession(Session):
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         import torch
 
-        module = self._module
-        if module is None:
-            raise self._closed_error()
+        module: Any = self._module
         (image,) = feeds.values()
-        try:
-            with torch.inference_mode():
-                # torch takes neither negative strides nor, without a warning, what may not be written to
-                tensor = torch.from_numpy(np.require(image, requirements=("C", "W")))
-                result = module(tensor.to(self._torch_device))
-                outputs = result if isinstance(result, tuple) else (result,)
-                return {
-                    spec.name: output.cpu().numpy()
-                    for spec, output in zip(self.outputs, outputs, strict=True)
-                }
-        except Exception as error:  # an archive is a program, and may do and give anything
-            raise ArtifactError(
-                f"torch could not run {self.artifact.path} on a batch of shape {image.shape}: {last_line(error)}"
-            ) from error
+        with torch.inference_mode():
+            # torch takes neither negative strides nor, without a warning, what may not be written to
+            tensor = torch.from_numpy(np.require(image, requirements=("C", "W")))
+            result = module(tensor.to(self._torch_device))
+            outputs = result if isinstance(result, tuple) else (result,)
+            named = zip(self.outputs, outputs, strict=True)
+            return {spec.name: output.cpu().numpy() for spec, output in named}
 
     def synchronize(self) -> None:
         """Wait for the GPU; a CPU has nothing to wait for."""

@@ -24,9 +24,9 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import CnndeployError
 from cnndeploy.exporters import export
-from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.progress import Progress, silent
+from cnndeploy.quiet import quiet
 from cnndeploy.run import Run
 from cnndeploy.simplification import simplify
 from cnndeploy.verification.reference import Reference

@@ -11,6 +11,8 @@ import pytest
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError, ExportError
 from cnndeploy.exporters import export, onnx as exporter
+from cnndeploy.exporters._network import write
+from cnndeploy.specs import Manifest
 from edits import fix_batch
 from helpers import Trained
 
@@ -34,6 +36,11 @@ def _broken_shapes(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].dims[0] += 1
 
 
+def _write(source: Path, manifest: Manifest, output: Path) -> None:
+    """Write the bytes of ``source`` as the exporter would write its own."""
+    write(output, source.read_bytes(), manifest, lambda written: exporter._faults(written, manifest, 20))
+
+
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
@@ -44,12 +51,17 @@ def _broken_shapes(model: onnx.ModelProto) -> None:
     ],
 )
 def test_unusable_files_are_refused(
-    edit: Callable[[onnx.ModelProto], None], reason: str, trained: Trained, edited: Callable[..., Path]
+    edit: Callable[[onnx.ModelProto], None],
+    reason: str,
+    trained: Trained,
+    edited: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     manifest = Artifact.open(trained.onnx).require_manifest()
-    exporter._check(trained.onnx, manifest, 20)
+    _write(trained.onnx, manifest, tmp_path / "good.onnx")
     with pytest.raises(ExportError, match=reason):
-        exporter._check(edited(edit), manifest, 20)
+        _write(edited(edit), manifest, tmp_path / "bad.onnx")
+    assert not (tmp_path / "bad.onnx").exists()
 
 
 def test_weights_in_another_file_are_refused(trained: Trained, tmp_path: Path) -> None:
@@ -63,7 +75,8 @@ def test_weights_in_another_file_are_refused(trained: Trained, tmp_path: Path) -
         size_threshold=1024,
     )
     with pytest.raises(ArtifactError, match="not self-contained"):
-        exporter._check(tmp_path / "split.onnx", manifest, 20)
+        _write(tmp_path / "split.onnx", manifest, tmp_path / "bad.onnx")
+    assert not (tmp_path / "bad.onnx").exists()
 
 
 @pytest.mark.parametrize("opset", exporter.SUPPORTED_OPSETS)

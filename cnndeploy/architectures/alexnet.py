@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from cnndeploy.architectures import Architecture
+from cnndeploy.architectures._network import Network
 from cnndeploy.architectures._recipe import DEEP, Recipe
 from cnndeploy.preprocessing import Preprocessing
 
 
-class AlexNet(nn.Module):
+class AlexNet(Network):
     """46,764,746 parameters; takes (batch, 1, 224, 224)."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
+        features = nn.Sequential(
             nn.Conv2d(1, 96, kernel_size=11, stride=4),  # (batch, 96, 54, 54)
             nn.ReLU(),
             nn.MaxPool2d(3, stride=2),  # (batch, 96, 26, 26)
@@ -30,7 +29,7 @@ class AlexNet(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(3, stride=2),  # (batch, 256, 5, 5)
         )
-        self.classifier = nn.Sequential(
+        classifier = nn.Sequential(
             nn.Flatten(),  # (batch, 6400)
             nn.Linear(6400, 4096),
             nn.ReLU(),
@@ -40,11 +39,7 @@ class AlexNet(nn.Module):
             nn.Dropout(0.5),
             nn.Linear(4096, 10),
         )
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits, (batch, 10)."""
-        logits: torch.Tensor = self.classifier(self.features(image))
-        return logits
+        super().__init__(features, classifier)
 
 
 ARCHITECTURE = Architecture(

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cnndeploy.architectures import Architecture
+from cnndeploy.architectures._network import Network
 from cnndeploy.architectures._recipe import DEEP, Recipe
 from cnndeploy.preprocessing import Preprocessing
 
@@ -47,12 +48,11 @@ class Inception(nn.Module):
         return torch.cat((self.one(x), self.three(x), self.five(x), self.pool(x)), dim=1)
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(Network):
     """5,977,530 parameters; takes (batch, 1, 96, 96)."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
+        features = nn.Sequential(
             convolution(1, 64, kernel_size=7, stride=2, padding=3),  # (batch, 64, 48, 48)
             nn.MaxPool2d(3, stride=2, padding=1),  # (batch, 64, 24, 24)
             convolution(64, 64, kernel_size=1),
@@ -70,12 +70,8 @@ class GoogLeNet(nn.Module):
             Inception(832, 256, (160, 320), (32, 128), 128),
             Inception(832, 384, (192, 384), (48, 128), 128),  # (batch, 1024, 3, 3)
         )
-        self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1024, 10))
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits, (batch, 10)."""
-        logits: torch.Tensor = self.classifier(self.features(image))
-        return logits
+        classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1024, 10))
+        super().__init__(features, classifier)
 
 
 ARCHITECTURE = Architecture(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from cnndeploy.architectures import Architecture
+from cnndeploy.architectures._network import Network
 from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.preprocessing import Preprocessing
 
 
-class LeNet(nn.Module):
+class LeNet(Network):
     """44,426 parameters; takes (batch, 1, 28, 28)."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
+        features = nn.Sequential(
             nn.Conv2d(1, 6, kernel_size=5),  # (batch, 6, 24, 24)
             nn.Sigmoid(),
             nn.MaxPool2d(2),  # (batch, 6, 12, 12)
@@ -23,7 +22,7 @@ class LeNet(nn.Module):
             nn.Sigmoid(),
             nn.MaxPool2d(2),  # (batch, 16, 4, 4)
         )
-        self.classifier = nn.Sequential(
+        classifier = nn.Sequential(
             nn.Flatten(),  # (batch, 256)
             nn.Linear(256, 120),
             nn.Sigmoid(),
@@ -31,11 +30,7 @@ class LeNet(nn.Module):
             nn.Sigmoid(),
             nn.Linear(84, 10),
         )
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits, (batch, 10)."""
-        logits: torch.Tensor = self.classifier(self.features(image))
-        return logits
+        super().__init__(features, classifier)
 
 
 ARCHITECTURE = Architecture(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from cnndeploy.architectures import Architecture
+from cnndeploy.architectures._network import Network
 from cnndeploy.architectures._recipe import DEEP, Recipe
 from cnndeploy.preprocessing import Preprocessing
 
@@ -26,12 +26,11 @@ def nin_block(
     )
 
 
-class NiN(nn.Module):
+class NiN(Network):
     """1,992,166 parameters; takes (batch, 1, 224, 224)."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
+        features = nn.Sequential(
             nin_block(1, 96, kernel_size=11, stride=4),  # (batch, 96, 54, 54)
             nn.MaxPool2d(3, stride=2),  # (batch, 96, 26, 26)
             nin_block(96, 256, kernel_size=5, padding=2),
@@ -41,12 +40,8 @@ class NiN(nn.Module):
             nn.Dropout(0.5),
             nin_block(384, 10, kernel_size=3, padding=1),
         )
-        self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits, (batch, 10)."""
-        logits: torch.Tensor = self.classifier(self.features(image))
-        return logits
+        classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(features, classifier)
 
 
 ARCHITECTURE = Architecture(

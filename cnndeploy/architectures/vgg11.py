@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from cnndeploy.architectures import Architecture
+from cnndeploy.architectures._network import Network
 from cnndeploy.architectures._recipe import DEEP, Recipe
 from cnndeploy.preprocessing import Preprocessing
 
 
-class VGG11(nn.Module):
+class VGG11(Network):
     """128,806,154 parameters; takes (batch, 1, 224, 224).
 
     Every width, and the hidden units, are divided by ``divisor``.
     """
 
     def __init__(self, divisor: int = 1) -> None:
-        super().__init__()
         widths = [width // divisor for width in (64, 128, 256, 512, 512)]
         hidden = 4096 // divisor
         layers: list[nn.Module] = []
@@ -27,8 +26,7 @@ class VGG11(nn.Module):
                 layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.ReLU()]
                 channels = width
             layers.append(nn.MaxPool2d(2))  # halves height and width: 112, 56, 28, 14, 7
-        self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(
+        classifier = nn.Sequential(
             nn.Flatten(),  # (batch, 49 * channels)
             nn.Linear(7 * 7 * channels, hidden),
             nn.Dropout(0.5),
@@ -36,11 +34,7 @@ class VGG11(nn.Module):
             nn.Dropout(0.5),
             nn.Linear(hidden, 10),
         )
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits, (batch, 10)."""
-        logits: torch.Tensor = self.classifier(self.features(image))
-        return logits
+        super().__init__(nn.Sequential(*layers), classifier)
 
 
 ARCHITECTURE = Architecture(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
@@ -22,19 +24,10 @@ def linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
 
 def convolution(like: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv2d:
     """Make a convolution of these weights, with strides, padding and groups as another's."""
-    layer = nn.Conv2d(
-        weight.shape[1] * like.groups,
-        weight.shape[0],
-        like.kernel_size,  # type: ignore[arg-type]
-        like.stride,  # type: ignore[arg-type]
-        like.padding,  # type: ignore[arg-type]
-        like.dilation,  # type: ignore[arg-type]
-        like.groups,
-        padding_mode=like.padding_mode,
-        device="meta",
-    )
+    layer = copy.deepcopy(like)
+    layer.in_channels, layer.out_channels = weight.shape[1] * like.groups, weight.shape[0]
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
-    return layer.eval()
+    return layer
 
 
 def is_pointwise(layer: nn.Conv2d) -> bool:

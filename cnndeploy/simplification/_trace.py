@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import fx, nn
@@ -59,10 +59,10 @@ class Traced:
         if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1 or node.kwargs:
             return None
         module = self.modules[str(node.target)]
-        if module._forward_hooks or module._forward_pre_hooks:
-            return None
         calls = sum(other.op == "call_module" and other.target == node.target for other in self.graph.nodes)
-        return next((Call(node, module) for kind in kinds if type(module) is kind and calls == 1), None)
+        if module._forward_hooks or module._forward_pre_hooks or calls != 1:
+            return None
+        return next((Call(node, module) for kind in kinds if type(module) is kind), None)
 
     def pairs(
         self, first: tuple[type[M], ...], last: tuple[type[N], ...]
@@ -73,32 +73,29 @@ class Traced:
         """
         for node in self.graph.nodes:
             after = self.call(node, *last)
-            before = None if after is None else self.call(self._source(node), *first)
-            if after is not None and before is not None:
+            if after is not None and (before := self.call(self._source(node), *first)) is not None:
                 yield before, after
 
     def _source(self, node: fx.Node) -> fx.Node | None:
         """Return the node whose output a node takes, past modules that do nothing; None if more nodes take it."""
         before = node.args[0]
         while isinstance(before, fx.Node) and len(before.users) == 1:
-            if not self._does_nothing(before):
+            call = self.call(before, nn.Identity, nn.Dropout, nn.Dropout2d)
+            if call is None or (call.module.training and type(call.module) is not nn.Identity):
                 return before
             before = before.args[0]
         return None
 
-    def _does_nothing(self, node: fx.Node) -> bool:
-        call = self.call(node, nn.Identity, nn.Dropout, nn.Dropout2d)
-        return call is not None and (type(call.module) is nn.Identity or not call.module.training)
-
-    def merge(self, first: fx.Node, last: fx.Node, module: nn.Module) -> None:
-        """Let ``module`` compute at ``last`` what the nodes from ``first`` to it computed one after the other."""
-        between, taken = last.args[0], first.args[0]
-        last.args = (taken,)
-        self.modules[str(last.target)] = module.eval()
+    def merge(self, name: str, calls: Sequence[Call[Any]], module: nn.Module) -> Rewrite:
+        """Let ``module`` compute at the last of the calls what they computed one after the other."""
+        last, taken = calls[-1], calls[0].node.args[0]
+        between, last.node.args = last.node.args[0], (taken,)
+        self.modules[last.path] = module.eval()
         while isinstance(between, fx.Node) and between is not taken:
             before = between.args[0]
             self.graph.erase_node(between)
             between = before
+        return Rewrite(name, tuple(call.path for call in calls))
 
     def built(self) -> fx.GraphModule:
         """Build the network, in eval mode, in float32; it shares nothing with the one that was traced."""
@@ -111,9 +108,8 @@ class Traced:
 
 def trace(network: nn.Module) -> Traced | None:
     """Trace a network; None if that fails, it is not in eval mode, or it has weights that are not float32."""
-    if network.training or any(weight.dtype != torch.float32 for weight in network.parameters()):
-        return None
-    if network._forward_hooks or network._forward_pre_hooks:  # of which the graph would know nothing
+    has_hooks = network._forward_hooks or network._forward_pre_hooks  # of which the graph would know nothing
+    if network.training or has_hooks or any(weight.dtype != torch.float32 for weight in network.parameters()):
         return None
     try:
         graph = fx.Tracer().trace(network)

@@ -22,13 +22,14 @@ def fold_batch_norm(traced: Traced) -> Rewrite | None:
     """
     for first, last in traced.pairs((nn.Conv2d, nn.Linear), (nn.BatchNorm2d, nn.BatchNorm1d)):
         if (folded := _folded(traced, first, last.module)) is not None:
-            traced.merge(first.node, last.node, folded)
-            return Rewrite("fold_batch_norm", (first.path, last.path))
+            return traced.merge("fold_batch_norm", (first, last), folded)
     return None
 
 
 def _folded(traced: Traced, call: Call[nn.Module], norm: nn.Module) -> nn.Module | None:
-    assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d)  # noqa: S101 - as was searched for
+    layer = call.module
+    assert isinstance(layer, nn.Conv2d | nn.Linear)  # noqa: S101 - as was searched for
+    assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d)  # noqa: S101
     if norm.training or norm.running_mean is None or norm.running_var is None:
         return None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
@@ -37,17 +38,12 @@ def _folded(traced: Traced, call: Call[nn.Module], norm: nn.Module) -> nn.Module
     shift = -scale * norm.running_mean.double()
     if norm.bias is not None:
         shift = shift + norm.bias.double()
-    layer = call.module
+    weight, bias = exact(layer)
+    bias = bias * scale + shift
     if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-        weight, bias = exact(layer)
-        return convolution(layer, weight * scale[:, None, None, None], bias * scale + shift)
-    if (
-        isinstance(layer, nn.Linear)
-        and isinstance(norm, nn.BatchNorm1d)
-        and _is_flat(traced, call.node.args[0])
-    ):
-        weight, bias = exact(layer)
-        return linear(weight * scale[:, None], bias * scale + shift)
+        return convolution(layer, weight * scale[:, None, None, None], bias)
+    if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+        return linear(weight * scale[:, None], bias) if _is_flat(traced, call.node.args[0]) else None
     return None
 
 

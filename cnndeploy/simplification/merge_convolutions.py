@@ -24,8 +24,7 @@ def merge_convolutions(traced: Traced) -> Rewrite | None:
     """
     for first, last in traced.pairs((nn.Conv2d,), (nn.Conv2d,)):
         if (merged := _merged(first.module, last.module)) is not None:
-            traced.merge(first.node, last.node, merged)
-            return Rewrite("merge_convolutions", (first.path, last.path))
+            return traced.merge("merge_convolutions", (first, last), merged)
     return None
 
 

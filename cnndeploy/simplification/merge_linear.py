@@ -32,8 +32,7 @@ def merge_linear(traced: Traced) -> Rewrite | None:
         for start, end in itertools.pairwise(fewest_multiplications(sizes)):
             if end - start > 1:
                 merged = chain[start:end]
-                traced.merge(merged[0].node, merged[-1].node, _product([call.module for call in merged]))
-                return Rewrite("merge_linear", tuple(call.path for call in merged))
+                return traced.merge("merge_linear", merged, _product([call.module for call in merged]))
     return None
 
 

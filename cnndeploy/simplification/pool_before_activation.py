@@ -49,13 +49,9 @@ def pool_before_activation(traced: Traced) -> Rewrite | None:
 def _is_fused(traced: Traced, activation: Call[nn.Module]) -> bool:
     """Return whether runtimes compute an activation within the convolution before it."""
     before = activation.node.args[0]
-    if (
-        type(activation.module) is not nn.ReLU
-        or not isinstance(before, fx.Node)
-        or before.op != "call_module"
-    ):
+    if not isinstance(before, fx.Node) or before.op != "call_module":
         return False
-    return isinstance(traced.modules[str(before.target)], nn.Conv2d)
+    return type(activation.module) is nn.ReLU and isinstance(traced.modules[str(before.target)], nn.Conv2d)
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,14 +39,12 @@ class Loop:
         test_set: data.Images,
         device: torch.device,
         processes: Processes,
+        callbacks: Callbacks,
     ) -> None:
-        plan = state.plan
-        self._output = output
-        self._state = state
-        self._plan = plan
+        self._output, self._state, self._callbacks = output, state, callbacks
+        self._device, self._processes = device, processes
+        self._plan = plan = state.plan
         self._recipe = plan.recipe
-        self._device = device
-        self._processes = processes
         self._training_images = len(training_set)
         self._test_set = test_set
         preprocessing = ARCHITECTURES.get(plan.architecture).preprocessing
@@ -62,21 +58,21 @@ class Loop:
             self._network.parameters(), weight_decay=plan.recipe.weight_decay, fused=True
         )
         if state.network:
-            self._take_up(state)
+            self._take_up()
         if processes.rank > 0:  # the sums of what was done before count once
             state.sums = [0.0, 0.0, 0.0]
 
-    def _take_up(self, state: State) -> None:
+    def _take_up(self) -> None:
         try:
-            self._network.load_state_dict(state.network)
-            self._optimizer.load_state_dict(state.optimizer)
+            self._network.load_state_dict(self._state.network)
+            self._optimizer.load_state_dict(self._state.optimizer)
         except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise TrainingError(
                 f"{state_path(self._output)} holds weights of another network, as of another version; "
                 "remove it to begin anew."
             ) from error
 
-    def run(self, callbacks: Callbacks) -> Artifact:
+    def run(self) -> Artifact:
         """Train to the last epoch; the checkpoint is written after every one."""
         network = self._processes.wrapped(self._network)
         if self._plan.compiled:
@@ -85,17 +81,17 @@ class Loop:
         for number in range(len(self._state.epochs) + 1, self._recipe.epochs + 1):
             start = time.perf_counter()
             with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-                self._train_epoch(network, number, callbacks)
+                self._train_epoch(network, number)
             epoch = self._complete(number, time.perf_counter() - start)
-            if callbacks.on_epoch is not None and self._processes.rank == 0:
-                callbacks.on_epoch(epoch)
+            if self._callbacks.on_epoch is not None and self._processes.rank == 0:
+                self._callbacks.on_epoch(epoch)
         if self._processes.rank == 0:
             state_path(self._output).unlink(missing_ok=True)
         self._processes.wait()
         return Artifact.open(self._output)
 
-    def _train_epoch(self, network: torch.nn.Module, number: int, callbacks: Callbacks) -> None:
-        state, steps, recipe = self._state, len(self._batches), self._recipe
+    def _train_epoch(self, network: torch.nn.Module, number: int) -> None:
+        state, callbacks, steps = self._state, self._callbacks, len(self._batches)
         start, images_done = time.perf_counter(), 0
         network.train()
         for images, labels, batch_size in self._batches.epoch(number, state.step):
@@ -104,23 +100,18 @@ class Loop:
             state.step += 1
             images_done += batch_size
             if callbacks.on_step is not None and self._processes.rank == 0:
-                loss_sum, right_sum, seen = state.sums
-                speed = images_done / (time.perf_counter() - start)
-                callbacks.on_step(
-                    Step(number, recipe.epochs, state.step, steps, loss_sum / seen, right_sum / seen, speed)
-                )
+                loss, right, seen = state.sums
+                means = (loss / seen, right / seen, images_done / (time.perf_counter() - start))
+                callbacks.on_step(Step(number, self._recipe.epochs, state.step, steps, *means))
             # all processes learn of both, so that they go on or end together
             loss, stops = self._processes.total([sums[0], float(callbacks.should_stop())], self._device)
+            where = f"step {state.step} of epoch {number}"
             if not math.isfinite(loss):
-                raise self._diverged(
-                    f"The loss is {loss / batch_size} at step {state.step} of epoch {number}"
-                )
+                raise self._diverged(f"The loss is {loss / batch_size} at {where}")
             if stops:
                 state.sums = self._processes.total(state.sums, self._device)
                 self._save_state()
-                raise Stopped(
-                    f"Training stopped at step {state.step} of epoch {number}; train with resume=True to go on."
-                )
+                raise Stopped(f"Training stopped at {where}; train with resume=True to go on.")
 
     def _step(
         self,
@@ -140,21 +131,16 @@ class Loop:
         # dropout's, so that a step is the same whatever came before it
         torch.manual_seed(generator("dropout", self._plan.seed, number, rank).initial_seed())
         self._optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
+        in_bfloat16 = self._plan.precision == "bfloat16"
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=in_bfloat16):
             logits = network(images)  # (share of the batch, 10)
-            summed = functional.cross_entropy(
-                logits, labels, label_smoothing=recipe.label_smoothing, reduction="sum"
-            )
+            smoothing = recipe.label_smoothing
+            summed = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
         # gradients are averaged over the processes, whose shares may differ by one
         (summed * (self._processes.count / batch_size)).backward()
         self._optimizer.step()
         right = int((logits.argmax(dim=1) == labels).sum())
         return summed.item(), right, len(labels)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self._plan.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self._device.type, dtype=torch.bfloat16)
 
     def _diverged(self, what: str) -> TrainingError:
         rate = self._recipe.learning_rate

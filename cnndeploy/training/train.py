@@ -104,8 +104,8 @@ def train(
         check_writable(target)
     keep_freed_memory()
     with _enough_memory(state.plan.recipe.batch_size), joined(processes, torch_device):
-        loop = Loop(path, state, training_set, test_set, torch_device, processes)
-        return loop.run(Callbacks(should_stop, on_step, on_epoch))
+        callbacks = Callbacks(should_stop, on_step, on_epoch)
+        return Loop(path, state, training_set, test_set, torch_device, processes, callbacks).run()
 
 
 def _splits(count: int | None, folder: str | os.PathLike[str] | None) -> tuple[data.Images, data.Images]:
@@ -123,9 +123,8 @@ def _open_device(state: State, processes: Processes, device: str | None, threads
         threads or state.threads or max(1, usable_cpus() // processes.local_count),
     )
     if state.plan.precision == "bfloat16" and not _has_bfloat16(torch_device):
-        raise TrainingError(
-            f"{torch_device} does not compute in bfloat16; train with precision='float32', the default"
-        )
+        advice = "train with precision='float32', the default"
+        raise TrainingError(f"{torch_device} does not compute in bfloat16; {advice}")
     state.device, state.threads = str(torch_device), torch.get_num_threads()
     return torch_device
 

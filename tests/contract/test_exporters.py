@@ -98,11 +98,8 @@ def test_an_export_that_fails_its_checks_leaves_what_was_there(
     path = tmp_path / f"lenet{exporter.suffix}"
     path.write_bytes(b"before")
 
-    def fail(*_: object) -> None:
-        raise ExportError("unusable")
-
-    monkeypatch.setattr(sys.modules[type(exporter).__module__], "_check", fail)
-    with pytest.raises(ExportError):
+    monkeypatch.setattr(sys.modules[type(exporter).__module__], "_faults", lambda *_: ["it is broken"])
+    with pytest.raises(ExportError, match="unusable: it is broken"):
         export(trained.checkpoint, name, path)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]

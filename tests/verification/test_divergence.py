@@ -17,8 +17,8 @@ from click.testing import Result
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.exporters import export
-from cnndeploy.exporters.torchscript import quiet
 from cnndeploy.formats.torchscript import MANIFEST_FILE
+from cnndeploy.quiet import quiet
 from cnndeploy.runtimes import Activation
 from cnndeploy.serial import dumps, structure
 from cnndeploy.simplification import simplify
