@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnndeploy.benchmark.timer import BatchOf, Timer
-from cnndeploy.errors import ArtifactError, BenchmarkError, CnndeployError
+from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.tuning.contenders import Contender
-from cnndeploy.tuning.files import Files
-from cnndeploy.tuning.job import Job
+from cnndeploy.tuning.files import Files, Job
 from cnndeploy.tuning.race import Race
+from cnndeploy.tuning.report import Row
 from cnndeploy.verification.budget import verify_budget
 from cnndeploy.verification.budget_report import BudgetReport
 from cnndeploy.verification.report import EquivalenceReport
@@ -42,6 +42,37 @@ class Choice:
     chosen: Contender
     verdict: Verdict
 
+    def rows(self, contenders: Sequence[Contender], checkpoint_accuracy: float | None) -> list[Row]:
+        """Return a row for each contender, fastest first; a lossless one is as accurate as its checkpoint."""
+        rows = [self._row(contender, checkpoint_accuracy) for contender in contenders]
+        return sorted(rows, key=lambda row: -(row.ratio or 0))
+
+    def _row(self, contender: Contender, checkpoint_accuracy: float | None) -> Row:
+        race, verdict, p50_s = self.race, contender.verdict, self.race.median_s(contender)
+        tell = f"no faster than {self.chosen}, as far as {race.rounds(contender)} rounds tell"
+        row = contender.row("as fast", tell)
+        if not contender.lossy:
+            row = replace(row, accuracy=checkpoint_accuracy)
+        if isinstance(verdict, BudgetReport):
+            row = replace(row, accuracy=verdict.accuracy, loss_high_points=verdict.loss_high_points)
+        if p50_s is not None:
+            row = replace(
+                row, ratio=race.ratio(contender), ratio_interval=race.interval(contender), p50_s=p50_s
+            )
+        if contender is self.chosen:
+            return replace(row, outcome="chosen", reason=self.verdict.summary)
+        if verdict is not None and not verdict.passed:
+            return replace(row, outcome="rejected", reason=verdict.summary)
+        if contender in race.failures:
+            return replace(row, outcome="failed", reason=race.failures[contender])
+        if p50_s is None:
+            return replace(row, outcome="not tried", reason="the time was over before its first round was")
+        if contender in race.slower:
+            ratio, (low, high) = race.slower[contender]
+            reason = f"{ratio:.3g} ({low:.3g} to {high:.3g}) of the leader's speed"
+            return replace(row, outcome="slower", reason=reason)
+        return row
+
 
 def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
     """Time all contenders, of which the first is eager PyTorch, and verify the fastest until one passes.
@@ -50,21 +81,7 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
         BenchmarkError: None can be deployed.
         Stopped: The caller asked for the end.
     """
-    eager = contenders[0]
-    with _opened(job, contenders) as (blocks, failures):
-        if eager in failures:
-            raise BenchmarkError(
-                f"eager PyTorch, which all are timed against, does not run: {failures[eager]}"
-            )
-        race = Race(
-            blocks,
-            reference=eager,
-            should_stop=job.deadline.is_over,
-            on_round=lambda rounds, running: job.progress(
-                0, 0, f"Timing {running} candidates, round {rounds}"
-            ),
-        )
-        race.failures |= failures
+    with _race(job, contenders) as race:
         looks = 0
         while pool := [contender for contender in contenders if not contender.rejected]:
             job.check_stop()
@@ -77,7 +94,7 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                     if contender.lossy:
                         contender.verdict = _undecided(job, contender, _MEASURED_ENOUGH)
                 continue
-            eager_s = 0.0 if files.labelled else race.median_s(eager) or 0.0
+            eager_s = 0.0 if files.labelled else race.median_s(contenders[0]) or 0.0
             image_s = (race.median_s(best) or 0.0) / job.batch_size
             verdict = best.verdict or _verify(job, best, image_s, eager_s / job.batch_size)
             for contender in contenders:
@@ -94,31 +111,32 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
 
 
 @contextlib.contextmanager
-def _opened(
-    job: Job, contenders: Sequence[Contender]
-) -> Iterator[tuple[dict[Contender, BatchOf], dict[Contender, str]]]:
-    """Open every contender in a process of its own; yield what to time, and why some could not be opened."""
+def _race(job: Job, contenders: Sequence[Contender]) -> Iterator[Race[Contender]]:
+    """Open every contender in a process of its own, and yield a race of those that open."""
     with contextlib.ExitStack() as stack:
-        timers = [
-            stack.enter_context(
-                Timer(contender.candidate, timeout_s=_ANSWER_S, should_stop=job.deadline.should_stop)
-            )
+        stop, eager = job.deadline.should_stop, contenders[0]
+        timers = {
+            contender: stack.enter_context(Timer(contender.candidate, timeout_s=_ANSWER_S, should_stop=stop))
             for contender in contenders
-        ]
-        failures = {}
-        for number, (contender, timer) in enumerate(zip(contenders, timers, strict=True)):
+        }
+        for number, timer in enumerate(timers.values()):
             job.progress(number, len(timers), "Opening")
             job.check_stop()
-            try:
-                timer.wait_until_open()
-            except CnndeployError as error:
-                failures[contender] = str(error)
-        blocks = {
-            contender: BatchOf(timer, job.batch_size)
-            for contender, timer in zip(contenders, timers, strict=True)
-            if contender not in failures
-        }
-        yield blocks, failures
+            timer.try_to_open()
+        if failure := timers[eager].failure:
+            raise BenchmarkError(f"eager PyTorch, which all are timed against, does not run: {failure}")
+
+        def on_round(rounds: int, running: int) -> None:
+            job.progress(0, 0, f"Timing {running} candidates, round {rounds}")
+
+        race = Race(
+            {one: BatchOf(timer, job.batch_size) for one, timer in timers.items() if not timer.failure},
+            reference=eager,
+            should_stop=job.deadline.is_over,
+            on_round=on_round,
+        )
+        race.failures |= {contender: timer.failure for contender, timer in timers.items() if timer.failure}
+        yield race
 
 
 def _best(pool: Sequence[Contender], race: Race[Contender]) -> Contender | None:
@@ -128,8 +146,8 @@ def _best(pool: Sequence[Contender], race: Race[Contender]) -> Contender | None:
     """
     standing = race.run(pool)
     if not standing:
-        plain = [contender for contender in pool if not contender.lossy and contender not in race.failures]
-        return next((each for each in plain if each.candidate.run.runtime == _UNTIMED), None)
+        plain = (one for one in pool if not one.lossy and one not in race.failures)
+        return next((one for one in plain if one.candidate.run.runtime == _UNTIMED), None)
     enough = _AS_FAST * race.ratio(standing[0])
     lossless = (contender for contender in standing if not contender.lossy)
     return next((contender for contender in lossless if race.ratio(contender) >= enough), standing[0])
@@ -144,32 +162,21 @@ def _verify(job: Job, contender: Contender, image_s: float, eager_image_s: float
         image_s: Seconds that it takes for an image.
         eager_image_s: And that eager PyTorch does; 0 if its logits are known.
     """
-    candidate, tests = contender.candidate, len(job.reference.test)
+    candidate, reference, tests = contender.candidate, job.reference, len(job.reference.test)
+    artifact, run, stopped, progress = candidate.artifact, candidate.run, job.stopped, job.progress
     try:
         if not contender.lossy:
             # 0 if the time was over before anything was timed
             seconds = max(1e-6, _ALLOWANCE * (image_s + eager_image_s))
             affordable = int(max(0.0, job.deadline.left_s) / seconds)
             images = None if affordable >= tests else min(tests, max(_FEWEST_IMAGES, affordable))
-            return verify(
-                candidate.artifact,
-                job.reference,
-                run=candidate.run,
-                images=images,
-                deadline=job.stopped,
-                progress=job.progress,
-            )
+            return verify(artifact, reference, run=run, images=images, deadline=stopped, progress=progress)
         if image_s * tests > job.deadline.left_s:
             minutes = math.ceil(job.max_minutes + image_s * tests / 60)
             reason = f"no time is left to see what it loses on the test images; {minutes} minutes would do"
             return _undecided(job, contender, reason)
         return verify_budget(
-            candidate.artifact,
-            job.reference,
-            budget=job.budget,
-            run=candidate.run,
-            deadline=job.stopped,
-            progress=job.progress,
+            artifact, reference, budget=job.budget, run=run, deadline=stopped, progress=progress
         )
     except ArtifactError as error:  # its process died, say; another contender may do
         return _undecided(job, contender, f"it could not be verified: {error}")

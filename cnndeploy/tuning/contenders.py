@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from itertools import product
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.deployment import Candidate
+from cnndeploy.deployment import Candidate, resolve
 from cnndeploy.devices import device_index
 from cnndeploy.errors import CnndeployError, MissingDependencyError
-from cnndeploy.formats import FORMATS
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
-from cnndeploy.tuning.report import Row
+from cnndeploy.tuning.report import Outcome, Row
 from cnndeploy.verification.verdict import Verdict
 
 
@@ -45,6 +44,12 @@ class Contender:
         run = self.candidate.run
         return self.candidate.artifact.sha256, run.runtime, run.choices.precision
 
+    def row(self, outcome: Outcome, reason: str) -> Row:
+        """Return its row of a report, without figures."""
+        run = self.candidate.run
+        settings = run.thread_count, run.choices.changed
+        return Row(self.variant, run.runtime, *settings, self.lossy, outcome, reason)
+
     def __str__(self) -> str:
         run = self.candidate.run
         return f"{self.variant} on {run.runtime}, {run.threads} threads{run.choices}"
@@ -52,8 +57,7 @@ class Contender:
 
 def eager(checkpoint: Artifact, threads: int, device: str) -> Contender:
     """Return eager PyTorch, which all are timed against."""
-    run = Run(FORMATS.get("checkpoint").default_runtime, device, threads, RuntimeOptions())
-    return Contender("checkpoint", Candidate(checkpoint, run))
+    return Contender("checkpoint", resolve(checkpoint, Run(device=device, threads=threads)))
 
 
 def contenders(
@@ -71,32 +75,27 @@ def contenders(
     missing: list[Row] = []
     for name in RUNTIMES.names():
         fitting = [
-            (variant, artifact)
+            Contender(variant, Candidate(artifact, run))
             for variant, artifacts in files.items()
             for artifact in artifacts
             if artifact.format in RUNTIMES.get(name).formats
             and (lossy or not artifact.require_manifest().lossy)
-        ]
-        if not fitting:
-            continue
-        if why := _unavailable(name, device):
-            missing.append(Row("all", name, threads, {}, False, "not tried", why))
-            continue
-        available += [
-            Contender(variant, Candidate(artifact, run))
-            for variant, artifact in fitting
             for run in _runs(name, artifact, threads, device, lossy)
         ]
+        if fitting and (why := _unavailable(name, device)):
+            missing.append(Row("all", name, threads, {}, False, "not tried", why))
+        else:
+            available += fitting
     return available, missing
 
 
 def _unavailable(runtime: str, device: str) -> str:
     """Say why a runtime cannot be used here; empty if it can."""
-    package = RUNTIMES.get(runtime).package
-    if importlib.util.find_spec(package) is None:
-        return str(MissingDependencyError(package))
+    known = RUNTIMES.get(runtime)
     try:
-        device_index(device, runtime, RUNTIMES.get(runtime).devices())
+        if importlib.util.find_spec(known.package) is None:
+            raise MissingDependencyError(known.package)
+        device_index(device, runtime, known.devices())
     except CnndeployError as error:
         return str(error)
     return ""

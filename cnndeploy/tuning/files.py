@@ -1,4 +1,4 @@
-"""The files that tune tries: the checkpoint, its plain and its simplified exports, and an int8 one."""
+"""What a tuning was asked for, and the files that it tries: the checkpoint, its exports, and an int8 one."""
 
 from __future__ import annotations
 
@@ -8,18 +8,62 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import BudgetError, CnndeployError, OutOfTime, Stopped
+from cnndeploy.errors import BenchmarkError, BudgetError, CnndeployError, OutOfTime, Stopped
 from cnndeploy.exporters import EXPORTERS, export
+from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.quantize import quantize
 from cnndeploy.run import Run
-from cnndeploy.tuning.job import Job
 from cnndeploy.tuning.report import Outcome, Row
+from cnndeploy.verification.budget import require_budget
 from cnndeploy.verification.budget_report import BudgetReport
+from cnndeploy.verification.reference import Reference
 
 # The share of the time that eager PyTorch's labels may take; their speed is known from so many images.
 _FOR_LABELS, _START, _ESTIMATE_FROM = 0.3, 64, 256
 # Share of the time kept for the race; the int8 search stops when only this is left.
 _FOR_RACE = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The arguments of :func:`cnndeploy.tune`, checked; ``reference`` is the checkpoint that is tuned.
+
+    The ``deadline`` is that of the search; what must be finished after it, as a verification that has begun, ends only
+    if the tuning is ``stopped``.
+    """
+
+    reference: Reference
+    budget: float
+    batch_size: int
+    threads: int
+    device: str
+    max_minutes: float
+    calibration: int
+    deadline: Deadline
+    progress: Progress
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        """Raise BenchmarkError or QuantizationError if a number makes no sense."""
+        numbers = {
+            "batch size": self.batch_size,
+            "threads": self.threads,
+            "calibration images": self.calibration,
+            "minutes": self.max_minutes,
+        }
+        if wrong := [name for name, value in numbers.items() if not 0 < value < math.inf]:
+            raise BenchmarkError(f"{', '.join(wrong)} must be above 0")
+        require_budget(self.budget, or_zero=True)
+
+    @property
+    def stopped(self) -> Deadline:
+        """Over only if the caller asks for the end, whatever the time."""
+        return Deadline(should_stop=self.deadline.should_stop)
+
+    def check_stop(self) -> None:
+        """Raise Stopped if the caller asked for the end."""
+        if self.deadline.should_stop():
+            raise Stopped("the tuning was stopped; nothing was written")
 
 
 @dataclass(slots=True)
@@ -96,15 +140,13 @@ def _quantize(job: Job, files: Files, path: Path) -> None:
             progress=job.progress,
         )
     except OutOfTime:
-        minutes = math.ceil(2 * job.max_minutes)
-        lost("not tried", f"no int8 file was found in time; {minutes} minutes would give it more")
-        files.notes.append(f"int8 was given up for want of time. {minutes} minutes would give it more.")
+        advice = f"{math.ceil(2 * job.max_minutes)} minutes would give it more"
+        lost("not tried", f"no int8 file was found in time; {advice}")
+        files.notes.append(f"int8 was given up for want of time. {advice}.")
     except Stopped:
         raise
-    except BudgetError as error:
-        lost("rejected", str(error))
     except CnndeployError as error:
-        lost("failed", str(error))
+        lost("rejected" if isinstance(error, BudgetError) else "failed", str(error))
     else:
         files.by_variant["int8"] = [quantized.artifact]
         files.int8 = quantized.report

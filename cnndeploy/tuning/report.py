@@ -72,16 +72,18 @@ class TuneReport:
 
         Rejected rows, and those whose accuracy is not known, are left out.
         """
-        known = [row for row in self.rows if row.ratio is not None and row.accuracy is not None]
-        known = [row for row in known if row.outcome != "rejected"]
+        known = [
+            (row.ratio, row.accuracy, row)
+            for row in self.rows
+            if row.ratio is not None and row.accuracy is not None and row.outcome != "rejected"
+        ]
         best, frontier = -1.0, []
-        for row in sorted(known, key=lambda row: (row.ratio or 0, row.accuracy or 0), reverse=True):
-            if (row.accuracy or 0) > best:
-                best = row.accuracy or 0
+        for _, accuracy, row in sorted(known, key=lambda entry: entry[:2], reverse=True):
+            if accuracy > best:
+                best = accuracy
                 frontier.append(row)
         return tuple(frontier)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, field by field."""
-        values: dict[str, Any] = jsonable(self)
-        return values
+        return dict(jsonable(self))

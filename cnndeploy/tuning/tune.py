@@ -16,11 +16,9 @@ from cnndeploy.machine import environment, usable_cpus
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
 from cnndeploy.tuning.choice import choose
 from cnndeploy.tuning.contenders import Contender, contenders, eager
-from cnndeploy.tuning.files import Files, make_files
+from cnndeploy.tuning.files import Files, Job, make_files
 from cnndeploy.tuning.folder import check_folder, write_deployment
-from cnndeploy.tuning.job import Job
 from cnndeploy.tuning.report import TuneReport
-from cnndeploy.tuning.rows import rows_of
 from cnndeploy.verification.reference import Reference, borrowed
 
 Objective = Literal["latency", "throughput"]
@@ -112,7 +110,7 @@ def tune(
             objective=objective,
             batch_size=size,
             budget_points=budget,
-            rows=(*rows_of(entrants, choice, accuracy), *files.rows, *missing),
+            rows=(*choice.rows(entrants, accuracy), *files.rows, *missing),
             complete=choice.race.decided and not files.notes,
             seconds=time.monotonic() - job.started,
             environment=environment(),
@@ -129,14 +127,10 @@ def _note_known(files: Files, entrants: list[Contender]) -> None:
     if (report := files.int8) is None:
         return
     for contender in entrants:
-        run = contender.candidate.run
-        settings = (run.runtime, run.device, run.thread_count, run.choices.changed)
-        if contender.candidate.artifact.sha256 == report.artifact.sha256 and settings == (
-            report.runtime,
-            report.device,
-            report.threads,
-            report.options,
-        ):
+        sha256, run = contender.candidate.artifact.sha256, contender.candidate.run
+        settings = (sha256, run.runtime, run.device, run.thread_count, run.choices.changed)
+        measured = (report.artifact.sha256, report.runtime, report.device, report.threads, report.options)
+        if settings == measured:
             contender.verdict = report
 
 
@@ -151,6 +145,7 @@ def _command(job: Job, report: TuneReport) -> str:
         "--device": job.device,
         "--calibration": str(job.calibration),
         "--max-minutes": f"{job.max_minutes:g}",
-        **({} if job.reference.data_dir is None else {"--data-dir": job.reference.data_dir}),
     }
+    if job.reference.data_dir is not None:
+        options["--data-dir"] = job.reference.data_dir
     return shlex.join(["cnndeploy", "tune", report.checkpoint, *chain.from_iterable(options.items())])
