@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,8 @@ class ColdStart:
     @classmethod
     def median(cls, starts: Sequence[ColdStart]) -> ColdStart:
         """Return the medians of several, each part by itself."""
-        times = [(start.import_s, start.open_s, start.first_run_s, start.second_run_s) for start in starts]
-        imported, opened, first, second = map(statistics.median, zip(*times, strict=True))
-        return cls(imported, opened, first, second, len(starts))
+        *medians, _ = map(statistics.median, zip(*map(astuple, starts), strict=True))
+        return cls(*medians, starts=len(starts))
 
 
 @dataclass(frozen=True, slots=True)
