@@ -84,9 +84,8 @@ def command(
     if candidate.plan is None or (candidate.is_planned and settings["images"] is None):
         _certify(verdict, path, to_stderr=json_file == "-")
     else:
-        click.echo(
-            "The folder's certificate is of its plan and all test images; it stays as it was.", err=True
-        )
+        stays = "The folder's certificate is of its plan and all test images; it stays as it was."
+        click.echo(stays, err=True)
     verdict.require()
 
 
@@ -126,10 +125,8 @@ def _verdict(candidate: Candidate, against: Path, budget: float | None, **settin
     if not candidate.lossy:
         return verify(artifact, against, run=run, **settings)
     if budget is None:
-        raise QuantizationError(
-            f"{artifact.path} is lossy, or run so, and nothing says how much accuracy it may lose; "
-            "say it with --budget"
-        )
+        unsaid = "nothing says how much accuracy it may lose; say it with --budget"
+        raise QuantizationError(f"{artifact.path} is lossy, or run so, and {unsaid}")
     return verify_budget(artifact, against, budget=budget, run=run, **settings)
 
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from cnndeploy.quantization.quantize import Quantized
 
 T = TypeVar("T")
-
 _Cell = Callable[[EquivalenceReport], str | Text]
 
 
@@ -44,10 +43,8 @@ def _flipped(flipped: Sequence[int]) -> str:
 def _side(side: SideFacts) -> str:
     """Count the parts on each place, and list the settings."""
     placed = (f"{count} parts on {place}" for place, count in Counter(side.placement.values()).items())
-    settings = {
-        name: ("off", "on")[value] if isinstance(value, bool) else value
-        for name, value in side.settings.items()
-    }
+    words = {True: "on", False: "off"}
+    settings = {name: words[v] if isinstance(v, bool) else v for name, v in side.settings.items()}
     return f"{', '.join(placed)}; {pairs(settings)}"
 
 
