@@ -55,14 +55,9 @@ def stack_of(images: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def stacks_of(images: Images, limit: int = MOST_IMAGES) -> Iterator[NDArray[np.uint8]]:
-    """Yield raw images as arrays (n, height, width), each of one size and no larger than one run takes.
+    """Yield raw images as arrays (n, height, width) of one size, no more than one run takes and than ``limit``.
 
-    Args:
-        images: An array (n, height, width) or (height, width), a PIL image, or any number of those two one by one.
-        limit: The most images in one array.
-
-    Raises:
-        InputMismatchError: They are something else.
+    What images may be, :class:`~cnndeploy.classifier.Classifier` says; raise InputMismatchError for all else.
     """
     for stack in (stack_of(images),) if isinstance(images, np.ndarray) else _grouped(images):
         most = min(limit, most_images(*stack.shape[1:]))

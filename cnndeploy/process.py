@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -52,8 +52,7 @@ class WorkerProcess:
     def send(self, request: Message) -> None:
         """Send a request; :meth:`receive` returns its answers."""
         with contextlib.suppress(BrokenPipeError):  # the worker has ended; receive() says how
-            self._to.write(json.dumps(request).encode() + b"\n")
-            self._to.flush()
+            _send(self._to, request)
 
     def receive(self, timeout_s: float = math.inf, should_stop: ShouldStop = never) -> Message:
         """Return the next answer.
@@ -158,7 +157,7 @@ def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]
         _send(out, {"error": "ArtifactError", "text": f"{subject} could not be run: {error!r}"})
 
 
-def _send(out: BinaryIO, message: Message) -> None:
+def _send(out: IO[bytes], message: Message) -> None:
     arrays = {name: value for name, value in message.items() if isinstance(value, np.ndarray)}
     line = {name: value for name, value in message.items() if name not in arrays}
     if arrays:

@@ -69,9 +69,7 @@ class Registry(Generic[T]):
 def lazy(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a package's ``__getattr__``, which imports a name's module when the name is first used (PEP 562).
 
-    Args:
-        package: The package's name.
-        names: Module, below the package, to the names that it defines, separated by spaces.
+    ``names`` is from a module below the package to the names that it defines, separated by spaces.
     """
     module_of = {name: module for module, defined in names.items() for name in defined.split()}
 

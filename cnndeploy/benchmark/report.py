@@ -57,7 +57,7 @@ class ColdStart:
     def median(cls, starts: Sequence[ColdStart]) -> ColdStart:
         """Return the medians of several, each part by itself."""
         *medians, _ = map(statistics.median, zip(*map(astuple, starts), strict=True))
-        return cls(*medians, starts=len(starts))
+        return cls(*medians, len(starts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,11 +200,9 @@ def summarise(row: Result, measured: Measurement) -> Result:
 
 
 def compared(rows: Sequence[Result], comparisons: int) -> list[Result]:
-    """Return the rows of one batch size, each with its ratio to the first that could be run.
+    """Return rows that ran in the same rounds, each with its ratio to the first that could be run.
 
-    Args:
-        rows: What ran in the same rounds.
-        comparisons: Ratios in the whole report, over which the intervals are corrected.
+    The intervals are corrected for ``comparisons``, the ratios in the whole report.
     """
     reference = next((row for row in rows if not row.failure), None)
     return [row if row.failure or not reference else _against(row, reference, comparisons) for row in rows]

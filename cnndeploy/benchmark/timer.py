@@ -23,7 +23,6 @@ class Timer(WorkerProcess):
     def __init__(
         self,
         candidate: Candidate,
-        *,
         timeout_s: float,
         end_to_end: bool = False,
         should_stop: ShouldStop = never,

@@ -61,13 +61,17 @@ def command(
       cnndeploy verify lenet.deploy --against lenet.pt
     """
     from cnndeploy.certificate import remove_stale_certificate
+    from cnndeploy.deployment import resolve
     from cnndeploy.display.verdict_tables import verdict_table
 
     if junit_file is not None:
         check_writable(junit_file, artifact, against)
     path, undecided = artifact, partial(_undecided, artifact, against, run, {})
     try:
-        candidate = _resolved(artifact, run, precision)
+        candidate = resolve(artifact, run)
+        if precision is not None:  # replaces that of the plan, whose other options stay
+            options = replace(candidate.run.choices, precision=precision)
+            candidate = replace(candidate, run=replace(candidate.run, options=options))
         path, budget = candidate.artifact.path, _budget_of(candidate, budget)
         points = {"budget_points": budget or 0.0} if candidate.lossy else {}
         undecided = partial(_undecided, path, against, candidate.run, points)
@@ -87,17 +91,6 @@ def command(
         stays = "The folder's certificate is of its plan and all test images; it stays as it was."
         click.echo(stays, err=True)
     verdict.require()
-
-
-def _resolved(artifact: Path, run: Run, precision: Precision | None) -> Candidate:
-    """Settle how the artifact runs; a precision of the user's replaces that of the plan, and no other option."""
-    from cnndeploy.deployment import resolve
-
-    candidate = resolve(artifact, run)
-    if precision is None:
-        return candidate
-    options = replace(candidate.run.choices, precision=precision)
-    return replace(candidate, run=replace(candidate.run, options=options))
 
 
 def _budget_of(candidate: Candidate, budget: float | None) -> float | None:

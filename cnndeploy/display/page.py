@@ -66,11 +66,8 @@ def render(
 ) -> str:
     """Return the page, HTML that loads nothing from anywhere.
 
-    Args:
-        artifacts: The checkpoint first, then what was exported from it.
-        equivalence: What verification found, for each exported file.
-        timings: What the benchmark measured.
-        command: What to type to measure it again.
+    Of ``artifacts`` the first is the checkpoint, the others were exported from it, and ``equivalence`` has a report on
+    each. ``command`` is what to type to measure ``timings`` again.
     """
     manifest = artifacts[0].require_manifest()
     accuracy = manifest.training.get("test_accuracy")
