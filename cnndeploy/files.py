@@ -16,10 +16,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file whole or not at all.
 
     Yields the path of a temporary file in the same folder. When the block ends well the file is flushed to
-    disk and takes the place of ``path``; when it does not, it is removed and what was there is untouched.
-
-    Raises:
-        ArtifactError: The folder is missing or cannot be written, or the disk is full.
+    disk and takes the place of ``path``; when it does not, it is removed and what was there is untouched. Raise
+    ArtifactError if the folder is missing or cannot be written, or the disk is full.
     """
     import secrets  # not for an app that only reads
 

@@ -49,12 +49,7 @@ class Registry(Generic[T]):
         yield from sorted(_entry_points(self.kind).keys() - _own(self.kind))
 
     def get(self, name: str) -> T:
-        """Import the object of this name.
-
-        Raises:
-            UnknownNameError: No such name; the nearest one is suggested.
-            MissingDependencyError: Its module needs a package that is not installed.
-        """
+        """Import the object of this name; raise UnknownNameError, or MissingDependencyError for a package it needs."""
         try:
             if name in _own(self.kind):
                 module = importlib.import_module(f"cnndeploy.{self.kind}.{name}")

@@ -41,8 +41,7 @@ class TensorSpec:
     def with_batch(self, batch_size: int, side: int | None = None) -> tuple[int, ...]:
         """The shape with its first axis, if it is symbolic, set to ``batch_size``, and the others to ``side``.
 
-        Raises:
-            ValueError: An axis is symbolic and no ``side`` is given, or the first is fixed to another length.
+        Raise ValueError if an axis is symbolic and no ``side`` is given, or the first is fixed to another length.
         """
         if not self.shape:
             raise ValueError(f"{self.name} {self}: it has no batch axis")

@@ -56,8 +56,8 @@ class ColdStart:
     @classmethod
     def median(cls, starts: Sequence[ColdStart]) -> ColdStart:
         """Return the medians of several, each part by itself."""
-        *medians, _ = map(statistics.median, zip(*map(astuple, starts), strict=True))
-        return cls(*medians, len(starts))
+        medians = cls(*map(statistics.median, zip(*map(astuple, starts), strict=True)))
+        return replace(medians, starts=len(starts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,15 +125,10 @@ def _equivalence(reports: Sequence[EquivalenceReport]) -> str:
 
 
 def _files(artifacts: Iterable[Artifact]) -> str:
-    rows = [
-        (
-            escape(artifact.path.name),
-            escape(artifact.format),
-            size(artifact.path.stat().st_size),
-            f"<code>{artifact.sha256}</code>",
-        )
-        for artifact in artifacts
-    ]
+    rows = []
+    for artifact in artifacts:
+        path, sha256 = artifact.path, f"<code>{artifact.sha256}</code>"
+        rows.append((escape(path.name), escape(artifact.format), size(path.stat().st_size), sha256))
     return f"<h2>Files</h2>{_table(('file', 'format', 'size', 'SHA-256'), rows, numbers=(2,))}"
 
 
