@@ -57,9 +57,8 @@ class Artifact:
             raise
         except Exception as error:  # whatever a damaged or hostile file makes its reader do
             raise ArtifactError(f"{path} is damaged ({error!r}). Make it again.") from error
-        raise ArtifactError(
-            f"{path} is damaged or not a model file. Known formats: {', '.join(FORMATS.names())}."
-        )
+        known = ", ".join(FORMATS.names())
+        raise ArtifactError(f"{path} is damaged or not a model file. Known formats: {known}.")
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready facts, at least ``operators``, name to count; raise ArtifactError if the file is damaged."""

@@ -41,13 +41,11 @@ def stack_of(images: NDArray[Any]) -> NDArray[np.uint8]:
         images = np.asarray(images)
     stack = images[None] if images.ndim == 2 else images
     if stack.dtype != np.uint8 or stack.ndim != 3:
-        raise InputMismatchError(
-            f"expected uint8 images (n, height, width) with 0 to 255, got {images.dtype} {images.shape}{_advice(stack)}"
-        )
+        got = f"{images.dtype} {images.shape}{_advice(stack)}"
+        raise InputMismatchError(f"expected uint8 images (n, height, width) with 0 to 255, got {got}")
     if images.ndim == 3 and images.shape[2] in _CHANNELS:
-        raise InputMismatchError(
-            f"an array {images.shape} looks like one image in colours, not like images (n, height, width){_MAKE_GREY}"
-        )
+        unlike = f"not like images (n, height, width){_MAKE_GREY}"
+        raise InputMismatchError(f"an array {images.shape} looks like one image in colours, {unlike}")
     if not stack.size:
         raise InputMismatchError(f"no images were given, or images of 0 pixels: uint8 {images.shape}")
     _check_size(*stack.shape[1:])

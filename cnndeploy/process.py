@@ -64,8 +64,7 @@ class WorkerProcess:
         """
         with self._watched(timeout_s, should_stop) as reasons:
             message = self._frame()
-        if message is None:
-            # without reaping it yet: until then its number, and its group's, is no other process's
+        if message is None:  # not reaped yet: until then its number, and its group's, is no other process's
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             self._kill()
             status = self._process.wait()
@@ -75,9 +74,8 @@ class WorkerProcess:
             raise ArtifactError(f"{self._subject}: its process ended with status {status}{cause}")
         if "error" in message:
             kind: type[CnndeployError] = getattr(errors, message["error"], CnndeployError)
-            # the text is the message already made, not what the class makes it from
             error = kind.__new__(kind)
-            error.args = (message["text"],)
+            error.args = (message["text"],)  # already made, not what the class makes it from
             raise error
         return message
 

@@ -1,10 +1,8 @@
 """What is imported when it is first used: registries, and the names of a package.
 
-A registry has a name for each file of a package, and for each entry point of another package.
-
-The file's stem is the name, unless it begins with an underscore. A registry is declared beside the protocol of what it
-holds; it lists names without importing their modules. A third party adds a name by an entry point in the group
-``cnndeploy.runtimes`` or its like.
+A registry has a name for each file of a package, its stem, unless that begins with an underscore, and for each entry
+point of another package in the group ``cnndeploy.runtimes`` or its like. It is declared beside the protocol of what it
+holds, and lists names without importing their modules.
 """
 
 from __future__ import annotations

@@ -132,10 +132,9 @@ def run_training(architecture: str, output: Path, tensorboard: Path | None, **se
 
 
 def _say_what_is_there(output: Path) -> None:
-    text = (
-        f"{output} is there already." if output.exists() else f"Nothing to resume at {output}; starting anew."
-    )
-    click.echo(f"Resuming from {output}.resume" if Path(f"{output}.resume").exists() else text)
+    anew = f"Nothing to resume at {output}; starting anew."
+    there = f"{output} is there already." if output.exists() else anew
+    click.echo(f"Resuming from {output}.resume" if Path(f"{output}.resume").exists() else there)
 
 
 def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -> None:

@@ -60,7 +60,7 @@ def command(
       cnndeploy verify lenet.int8.onnx --against lenet.pt --budget 0.5
       cnndeploy verify lenet.deploy --against lenet.pt
     """
-    from cnndeploy.certificate import remove_stale_certificate
+    from cnndeploy.certificate import certify, remove_stale_certificate
     from cnndeploy.deployment import resolve
     from cnndeploy.display.verdict_tables import verdict_table
 
@@ -86,7 +86,11 @@ def command(
     _write(verdict, json_file, junit_file)
     common.console_for(json_file).print(verdict_table(verdict))
     if candidate.plan is None or (candidate.is_planned and settings["images"] is None):
-        _certify(verdict, path, to_stderr=json_file == "-")
+        try:
+            if certificate := certify(verdict, path, common.command_line()):
+                click.echo(f"Certificate: {certificate}", err=json_file == "-")
+        except ArtifactError as error:  # the disk may be read-only; the verdict stands all the same
+            click.echo(f"No certificate: {error}", err=True)
     else:
         stays = "The folder's certificate is of its plan and all test images; it stays as it was."
         click.echo(stays, err=True)
@@ -140,14 +144,3 @@ def _write(verdict: Verdict, json_file: str | None, junit_file: str | None) -> N
     common.write_json(json_file, verdict.to_dict())
     if junit_file is not None:
         write_file(junit_file, junit(verdict).encode())
-
-
-def _certify(verdict: Verdict, artifact: Path, to_stderr: bool) -> None:
-    """Write a pass's certificate beside the artifact, or remove a failure's, and say so."""
-    from cnndeploy.certificate import certify
-
-    try:
-        if certificate := certify(verdict, artifact, common.command_line()):
-            click.echo(f"Certificate: {certificate}", err=to_stderr)
-    except ArtifactError as error:  # the disk may be read-only; the verdict stands all the same
-        click.echo(f"No certificate: {error}", err=True)

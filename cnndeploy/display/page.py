@@ -118,10 +118,9 @@ def _equivalence(reports: Sequence[EquivalenceReport]) -> str:
         for report in reports
     ]
     heads = ("file", "verdict", "max error", "same label", "images", "runtime", "batch sizes")
-    note = (
-        "Each file as saved, against eager PyTorch on real images. Errors are relative to the largest logit."
-    )
-    return f"<h2>Equivalence</h2><p>{note}</p>{_table(heads, rows, numbers=(2, 3, 4))}"
+    note = "Each file as saved, against eager PyTorch on real images."
+    scale = "Errors are relative to the largest logit."
+    return f"<h2>Equivalence</h2><p>{note} {scale}</p>{_table(heads, rows, numbers=(2, 3, 4))}"
 
 
 def _files(artifacts: Iterable[Artifact]) -> str:
