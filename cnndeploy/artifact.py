@@ -57,27 +57,18 @@ class Artifact:
             raise
         except Exception as error:  # whatever a damaged or hostile file makes its reader do
             raise ArtifactError(f"{path} is damaged ({error!r}). Make it again.") from error
-        raise ArtifactError(
-            f"{path} is damaged or not a model file. Known formats: {', '.join(FORMATS.names())}."
-        )
+        known = ", ".join(FORMATS.names())
+        raise ArtifactError(f"{path} is damaged or not a model file. Known formats: {known}.")
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready facts of the format's own, at least ``operators``, name to count.
-
-        Raises:
-            ArtifactError: The file is damaged.
-        """
+        """JSON-ready facts, at least ``operators``, name to count; raise ArtifactError if the file is damaged."""
         try:
             return FORMATS.get(self.format).describe(self.path)
         except Exception as error:  # as in open()
             raise ArtifactError(f"{self.path} is damaged ({error!r}). Make it again.") from error
 
     def require_manifest(self) -> Manifest:
-        """The manifest.
-
-        Raises:
-            ArtifactError: cnndeploy did not write this file.
-        """
+        """The manifest; raise ArtifactError if cnndeploy did not write this file."""
         if self.manifest is None:
             raise ArtifactError(
                 f"{self.path} carries no cnndeploy manifest, so its preprocessing and labels are unknown. "

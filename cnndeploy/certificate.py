@@ -27,14 +27,12 @@ _FIGURES = ("images", *_LOSS_FIGURES, "artifact_accuracy", "checkpoint_accuracy"
 
 
 class Certifiable(Protocol):
-    """A verdict, of which a certificate is made."""
+    """A verdict, of which a certificate is made; ``to_dict()`` holds ``verdict`` and the files' SHA-256."""
 
     @property
-    def passed(self) -> bool:
-        """Whether something was compared and nothing speaks against it."""
+    def passed(self) -> bool: ...
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; holds ``verdict`` and the files' SHA-256."""
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 def certificate_path(artifact: str | os.PathLike[str]) -> Path:
@@ -45,24 +43,16 @@ def certificate_path(artifact: str | os.PathLike[str]) -> Path:
 def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str) -> Path | None:
     """Write the certificate of a pass, or remove the one that a failure has outdated.
 
-    Args:
-        verdict: What verification found.
-        artifact: Where the file that was verified lies now.
-        command: The command to repeat it.
-
-    Returns:
-        The certificate's path, None if there is none.
-
-    Raises:
-        ArtifactError: It cannot be written or removed.
+    ``artifact`` is where the file lies now, ``command`` repeats the verification. Return the certificate's path, None
+    if there is none; raise ArtifactError if it cannot be written or removed.
     """
     path = certificate_path(artifact)
     if not verdict.passed:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            reason = f"the outdated certificate {path} could not be removed: {error.strerror}"
-            raise ArtifactError(reason) from error
+            left = f"the outdated certificate {path} could not be removed"
+            raise ArtifactError(f"{left}: {error.strerror}") from error
         return None
     date = datetime.now(UTC).isoformat(timespec="seconds")
     content = {"date": date, "command": command, "environment": environment(), **verdict.to_dict()}

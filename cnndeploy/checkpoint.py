@@ -65,9 +65,8 @@ class Checkpoint:
         """
         artifact = source if isinstance(source, Artifact) else Artifact.open(source)
         path = artifact.path
-        if artifact.format != "checkpoint":
-            advice = "Make one with: cnndeploy train"
-            raise CheckpointError(f"{path} is {artifact.format}, not a checkpoint. {advice}")
+        if (kind := artifact.format) != "checkpoint":
+            raise CheckpointError(f"{path} is {kind}, not a checkpoint. Make one with: cnndeploy train")
         manifest = artifact.require_manifest()
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)[WEIGHTS_KEY]
@@ -78,22 +77,14 @@ class Checkpoint:
         return cls(weights, manifest, artifact.sha256)
 
     def save(self, path: str | os.PathLike[str]) -> Artifact:
-        """Write the checkpoint, whole or not at all.
-
-        Raises:
-            ArtifactError: ``path`` cannot be written; what was there is untouched.
-        """
+        """Write the checkpoint, whole or not at all; raise ArtifactError if ``path`` cannot be written."""
         buffer = io.BytesIO()
         torch.save({WEIGHTS_KEY: dict(self.weights), MANIFEST_KEY: self.manifest.to_json()}, buffer)
         write_file(path, buffer.getvalue())
         return Artifact.open(path)
 
     def network(self) -> torch.nn.Module:
-        """The network with these weights, on the CPU, in eval mode.
-
-        Raises:
-            CheckpointError: The weights are not those of the architecture, in name, shape or dtype.
-        """
+        """The network, on the CPU, in eval mode; raise CheckpointError if a weight's name, shape or dtype differs."""
         name = self.manifest.architecture
         network = ARCHITECTURES.get(name).build()
         expected, given = (
@@ -101,10 +92,8 @@ class Checkpoint:
             for weights in (network.state_dict(), self.weights)
         )
         if wrong := sorted({key for key, *_ in expected ^ given}):
-            raise CheckpointError(
-                f"the checkpoint's weights are not those of {name}: {len(wrong)} differ in name, shape or dtype, "
-                f"first {wrong[0]}"
-            )
+            differ = f"{len(wrong)} differ in name, shape or dtype, first {wrong[0]}"
+            raise CheckpointError(f"the checkpoint's weights are not those of {name}: {differ}")
         network.load_state_dict(dict(self.weights))
         return network.eval()
 
@@ -120,13 +109,12 @@ def initialised(name: str, seed: int, initialisation: str | None = None) -> torc
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = architecture.build()
-        if initialisation != "torch":
-            for module in network.modules():
-                if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-                    if initialisation == "he":
-                        torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                    else:
-                        torch.nn.init.xavier_uniform_(module.weight, gain=4)
-                    if module.bias is not None:
-                        torch.nn.init.zeros_(module.bias)
+        for module in network.modules() if initialisation != "torch" else ():
+            if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+                if initialisation == "he":
+                    torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                else:
+                    torch.nn.init.xavier_uniform_(module.weight, gain=4)
+                if module.bias is not None:
+                    torch.nn.init.zeros_(module.bias)
         return network

@@ -122,9 +122,8 @@ class Classifier:
         ...     model.warmup()
         """
         if not isinstance(batch_size, int) or not 1 <= batch_size <= MOST_IMAGES:
-            raise InputMismatchError(
-                f"a batch is a whole number of 1 to {MOST_IMAGES} images, not {batch_size!r}"
-            )
+            whole = f"a whole number of 1 to {MOST_IMAGES} images"
+            raise InputMismatchError(f"a batch is {whole}, not {batch_size!r}")
         self.logits(np.zeros((batch_size, *self.manifest.preprocessing.size), np.uint8))
 
     def close(self) -> None:
@@ -151,10 +150,9 @@ class Classifier:
     def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         feeds = {self.manifest.input.name: self.manifest.prepared(batch)}
         logits: NDArray[np.float32] = self._session.run(feeds)[self.manifest.output.name]
-        if len(logits) != len(batch):
-            raise ArtifactError(
-                f"{self._session.artifact.path} gives {len(logits)} results for {len(batch)} images; do not use it"
-            )
+        if (count := len(logits)) != len(batch):
+            path = self._session.artifact.path
+            raise ArtifactError(f"{path} gives {count} results for {len(batch)} images; do not use it")
         return logits
 
     def _check(self, total: float) -> None:
@@ -247,10 +245,8 @@ def _told_manifest(session: Session, labels: Sequence[str], preprocessing: Prepr
     if not isinstance(preprocessing, Preprocessing):
         raise ArtifactError(f"preprocessing is a cnndeploy.Preprocessing, not {preprocessing!r}")
     specs = (*session.inputs, *session.outputs[:1])
-    fits = [(spec.dtype, spec.shape[1:]) for spec in specs] == [
-        ("float32", (1, *preprocessing.size)),
-        ("float32", (len(labels),)),
-    ]
+    wanted = [("float32", (1, *preprocessing.size)), ("float32", (len(labels),))]
+    fits = [(spec.dtype, spec.shape[1:]) for spec in specs] == wanted
     if not fits or not (specs[0].shape[0] == 1 or isinstance(specs[0].shape[0], str)):
         size = ", ".join(map(str, preprocessing.size))
         raise ArtifactError(

@@ -91,11 +91,7 @@ def raw_folder(folder: str | os.PathLike[str] | None = None) -> Path:
 
 
 def load(split: Split, folder: str | os.PathLike[str] | None = None) -> Images:
-    """Load one split.
-
-    Raises:
-        DataError: A file is missing or damaged; the message says how to get it.
-    """
+    """Load one split; raise DataError, which says how to get the files, if one is missing or damaged."""
     import numpy as np
 
     prefix = "train" if split == "train" else "t10k"
@@ -215,20 +211,17 @@ def _from_apt(scratch: Path, name: str, progress: Progress) -> bytes:
     unpacked = scratch / "unpacked"
     if not unpacked.exists():
         progress(0, 0, DEBIAN_PACKAGE)
-        _call(["dpkg-deb", "--extract", str(_package(scratch)), str(unpacked)], scratch)
+        try:
+            _call(["apt-get", "download", DEBIAN_PACKAGE], scratch)
+        except _Unreachable:
+            # the machine's package lists were never fetched: fetch them into a folder of our own
+            (scratch / "lists" / "partial").mkdir(parents=True)
+            own = ["-o", f"Dir::State::lists={scratch / 'lists'}", "-o", f"Dir::Cache={scratch}"]
+            _call(["apt-get", *own, "update"], scratch)
+            _call(["apt-get", *own, "download", DEBIAN_PACKAGE], scratch)
+        package = next(scratch.glob(f"{DEBIAN_PACKAGE}_*.deb"))
+        _call(["dpkg-deb", "--extract", str(package), str(unpacked)], scratch)
     return _from_folder(unpacked / DEBIAN_FOLDER.relative_to("/"), name, progress)
-
-
-def _package(scratch: Path) -> Path:
-    try:
-        _call(["apt-get", "download", DEBIAN_PACKAGE], scratch)
-    except _Unreachable:
-        # the machine's package lists were never fetched: fetch them into a folder of our own
-        (scratch / "lists" / "partial").mkdir(parents=True)
-        own = ["-o", f"Dir::State::lists={scratch / 'lists'}", "-o", f"Dir::Cache={scratch}"]
-        _call(["apt-get", *own, "update"], scratch)
-        _call(["apt-get", *own, "download", DEBIAN_PACKAGE], scratch)
-    return next(scratch.glob(f"{DEBIAN_PACKAGE}_*.deb"))
 
 
 def _call(command: list[str], folder: Path) -> None:

@@ -130,11 +130,7 @@ def resolve(source: Source, run: Run | None = None) -> Candidate:
 
 
 def open_deployment(folder: str | os.PathLike[str]) -> tuple[Artifact, Plan]:
-    """Open the model file in a folder, and its plan.
-
-    Raises:
-        ArtifactError: The plan cannot be read, or the file is not the one that it was made for.
-    """
+    """Open the model file in a folder, and its plan; raise ArtifactError if it is unreadable or of another file."""
     path = Path(folder, PLAN_FILE)
     if Path(folder).is_dir() and not path.exists():
         wanted = "give a model file, or what cnndeploy tune wrote"
@@ -145,7 +141,6 @@ def open_deployment(folder: str | os.PathLike[str]) -> tuple[Artifact, Plan]:
         raise ArtifactError(f"{path} cannot be read ({error}). Make it again with: cnndeploy tune") from error
     artifact = Artifact.open(Path(folder, plan.file))
     if artifact.sha256 != plan.sha256:
-        raise ArtifactError(
-            f"{artifact.path} is not the file that {path} was made for. Make both again with: cnndeploy tune"
-        )
+        wrong = f"{artifact.path} is not the file that {path} was made for"
+        raise ArtifactError(f"{wrong}. Make both again with: cnndeploy tune")
     return artifact, plan

@@ -36,8 +36,7 @@ class DeviceStatus:
 def device_index(device: str, runtime: str, devices: Mapping[str, DeviceStatus]) -> int | None:
     """The GPU that a device names, or None for the CPU, once it is known to work; ``cuda`` is ``cuda:0``.
 
-    Raises:
-        DeviceUnavailableError: Unknown, or it does not work here; the message lists those that do.
+    Raise DeviceUnavailableError if it is unknown or does not work here; the message lists those that do.
     """
     name = "cuda:0" if device == "cuda" else device
     status = devices.get(name, DeviceStatus(False, "no such device is known"))

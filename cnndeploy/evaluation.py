@@ -123,15 +123,9 @@ def evaluate(
             truth, logits = test.labels[batch], outputs.get(manifest.output.name)
             np.add.at(confusion, (truth, _labels(logits, (len(truth), classes), opened)), 1)
             progress(start + len(truth), len(test), f"Evaluating {opened.path.name}")
-        return Evaluation(
-            str(opened.path),
-            opened.sha256,
-            candidate.run.runtime,
-            session.device,
-            session.threads,
-            manifest.labels,
-            tuple(map(tuple, confusion.tolist())),
-        )
+        how = candidate.run.runtime, session.device, session.threads
+        counts = tuple(map(tuple, confusion.tolist()))
+        return Evaluation(str(opened.path), opened.sha256, *how, manifest.labels, counts)
 
 
 def _labels(logits: NDArray[Any] | None, shape: tuple[int, int], artifact: Artifact) -> NDArray[np.intp]:

@@ -16,10 +16,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file whole or not at all.
 
     Yields the path of a temporary file in the same folder. When the block ends well the file is flushed to
-    disk and takes the place of ``path``; when it does not, it is removed and what was there is untouched.
-
-    Raises:
-        ArtifactError: The folder is missing or cannot be written, or the disk is full.
+    disk and takes the place of ``path``; when it does not, it is removed and what was there is untouched. Raise
+    ArtifactError if the folder is missing or cannot be written, or the disk is full.
     """
     import secrets  # not for an app that only reads
 
@@ -45,19 +43,14 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def check_writable(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
-    """Find out before long work that its result cannot be written, or would take the place of an input.
-
-    Raises:
-        ArtifactError: As :func:`replacing`, or ``path`` is one of ``inputs``.
-    """
+    """Raise ArtifactError before long work if its result cannot be written, or would take the place of an input."""
     import tempfile  # not for an app that only reads
 
     path = Path(path)
     for given in inputs:
         if path.exists() and Path(given).exists() and path.samefile(given):
-            raise ArtifactError(
-                f"{path} is also an input and would be overwritten; choose another output path"
-            )
+            overwritten = "is also an input and would be overwritten"
+            raise ArtifactError(f"{path} {overwritten}; choose another output path")
     real = _target(path)
     if real.exists() and not os.access(real, os.W_OK):
         raise ArtifactError(f"{path} exists and may not be written to; choose another output path")

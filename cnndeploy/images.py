@@ -41,13 +41,11 @@ def stack_of(images: NDArray[Any]) -> NDArray[np.uint8]:
         images = np.asarray(images)
     stack = images[None] if images.ndim == 2 else images
     if stack.dtype != np.uint8 or stack.ndim != 3:
-        raise InputMismatchError(
-            f"expected uint8 images (n, height, width) with 0 to 255, got {images.dtype} {images.shape}{_advice(stack)}"
-        )
+        got = f"{images.dtype} {images.shape}{_advice(stack)}"
+        raise InputMismatchError(f"expected uint8 images (n, height, width) with 0 to 255, got {got}")
     if images.ndim == 3 and images.shape[2] in _CHANNELS:
-        raise InputMismatchError(
-            f"an array {images.shape} looks like one image in colours, not like images (n, height, width){_MAKE_GREY}"
-        )
+        unlike = f"not like images (n, height, width){_MAKE_GREY}"
+        raise InputMismatchError(f"an array {images.shape} looks like one image in colours, {unlike}")
     if not stack.size:
         raise InputMismatchError(f"no images were given, or images of 0 pixels: uint8 {images.shape}")
     _check_size(*stack.shape[1:])
@@ -55,14 +53,9 @@ def stack_of(images: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def stacks_of(images: Images, limit: int = MOST_IMAGES) -> Iterator[NDArray[np.uint8]]:
-    """Yield raw images as arrays (n, height, width), each of one size and no larger than one run takes.
+    """Yield raw images as arrays (n, height, width) of one size, no more than one run takes and than ``limit``.
 
-    Args:
-        images: An array (n, height, width) or (height, width), a PIL image, or any number of those two one by one.
-        limit: The most images in one array.
-
-    Raises:
-        InputMismatchError: They are something else.
+    What images may be, :class:`~cnndeploy.classifier.Classifier` says; raise InputMismatchError for all else.
     """
     for stack in (stack_of(images),) if isinstance(images, np.ndarray) else _grouped(images):
         most = min(limit, most_images(*stack.shape[1:]))

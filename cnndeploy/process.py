@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -52,8 +52,7 @@ class WorkerProcess:
     def send(self, request: Message) -> None:
         """Send a request; :meth:`receive` returns its answers."""
         with contextlib.suppress(BrokenPipeError):  # the worker has ended; receive() says how
-            self._to.write(json.dumps(request).encode() + b"\n")
-            self._to.flush()
+            _send(self._to, request)
 
     def receive(self, timeout_s: float = math.inf, should_stop: ShouldStop = never) -> Message:
         """Return the next answer.
@@ -65,8 +64,7 @@ class WorkerProcess:
         """
         with self._watched(timeout_s, should_stop) as reasons:
             message = self._frame()
-        if message is None:
-            # without reaping it yet: until then its number, and its group's, is no other process's
+        if message is None:  # not reaped yet: until then its number, and its group's, is no other process's
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             self._kill()
             status = self._process.wait()
@@ -76,9 +74,8 @@ class WorkerProcess:
             raise ArtifactError(f"{self._subject}: its process ended with status {status}{cause}")
         if "error" in message:
             kind: type[CnndeployError] = getattr(errors, message["error"], CnndeployError)
-            # the text is the message already made, not what the class makes it from
             error = kind.__new__(kind)
-            error.args = (message["text"],)
+            error.args = (message["text"],)  # already made, not what the class makes it from
             raise error
         return message
 
@@ -158,7 +155,7 @@ def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]
         _send(out, {"error": "ArtifactError", "text": f"{subject} could not be run: {error!r}"})
 
 
-def _send(out: BinaryIO, message: Message) -> None:
+def _send(out: IO[bytes], message: Message) -> None:
     arrays = {name: value for name, value in message.items() if isinstance(value, np.ndarray)}
     line = {name: value for name, value in message.items() if name not in arrays}
     if arrays:

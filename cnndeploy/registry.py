@@ -1,10 +1,8 @@
 """What is imported when it is first used: registries, and the names of a package.
 
-A registry has a name for each file of a package, and for each entry point of another package.
-
-The file's stem is the name, unless it begins with an underscore. A registry is declared beside the protocol of what it
-holds; it lists names without importing their modules. A third party adds a name by an entry point in the group
-``cnndeploy.runtimes`` or its like.
+A registry has a name for each file of a package, its stem, unless that begins with an underscore, and for each entry
+point of another package in the group ``cnndeploy.runtimes`` or its like. It is declared beside the protocol of what it
+holds, and lists names without importing their modules.
 """
 
 from __future__ import annotations
@@ -49,12 +47,7 @@ class Registry(Generic[T]):
         yield from sorted(_entry_points(self.kind).keys() - _own(self.kind))
 
     def get(self, name: str) -> T:
-        """Import the object of this name.
-
-        Raises:
-            UnknownNameError: No such name; the nearest one is suggested.
-            MissingDependencyError: Its module needs a package that is not installed.
-        """
+        """Import the object of this name; raise UnknownNameError, or MissingDependencyError for a package it needs."""
         try:
             if name in _own(self.kind):
                 module = importlib.import_module(f"cnndeploy.{self.kind}.{name}")
@@ -69,9 +62,7 @@ class Registry(Generic[T]):
 def lazy(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a package's ``__getattr__``, which imports a name's module when the name is first used (PEP 562).
 
-    Args:
-        package: The package's name.
-        names: Module, below the package, to the names that it defines, separated by spaces.
+    ``names`` is from a module below the package to the names that it defines, separated by spaces.
     """
     module_of = {name: module for module, defined in names.items() for name in defined.split()}
 

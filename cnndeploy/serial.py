@@ -39,11 +39,7 @@ def dumps(value: Any) -> str:
 
 
 def structure(kind: type[T], value: Any) -> T:
-    """Build a value of type ``kind`` from what :func:`jsonable` made of one; keys that ``kind`` lacks are left out.
-
-    Raises:
-        ValueError: The value is not of that type.
-    """
+    """Build a ``kind`` from what :func:`jsonable` made of one, without keys it lacks; raise ValueError for all else."""
     try:
         return typing.cast(T, _structure(kind, value))
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -41,8 +41,7 @@ class TensorSpec:
     def with_batch(self, batch_size: int, side: int | None = None) -> tuple[int, ...]:
         """The shape with its first axis, if it is symbolic, set to ``batch_size``, and the others to ``side``.
 
-        Raises:
-            ValueError: An axis is symbolic and no ``side`` is given, or the first is fixed to another length.
+        Raise ValueError if an axis is symbolic and no ``side`` is given, or the first is fixed to another length.
         """
         if not self.shape:
             raise ValueError(f"{self.name} {self}: it has no batch axis")
@@ -127,19 +126,17 @@ class Manifest:
             manifest = structure(cls, json.loads(text))
         except (ArtifactError, ValueError, RecursionError) as error:
             raise ValueError(f"not a cnndeploy manifest: {error}") from error
-        if wrong := [name for name, met in manifest._requirements().items() if not met]:
+        given, logits = manifest.input, manifest.output
+        rest = ("height", "width") if manifest.takes_images else (1, *manifest.preprocessing.size)
+        shapes = [spec.shape for spec in (given, *manifest.outputs)]
+        requirements = {  # what the rest of cnndeploy relies on
+            "shapes": all(shapes)
+            and all(isinstance(axis, str) or axis > 0 for shape in shapes for axis in shape),
+            "labels": logits.shape[-1:] == (len(manifest.labels),),
+            "input": given.shape[1:] == rest,
+            "output": len(logits.shape) == 2,
+            "probabilities": manifest.probabilities in (None, replace(logits, name="probabilities")),
+        }
+        if wrong := [name for name, met in requirements.items() if not met]:
             raise ValueError(f"not a cnndeploy manifest: {', '.join(wrong)}")
         return manifest
-
-    def _requirements(self) -> dict[str, bool]:
-        """What the rest of cnndeploy relies on, and whether it is met."""
-        rest = ("height", "width") if self.takes_images else (1, *self.preprocessing.size)
-        shapes = [spec.shape for spec in (self.input, *self.outputs)]
-        axes = [axis for shape in shapes for axis in shape]
-        return {
-            "shapes": all(shapes) and all(isinstance(axis, str) or axis > 0 for axis in axes),
-            "labels": self.output.shape[-1:] == (len(self.labels),),
-            "input": self.input.shape[1:] == rest,
-            "output": len(self.output.shape) == 2,
-            "probabilities": self.probabilities in (None, replace(self.output, name="probabilities")),
-        }

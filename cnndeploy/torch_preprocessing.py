@@ -9,12 +9,9 @@ from cnndeploy.preprocessing import Preprocessing
 
 
 class TorchPreprocessing(nn.Module):
-    """:class:`~cnndeploy.specs.Preprocessing` in operators that TorchScript and ONNX have too.
+    """:class:`~cnndeploy.preprocessing.Preprocessing` in operators that TorchScript and ONNX have too.
 
-    Args:
-        preprocessing: What is computed.
-        source: Height and width of every image, if they are all alike; there is then no resizing if that is the size
-            already.
+    ``source`` is the height and width of every image, if they are all alike: of the right size they are not resized.
     """
 
     def __init__(self, preprocessing: Preprocessing, source: tuple[int, ...] | None = None) -> None:

@@ -16,7 +16,6 @@ from cnndeploy.serial import jsonable
 Line = tuple[Any, ...]
 Pair = tuple[Result, Result]
 """The same line in the earlier report and in the later one."""
-References = dict[int, Result]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +60,8 @@ def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool 
     """Compare each line with the same line of an earlier report.
 
     The reference is SLOWER only if it takes more time and another line's ratio to it rose: if all lines became
-    slower together, it is the machine.
-
-    Raises:
-        BenchmarkError: The reports are of different machines, or have no line in common.
+    slower together, it is the machine. Raise BenchmarkError if the reports are of different machines, or have no line
+    in common.
     """
     check_machine(now.environment, before, any_machine=any_machine)
     olds, news = _lines(before), _lines(now)
@@ -85,12 +82,11 @@ def check_machine(environment: Any, before: BenchmarkReport, *, any_machine: boo
     """Refuse a baseline of another machine; raise BenchmarkError."""
     differences = "; ".join(_differences(before.environment, environment, ("cpu", "usable_cpus", "gpus")))
     if differences and not any_machine:
-        raise BenchmarkError(
-            f"the baseline is of another machine: {differences}. Measure a baseline here, or allow any machine."
-        )
+        advice = "Measure a baseline here, or allow any machine."
+        raise BenchmarkError(f"the baseline is of another machine: {differences}. {advice}")
 
 
-def _changes(pairs: list[Pair], now: References, before: References) -> tuple[Change, ...]:
+def _changes(pairs: list[Pair], now: dict[int, Result], before: dict[int, Result]) -> tuple[Change, ...]:
     changes = [
         _change(old, new, before.get(old.batch_size), now.get(new.batch_size), len(pairs))
         for old, new in pairs
@@ -128,9 +124,8 @@ def _undecided(pairs: list[Pair]) -> Iterator[str]:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
-    return (
-        f"{name} was {old.get(name)}, is {new.get(name)}" for name in names if old.get(name) != new.get(name)
-    )
+    values = ((name, old.get(name), new.get(name)) for name in names)
+    return (f"{name} was {was}, is {now}" for name, was, now in values if was != now)
 
 
 def _named(line: Line) -> str:
@@ -141,19 +136,17 @@ def _named(line: Line) -> str:
 
 def _lines(report: BenchmarkReport) -> dict[Line, Result]:
     rows = [row for row in report.results if not row.failure]
-    if any(len(row.round_p50_s) < 2 for row in rows):
-        raise BenchmarkError(
-            "a report of an older cnndeploy, or one that was cut short: measure the baseline again"
-        )
     lines = {row.identity: row for row in rows}
+    if any(len(row.round_p50_s) < 2 for row in rows):
+        older = "a report of an older cnndeploy, or one that was cut short"
+        raise BenchmarkError(f"{older}: measure the baseline again")
     if len(lines) < len(rows):
-        raise BenchmarkError(
-            "two lines of a report have the same file name and settings; give them other names"
-        )
+        alike = "two lines of a report have the same file name and settings"
+        raise BenchmarkError(f"{alike}; give them other names")
     return lines
 
 
-def _references(report: BenchmarkReport) -> References:
+def _references(report: BenchmarkReport) -> dict[int, Result]:
     """Return what the rows of each batch size were measured against; none if a row was alone."""
     rows = [row for row in report.results if not row.failure]
     sizes = Counter(row.batch_size for row in rows)

@@ -40,9 +40,8 @@ class Limits:
     def __post_init__(self) -> None:
         values = (self.until, self.seconds, self.timeout_s)
         if not all(0 < value < math.inf for value in values) or self.cold_starts < 0:
-            raise BenchmarkError(
-                f"until, seconds and timeout are above 0, cold starts at least 0, not {self}"
-            )
+            limits = "until, seconds and timeout are above 0, cold starts at least 0"
+            raise BenchmarkError(f"{limits}, not {self}")
 
 
 def bench(
@@ -95,18 +94,12 @@ def bench(
     [1, 8]
     """
     limits = Limits(until, seconds, timeout_s, cold_starts, seed)
-    candidates = candidates_of(
-        sources, runtimes=runtimes, threads=threads, device=device, end_to_end=end_to_end
-    )
+    candidates = candidates_of(sources, runtimes, threads, device, end_to_end)
     if any(size < 1 for size in batch_sizes) or not batch_sizes:
         raise BenchmarkError(f"batch sizes are at least 1, got {list(batch_sizes)}")
+    sizes = sorted(set(batch_sizes))
     return bench_candidates(
-        candidates,
-        sorted(set(batch_sizes)),
-        limits,
-        end_to_end=end_to_end,
-        should_stop=should_stop,
-        progress=progress,
+        candidates, sizes, limits, end_to_end=end_to_end, should_stop=should_stop, progress=progress
     )
 
 
@@ -162,13 +155,12 @@ def _rows(
     batch_size: int, timers: Sequence[Timer], run: Callable[..., list[Measurement]], progress: Progress
 ) -> list[Result]:
     """Measure those that still run at one batch size; return a row for each."""
+    text = f"Timing batch {batch_size}, round"
     batches = {timer: BatchOf(timer, batch_size) for timer in timers if not timer.failure}
-
-    def on_round(done: int, used: float) -> None:
-        progress(int(1000 * used), 1000, f"Timing batch {batch_size}, round {done}")
-
     rows = {timer: timer.row(batch_size) for timer in timers}
-    measurements = run(list(batches.values()), on_round=on_round)
+    measurements = run(
+        list(batches.values()), on_round=lambda done, used: progress(int(1000 * used), 1000, f"{text} {done}")
+    )
     for (timer, batch), measured in zip(batches.items(), measurements, strict=True):
         timer.failure = measured.failure  # its process has ended with it
         rows[timer] = summarise(replace(rows[timer], peak_memory_bytes=batch.peak_memory_bytes), measured)
@@ -189,7 +181,6 @@ def is_precise(measured: Sequence[Measurement], until: float, comparisons: int) 
 
 def candidates_of(
     sources: Sequence[Source],
-    *,
     runtimes: Sequence[str] = (),
     threads: Sequence[Threads] = (),
     device: str = "",
@@ -207,9 +198,8 @@ def candidates_of(
     resolved = [resolve(source, Run(device=device)) for source in sources]
     formats = {candidate.artifact.format for candidate in resolved}
     for runtime in runtimes:
-        if formats.isdisjoint(_formats(runtime)):
-            opens = ", ".join(_formats(runtime))
-            raise BenchmarkError(f"{runtime} opens {opens}; none of the files is of that format")
+        if formats.isdisjoint(known := _formats(runtime)):
+            raise BenchmarkError(f"{runtime} opens {', '.join(known)}; none of the files is of that format")
     return [
         _candidate(candidate, Run(runtime, threads=count), end_to_end)
         for count, candidate in product(dict.fromkeys(threads) or [None], resolved)

@@ -51,10 +51,10 @@ def _throttled() -> int:
 class Facts:
     """What doubts are about, read off a report; the first four are of the machine, and 0 if it does not say.
 
-    ``drift`` is how much slower it became, ``threads`` the most that a row has. ``slow_starts`` names rows whose first
-    call took far longer than a later one. Of all ``rows`` with figures, ``grouped`` have samples of several calls, at
-    most ``calls``; ``few`` have too few calls for a p90; ``unclear`` are AMBIGUOUS, and their widest interval is
-    ``width`` of its ratio. The rest is what the benchmark was told.
+    ``drift`` is how much slower rows became from their first third of rounds to the last, ``threads`` the most that a
+    row has. ``slow_starts`` names rows whose first call took far longer than a later one. Of all ``rows`` with figures,
+    ``grouped`` have samples of several calls, at most ``calls``; ``few`` have too few calls for a p90; ``unclear`` are
+    AMBIGUOUS, and their widest interval is ``width`` of its ratio. The rest is what the benchmark was told.
     """
 
     busy_cpus: float
@@ -145,7 +145,7 @@ DOUBTS = (
 def doubts(report: BenchmarkReport) -> tuple[str, ...]:
     """Return what a reader should know before believing the figures, and what to do about it."""
     facts = _facts(report)
-    # after how many times as long the intervals may be narrow enough
+    # how many times as long may make the intervals narrow enough
     times = min(_MOST_TIMES_LONGER, max(2.0, (facts.width / facts.until) ** 2))
     values = asdict(facts) | {
         "change": abs(facts.drift),
@@ -163,11 +163,13 @@ def _facts(report: BenchmarkReport) -> Facts:
     grouped = [row.calls_per_sample for row in rows if row.calls_per_sample > 1]
     unclear = [row for row in rows if row.verdict == "AMBIGUOUS"]
     widths = [((row.ratio_high or 0) - (row.ratio_low or 0)) / (row.ratio or 1) for row in unclear]
+    thirds = [(row.round_p50_s, n) for row in report.results if (n := len(row.round_p50_s) // 3) >= 3]
+    drifts = [statistics.median(rounds[-n:]) / statistics.median(rounds[:n]) - 1 for rounds, n in thirds]
     return Facts(
         busy_cpus=machine["busy_cpus"] or 0.0,
         steal=machine["steal"] or 0.0,
         throttled=machine["throttled"] or 0,
-        drift=statistics.median(_drifts(report) or [0.0]),
+        drift=statistics.median(drifts or [0.0]),
         threads=max((row.threads or 0 for row in report.results), default=0),
         cpus=usable_cpus(),
         slow_starts="; ".join(filter(None, map(_slow_start, rows))),
@@ -191,10 +193,3 @@ def _slow_start(row: Result) -> str:
         return ""
     name = f"{Path(row.artifact).name} on {row.runtime} at batch {row.batch_size}"
     return f"{name}: the first call took {first_s:.2f} s, a later one {1000 * p50_s:.3g} ms"
-
-
-def _drifts(report: BenchmarkReport) -> list[float]:
-    """Return how much slower the last third of a row's rounds was than the first, for each row that has enough."""
-    thirds = [(row.round_p50_s, len(row.round_p50_s) // 3) for row in report.results]
-    median = statistics.median
-    return [median(rounds[-n:]) / median(rounds[:n]) - 1 for rounds, n in thirds if n >= 3]

@@ -29,11 +29,7 @@ class Block(Protocol):
     clock_s: float
 
     def run(self, samples: int, repeats: int) -> list[float]:
-        """Return seconds per call, of ``samples`` samples of ``repeats`` calls in a row.
-
-        Raises:
-            CnndeployError: It failed; it is not run again.
-        """
+        """Return seconds per call of ``samples`` samples of ``repeats`` calls; not run again after a CnndeployError."""
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,8 @@ class ColdStart:
     @classmethod
     def median(cls, starts: Sequence[ColdStart]) -> ColdStart:
         """Return the medians of several, each part by itself."""
-        times = [(start.import_s, start.open_s, start.first_run_s, start.second_run_s) for start in starts]
-        imported, opened, first, second = map(statistics.median, zip(*times, strict=True))
-        return cls(imported, opened, first, second, len(starts))
+        medians = cls(*map(statistics.median, zip(*map(astuple, starts), strict=True)))
+        return replace(medians, starts=len(starts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +200,9 @@ def summarise(row: Result, measured: Measurement) -> Result:
 
 
 def compared(rows: Sequence[Result], comparisons: int) -> list[Result]:
-    """Return the rows of one batch size, each with its ratio to the first that could be run.
+    """Return rows that ran in the same rounds, each with its ratio to the first that could be run.
 
-    Args:
-        rows: What ran in the same rounds.
-        comparisons: Ratios in the whole report, over which the intervals are corrected.
+    The intervals are corrected for ``comparisons``, the ratios in the whole report.
     """
     reference = next((row for row in rows if not row.failure), None)
     return [row if row.failure or not reference else _against(row, reference, comparisons) for row in rows]

@@ -23,24 +23,20 @@ class Timer(WorkerProcess):
     def __init__(
         self,
         candidate: Candidate,
-        *,
         timeout_s: float,
         end_to_end: bool = False,
         should_stop: ShouldStop = never,
     ) -> None:
-        self.candidate = candidate
-        self.end_to_end = end_to_end
-        self.failure = ""
+        self.candidate, self.end_to_end, self.failure = candidate, end_to_end, ""
         self.facts: Message = {}
-        self._timeout_s = timeout_s
-        self._should_stop = should_stop
+        self._wait = timeout_s, should_stop
         path = str(candidate.artifact.path)
         told = {"run": candidate.run.to_dict(), "end_to_end": end_to_end, "started": time.time()}
         super().__init__("cnndeploy.benchmark.worker", path, json.dumps(told), subject=path)
 
     def wait_until_open(self) -> None:
         """Wait for the worker to open its artifact; raise the error that it met."""
-        self.facts = self.receive(self._timeout_s, self._should_stop)
+        self.facts = self.receive(*self._wait)
 
     def try_to_open(self) -> CnndeployError | None:
         """Wait for the worker to open its artifact; return the error that it met, which is then its failure."""
@@ -54,7 +50,7 @@ class Timer(WorkerProcess):
     def call(self, batch_size: int, samples: int, repeats: int) -> Message:
         """Return ``seconds`` per call for each sample of ``repeats`` calls, and ``peak_memory_bytes`` at this size."""
         self.send({"batch_size": batch_size, "samples": samples, "repeats": repeats})
-        return self.receive(self._timeout_s, self._should_stop)
+        return self.receive(*self._wait)
 
     def row(self, batch_size: int) -> Result:
         """Return its row of a report, without figures."""
@@ -78,10 +74,9 @@ class BatchOf:
     """A candidate at one batch size, as the engine takes it."""
 
     def __init__(self, timer: Timer, batch_size: int) -> None:
+        self._timer, self._batch_size = timer, batch_size
         self.clock_s: float = timer.facts["clock_s"]
         self.peak_memory_bytes: int | None = None
-        self._timer = timer
-        self._batch_size = batch_size
 
     def run(self, samples: int, repeats: int) -> list[float]:
         """Return seconds per call."""

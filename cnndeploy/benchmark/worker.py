@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.benchmark.raw import RAW, RAW_ONNXRUNTIME, RAW_OPENVINO
+from cnndeploy.benchmark.raw import RAW
 from cnndeploy.classifier import Classifier
 from cnndeploy.errors import ArtifactError, BenchmarkError, missing_dependency
 from cnndeploy.machine import peak_memory_bytes, reset_peak_memory
@@ -107,10 +107,8 @@ class _Subject:
 
 def _open(path: str, run: Run, end_to_end: bool) -> _Subject:
     """Open a file as a candidate is run; raise what :func:`open_session` raises."""
-    if run.runtime == RAW_ONNXRUNTIME:
-        return _raw_onnxruntime(path, run.thread_count)
-    if run.runtime == RAW_OPENVINO:
-        return _raw_openvino(path, run.thread_count)
+    if run.runtime in RAW:
+        return _raw(path, RAW[run.runtime], run.thread_count)
     session = open_session(Artifact.open(path), run)
 
     def prepare(batch_size: int) -> Call:
@@ -126,38 +124,34 @@ def _open(path: str, run: Run, end_to_end: bool) -> _Subject:
     return _Subject(session.device, session.threads, settings, prepare, session.synchronize, session.close)
 
 
-def _raw_onnxruntime(path: str, threads: int) -> _Subject:
-    """ONNX Runtime as a plain script uses it: what our own layer costs is the distance to this."""
-    import onnxruntime
+def _raw(path: str, package: str, threads: int) -> _Subject:
+    """Open a file as a plain script does: what our own layer costs is the distance to this."""
+    settings: dict[str, Any] = {"threads": threads}
+    if package == "onnxruntime":
+        import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        model = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    else:
+        import openvino
 
-    def prepare(batch_size: int) -> Call:
-        from cnndeploy.runtimes.onnxruntime import tensor_spec  # no part of opening
-
-        feeds = _random_feeds(map(tensor_spec, session.get_inputs()), batch_size)
-        return lambda: session.run(None, feeds)
-
-    return _Subject("cpu", threads, {"threads": threads}, prepare)
-
-
-def _raw_openvino(path: str, threads: int) -> _Subject:
-    """OpenVINO as a plain script uses it: in bfloat16 if the processor can, which is its default."""
-    import openvino
-
-    model = openvino.compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads})
-    precision = model.get_property("INFERENCE_PRECISION_HINT").to_string()
+        model = openvino.compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads})
+        # bfloat16 if the processor can, which is OpenVINO's default
+        settings["precision"] = model.get_property("INFERENCE_PRECISION_HINT").to_string()
 
     def prepare(batch_size: int) -> Call:
-        from cnndeploy.runtimes.openvino import tensor_spec  # no part of opening
-
+        tensor_spec = importlib.import_module(
+            f"cnndeploy.runtimes.{package}"
+        ).tensor_spec  # no part of opening
+        if package == "onnxruntime":
+            feeds = _random_feeds(map(tensor_spec, model.get_inputs()), batch_size)
+            return lambda: model.run(None, feeds)
         feeds = _random_feeds(map(tensor_spec, model.inputs), batch_size)
         request = model.create_infer_request()
         return lambda: request.infer(feeds).values()
 
-    return _Subject("cpu", threads, {"threads": threads, "precision": precision}, prepare)
+    return _Subject("cpu", threads, settings, prepare)
 
 
 def _random_feeds(inputs: Iterable[TensorSpec], batch_size: int) -> dict[str, NDArray[Any]]:

@@ -172,15 +172,10 @@ def command_line(*arguments: object) -> str:
     return shlex.join(["cnndeploy", *map(str, arguments or sys.argv[1:])])
 
 
-def print_json(values: Any) -> None:
-    """Print JSON on standard output."""
-    click.echo(dumps(values), nl=False)
-
-
 def write_json(target: str | Path | None, values: Any) -> None:
     """Write JSON to a file, whole or not at all, to standard output for ``-``, or nowhere for None."""
     if target == "-":
-        print_json(values)
+        click.echo(dumps(values), nl=False)
     elif target is not None:
         write_file(target, dumps(values).encode())
 

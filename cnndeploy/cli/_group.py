@@ -54,9 +54,7 @@ class Commands(click.Group):
             click.echo(f"Error: {expected}", err=True)
             ctx.exit(getattr(expected, "exit_code", 1))
         except Exception:
-            if (
-                _interrupts
-            ):  # a library, as torch while it is imported, may turn Ctrl-C into an error of its own
+            if _interrupts:  # a library, as torch, may turn Ctrl-C into an error of its own
                 _interrupted(ctx)
             raise
 

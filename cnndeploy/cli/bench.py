@@ -191,26 +191,21 @@ def _write(
 
 def _write_output(name: str, path: Path, report: BenchmarkReport) -> None:
     """Write what one of the options asks for; plots go to a folder."""
+    from cnndeploy.display import benchmark_tables, rows
+
     if name == "plots":
         from cnndeploy.display.plots import benchmark_plots
 
-        make_folder(path)
         for stem, plot in benchmark_plots(report).items():
             write_file(path / f"{stem}.svg", plot.svg())
             write_file(path / f"{stem}.png", plot.png())
         return
-    if name == "csv":
-        from cnndeploy.display.rows import as_csv
-
-        text = as_csv(report)
-    elif name == "markdown":
-        from cnndeploy.display.benchmark_tables import benchmark_markdown
-
-        text = benchmark_markdown(report)
-    else:
+    if name == "html":
         from cnndeploy.display.page import render_benchmark
 
         text = render_benchmark(report, common.command_line())
+    else:
+        text = (rows.as_csv if name == "csv" else benchmark_tables.benchmark_markdown)(report)
     write_file(path, text.encode("utf-8", "backslashreplace"))
 
 
@@ -239,9 +234,8 @@ def _outcome(report: BenchmarkReport, judged: Comparison | None, self_test: bool
             noisy = "this machine is too noisy now for a benchmark to be believed"
             click.echo(f"Error: a file was found to be {second.verdict} than itself: {noisy}.", err=True)
             return 1
-        click.echo(
-            f"Self-test passed: no winner between a file and itself in {second.rounds} rounds.", err=True
-        )
+        rounds = f"{second.rounds} rounds"
+        click.echo(f"Self-test passed: no winner between a file and itself in {rounds}.", err=True)
     if report.failures or (judged is not None and judged.undecided):
         return 1
     return _REGRESSED if judged is not None and judged.slower else 0

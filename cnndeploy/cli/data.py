@@ -63,7 +63,7 @@ def info(data_dir: Path | None, as_json: bool) -> None:
         "labels": list(data.LABELS),
     }
     if as_json:
-        common.print_json(facts)
+        common.write_json("-", facts)
         return
     click.echo(f"Folder: {facts['folder']}")
     for name, state in files.items():

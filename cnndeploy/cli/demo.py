@@ -16,7 +16,6 @@ from cnndeploy.files import make_folder, write_file
 
 if TYPE_CHECKING:
     from cnndeploy.artifact import Artifact
-    from cnndeploy.benchmark.report import BenchmarkReport
     from cnndeploy.verification.report import EquivalenceReport
 
 _BATCH_SIZES = (1, 64)
@@ -39,6 +38,8 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
       cnndeploy demo --architecture lenet --output cnndeploy-demo
     """
     from cnndeploy.artifact import Artifact
+    from cnndeploy.benchmark.bench import bench
+    from cnndeploy.display.benchmark_tables import benchmark_table
     from cnndeploy.display.page import render
     from cnndeploy.exporters import export
 
@@ -62,7 +63,9 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     reports = _verify(exported, checkpoint, images, data_dir)
     _heading(5, "Measure")
     measured = [checkpoint, *(artifact.path for artifact in exported)]
-    timings = _measure(measured, output / "bench.json")
+    with common.progress_bar("Starting", refreshes_a_second=1) as update:
+        timings = bench(measured, batch_sizes=_BATCH_SIZES, seconds=_SECONDS, progress=update)
+    common.show(timings, benchmark_table, str(output / "bench.json"))
     _heading(6, "Report")
     page = output / "report.html"
     sizes = ",".join(map(str, _BATCH_SIZES))
@@ -98,13 +101,3 @@ def _verify(
             certify(reports[-1], artifact.path, again)
     common.console_for().print(equivalence_table(reports))
     return reports
-
-
-def _measure(targets: list[Path], json_file: Path) -> BenchmarkReport:
-    from cnndeploy.benchmark.bench import bench
-    from cnndeploy.display.benchmark_tables import benchmark_table
-
-    with common.progress_bar("Starting", refreshes_a_second=1) as update:
-        timings = bench(targets, batch_sizes=_BATCH_SIZES, seconds=_SECONDS, progress=update)
-    common.show(timings, benchmark_table, str(json_file))
-    return timings

@@ -38,7 +38,7 @@ def command(model: Path, as_json: bool) -> None:
         "manifest": manifest.to_dict() if manifest else None,
     }
     if as_json:
-        common.print_json(facts)
+        common.write_json("-", facts)
         return
     common.console_for().print(facts_table(facts, manifest))
     if plan is not None and plan.elsewhere:

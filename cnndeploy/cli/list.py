@@ -27,7 +27,7 @@ def command(as_json: bool) -> None:
         "runtimes": {name: {"devices": _devices(name)} for name in registry.names("runtimes")},
     }
     if as_json:
-        common.print_json(facts)
+        common.write_json("-", facts)
         return
     click.echo(f"Architectures: {', '.join(facts['architectures'])}")
     click.echo(f"Exporters: {', '.join(facts['exporters'])}")

@@ -73,7 +73,7 @@ def command(model: Path, images: tuple[str, ...], run: Run, top: int, as_csv: bo
                 done += len(chunk)
                 update(done, len(files), "Classifying")
     if as_json:
-        common.print_json(content)
+        common.write_json("-", content)
     if failed:
         click.echo(f"Error: {failed} of {len(files)} could not be classified.", err=True)
     if stop():

@@ -108,11 +108,9 @@ def run_training(architecture: str, output: Path, tensorboard: Path | None, **se
     """Train, with ``settings`` of train(), and show a bar and a line for each epoch, which TensorBoard gets too."""
     with patient_threads():
         from cnndeploy.training.train import train
-    log = None
     if tensorboard is not None:
         from cnndeploy.training.tensorboard import logger
-
-        log = logger(tensorboard)
+    log = None if tensorboard is None else logger(tensorboard)
 
     def on_epoch(epoch: Epoch) -> None:
         click.echo(
@@ -126,22 +124,17 @@ def run_training(architecture: str, output: Path, tensorboard: Path | None, **se
     with common.progress_bar(f"Training {architecture}") as update:
 
         def on_step(step: Step) -> None:
-            text = (
-                f"Epoch {step.epoch}/{step.epochs}  loss {step.loss:.3f}  accuracy {step.accuracy:.3f}  "
-                f"{step.images_per_s:,.0f} images/s"
-            )
-            update((step.epoch - 1) * step.steps + step.step, step.epochs * step.steps, text)
+            figures = f"loss {step.loss:.3f}  accuracy {step.accuracy:.3f}  {step.images_per_s:,.0f} images/s"
+            done = (step.epoch - 1) * step.steps + step.step
+            update(done, step.epochs * step.steps, f"Epoch {step.epoch}/{step.epochs}  {figures}")
 
         train(architecture, output, on_step=on_step, on_epoch=on_epoch, **settings)
 
 
 def _say_what_is_there(output: Path) -> None:
-    if Path(f"{output}.resume").exists():
-        click.echo(f"Resuming from {output}.resume")
-    elif output.exists():
-        click.echo(f"{output} is there already.")
-    else:
-        click.echo(f"Nothing to resume at {output}; starting anew.")
+    anew = f"Nothing to resume at {output}; starting anew."
+    there = f"{output} is there already." if output.exists() else anew
+    click.echo(f"Resuming from {output}.resume" if Path(f"{output}.resume").exists() else there)
 
 
 def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -> None:

@@ -60,14 +60,18 @@ def command(
       cnndeploy verify lenet.int8.onnx --against lenet.pt --budget 0.5
       cnndeploy verify lenet.deploy --against lenet.pt
     """
-    from cnndeploy.certificate import remove_stale_certificate
+    from cnndeploy.certificate import certify, remove_stale_certificate
+    from cnndeploy.deployment import resolve
     from cnndeploy.display.verdict_tables import verdict_table
 
     if junit_file is not None:
         check_writable(junit_file, artifact, against)
     path, undecided = artifact, partial(_undecided, artifact, against, run, {})
     try:
-        candidate = _resolved(artifact, run, precision)
+        candidate = resolve(artifact, run)
+        if precision is not None:  # replaces that of the plan, whose other options stay
+            options = replace(candidate.run.choices, precision=precision)
+            candidate = replace(candidate, run=replace(candidate.run, options=options))
         path, budget = candidate.artifact.path, _budget_of(candidate, budget)
         points = {"budget_points": budget or 0.0} if candidate.lossy else {}
         undecided = partial(_undecided, path, against, candidate.run, points)
@@ -82,23 +86,15 @@ def command(
     _write(verdict, json_file, junit_file)
     common.console_for(json_file).print(verdict_table(verdict))
     if candidate.plan is None or (candidate.is_planned and settings["images"] is None):
-        _certify(verdict, path, to_stderr=json_file == "-")
+        try:
+            if certificate := certify(verdict, path, common.command_line()):
+                click.echo(f"Certificate: {certificate}", err=json_file == "-")
+        except ArtifactError as error:  # the disk may be read-only; the verdict stands all the same
+            click.echo(f"No certificate: {error}", err=True)
     else:
-        click.echo(
-            "The folder's certificate is of its plan and all test images; it stays as it was.", err=True
-        )
+        stays = "The folder's certificate is of its plan and all test images; it stays as it was."
+        click.echo(stays, err=True)
     verdict.require()
-
-
-def _resolved(artifact: Path, run: Run, precision: Precision | None) -> Candidate:
-    """Settle how the artifact runs; a precision of the user's replaces that of the plan, and no other option."""
-    from cnndeploy.deployment import resolve
-
-    candidate = resolve(artifact, run)
-    if precision is None:
-        return candidate
-    options = replace(candidate.run.choices, precision=precision)
-    return replace(candidate, run=replace(candidate.run, options=options))
 
 
 def _budget_of(candidate: Candidate, budget: float | None) -> float | None:
@@ -126,10 +122,8 @@ def _verdict(candidate: Candidate, against: Path, budget: float | None, **settin
     if not candidate.lossy:
         return verify(artifact, against, run=run, **settings)
     if budget is None:
-        raise QuantizationError(
-            f"{artifact.path} is lossy, or run so, and nothing says how much accuracy it may lose; "
-            "say it with --budget"
-        )
+        unsaid = "nothing says how much accuracy it may lose; say it with --budget"
+        raise QuantizationError(f"{artifact.path} is lossy, or run so, and {unsaid}")
     return verify_budget(artifact, against, budget=budget, run=run, **settings)
 
 
@@ -150,14 +144,3 @@ def _write(verdict: Verdict, json_file: str | None, junit_file: str | None) -> N
     common.write_json(json_file, verdict.to_dict())
     if junit_file is not None:
         write_file(junit_file, junit(verdict).encode())
-
-
-def _certify(verdict: Verdict, artifact: Path, to_stderr: bool) -> None:
-    """Write a pass's certificate beside the artifact, or remove a failure's, and say so."""
-    from cnndeploy.certificate import certify
-
-    try:
-        if certificate := certify(verdict, artifact, common.command_line()):
-            click.echo(f"Certificate: {certificate}", err=to_stderr)
-    except ArtifactError as error:  # the disk may be read-only; the verdict stands all the same
-        click.echo(f"No certificate: {error}", err=True)

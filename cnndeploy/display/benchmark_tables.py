@@ -26,10 +26,9 @@ def benchmark_table(report: BenchmarkReport) -> Group:
         tables.append(_of_rows("Cold start and size", DEPLOYMENT, candidates))
     failures = (Text(line, "red") for line in rows.failure_lines(report))
     warnings = (Text(f"Warning: {warning}", "yellow") for warning in report.warnings)
-    ended = [
-        Text("Interrupted: the figures are of what was measured until then.", "red")
-    ] * report.interrupted
-    return Group(*tables, Text(machine_line(report.environment)), *failures, *warnings, *ended)
+    ended = "Interrupted: the figures are of what was measured until then."
+    notes = (*failures, *warnings, *[Text(ended, "red")] * report.interrupted)
+    return Group(*tables, Text(machine_line(report.environment)), *notes)
 
 
 def _of_rows(title: str, columns: Sequence[Column], results: Sequence[Result]) -> Table:
@@ -46,13 +45,8 @@ def benchmark_markdown(report: BenchmarkReport) -> str:
     """Return the same tables in Markdown."""
     report = rows.shortened(report)
     notes = [machine_line(report.environment), *(f"Warning: {warning}" for warning in report.warnings)]
-    return "\n".join(
-        [
-            _as_markdown(LATENCY, report.results),
-            _as_markdown(DEPLOYMENT, rows.candidates(report)),
-            *(f"{note}\n" for note in (*notes, *rows.failure_lines(report))),
-        ]
-    )
+    tables = (_as_markdown(LATENCY, report.results), _as_markdown(DEPLOYMENT, rows.candidates(report)))
+    return "\n".join([*tables, *(f"{note}\n" for note in (*notes, *rows.failure_lines(report)))])
 
 
 def _as_markdown(columns: Sequence[Column], results: Sequence[Result]) -> str:

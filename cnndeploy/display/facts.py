@@ -35,8 +35,7 @@ def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
     training = manifest.training
     accuracy = training.get("test_accuracy")
     yield "architecture", manifest.architecture
-    steps = _steps(manifest.preprocessing)
-    yield "preprocessing", f"in the file: {steps}" if manifest.takes_images else steps
+    yield "preprocessing", "in the file: " * manifest.takes_images + _steps(manifest.preprocessing)
     if manifest.checkpoint_sha256 is not None:  # an exported file
         yield "simplified", ", ".join(manifest.rewrites) or "no"
     yield "labels", ", ".join(manifest.labels)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.report import BenchmarkReport, Result
@@ -65,23 +66,20 @@ def render(
 ) -> str:
     """Return the page, HTML that loads nothing from anywhere.
 
-    Args:
-        artifacts: The checkpoint first, then what was exported from it.
-        equivalence: What verification found, for each exported file.
-        timings: What the benchmark measured.
-        command: What to type to measure it again.
+    Of ``artifacts`` the first is the checkpoint, the others were exported from it, and ``equivalence`` has a report on
+    each. ``command`` is what to type to measure ``timings`` again.
     """
     manifest = artifacts[0].require_manifest()
     accuracy = manifest.training.get("test_accuracy")
     summary = "untrained weights" if accuracy is None else f"test accuracy {accuracy:.2%}"
-    passed = all(report.passed for report in equivalence)
-    verdict = (
-        "every exported file is equivalent to its checkpoint" if passed else "NOT every file is equivalent"
-    )
+    if all(report.passed for report in equivalence):
+        verdict = '<p class="good">every exported file is equivalent to its checkpoint</p>'
+    else:
+        verdict = '<p class="bad">NOT every file is equivalent</p>'
     sections = (
         f"<h1>{escape(manifest.architecture)}: {escape(summary)}</h1>",
-        f'<p class="{"good" if passed else "bad"}">{verdict}</p>',
-        _accuracy(artifacts[0]),
+        verdict,
+        _accuracy(manifest.training),
         _equivalence(equivalence),
         _files(artifacts),
         *_benchmark_sections(timings, command),
@@ -89,18 +87,12 @@ def render(
     return _document(f"cnndeploy: {manifest.architecture}", sections)
 
 
-def _accuracy(checkpoint: Artifact) -> str:
-    training = checkpoint.require_manifest().training
-    rows = [
-        (
-            str(epoch["epoch"]),
-            f"{epoch['train_loss']:.3f}",
-            f"{epoch['train_accuracy']:.4f}",
-            f"{epoch['test_accuracy']:.4f}",
-            f'<i style="width:{100 * epoch["test_accuracy"]:.1f}%"></i>',
-        )
-        for epoch in training.get("epochs", [])
-    ]
+def _accuracy(training: Mapping[str, Any]) -> str:
+    rows = []
+    for epoch in training.get("epochs", []):
+        loss, on_train, on_test = (epoch[name] for name in ("train_loss", "train_accuracy", "test_accuracy"))
+        bar = f'<i style="width:{100 * on_test:.1f}%"></i>'
+        rows.append((str(epoch["epoch"]), f"{loss:.3f}", f"{on_train:.4f}", f"{on_test:.4f}", bar))
     if not rows:
         return ""
     trained_on = training.get("train_images", training["images"])  # as older checkpoints call it
@@ -110,10 +102,11 @@ def _accuracy(checkpoint: Artifact) -> str:
 
 
 def _equivalence(reports: Sequence[EquivalenceReport]) -> str:
+    good = '<span class="good">equivalent</span>'
     rows = [
         (
             escape(Path(report.artifact.path).name),
-            '<span class="good">equivalent</span>'
+            good
             if report.passed
             else f'<span class="bad">NOT equivalent</span><br>{escape("; ".join(report.reasons))}',
             "-" if report.max_rel_error is None else f"{report.max_rel_error:.2e}",
@@ -125,22 +118,16 @@ def _equivalence(reports: Sequence[EquivalenceReport]) -> str:
         for report in reports
     ]
     heads = ("file", "verdict", "max error", "same label", "images", "runtime", "batch sizes")
-    note = (
-        "Each file as saved, against eager PyTorch on real images. Errors are relative to the largest logit."
-    )
-    return f"<h2>Equivalence</h2><p>{note}</p>{_table(heads, rows, numbers=(2, 3, 4))}"
+    note = "Each file as saved, against eager PyTorch on real images."
+    scale = "Errors are relative to the largest logit."
+    return f"<h2>Equivalence</h2><p>{note} {scale}</p>{_table(heads, rows, numbers=(2, 3, 4))}"
 
 
 def _files(artifacts: Iterable[Artifact]) -> str:
-    rows = [
-        (
-            escape(artifact.path.name),
-            escape(artifact.format),
-            size(artifact.path.stat().st_size),
-            f"<code>{artifact.sha256}</code>",
-        )
-        for artifact in artifacts
-    ]
+    rows = []
+    for artifact in artifacts:
+        path, sha256 = artifact.path, f"<code>{artifact.sha256}</code>"
+        rows.append((escape(path.name), escape(artifact.format), size(path.stat().st_size), sha256))
     return f"<h2>Files</h2>{_table(('file', 'format', 'size', 'SHA-256'), rows, numbers=(2,))}"
 
 
@@ -151,7 +138,7 @@ def render_benchmark(report: BenchmarkReport, command: str = "") -> str:
     return _document(f"cnndeploy bench: {names}", sections)
 
 
-def _benchmark_sections(report: BenchmarkReport, command: str = "") -> Sequence[str]:
+def _benchmark_sections(report: BenchmarkReport, command: str) -> Sequence[str]:
     """The parts of a page that show a benchmark, with plots, tables that sort, and the machine."""
     report = shortened(report)
     problems = (*report.warnings, *failure_lines(report))

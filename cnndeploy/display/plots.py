@@ -73,17 +73,14 @@ def benchmark_plots(report: BenchmarkReport) -> dict[str, Plot]:
     """Return plots by name; only those that the report has figures for."""
     report = shortened(report)
     rows = [row for row in report.results if not row.failure]
-    plots: dict[str, Plot] = {}
-    if rows:
-        plots["latency"] = _latency(rows)
-    if len({row.batch_size for row in rows}) > 1:
-        plots["throughput"] = _throughput(rows)
     firsts = [row for row in candidates(report) if not row.failure]
-    if started := [row for row in firsts if row.cold_start]:
-        plots["cold_start"] = _cold_start(started)
-    if known := [row for row in firsts if row.accuracy is not None]:
-        plots["accuracy"] = _accuracy(known)
-    return plots
+    shown = {
+        "latency": (_latency, rows),
+        "throughput": (_throughput, rows if len({row.batch_size for row in rows}) > 1 else []),
+        "cold_start": (_cold_start, [row for row in firsts if row.cold_start]),
+        "accuracy": (_accuracy, [row for row in firsts if row.accuracy is not None]),
+    }
+    return {name: plot(plotted) for name, (plot, plotted) in shown.items() if plotted}
 
 
 def tuning_plot(report: TuneReport) -> Plot:
@@ -181,10 +178,9 @@ def _throughput(rows: list[Result]) -> Plot:
 
 def _cold_start(rows: list[Result]) -> Plot:
     parts = {"import_s": "start and import", "open_s": "open", "first_run_s": "first run"}
-    places = range(len(rows))
 
     def draw(axes: Any) -> None:
-        lefts = np.zeros(len(rows))
+        places, lefts = range(len(rows)), np.zeros(len(rows))
         for colour, (part, label) in zip(_COLOURS, parts.items(), strict=False):
             widths = [getattr(row.cold_start, part) for row in reversed(rows)]
             axes.barh(places, widths, left=lefts, color=colour, label=label, height=0.6)

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from cnndeploy.quantization.quantize import Quantized
 
 T = TypeVar("T")
-
 _Cell = Callable[[EquivalenceReport], str | Text]
 
 
@@ -44,10 +43,8 @@ def _flipped(flipped: Sequence[int]) -> str:
 def _side(side: SideFacts) -> str:
     """Count the parts on each place, and list the settings."""
     placed = (f"{count} parts on {place}" for place, count in Counter(side.placement.values()).items())
-    settings = {
-        name: ("off", "on")[value] if isinstance(value, bool) else value
-        for name, value in side.settings.items()
-    }
+    words = {True: "on", False: "off"}
+    settings = {name: words[v] if isinstance(v, bool) else v for name, v in side.settings.items()}
     return f"{', '.join(placed)}; {pairs(settings)}"
 
 
@@ -144,16 +141,11 @@ def budget_table(report: BudgetReport) -> Group:
 
 def quantized_table(quantized: Quantized) -> Group:
     """Show the settings that were tried, and what became of the one that was chosen."""
-    cells = [
-        (
-            trial.method,
-            f"{len(trial.float_layers)}",
-            f"{trial.logit_error:.2%}",
-            f"{trial.changed:.2%}",
-            f"up to {trial.predicted_high_points:.2f} points",
-        )
-        for trial in quantized.trials
-    ]
+    cells = []
+    for trial in quantized.trials:
+        shares = (f"{trial.logit_error:.2%}", f"{trial.changed:.2%}")
+        loss = f"up to {trial.predicted_high_points:.2f} points"
+        cells.append((trial.method, f"{len(trial.float_layers)}", *shares, loss))
     title = f"Settings tried on {quantized.trials[0].images if cells else 0:,} training images"
     headings = ("method", "layers in float", "logit error", "labels changed", "loss expected on test images")
     trials = [table_of(title, headings, cells, numbers=range(1, 5))] if cells else []

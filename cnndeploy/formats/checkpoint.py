@@ -35,12 +35,7 @@ class CheckpointFormat:
         return "data.pkl" in names and "constants.pkl" not in names
 
     def read_manifest(self, path: Path) -> Manifest:
-        """The manifest.
-
-        Raises:
-            CheckpointError: The file would run code, or was not written by cnndeploy.
-            ValueError: The file is damaged.
-        """
+        """The manifest; raise CheckpointError if the file would run code or is not ours, ValueError if damaged."""
         check_whole(path)
         pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
         instructions: list[tuple[str, Any]] = [

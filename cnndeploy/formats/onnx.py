@@ -47,18 +47,12 @@ class OnnxFormat:
             return False
 
     def read_manifest(self, path: Path) -> Manifest | None:
-        """The manifest in ``metadata_props``.
-
-        Raises:
-            ArtifactError: The file's weights lie in other files, which its SHA-256 says nothing about.
-        """
+        """Raise ArtifactError if the weights lie in other files, which this one's SHA-256 says nothing about."""
         with _mapped(path) as model:
             fields = (field for tensor in _tensors(model) for field in _fields(tensor))
             if any(value and number in _TENSOR_EXTERNAL for number, value in fields):
-                raise ArtifactError(
-                    f"{path} is not self-contained: its weights lie in other files. "
-                    "Save it as one file with: onnx.save(onnx.load(PATH), PATH)"
-                )
+                advice = "Save it as one file with: onnx.save(onnx.load(PATH), PATH)"
+                raise ArtifactError(f"{path} is not self-contained: its weights lie in other files. {advice}")
             for entry in _messages(model, _MODEL_METADATA):
                 if _text(entry, 1) == MANIFEST_KEY:
                     return Manifest.from_json(_text(entry, 2))
