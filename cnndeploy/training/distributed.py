@@ -27,17 +27,12 @@ class Processes:
     local_count: int = 1
 
     def device(self, name: str) -> str:
-        """Return the device that this process is to use if ``name`` is asked for.
-
-        Raises:
-            TrainingError: Several processes of one machine cannot share one GPU.
-        """
+        """Return this process's device if ``name`` is asked for; raise TrainingError if several would share a GPU."""
         if self.count == 1 or name == "cpu":
             return name
         if name != "cuda" and self.local_count > 1:
-            raise TrainingError(
-                f"{name} is one GPU and there are {self.local_count} processes; use device='cuda'"
-            )
+            advice = "use device='cuda'"
+            raise TrainingError(f"{name} is one GPU and there are {self.local_count} processes; {advice}")
         return f"cuda:{self.local_rank}" if name == "cuda" else name
 
     def share(self, batch: torch.Tensor) -> torch.Tensor:
