@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 
 from cnndeploy.architectures import Architecture
 from cnndeploy.architectures._network import Network
-from cnndeploy.architectures._recipe import DEEP, Recipe
+from cnndeploy.architectures._recipe import deep
 from cnndeploy.preprocessing import Preprocessing
 
 Pair = tuple[int, int]
@@ -77,9 +75,6 @@ class GoogLeNet(Network):
 ARCHITECTURE = Architecture(
     build=GoogLeNet,
     preprocessing=Preprocessing(size=(96, 96)),
-    recipes={
-        "original": Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
-        "tuned": replace(DEEP, learning_rate=0.001),
-    },
+    recipes=deep(learning_rate=0.001, tuned_rate=0.001),
     paper="Szegedy et al.: Going deeper with convolutions, 2014",
 )

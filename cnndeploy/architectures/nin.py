@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
 from cnndeploy.architectures import Architecture
 from cnndeploy.architectures._network import Network
-from cnndeploy.architectures._recipe import DEEP, Recipe
+from cnndeploy.architectures._recipe import deep
 from cnndeploy.preprocessing import Preprocessing
 
 
@@ -47,9 +45,6 @@ class NiN(Network):
 ARCHITECTURE = Architecture(
     build=NiN,
     preprocessing=Preprocessing(size=(224, 224)),
-    recipes={
-        "original": Recipe(epochs=5, batch_size=128, learning_rate=0.002, initialisation="he"),
-        "tuned": replace(DEEP, epochs=25, learning_rate=0.002),
-    },
+    recipes=deep(learning_rate=0.002, tuned_rate=0.002, epochs=25),
     paper="Lin, Chen, Yan: Network in network, 2013",
 )

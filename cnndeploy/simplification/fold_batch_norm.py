@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from cnndeploy.simplification._layers import convolution, exact, linear
-from cnndeploy.simplification._trace import Call, Rewrite, Traced
+from cnndeploy.simplification._trace import Call, Rewrite, Traced, convolution, exact, linear
 
 _KEEP_AXES = (nn.Linear, nn.Dropout, nn.Identity, nn.ReLU, nn.Sigmoid, nn.Tanh, nn.BatchNorm1d)
 
