@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TorchRuntime:
-    """A runtime of torch's: ``session`` opens an artifact of one of ``formats`` on a device that works."""
+    """A runtime of torch's: ``load`` puts an artifact's module on a device that works, ``session`` is around it."""
 
     name: str
     formats: tuple[str, ...]
-    session: Callable[[Artifact, Run, torch.device], Session]
+    load: Callable[[Artifact, torch.device], torch.nn.Module]
+    session: type[TorchSession]
     devices: Callable[[], dict[str, DeviceStatus]] = torch_devices
     package: ClassVar = "torch"
     options: ClassVar = {"precision": ("tf32",)}
@@ -32,7 +33,7 @@ class TorchRuntime:
     def open(self, artifact: Artifact, run: Run) -> Session:
         """Open the artifact on the device that ``run`` names."""
         device = open_device(run.device, self.name, run.thread_count, run.choices.precision == "tf32")
-        return self.session(artifact, run, device)
+        return self.session(artifact, run, device, self.load(artifact, device))
 
 
 class TorchSession(Session):

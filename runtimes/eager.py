@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import DeviceUnavailableError
-from cnndeploy.run import Precision, Run
+from cnndeploy.run import Precision
 from cnndeploy.runtimes._session import Activation, Arrays
 from cnndeploy.runtimes._torch import TorchRuntime, TorchSession
 
@@ -98,8 +98,4 @@ def network_of(artifact: Artifact, device: torch.device) -> torch.nn.Module:
         raise DeviceUnavailableError(f"{artifact.path} does not fit into the memory of {device}") from error
 
 
-def _open(artifact: Artifact, run: Run, device: torch.device) -> EagerSession:
-    return EagerSession(artifact, run, device, network_of(artifact, device))
-
-
-RUNTIME = TorchRuntime("eager", ("checkpoint",), _open)
+RUNTIME = TorchRuntime("eager", ("checkpoint",), network_of, EagerSession)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from cnndeploy.artifact import Artifact
 from cnndeploy.devices import last_line
 from cnndeploy.errors import ArtifactError
-from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Activation, Arrays
 from cnndeploy.runtimes._torch import TorchRuntime, TorchSession
 
@@ -92,7 +91,7 @@ class TorchScriptSession(TorchSession):
         ]
 
 
-def _open(artifact: Artifact, run: Run, device: torch.device) -> TorchScriptSession:
+def _load(artifact: Artifact, device: torch.device) -> torch.nn.Module:
     """Load the archive straight onto ``device``."""
     import torch
 
@@ -100,10 +99,10 @@ def _open(artifact: Artifact, run: Run, device: torch.device) -> TorchScriptSess
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`torch.jit")
             module: torch.nn.Module = torch.jit.load(str(artifact.path), map_location=device)
+            return module
     except RuntimeError as error:
         reason = f"it is damaged, or from a newer torch ({last_line(error)})"
         raise ArtifactError(f"torch cannot open {artifact.path}; {reason}") from error
-    return TorchScriptSession(artifact, run, device, module)
 
 
-RUNTIME = TorchRuntime("torchscript", ("torchscript",), _open)
+RUNTIME = TorchRuntime("torchscript", ("torchscript",), _load, TorchScriptSession)

@@ -29,17 +29,9 @@ class Inception(nn.Module):
     def __init__(self, channels: int, one: int, three: Pair, five: Pair, pool: int) -> None:
         super().__init__()
         self.one = convolution(channels, one, kernel_size=1)
-        self.three = nn.Sequential(
-            convolution(channels, three[0], kernel_size=1),
-            convolution(three[0], three[1], kernel_size=3, padding=1),
-        )
-        self.five = nn.Sequential(
-            convolution(channels, five[0], kernel_size=1),
-            convolution(five[0], five[1], kernel_size=5, padding=2),
-        )
-        self.pool = nn.Sequential(
-            nn.MaxPool2d(3, stride=1, padding=1), convolution(channels, pool, kernel_size=1)
-        )
+        self.three = nn.Sequential(convolution(channels, three[0], 1), convolution(*three, 3, padding=1))
+        self.five = nn.Sequential(convolution(channels, five[0], 1), convolution(*five, 5, padding=2))
+        self.pool = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), convolution(channels, pool, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, one + three[1] + five[1] + pool, height, width)."""

@@ -14,14 +14,9 @@ def nin_block(
     channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0
 ) -> nn.Sequential:
     """A convolution and two 1x1 convolutions, each with ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, kernel_size, stride, padding),
-        nn.ReLU(),
-        nn.Conv2d(width, width, kernel_size=1),
-        nn.ReLU(),
-        nn.Conv2d(width, width, kernel_size=1),
-        nn.ReLU(),
-    )
+    first = nn.Conv2d(channels, width, kernel_size, stride, padding)
+    second, third = (nn.Conv2d(width, width, kernel_size=1) for _ in range(2))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU())
 
 
 class NiN(Network):

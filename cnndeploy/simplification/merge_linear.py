@@ -19,16 +19,15 @@ def merge_linear(traced: Traced) -> Rewrite | None:
     Proof: B (A x + a) + b = (B A) x + (B a + b).
     """
     chains = {last.node: [first, last] for first, last in traced.pairs((nn.Linear,), (nn.Linear,))}
-    for node, chain in list(
-        chains.items()
-    ):  # in the graph's order, so that a chain is whole before it is continued
+    # in the graph's order, so that a chain is whole before it goes on
+    for node, chain in list(chains.items()):
         if (start := chains.pop(chain[0].node, None)) is not None:
             chains[node] = [*start, *chain[1:]]
     for chain in chains.values():
         sizes = [chain[0].module.in_features, *(call.module.out_features for call in chain)]
-        for start, end in itertools.pairwise(fewest_multiplications(sizes)):
-            if end - start > 1:
-                merged = chain[start:end]
+        for begin, end in itertools.pairwise(fewest_multiplications(sizes)):
+            if end - begin > 1:
+                merged = chain[begin:end]
                 return traced.merge("merge_linear", merged, _product([call.module for call in merged]))
     return None
 
