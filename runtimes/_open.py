@@ -76,17 +76,15 @@ def _open(artifact: Artifact, run: Run) -> Session:
 
 
 def _check_opened(session: Session, run: Run) -> None:
+    path, placement = session.artifact.path, session.placement()
     if session.options != run.choices:
-        raise DeviceUnavailableError(f"{run.runtime} opened {session.artifact.path} with other options")
-    placement = session.placement()
+        raise DeviceUnavailableError(f"{run.runtime} opened {path} with other options")
     if not placement:
-        raise DeviceUnavailableError(
-            f"{run.runtime} shows no part of {session.artifact.path} that it computes; is there any?"
-        )
+        raise DeviceUnavailableError(f"{run.runtime} shows no part of {path} that it computes; is there any?")
     elsewhere = [part for part, where in placement.items() if where != session.placed_on]
     if elsewhere or session.device != run.device:
         raise DeviceUnavailableError(
-            f"{run.runtime} put {len(elsewhere)} of {len(placement)} parts of {session.artifact.path} elsewhere than "
+            f"{run.runtime} put {len(elsewhere)} of {len(placement)} parts of {path} elsewhere than "
             f"on {run.device}: {', '.join(elsewhere[:5])}. Use the device cpu, or a build that has these operators."
         )
 

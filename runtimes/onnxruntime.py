@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib.util
 import io
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.devices import DeviceStatus
+from cnndeploy.devices import DeviceStatus, installed
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
 from cnndeploy.machine import cuda_driver
 from cnndeploy.run import Run
@@ -104,9 +103,8 @@ class OnnxRuntimeRuntime:
 
     def devices(self) -> dict[str, DeviceStatus]:
         """Return the CPU, and each GPU that the CUDA execution provider really runs on."""
-        if importlib.util.find_spec("onnxruntime") is None:
-            return {"cpu": DeviceStatus(False, str(MissingDependencyError("onnxruntime")))}
-        return {"cpu": DeviceStatus(True)} | _cuda_devices()
+        cpu = installed("onnxruntime")
+        return {"cpu": cpu} | (_cuda_devices() if cpu.usable else {})
 
     def open(self, artifact: Artifact, run: Run) -> OnnxRuntimeSession:
         """Make a session that has no provider but the one asked for."""

@@ -7,15 +7,14 @@ Source: OpenVINO's properties inference_precision, inference_num_threads and per
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.devices import DeviceStatus
-from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
+from cnndeploy.devices import DeviceStatus, installed
+from cnndeploy.errors import ArtifactError, DeviceUnavailableError
 from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Arrays, Session
 from cnndeploy.specs import TensorSpec
@@ -72,9 +71,7 @@ class OpenVinoRuntime:
 
     def devices(self) -> dict[str, DeviceStatus]:
         """The CPU."""
-        if importlib.util.find_spec("openvino") is None:
-            return {"cpu": DeviceStatus(False, str(MissingDependencyError("openvino")))}
-        return {"cpu": DeviceStatus(True)}
+        return {"cpu": installed("openvino")}
 
     def open(self, artifact: Artifact, run: Run) -> OpenVinoSession:
         """Compile the file for the CPU, in the precision asked for, for the shortest time of one request.

@@ -22,15 +22,13 @@ class Recipe:
       third and down to nearly nothing by the last step.
     - ``weight_decay``: decoupled from the gradient, as in AdamW; 0 is Adam.
     - ``label_smoothing``: this share of each label is spread over all classes.
-    - ``flip``: each image is mirrored left to right by chance; ``shift``: and moved by up to so many pixels in each
-      direction, black coming in.
+    - ``flip``: mirror each image left to right by chance. ``shift``: move it by up to so many pixels, black coming in.
 
-    Sources: He, Zhang, Ren, Sun: Delving deep into rectifiers, 2015, equation 10. Glorot, Bengio: Understanding
-    the difficulty of training deep feedforward neural networks, 2010, equation 16; the 4 as in the Deep Learning
-    Tutorials of their laboratory, 2010, chapter on multilayer perceptrons. Smith, Topin: Super-convergence,
-    2017, with torch's OneCycleLR for its proportions. Loshchilov, Hutter: Decoupled weight decay regularization,
-    2017. Szegedy et al.: Rethinking the Inception architecture, 2015, section 7, on label smoothing. Flips and
-    shifts: Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional networks, 2012, 4.1.
+    Sources: He et al.: Delving deep into rectifiers, 2015, equation 10. Glorot, Bengio: Understanding the difficulty
+    of training deep feedforward neural networks, 2010, equation 16; the 4 as in the Deep Learning Tutorials of their
+    laboratory, 2010, chapter on multilayer perceptrons. Smith, Topin: Super-convergence, 2017, with the proportions of
+    torch's OneCycleLR. Loshchilov, Hutter: Decoupled weight decay regularization, 2017. Label smoothing: Szegedy et
+    al.: Rethinking the Inception architecture, 2015, section 7. Flips and shifts: AlexNet's paper, 2012, section 4.1.
     """
 
     epochs: int

@@ -13,9 +13,7 @@ from cnndeploy.preprocessing import Preprocessing
 Pair = tuple[int, int]
 
 
-def convolution(
-    channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0
-) -> nn.Sequential:
+def convolution(channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Module:
     """A convolution with ReLU."""
     return nn.Sequential(nn.Conv2d(channels, width, kernel_size, stride, padding), nn.ReLU())
 

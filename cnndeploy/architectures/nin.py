@@ -10,9 +10,7 @@ from cnndeploy.architectures._recipe import deep
 from cnndeploy.preprocessing import Preprocessing
 
 
-def nin_block(
-    channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0
-) -> nn.Sequential:
+def nin_block(channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Module:
     """A convolution and two 1x1 convolutions, each with ReLU."""
     first = nn.Conv2d(channels, width, kernel_size, stride, padding)
     second, third = (nn.Conv2d(width, width, kernel_size=1) for _ in range(2))
