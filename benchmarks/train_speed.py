@@ -33,7 +33,7 @@ with patient_threads():
 
     from cnndeploy.training.batches import Batches
     from cnndeploy.training.distributed import Processes
-    from cnndeploy.training.records import Epoch
+    from cnndeploy.training.state import Epoch
 from cnndeploy.training.train import train
 
 

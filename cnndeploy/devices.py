@@ -51,11 +51,17 @@ def device_index(device: str, runtime: str, devices: Mapping[str, DeviceStatus])
     return int(name.partition(":")[2]) if name != "cpu" else None
 
 
+def installed(package: str) -> DeviceStatus:
+    """Whether a CPU can be computed on by a package: it can if that is installed."""
+    missing = importlib.util.find_spec(package) is None
+    return DeviceStatus(not missing, str(MissingDependencyError(package)) if missing else "")
+
+
 def torch_devices() -> dict[str, DeviceStatus]:
     """The devices that torch can compute on here."""
-    if importlib.util.find_spec("torch") is None:
-        return {"cpu": DeviceStatus(False, str(MissingDependencyError("torch")))}
-    devices = {"cpu": DeviceStatus(True)}
+    devices = {"cpu": installed("torch")}
+    if not devices["cpu"].usable:
+        return devices
     driver = cuda_driver()
     if not driver.gpus:  # torch itself need not be imported to know
         return devices | {"cuda": DeviceStatus(False, driver.reason)}

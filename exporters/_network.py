@@ -19,8 +19,7 @@ from cnndeploy.simplification import Rewrite, fold_preprocessing, simplify
 from cnndeploy.specs import Manifest
 from cnndeploy.torch_preprocessing import TorchPreprocessing
 
-WRAPPED = "network"
-"""The attribute of :class:`ImageNetwork` under which the checkpoint's modules lie."""
+WRAPPED = "network"  # the attribute of ImageNetwork under which the checkpoint's modules lie
 
 
 class ImageNetwork(nn.Module):

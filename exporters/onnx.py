@@ -39,9 +39,8 @@ class OnnxExporter:
         """Write the file, reopen it, check it, and only then give it its name."""
         opset = DEFAULT_OPSET if options.opset is None else options.opset
         if opset not in SUPPORTED_OPSETS:
-            raise ExportError(
-                f"opset {opset} is not supported; choose {SUPPORTED_OPSETS[0]} to {SUPPORTED_OPSETS[-1]}"
-            )
+            known = f"{SUPPORTED_OPSETS[0]} to {SUPPORTED_OPSETS[-1]}"
+            raise ExportError(f"opset {opset} is not supported; choose {known}")
         network, manifest = network_and_manifest(checkpoint, options)
         model = _to_onnx(network, manifest, opset)
         _strip(model)
@@ -88,8 +87,8 @@ def _strip(model: onnx_ir.Model) -> None:
         node.doc_string = None
         kept = {key: node.metadata_props[key] for key in _KEPT_METADATA if key in node.metadata_props}
         node.metadata_props.clear()
-        for key, note in kept.items():  # a module has its name in the checkpoint
-            node.metadata_props[key] = note.replace(f"'{WRAPPED}.", "'")
+        # a module has its name in the checkpoint
+        node.metadata_props.update({key: note.replace(f"'{WRAPPED}.", "'") for key, note in kept.items()})
         values += node.outputs
     for value in values:
         value.metadata_props.clear()
@@ -112,13 +111,12 @@ def _faults(path: Path, manifest: Manifest, opset: int) -> list[str]:
                 ", ".join(f"{spec.name} {spec}" for spec in group) for group in (specs, expected)
             )
             faults.append(f"it {kind} {written}, not {wanted}; is an axis fixed?")
-    if model.functions:
-        faults.append("it contains functions, whose insides are not checked")
-    if any(node.op_type == "Dropout" for node in model.graph.node):
-        faults.append("it contains Dropout")
-    if [entry.version for entry in model.opset_import if entry.domain == ""] != [opset]:
-        faults.append(f"its opset is not {opset}")
-    return faults
+    others = {
+        "it contains functions, whose insides are not checked": len(model.functions) > 0,
+        "it contains Dropout": any(node.op_type == "Dropout" for node in model.graph.node),
+        f"its opset is not {opset}": [o.version for o in model.opset_import if o.domain == ""] != [opset],
+    }
+    return faults + [fault for fault, is_there in others.items() if is_there]
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

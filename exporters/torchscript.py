@@ -68,11 +68,8 @@ def _cleaned(archive: bytes) -> bytes:
 
 def _faults(path: Path, manifest: Manifest, network: torch.nn.Module) -> list[str]:
     module: Any = torch.jit.load(str(path), map_location="cpu")
-    faults = []
-    if any("dropout" in node.kind() for node in module.inlined_graph.nodes()):
-        faults.append("it contains dropout")
-    if list(module.parameters()):
-        faults.append("it is not frozen")
+    has_dropout = any("dropout" in node.kind() for node in module.inlined_graph.nodes())
+    faults = ["it contains dropout"] * has_dropout + ["it is not frozen"] * bool(list(module.parameters()))
     with torch.inference_mode():
         for batch in (1, 3):
             images = example(manifest, batch, side=20 + batch)

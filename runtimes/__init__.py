@@ -11,8 +11,7 @@ if __name__ != "cnndeploy.runtimes":
 from cnndeploy.devices import DeviceStatus, device_index
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes._open import open_session
-from cnndeploy.runtimes._runtime import RUNTIMES, Runtime
-from cnndeploy.runtimes._session import Activation, Arrays, Session
+from cnndeploy.runtimes._session import RUNTIMES, Activation, Arrays, Runtime, Session
 
 __all__ = [
     "RUNTIMES",

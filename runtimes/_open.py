@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,8 +18,7 @@ from cnndeploy.formats import FORMATS
 from cnndeploy.machine import usable_cpus
 from cnndeploy.preprocessing import RAW_SIDE
 from cnndeploy.run import Run
-from cnndeploy.runtimes._runtime import RUNTIMES, Runtime
-from cnndeploy.runtimes._session import Arrays, Session
+from cnndeploy.runtimes._session import RUNTIMES, Arrays, Session
 
 # For threads="auto": above so many seconds an image all threads are taken untried; all must be so many times as fast.
 _LARGE_S, _WORTH_IT = 0.005, 1.1
@@ -33,8 +33,9 @@ def open_session(artifact: Artifact, run: Run | None = None) -> Session:
     not a tenth faster.
 
     Raises:
-        ArtifactError, DeviceUnavailableError, MissingDependencyError: As :meth:`Runtime.open`. DeviceUnavailableError
-            too if a part of the model is seen to be elsewhere than on the device.
+        ArtifactError, DeviceUnavailableError: As :meth:`Runtime.open`; the latter too if a part of the model is seen
+            to be elsewhere than on the device.
+        MissingDependencyError: The runtime's package is not installed.
     """
     run = resolve(artifact, run).run
     threads = run.threads
@@ -48,20 +49,8 @@ def open_session(artifact: Artifact, run: Run | None = None) -> Session:
 
 
 def _open(artifact: Artifact, run: Run) -> Session:
-    runtime = RUNTIMES.get(run.runtime)
-    index = _check(artifact, run, runtime)
-    session = runtime.open(artifact, run)
-    try:
-        _check_opened(session, run, "cpu" if index is None else f"cuda:{index}")
-    except CnndeployError:
-        session.close()
-        raise
-    return session
-
-
-def _check(artifact: Artifact, run: Run, runtime: Runtime) -> int | None:
-    """Return the GPU's number, None for the CPU, once a runtime is known to be able to do what is asked for."""
-    name = run.runtime
+    """Open an artifact once its runtime is known to be able to do what is asked for."""
+    name, runtime = run.runtime, RUNTIMES.get(run.runtime)
     if artifact.format not in runtime.formats:
         raise ArtifactError(
             f"the runtime {name} opens {', '.join(runtime.formats)}, but {artifact.path} is {artifact.format}. "
@@ -76,21 +65,26 @@ def _check(artifact: Artifact, run: Run, runtime: Runtime) -> int | None:
             raise ArtifactError(f"the runtime {name} has no {option} {value}; leave it out")
     if run.choices.precision == "tf32" and index is None:
         raise DeviceUnavailableError("TF32 is a format of CUDA GPUs; leave it out, or use the device cuda")
-    return index
+    run = replace(run, device="cpu" if index is None else f"cuda:{index}")
+    session = runtime.open(artifact, run)
+    try:
+        _check_opened(session, run)
+    except CnndeployError:
+        session.close()
+        raise
+    return session
 
 
-def _check_opened(session: Session, run: Run, device: str) -> None:
+def _check_opened(session: Session, run: Run) -> None:
+    path, placement = session.artifact.path, session.placement()
     if session.options != run.choices:
-        raise DeviceUnavailableError(f"{run.runtime} opened {session.artifact.path} with other options")
-    placement = session.placement()
+        raise DeviceUnavailableError(f"{run.runtime} opened {path} with other options")
     if not placement:
-        raise DeviceUnavailableError(
-            f"{run.runtime} shows no part of {session.artifact.path} that it computes; is there any?"
-        )
+        raise DeviceUnavailableError(f"{run.runtime} shows no part of {path} that it computes; is there any?")
     elsewhere = [part for part, where in placement.items() if where != session.placed_on]
-    if elsewhere or session.device != device:
+    if elsewhere or session.device != run.device:
         raise DeviceUnavailableError(
-            f"{run.runtime} put {len(elsewhere)} of {len(placement)} parts of {session.artifact.path} elsewhere than "
+            f"{run.runtime} put {len(elsewhere)} of {len(placement)} parts of {path} elsewhere than "
             f"on {run.device}: {', '.join(elsewhere[:5])}. Use the device cpu, or a build that has these operators."
         )
 
@@ -124,4 +118,4 @@ def _median_seconds(session: Session, feeds: Arrays) -> float:
         start = time.perf_counter()
         session.run(feeds)
         seconds.append(time.perf_counter() - start)
-    return sorted(seconds)[len(seconds) // 2]
+    return statistics.median_high(seconds)

@@ -1,20 +1,21 @@
-"""Session: an artifact opened on one device, ready to run."""
+"""Runtime: one way to open artifacts. Session: an artifact opened on one device, ready to run."""
 
 from __future__ import annotations
 
 import os
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.devices import fork_count
+from cnndeploy.devices import DeviceStatus, fork_count
 from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
+from cnndeploy.registry import Registry
 from cnndeploy.run import Run
 from cnndeploy.specs import TensorSpec
 
@@ -24,13 +25,9 @@ _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _inherited: list[Session] = []
 
 
-def _keep_inherited() -> None:
-    """In a forked process: what was open is never released, for a runtime may wait for threads that are not there."""
-    _inherited.extend(_open_sessions)
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_keep_inherited)
+    # what was open is never released in a fork, for a runtime may wait for threads that are not there
+    os.register_at_fork(after_in_child=lambda: _inherited.extend(_open_sessions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +57,12 @@ class Session(ABC):
         self,
         artifact: Artifact,
         run: Run,
-        *,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
+        inputs: Iterable[TensorSpec],
+        outputs: Iterable[TensorSpec],
         placed_on: str,
     ) -> None:
-        self.artifact = artifact
-        self.placed_on = placed_on
-        self.inputs = inputs
-        self.outputs = outputs
-        self.run_as = run
+        self.artifact, self.run_as, self.placed_on = artifact, run, placed_on
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.device, self.threads, self.options = run.device, run.thread_count, run.choices
         self._closed = False
         self._forks = fork_count()
@@ -90,7 +83,7 @@ class Session(ABC):
             ArtifactError: The session is closed or of another process, or the runtime failed on this batch.
         """
         if self._closed:
-            raise self._closed_error()
+            raise self._failure()
         if self._forks != fork_count():
             raise ArtifactError(
                 f"{self.artifact.path} was opened before this process was forked, and a runtime's threads do not live "
@@ -106,9 +99,8 @@ class Session(ABC):
             # checking every run again would take a microsecond of each
             if self._accepted.get(spec.name) != seen:
                 if not spec.accepts(array):
-                    raise InputMismatchError(
-                        f"input {spec.name!r}: expected {spec}, got {TensorSpec('', str(array.dtype), array.shape)}"
-                    )
+                    given = TensorSpec("", str(array.dtype), array.shape)
+                    raise InputMismatchError(f"input {spec.name!r}: expected {spec}, got {given}")
                 self._accepted[spec.name] = seen
         if len(feeds) != len(self.inputs):
             expected = [spec.name for spec in self.inputs]
@@ -152,18 +144,52 @@ class Session(ABC):
     def _release(self) -> None:  # noqa: B027 - a runtime that holds nothing needs none
         """Drop the model, its memory and its threads; may be called twice."""
 
-    def _failure(self, feeds: Arrays, error: Exception) -> ArtifactError:
-        if self._closed:  # by another thread, just now
-            return self._closed_error()
-        shapes = {name: array.shape for name, array in feeds.items()}
+    def _failure(self, feeds: Arrays | None = None, error: Exception | None = None) -> ArtifactError:
+        if self._closed or error is None:  # perhaps by another thread, just now
+            return ArtifactError(f"the session of {self.artifact.path} is closed; open it again")
+        shapes = {name: array.shape for name, array in (feeds or {}).items()}
         where = f"{self.artifact.path} on inputs of shape {shapes}"
         return ArtifactError(f"{self._library} could not run {where}: {self._words(error)}")
-
-    def _closed_error(self) -> ArtifactError:
-        return ArtifactError(f"the session of {self.artifact.path} is closed; open it again")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class Runtime(Protocol):
+    """One way to run artifacts; the module's ``RUNTIME`` is an instance.
+
+    Its module imports without the package it drives, so that ``formats`` can be read and ``cnndeploy list`` can say
+    what is missing.
+    """
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Names of the formats that it opens."""
+
+    @property
+    def package(self) -> str:
+        """The import name of the package that it drives."""
+
+    @property
+    def options(self) -> Mapping[str, tuple[Any, ...]]:
+        """The fields of RuntimeOptions that it heeds, each with the values beside the default that it knows."""
+
+    def devices(self) -> dict[str, DeviceStatus]:
+        """Return every device this runtime knows, and whether it works on this machine; never raise."""
+
+    def open(self, artifact: Artifact, run: Run) -> Session:
+        """Open an artifact of one of ``formats``, once open_session() knows that ``package`` is installed.
+
+        Every field of ``run`` is filled in. Its ``device`` is ``cpu`` or ``cuda:N``; those of its options
+        that differ from the default are among this runtime's.
+
+        Raises:
+            DeviceUnavailableError: The device does not work here; there is no fallback.
+            ArtifactError: The runtime cannot open the file.
+        """
+
+
+RUNTIMES: Registry[Runtime] = Registry("runtimes", "RUNTIME")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TorchRuntime:
-    """A runtime of torch's: ``session`` opens an artifact of one of ``formats`` on a device that works."""
+    """A runtime of torch's: ``load`` puts an artifact's module on a device that works, ``session`` is around it."""
 
     name: str
     formats: tuple[str, ...]
-    session: Callable[[Artifact, Run, torch.device], Session]
+    load: Callable[[Artifact, torch.device], torch.nn.Module]
+    session: type[TorchSession]
     devices: Callable[[], dict[str, DeviceStatus]] = torch_devices
     package: ClassVar = "torch"
     options: ClassVar = {"precision": ("tf32",)}
@@ -32,7 +33,7 @@ class TorchRuntime:
     def open(self, artifact: Artifact, run: Run) -> Session:
         """Open the artifact on the device that ``run`` names."""
         device = open_device(run.device, self.name, run.thread_count, run.choices.precision == "tf32")
-        return self.session(artifact, replace(run, device=str(device)), device)
+        return self.session(artifact, run, device, self.load(artifact, device))
 
 
 class TorchSession(Session):
@@ -43,9 +44,7 @@ class TorchSession(Session):
 
     def __init__(self, artifact: Artifact, run: Run, device: torch.device, module: torch.nn.Module) -> None:
         manifest = artifact.require_manifest()
-        super().__init__(
-            artifact, run, inputs=(manifest.input,), outputs=manifest.outputs, placed_on=str(device)
-        )
+        super().__init__(artifact, run, [manifest.input], manifest.outputs, str(device))
         self._module: torch.nn.Module | None = module
         self._torch_device = device
 
@@ -59,8 +58,9 @@ class TorchSession(Session):
             tensor = torch.from_numpy(np.require(image, requirements=("C", "W")))
             result = module(tensor.to(self._torch_device))
             outputs = result if isinstance(result, tuple) else (result,)
-            named = zip(self.outputs, outputs, strict=True)
-            return {spec.name: output.cpu().numpy() for spec, output in named}
+            return {
+                spec.name: output.cpu().numpy() for spec, output in zip(self.outputs, outputs, strict=True)
+            }
 
     def synchronize(self) -> None:
         """Wait for the GPU; a CPU has nothing to wait for."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.devices import DeviceStatus, torch_devices
-from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Activation, Arrays
 from cnndeploy.runtimes._torch import TorchRuntime
 from cnndeploy.runtimes.eager import EagerSession, network_of
@@ -38,7 +37,7 @@ def _devices() -> dict[str, DeviceStatus]:
     return devices
 
 
-def _open(artifact: Artifact, run: Run, device: torch.device) -> CompiledSession:
+def _load(artifact: Artifact, device: torch.device) -> torch.nn.Module:
     """Load the network and mark it to be compiled whole: what cannot be is an error, not a fall back to eager."""
     import torch._dynamo
 
@@ -49,7 +48,7 @@ def _open(artifact: Artifact, run: Run, device: torch.device) -> CompiledSession
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # in this process, so that no compiler process outlives it
     network.compile(fullgraph=True, dynamic=False, options={"compile_threads": 1})
-    return CompiledSession(artifact, run, device, network)
+    return network
 
 
-RUNTIME = TorchRuntime("compiled", ("checkpoint",), _open, _devices)
+RUNTIME = TorchRuntime("compiled", ("checkpoint",), _load, CompiledSession, _devices)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import DeviceUnavailableError
-from cnndeploy.run import Precision, Run
+from cnndeploy.run import Precision
 from cnndeploy.runtimes._session import Activation, Arrays
 from cnndeploy.runtimes._torch import TorchRuntime, TorchSession
 
@@ -54,12 +54,8 @@ class EagerSession(TorchSession):
         """Open the same network computed otherwise, on the CPU: what an artifact is held against.
 
         ``float64`` is the oracle, whose rounding is a billionth of float32's; it takes and gives float64. ``tf32``
-        computes as a GPU's TF32 does: what is multiplied is rounded to 10 bits first, sums are float32's.
-
-        Args:
-            precision: float32, float64 or tf32.
-            weights: The dtype that the weights are rounded to first.
-            simplified: Simplify the network first, as exporters do.
+        computes as a GPU's TF32 does: what is multiplied is rounded to 10 bits first, sums are float32's. The weights
+        are rounded to the dtype ``weights`` first; ``simplified`` is the network as exporters simplify it.
 
         Source: NVIDIA A100 Tensor Core GPU architecture, 2020, on TF32.
         """
@@ -102,8 +98,4 @@ def network_of(artifact: Artifact, device: torch.device) -> torch.nn.Module:
         raise DeviceUnavailableError(f"{artifact.path} does not fit into the memory of {device}") from error
 
 
-def _open(artifact: Artifact, run: Run, device: torch.device) -> EagerSession:
-    return EagerSession(artifact, run, device, network_of(artifact, device))
-
-
-RUNTIME = TorchRuntime("eager", ("checkpoint",), _open)
+RUNTIME = TorchRuntime("eager", ("checkpoint",), network_of, EagerSession)

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib.util
 import io
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.devices import DeviceStatus, device_index
+from cnndeploy.devices import DeviceStatus, installed
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
 from cnndeploy.machine import cuda_driver
 from cnndeploy.run import Run
@@ -50,13 +47,8 @@ class OnnxRuntimeSession(Session):
     _library = "ONNX Runtime"
 
     def __init__(self, artifact: Artifact, run: Run, session: ort.InferenceSession) -> None:
-        super().__init__(
-            artifact,
-            run,
-            inputs=tuple(map(tensor_spec, session.get_inputs())),
-            outputs=tuple(map(tensor_spec, session.get_outputs())),
-            placed_on=_CPU if run.device == "cpu" else _CUDA,
-        )
+        inputs, outputs = map(tensor_spec, session.get_inputs()), map(tensor_spec, session.get_outputs())
+        super().__init__(artifact, run, inputs, outputs, _CPU if run.device == "cpu" else _CUDA)
         self._session: Any = session
         self._placement = _placement(session)
         self._output_names = [spec.name for spec in self.outputs]
@@ -73,12 +65,8 @@ class OnnxRuntimeSession(Session):
 
     def settings(self) -> dict[str, Any]:
         """As every session's, ONNX Runtime's own graph optimisation level, and whether its threads spin."""
-        level = self._session.get_session_options().graph_optimization_level
-        return {
-            **super().settings(),
-            "graph_optimization_level": str(level).rpartition(".")[2],
-            "spinning": self.options.spinning,
-        }
+        level = str(self._session.get_session_options().graph_optimization_level).rpartition(".")[2]
+        return {**super().settings(), "graph_optimization_level": level, "spinning": self.options.spinning}
 
     def activations(self, feeds: Arrays) -> list[Activation]:
         """By a copy of the file with more outputs, for modules that torch's exporter noted on the nodes."""
@@ -115,19 +103,15 @@ class OnnxRuntimeRuntime:
 
     def devices(self) -> dict[str, DeviceStatus]:
         """Return the CPU, and each GPU that the CUDA execution provider really runs on."""
-        if importlib.util.find_spec("onnxruntime") is None:
-            return {"cpu": DeviceStatus(False, str(MissingDependencyError("onnxruntime")))}
-        return {"cpu": DeviceStatus(True)} | _cuda_devices()
+        cpu = installed("onnxruntime")
+        return {"cpu": cpu} | (_cuda_devices() if cpu.usable else {})
 
     def open(self, artifact: Artifact, run: Run) -> OnnxRuntimeSession:
         """Make a session that has no provider but the one asked for."""
-        _import()
-        index = None if run.device == "cpu" else device_index(run.device, "onnxruntime", self.devices())
-        run = replace(run, device="cpu" if index is None else f"cuda:{index}")
         try:
             return OnnxRuntimeSession(artifact, run, _session(str(artifact.path), run))
         except _ort_errors() as error:
-            if index is not None:
+            if run.device != "cpu":
                 raise DeviceUnavailableError(
                     f"ONNX Runtime cannot run all of {artifact.path} on {run.device}: {error}. "
                     "Nothing was run on another device instead."
@@ -135,17 +119,10 @@ class OnnxRuntimeRuntime:
             raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {error}") from error
 
 
-def _import() -> Any:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError("onnxruntime") from error
-    return onnxruntime
-
-
 def _session(model: str | bytes, run: Run) -> Any:
     """Make an InferenceSession on one provider that may not hand nodes to another; a GPU as ``cuda:N``."""
-    ort = _import()
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.intra_op_num_threads = run.thread_count
     options.inter_op_num_threads = 1
@@ -160,20 +137,17 @@ def _session(model: str | bytes, run: Run) -> Any:
         "use_tf32": str(int(run.choices.precision == "tf32")),
         "cudnn_conv_algo_search": "HEURISTIC",
     }
-    provider = (_CUDA, settings)
-    return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
+    return ort.InferenceSession(model, options, providers=[(_CUDA, settings)], enable_fallback=0)
 
 
 @cache
 def _cuda_devices() -> dict[str, DeviceStatus]:
-    ort = _import()
+    import onnxruntime as ort
+
     driver = cuda_driver()
     if _CUDA not in ort.get_available_providers():
-        reason = (
-            "the installed onnxruntime is built without CUDA; "
-            "pip uninstall onnxruntime, then pip install 'cnndeploy[gpu]'"
-        )
-        return {"cuda": DeviceStatus(False, reason)}
+        advice = "pip uninstall onnxruntime, then pip install 'cnndeploy[gpu]'"
+        return {"cuda": DeviceStatus(False, f"the installed onnxruntime is built without CUDA; {advice}")}
     if not driver.gpus:
         return {"cuda": DeviceStatus(False, driver.reason)}
     said = io.StringIO()  # it prints what it cannot load
@@ -185,27 +159,20 @@ def _cuda_devices() -> dict[str, DeviceStatus]:
 
 def _probe(index: int, missing: str) -> DeviceStatus:
     """Whether the smallest model runs on a GPU; ``missing`` is what is known of why it might not."""
+    import onnxruntime as ort
+
+    unusable = "the CUDA execution provider does not start"
+    ort.set_default_logger_severity(
+        4
+    )  # it logs a failed provider to stderr, which here is an answer, not a fault
     try:
-        with _quiet():
-            session = _session(_PROBE, Run(device=f"cuda:{index}", threads=1))
+        session = _session(_PROBE, Run(device=f"cuda:{index}", threads=1))
     except _ort_errors() as error:
-        reason = (
-            f"the CUDA execution provider does not start; are CUDA and cuDNN installed? ({missing or error})"
-        )
-        return DeviceStatus(False, reason)
-    usable = session.get_providers()[0] == _CUDA
-    return DeviceStatus(usable, "" if usable else "the CUDA execution provider does not start")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """ONNX Runtime logs a failed provider to stderr; here that is an answer, not a fault."""
-    ort = _import()
-    ort.set_default_logger_severity(4)
-    try:
-        yield
+        return DeviceStatus(False, f"{unusable}; are CUDA and cuDNN installed? ({missing or error})")
     finally:
         ort.set_default_logger_severity(2)
+    usable = session.get_providers()[0] == _CUDA
+    return DeviceStatus(usable, "" if usable else unusable)
 
 
 def _placement(session: Any) -> dict[str, str]:
@@ -225,8 +192,9 @@ def _modules(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
     last: dict[str, tuple[str, str]] = {}
     for node in graph.node:
         notes = {entry.key: entry.value for entry in node.metadata_props}
-        scopes, classes = _listed(notes.get(_SCOPES)), _listed(notes.get(_CLASSES))
-        inner = zip(scopes, classes, strict=False)  # of strange notes what can be used
+        inner = zip(
+            _listed(notes.get(_SCOPES)), _listed(notes.get(_CLASSES)), strict=False
+        )  # notes may be strange
         for scope, name in list(inner)[:-1]:  # but the node itself
             if scope:  # the network has no name, and is not noted at all where torch.fx rebuilt it
                 last[scope] = (node.output[0], name.rpartition(".")[2])
@@ -248,10 +216,8 @@ def _ort_errors() -> tuple[type[Exception], ...]:
     """ONNX Runtime's exceptions have no base class of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    own = (
-        value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)
-    )
-    return (*own, RuntimeError, ValueError)
+    kinds = (kind for kind in vars(state).values() if isinstance(kind, type))
+    return (*(kind for kind in kinds if issubclass(kind, Exception)), RuntimeError, ValueError)
 
 
 def tensor_spec(argument: Any) -> TensorSpec:

@@ -7,15 +7,14 @@ Source: OpenVINO's properties inference_precision, inference_num_threads and per
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.devices import DeviceStatus
-from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
+from cnndeploy.devices import DeviceStatus, installed
+from cnndeploy.errors import ArtifactError, DeviceUnavailableError
 from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Arrays, Session
 from cnndeploy.specs import TensorSpec
@@ -35,20 +34,15 @@ class OpenVinoSession(Session):
 
     def __init__(self, artifact: Artifact, run: Run, model: openvino.CompiledModel) -> None:
         super().__init__(
-            artifact,
-            run,
-            inputs=tuple(map(tensor_spec, model.inputs)),
-            outputs=tuple(map(tensor_spec, model.outputs)),
-            placed_on="CPU",
+            artifact, run, map(tensor_spec, model.inputs), map(tensor_spec, model.outputs), "CPU"
         )
         self._model: Any = model
         self._requests = threading.local()
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        requests = self._requests
-        if not hasattr(requests, "own"):
-            requests.own = self._model.create_infer_request()
-        outputs = requests.own.infer(dict(feeds), share_inputs=True)
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._model.create_infer_request()
+        outputs = self._requests.own.infer(dict(feeds), share_inputs=True)
         return {spec.name: outputs[spec.name] for spec in self.outputs}
 
     def placement(self) -> dict[str, str]:
@@ -77,42 +71,42 @@ class OpenVinoRuntime:
 
     def devices(self) -> dict[str, DeviceStatus]:
         """The CPU."""
-        if importlib.util.find_spec("openvino") is None:
-            return {"cpu": DeviceStatus(False, str(MissingDependencyError("openvino")))}
-        return {"cpu": DeviceStatus(True)}
+        return {"cpu": installed("openvino")}
 
     def open(self, artifact: Artifact, run: Run) -> OpenVinoSession:
-        """Compile the file for the CPU, in the precision asked for, for the shortest time of one request."""
+        """Compile the file for the CPU, in the precision asked for, for the shortest time of one request.
+
+        Raises:
+            ArtifactError: OpenVINO cannot open the file.
+            DeviceUnavailableError: The processor does not compute in that precision.
+        """
         import openvino
 
-        precision = run.choices.precision
-        settings = {
-            "INFERENCE_NUM_THREADS": run.thread_count,
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
-            "PERFORMANCE_HINT": "LATENCY",
-        }
+        precision = _PRECISIONS[run.choices.precision]
+        settings = {"INFERENCE_NUM_THREADS": run.thread_count, "INFERENCE_PRECISION_HINT": precision}
+        settings["PERFORMANCE_HINT"] = "LATENCY"
         try:
             core = openvino.Core()
             model = core.compile_model(core.read_model(artifact.path), "CPU", settings)
         except RuntimeError as error:
             raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {error}") from error
         session = OpenVinoSession(artifact, run, model)
-        if session.settings()["precision"] != _PRECISIONS[precision]:
+        if session.settings()["precision"] != precision:
             session.close()
             raise DeviceUnavailableError(
-                f"OpenVINO does not compute in {precision} on this processor; leave the precision out"
+                f"OpenVINO does not compute in {run.choices.precision} on this processor; leave the precision out"
             )
         return session
 
 
 def tensor_spec(port: Any) -> TensorSpec:
     """An input or output of a compiled model."""
-    axes = enumerate(port.partial_shape)
-    names = _RAW_AXES if len(port.partial_shape) == len(_RAW_AXES) else _RAW_AXES[:1]
-    shape = tuple(
-        axis.get_length() if axis.is_static else (names[at] if at < len(names) else f"axis{at}")
-        for at, axis in axes
+    rank = len(port.partial_shape)
+    names = (
+        _RAW_AXES if rank == len(_RAW_AXES) else ("batch", *(f"axis{number}" for number in range(1, rank)))
     )
+    axes = zip(port.partial_shape, names, strict=False)  # a model's scalar has no axis at all
+    shape = tuple(axis.get_length() if axis.is_static else name for axis, name in axes)
     return TensorSpec(port.any_name, str(port.element_type.to_dtype()), shape)
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from cnndeploy.artifact import Artifact
 from cnndeploy.devices import last_line
 from cnndeploy.errors import ArtifactError
-from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Activation, Arrays
 from cnndeploy.runtimes._torch import TorchRuntime, TorchSession
 
@@ -57,23 +56,24 @@ class TorchScriptSession(TorchSession):
         try:
             return self._operators(feeds)
         except Exception as error:  # an archive is a program, and torch gives its graphs no promises
-            raise ArtifactError(
-                f"torch cannot give the inner outputs of {self.artifact.path}: {last_line(error)}"
-            ) from error
+            what = f"the inner outputs of {self.artifact.path}"
+            raise ArtifactError(f"torch cannot give {what}: {last_line(error)}") from error
 
     def _operators(self, feeds: Arrays) -> list[Activation]:
         import torch
 
         module: Any = self._module
         graph = module.inlined_graph.copy()
-        if _hides_operators(graph):
+        # an operator in a branch or loop, or one that works in place, has no output that can be kept
+        if any(node.kind().endswith("_") for node in graph.nodes()) or any(
+            len(graph.findAllNodes(f"aten::{kind}", recurse=True))
+            != len(graph.findAllNodes(f"aten::{kind}", recurse=False))
+            for kind in _KINDS
+        ):
             return []
-        values = [
-            output
-            for node in graph.nodes()
-            for output in node.outputs()
-            if node.kind().startswith("aten::") and output.type().isSubtypeOf(torch.TensorType.get())
-        ]
+        operators = [node for node in graph.nodes() if node.kind().startswith("aten::")]
+        outputs = [output for node in operators for output in node.outputs()]
+        values = [output for output in outputs if output.type().isSubtypeOf(torch.TensorType.get())]
         kinds = [value.node().kind().removeprefix("aten::") for value in values]
         everything = graph.create("prim::TupleConstruct", values, 1)
         everything.output().setType(torch._C.TupleType([value.type() for value in values]))
@@ -91,28 +91,18 @@ class TorchScriptSession(TorchSession):
         ]
 
 
-def _hides_operators(graph: Any) -> bool:
-    """Whether an operator works in a branch or loop, or in place, so that its output cannot be kept."""
-    in_place = any(node.kind().endswith("_") for node in graph.nodes())
-    inner = sum(len(graph.findAllNodes(f"aten::{kind}", recurse=True)) for kind in _KINDS)
-    outer = sum(len(graph.findAllNodes(f"aten::{kind}", recurse=False)) for kind in _KINDS)
-    return in_place or inner != outer
-
-
-def _open(artifact: Artifact, run: Run, device: torch.device) -> TorchScriptSession:
+def _load(artifact: Artifact, device: torch.device) -> torch.nn.Module:
     """Load the archive straight onto ``device``."""
     import torch
 
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="`torch.jit", category=FutureWarning)
-            warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", message="`torch.jit")
             module: torch.nn.Module = torch.jit.load(str(artifact.path), map_location=device)
+            return module
     except RuntimeError as error:
-        raise ArtifactError(
-            f"torch cannot open {artifact.path}; it is damaged, or from a newer torch ({last_line(error)})"
-        ) from error
-    return TorchScriptSession(artifact, run, device, module)
+        reason = f"it is damaged, or from a newer torch ({last_line(error)})"
+        raise ArtifactError(f"torch cannot open {artifact.path}; {reason}") from error
 
 
-RUNTIME = TorchRuntime("torchscript", ("torchscript",), _open)
+RUNTIME = TorchRuntime("torchscript", ("torchscript",), _load, TorchScriptSession)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -28,7 +29,7 @@ def test_the_probe_is_the_model_that_its_comment_says() -> None:
 def test_a_gpu_that_the_provider_cannot_use_is_not_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver shows a GPU, but the provider cannot start, as where cuDNN is missing."""
     monkeypatch.setattr(runtime, "cuda_driver", lambda: CudaDriver(("A GPU",), "13.0"))
-    monkeypatch.setattr(runtime._import(), "get_available_providers", lambda: [runtime._CUDA])
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [runtime._CUDA])
     runtime._cuda_devices.cache_clear()
     try:
         status = runtime._cuda_devices()["cuda:0"]
@@ -64,7 +65,7 @@ def test_tf32_is_used_only_if_it_is_asked_for(
 ) -> None:
     given: list[dict[str, str]] = []
     monkeypatch.setattr(
-        runtime._import(),
+        onnxruntime,
         "InferenceSession",
         lambda model, options, providers, enable_fallback: given.append(providers[0][1]),
     )

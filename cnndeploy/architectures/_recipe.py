@@ -22,15 +22,13 @@ class Recipe:
       third and down to nearly nothing by the last step.
     - ``weight_decay``: decoupled from the gradient, as in AdamW; 0 is Adam.
     - ``label_smoothing``: this share of each label is spread over all classes.
-    - ``flip``: each image is mirrored left to right by chance; ``shift``: and moved by up to so many pixels in each
-      direction, black coming in.
+    - ``flip``: mirror each image left to right by chance. ``shift``: move it by up to so many pixels, black coming in.
 
-    Sources: He, Zhang, Ren, Sun: Delving deep into rectifiers, 2015, equation 10. Glorot, Bengio: Understanding
-    the difficulty of training deep feedforward neural networks, 2010, equation 16; the 4 as in the Deep Learning
-    Tutorials of their laboratory, 2010, chapter on multilayer perceptrons. Smith, Topin: Super-convergence,
-    2017, with torch's OneCycleLR for its proportions. Loshchilov, Hutter: Decoupled weight decay regularization,
-    2017. Szegedy et al.: Rethinking the Inception architecture, 2015, section 7, on label smoothing. Flips and
-    shifts: Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional networks, 2012, 4.1.
+    Sources: He et al.: Delving deep into rectifiers, 2015, equation 10. Glorot, Bengio: Understanding the difficulty
+    of training deep feedforward neural networks, 2010, equation 16; the 4 as in the Deep Learning Tutorials of their
+    laboratory, 2010, chapter on multilayer perceptrons. Smith, Topin: Super-convergence, 2017, with the proportions of
+    torch's OneCycleLR. Loshchilov, Hutter: Decoupled weight decay regularization, 2017. Label smoothing: Szegedy et
+    al.: Rethinking the Inception architecture, 2015, section 7. Flips and shifts: AlexNet's paper, 2012, section 4.1.
     """
 
     epochs: int
@@ -52,15 +50,15 @@ class Recipe:
         return self.learning_rate * (low + (1 - low) * (1 - math.cos(math.pi * part)) / 2)
 
 
-# For deep networks of ReLUs, from the sources above; never run here to its end, see docs/RESULTS.md.
-DEEP = Recipe(
-    epochs=20,
-    batch_size=128,
-    learning_rate=0.0005,
-    initialisation="he",
-    schedule="one-cycle",
-    weight_decay=0.05,
-    label_smoothing=0.1,
-    flip=True,
-    shift=2,
-)
+def deep(
+    learning_rate: float, tuned_rate: float, batch_size: int = 128, epochs: int = 20
+) -> dict[str, Recipe]:
+    """Return the recipes of a deep network of ReLUs.
+
+    ``batch_size`` is of the first one, ``epochs`` of the second, which is from the sources above and was never run
+    here to its end, see docs/RESULTS.md.
+    """
+    tuned = Recipe(
+        epochs, 128, tuned_rate, "he", "one-cycle", weight_decay=0.05, label_smoothing=0.1, flip=True, shift=2
+    )
+    return {"original": Recipe(5, batch_size, learning_rate, "he"), "tuned": tuned}

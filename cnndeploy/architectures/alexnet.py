@@ -6,7 +6,7 @@ from torch import nn
 
 from cnndeploy.architectures import Architecture
 from cnndeploy.architectures._network import Network
-from cnndeploy.architectures._recipe import DEEP, Recipe
+from cnndeploy.architectures._recipe import deep
 from cnndeploy.preprocessing import Preprocessing
 
 
@@ -45,9 +45,6 @@ class AlexNet(Network):
 ARCHITECTURE = Architecture(
     build=AlexNet,
     preprocessing=Preprocessing(size=(224, 224)),
-    recipes={
-        "original": Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
-        "tuned": DEEP,
-    },
+    recipes=deep(learning_rate=0.001, tuned_rate=0.0005),
     paper="Krizhevsky, Sutskever, Hinton: ImageNet classification with deep convolutional networks, 2012",
 )

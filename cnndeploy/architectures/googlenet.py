@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 
 from cnndeploy.architectures import Architecture
 from cnndeploy.architectures._network import Network
-from cnndeploy.architectures._recipe import DEEP, Recipe
+from cnndeploy.architectures._recipe import deep
 from cnndeploy.preprocessing import Preprocessing
 
 Pair = tuple[int, int]
 
 
-def convolution(
-    channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0
-) -> nn.Sequential:
+def convolution(channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Module:
     """A convolution with ReLU."""
     return nn.Sequential(nn.Conv2d(channels, width, kernel_size, stride, padding), nn.ReLU())
 
@@ -31,17 +27,9 @@ class Inception(nn.Module):
     def __init__(self, channels: int, one: int, three: Pair, five: Pair, pool: int) -> None:
         super().__init__()
         self.one = convolution(channels, one, kernel_size=1)
-        self.three = nn.Sequential(
-            convolution(channels, three[0], kernel_size=1),
-            convolution(three[0], three[1], kernel_size=3, padding=1),
-        )
-        self.five = nn.Sequential(
-            convolution(channels, five[0], kernel_size=1),
-            convolution(five[0], five[1], kernel_size=5, padding=2),
-        )
-        self.pool = nn.Sequential(
-            nn.MaxPool2d(3, stride=1, padding=1), convolution(channels, pool, kernel_size=1)
-        )
+        self.three = nn.Sequential(convolution(channels, three[0], 1), convolution(*three, 3, padding=1))
+        self.five = nn.Sequential(convolution(channels, five[0], 1), convolution(*five, 5, padding=2))
+        self.pool = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), convolution(channels, pool, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, one + three[1] + five[1] + pool, height, width)."""
@@ -77,9 +65,6 @@ class GoogLeNet(Network):
 ARCHITECTURE = Architecture(
     build=GoogLeNet,
     preprocessing=Preprocessing(size=(96, 96)),
-    recipes={
-        "original": Recipe(epochs=5, batch_size=128, learning_rate=0.001, initialisation="he"),
-        "tuned": replace(DEEP, learning_rate=0.001),
-    },
+    recipes=deep(learning_rate=0.001, tuned_rate=0.001),
     paper="Szegedy et al.: Going deeper with convolutions, 2014",
 )

@@ -37,16 +37,8 @@ ARCHITECTURE = Architecture(
     build=LeNet,
     preprocessing=Preprocessing(size=(28, 28)),
     recipes={
-        "original": Recipe(epochs=5, batch_size=256, learning_rate=0.001),
-        "tuned": Recipe(
-            epochs=28,
-            batch_size=256,
-            learning_rate=0.03,
-            initialisation="xavier",
-            schedule="one-cycle",
-            label_smoothing=0.05,
-            flip=True,
-        ),
+        "original": Recipe(5, 256, 0.001),
+        "tuned": Recipe(28, 256, 0.03, "xavier", "one-cycle", label_smoothing=0.05, flip=True),
     },
     paper="LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998",
 )

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
 from cnndeploy.architectures import Architecture
 from cnndeploy.architectures._network import Network
-from cnndeploy.architectures._recipe import DEEP, Recipe
+from cnndeploy.architectures._recipe import deep
 from cnndeploy.preprocessing import Preprocessing
 
 
-def nin_block(
-    channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0
-) -> nn.Sequential:
+def nin_block(channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Module:
     """A convolution and two 1x1 convolutions, each with ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, kernel_size, stride, padding),
-        nn.ReLU(),
-        nn.Conv2d(width, width, kernel_size=1),
-        nn.ReLU(),
-        nn.Conv2d(width, width, kernel_size=1),
-        nn.ReLU(),
-    )
+    first = nn.Conv2d(channels, width, kernel_size, stride, padding)
+    second, third = (nn.Conv2d(width, width, kernel_size=1) for _ in range(2))
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU())
 
 
 class NiN(Network):
@@ -47,9 +38,6 @@ class NiN(Network):
 ARCHITECTURE = Architecture(
     build=NiN,
     preprocessing=Preprocessing(size=(224, 224)),
-    recipes={
-        "original": Recipe(epochs=5, batch_size=128, learning_rate=0.002, initialisation="he"),
-        "tuned": replace(DEEP, epochs=25, learning_rate=0.002),
-    },
+    recipes=deep(learning_rate=0.002, tuned_rate=0.002, epochs=25),
     paper="Lin, Chen, Yan: Network in network, 2013",
 )

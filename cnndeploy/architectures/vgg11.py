@@ -6,7 +6,7 @@ from torch import nn
 
 from cnndeploy.architectures import Architecture
 from cnndeploy.architectures._network import Network
-from cnndeploy.architectures._recipe import DEEP, Recipe
+from cnndeploy.architectures._recipe import deep
 from cnndeploy.preprocessing import Preprocessing
 
 
@@ -40,9 +40,6 @@ class VGG11(Network):
 ARCHITECTURE = Architecture(
     build=VGG11,
     preprocessing=Preprocessing(size=(224, 224)),
-    recipes={
-        "original": Recipe(epochs=5, batch_size=64, learning_rate=0.001, initialisation="he"),
-        "tuned": DEEP,
-    },
+    recipes=deep(learning_rate=0.001, tuned_rate=0.0005, batch_size=64),
     paper="Simonyan, Zisserman: Very deep convolutional networks for large-scale image recognition, 2014",
 )

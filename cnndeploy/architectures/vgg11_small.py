@@ -13,14 +13,6 @@ ARCHITECTURE = replace(
     build=partial(vgg11.VGG11, divisor=16),
     recipes={
         "original": vgg11.ARCHITECTURE.recipes["original"],
-        "tuned": Recipe(
-            epochs=10,
-            batch_size=128,
-            learning_rate=0.004,
-            initialisation="he",
-            schedule="one-cycle",
-            label_smoothing=0.05,
-            flip=True,
-        ),
+        "tuned": Recipe(10, 128, 0.004, "he", "one-cycle", label_smoothing=0.05, flip=True),
     },
 )

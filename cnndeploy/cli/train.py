@@ -13,7 +13,7 @@ from cnndeploy.errors import Stopped
 from cnndeploy.machine import patient_threads
 
 if TYPE_CHECKING:
-    from cnndeploy.training.records import Epoch, Step
+    from cnndeploy.training.state import Epoch, Step
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""A network as a graph of calls, which rewrites search and change."""
+"""A network as a graph of calls, which rewrites search and change, and the layers that they make."""
 
 from __future__ import annotations
 
@@ -134,3 +134,30 @@ def one_thread() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+def exact(layer: nn.Conv2d | nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weight and bias in float64; a layer without bias has one of zeros."""
+    weight = layer.weight.detach().double()
+    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
+    return weight, bias
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
+    """Make a linear layer of these weights."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")  # which draws no random weights
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return layer
+
+
+def convolution(like: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv2d:
+    """Make a convolution of these weights, with strides, padding and groups as another's."""
+    layer = copy.deepcopy(like)
+    layer.in_channels, layer.out_channels = weight.shape[1] * like.groups, weight.shape[0]
+    layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
+    return layer
+
+
+def pads(layer: nn.Conv2d) -> bool:
+    """Return whether a convolution sees more than the image."""
+    return layer.padding not in ("valid", (0, 0))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx, nn
 
-from cnndeploy.simplification._layers import convolution, exact, linear
-from cnndeploy.simplification._trace import Call, Rewrite, Traced
+from cnndeploy.simplification._trace import Call, Rewrite, Traced, convolution, exact, linear
 
 _KEEP_AXES = (nn.Linear, nn.Dropout, nn.Identity, nn.ReLU, nn.Sigmoid, nn.Tanh, nn.BatchNorm1d)
 
@@ -26,11 +27,13 @@ def fold_batch_norm(traced: Traced) -> Rewrite | None:
     return None
 
 
-def _folded(traced: Traced, call: Call[nn.Module], norm: nn.Module) -> nn.Module | None:
+def _folded(traced: Traced, call: Call[Any], norm: Any) -> nn.Module | None:
     layer = call.module
-    assert isinstance(layer, nn.Conv2d | nn.Linear)  # noqa: S101 - as was searched for
-    assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d)  # noqa: S101
-    if norm.training or norm.running_mean is None or norm.running_var is None:
+    if isinstance(layer, nn.Conv2d):
+        fits = isinstance(norm, nn.BatchNorm2d)
+    else:
+        fits = isinstance(norm, nn.BatchNorm1d) and _is_flat(traced, call.node.args[0])
+    if not fits or norm.training or norm.running_mean is None or norm.running_var is None:
         return None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -39,12 +42,8 @@ def _folded(traced: Traced, call: Call[nn.Module], norm: nn.Module) -> nn.Module
     if norm.bias is not None:
         shift = shift + norm.bias.double()
     weight, bias = exact(layer)
-    bias = bias * scale + shift
-    if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-        return convolution(layer, weight * scale[:, None, None, None], bias)
-    if isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
-        return linear(weight * scale[:, None], bias) if _is_flat(traced, call.node.args[0]) else None
-    return None
+    weight, bias = weight * scale.view(-1, *[1] * (weight.dim() - 1)), bias * scale + shift
+    return convolution(layer, weight, bias) if isinstance(layer, nn.Conv2d) else linear(weight, bias)
 
 
 def _is_flat(traced: Traced, value: object) -> bool:

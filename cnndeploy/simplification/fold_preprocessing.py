@@ -8,8 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from cnndeploy.preprocessing import Preprocessing
-from cnndeploy.simplification._layers import convolution, exact, pads
-from cnndeploy.simplification._trace import Call, Rewrite, Traced, one_thread, trace
+from cnndeploy.simplification._trace import Rewrite, convolution, exact, one_thread, pads, trace
 
 
 def fold_preprocessing(
@@ -30,8 +29,10 @@ def fold_preprocessing(
         and preprocessing as they came and no rewrite if it does not apply.
     """
     traced = trace(network)
-    call = None if traced is None or preprocessing.scale == 0 else _first_convolution(traced)
-    if call is None or call.module.padding_mode != "zeros":
+    inputs = [node for node in traced.graph.nodes if node.op == "placeholder"] if traced is not None else []
+    users = [user for node in inputs for user in node.users]
+    call = traced.call(users[0], nn.Conv2d) if traced is not None and len(inputs) == len(users) == 1 else None
+    if call is None or call.module.padding_mode != "zeros" or preprocessing.scale == 0:
         return network, preprocessing, ()
     scale, mean, std = preprocessing.scale, preprocessing.mean, preprocessing.std
     shift = mean / scale
@@ -44,10 +45,3 @@ def fold_preprocessing(
     network.set_submodule(call.path, folded)
     remaining = replace(preprocessing, scale=1.0, mean=shift, std=1.0)
     return network, remaining, (Rewrite("fold_preprocessing", (call.path,)),)
-
-
-def _first_convolution(traced: Traced) -> Call[nn.Conv2d] | None:
-    """Return the call of the convolution that alone takes a network's only input."""
-    inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
-    users = list(inputs[0].users)
-    return traced.call(users[0], nn.Conv2d) if len(inputs) == len(users) == 1 else None

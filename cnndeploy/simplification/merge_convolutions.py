@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cnndeploy.simplification._layers import convolution, exact, is_pointwise, pads
-from cnndeploy.simplification._trace import Rewrite, Traced
+from cnndeploy.simplification._trace import Rewrite, Traced, convolution, exact, pads
 
 
 def merge_convolutions(traced: Traced) -> Rewrite | None:
@@ -34,12 +33,13 @@ def _merged(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d | None:
     channels, between, out = first.in_channels, first.out_channels, second.out_channels
     (first_weight, first_bias), (weight, bias) = exact(first), exact(second)
     taps = first.kernel_size[0] * first.kernel_size[1]
-    if is_pointwise(second) and out * channels * taps < between * channels * taps + out * between:
+    pointwise = [layer.kernel_size == layer.stride == (1, 1) and not pads(layer) for layer in (first, second)]
+    if pointwise[1] and out * channels * taps < between * channels * taps + out * between:
         across = weight[:, :, 0, 0]  # (out, between)
         product = torch.einsum("om,mikl->oikl", across, first_weight)
         return convolution(first, product, bias + across @ first_bias)
     keeps_borders = not pads(second) or (second.padding_mode == "zeros" and not first_bias.any())
-    if is_pointwise(first) and keeps_borders and channels <= between:
+    if pointwise[0] and keeps_borders and channels <= between:
         product = torch.einsum("omkl,mi->oikl", weight, first_weight[:, :, 0, 0])
         return convolution(second, product, bias + weight.sum((2, 3)) @ first_bias)
     return None

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from cnndeploy.simplification._layers import exact, linear
-from cnndeploy.simplification._trace import Call, Rewrite, Traced
+from cnndeploy.simplification._trace import Rewrite, Traced, exact, linear
 
 
 def merge_linear(traced: Traced) -> Rewrite | None:
@@ -19,19 +18,16 @@ def merge_linear(traced: Traced) -> Rewrite | None:
     merged that leave the fewest multiplications per image, the sum of inputs times outputs.
     Proof: B (A x + a) + b = (B A) x + (B a + b).
     """
-    pairs = list(traced.pairs((nn.Linear,), (nn.Linear,)))
-    before = {last.node: first for first, last in pairs}
-    followed = {first.node for first, _ in pairs}
-    for _, last in pairs:
-        if last.node in followed:
-            continue
-        chain: list[Call[nn.Linear]] = [last]
-        while (first := before.get(chain[0].node)) is not None:
-            chain.insert(0, first)
+    chains = {last.node: [first, last] for first, last in traced.pairs((nn.Linear,), (nn.Linear,))}
+    # in the graph's order, so that a chain is whole before it goes on
+    for node, chain in list(chains.items()):
+        if (start := chains.pop(chain[0].node, None)) is not None:
+            chains[node] = [*start, *chain[1:]]
+    for chain in chains.values():
         sizes = [chain[0].module.in_features, *(call.module.out_features for call in chain)]
-        for start, end in itertools.pairwise(fewest_multiplications(sizes)):
-            if end - start > 1:
-                merged = chain[start:end]
+        for begin, end in itertools.pairwise(fewest_multiplications(sizes)):
+            if end - begin > 1:
+                merged = chain[begin:end]
                 return traced.merge("merge_linear", merged, _product([call.module for call in merged]))
     return None
 

@@ -15,6 +15,8 @@ from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.torch_preprocessing import TorchPreprocessing
 from cnndeploy.training.distributed import Processes
 
+Batch = tuple[torch.Tensor, torch.Tensor, int]
+
 
 class Batches:
     """The images, held once as uint8; what comes of an epoch depends on seed and epoch alone.
@@ -34,20 +36,16 @@ class Batches:
         self._images = torch.tensor(images.images, device=device)  # uint8 (n, 28, 28)
         self._labels = torch.tensor(images.labels, device=device, dtype=torch.long)  # (n,)
         self._preprocessing = TorchPreprocessing(preprocessing, images.images.shape[1:])
-        self._recipe = recipe
-        self._seed = seed
-        self._processes = processes
+        self._recipe, self._seed, self._processes = recipe, seed, processes
 
     def __len__(self) -> int:
         """Steps in an epoch."""
         return math.ceil(len(self._images) / self._recipe.batch_size)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
-        """Images float32 (share, 1, *size), labels (share,), and how many images the global batch has.
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yield images float32 (share, 1, *size), labels (share,), and how many images the global batch has.
 
-        Args:
-            epoch: From 1.
-            first_step: How many batches to leave out, which were given before.
+        ``epoch`` is from 1; the batches before ``first_step`` are left out.
         """
         order = torch.randperm(len(self._images), generator=generator("order", self._seed, epoch))
         for step, batch in enumerate(order.split(self._recipe.batch_size)):
@@ -57,9 +55,10 @@ class Batches:
             mine = self._processes.share(batch).to(self._images.device)
             images = self._images[mine]
             if self._recipe.flip:
-                flipped = self._processes.share(torch.rand(len(batch), generator=draw) < 0.5)
-                flipped = flipped.to(images.device)[:, None, None]
-                images = torch.where(flipped, images.flip(2), images)
+                flipped = self._processes.share(torch.rand(len(batch), generator=draw) < 0.5).to(
+                    images.device
+                )
+                images = torch.where(flipped[:, None, None], images.flip(2), images)
             if reach := self._recipe.shift:
                 moves = torch.randint(2 * reach + 1, (len(batch), 2), generator=draw)
                 images = _shifted(images, self._processes.share(moves).to(images.device), reach)

@@ -27,18 +27,11 @@ class Processes:
     local_count: int = 1
 
     def device(self, name: str) -> str:
-        """Return the device that this process is to use if ``name`` is asked for.
-
-        Raises:
-            TrainingError: Several processes of one machine cannot share one GPU.
-        """
-        if self.count == 1 or name == "cpu":
-            return name
-        if name != "cuda" and self.local_count > 1:
-            raise TrainingError(
-                f"{name} is one GPU and there are {self.local_count} processes; use device='cuda'"
-            )
-        return f"cuda:{self.local_rank}" if name == "cuda" else name
+        """Return this process's device if ``name`` is asked for; raise TrainingError if several would share a GPU."""
+        if name not in ("cpu", "cuda") and self.local_count > 1:
+            advice = "use device='cuda'"
+            raise TrainingError(f"{name} is one GPU and there are {self.local_count} processes; {advice}")
+        return f"cuda:{self.local_rank}" if name == "cuda" and self.count > 1 else name
 
     def share(self, batch: torch.Tensor) -> torch.Tensor:
         """The rows of a global batch that this process computes."""
@@ -76,11 +69,10 @@ def joined(processes: Processes, device: torch.device) -> Iterator[None]:
     if processes.count == 1 or distributed.is_initialized():
         yield
         return
-    if device.type == "cuda":
+    on_gpu = device.type == "cuda"
+    if on_gpu:
         torch.cuda.set_device(device)
-        distributed.init_process_group("nccl", device_id=device)
-    else:
-        distributed.init_process_group("gloo")
+    distributed.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
     try:
         yield
     finally:

@@ -1,22 +1,109 @@
-"""State: what an unfinished training needs to go on, in ``<checkpoint>.resume`` beside the checkpoint."""
+"""What decides the weights of a training, where it stands, and from where it begins or goes on."""
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 
-from cnndeploy.errors import TrainingError
+from cnndeploy.architectures import ARCHITECTURES
+from cnndeploy.architectures._recipe import Recipe
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import TrainingError, UnknownNameError
 from cnndeploy.files import write_file
-from cnndeploy.training.plan import Plan
+from cnndeploy.serial import jsonable, structure
+
+Precision = Literal["float32", "bfloat16"]
 
 _JSON = "cnndeploy.training"
-_TENSORS = ("network", "optimizer")
+_BEGIN_ANEW = "Train with resume=False to begin anew."
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that decides the weights, but the machine and its number of threads.
+
+    ``recipe_name`` is the recipe that ``recipe`` was made from; ``dataset_sha256`` is of each file, by name.
+    ``images``: train on the first so many only; None for all.
+    """
+
+    architecture: str
+    recipe_name: str
+    recipe: Recipe
+    seed: int = 0
+    precision: Precision = "float32"
+    compiled: bool = False
+    images: int | None = None
+    dataset_sha256: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def recorded(cls, values: Mapping[str, Any], where: object) -> Self:
+        """Read a plan from a state or a checkpoint's manifest; raise TrainingError if it records none."""
+        if "limit" in values:  # an older file's word; its "images" are how many were trained on
+            precision = "bfloat16" if values.get("precision") == "bf16" else values.get("precision")
+            values = {**values, "images": values["limit"], "precision": precision}
+        try:
+            known = {field.name: values[field.name] for field in fields(cls)}
+            return cls(**{**known, "recipe": Recipe(**known["recipe"])})
+        except (KeyError, TypeError) as error:
+            raise TrainingError(
+                f"{where} does not say how it was trained, or in another version's words"
+            ) from error
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """Change fields, the recipe's too, but not to None; raise TrainingError if the recipe makes no sense."""
+        changes = {key: value for key, value in changes.items() if value is not None}
+        of_recipe = {field.name for field in fields(Recipe)} & changes.keys()
+        recipe = replace(self.recipe, **{key: changes.pop(key) for key in of_recipe})
+        if recipe.epochs < 0 or recipe.batch_size < 1 or not 0 < recipe.learning_rate < math.inf:
+            raise TrainingError(f"epochs from 0, batch size from 1, learning rate above 0, but got {recipe}")
+        return replace(self, recipe=recipe, **changes)
+
+    def require(self, wanted: Plan, output: Path) -> None:
+        """Raise TrainingError, which names what differs, if the training at ``output`` should go on by another plan."""
+        if self != wanted:
+            own, other = ({**asdict(plan.recipe), **asdict(plan)} for plan in (self, wanted))
+            keys = [key for key in own if key != "recipe" and own[key] != other[key]]
+            differences = ", ".join(f"{key} {own[key]}, not {other[key]}" for key in keys)
+            raise TrainingError(f"{output} was begun otherwise: {differences}. {_BEGIN_ANEW}")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where training stands: ``step`` of ``steps`` in ``epoch`` of ``epochs``, all from 1.
+
+    ``loss`` and ``accuracy`` are means over the ``images`` of the epoch so far; with several processes, over
+    those of the first. ``images_per_s`` is over all processes, since the epoch was begun or resumed.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    images_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A completed epoch; ``test_accuracy`` is on ``test_images`` images that were not trained on."""
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    train_accuracy: float
+    test_accuracy: float
+    test_images: int
+    learning_rate: float
+    seconds: float
 
 
 @dataclass(slots=True)
@@ -32,7 +119,7 @@ class State:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     confusion: list[list[int]] = field(default_factory=list)
     step: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    sums: tuple[float, ...] = (0.0, 0.0, 0.0)
     network: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
 
@@ -42,34 +129,27 @@ class State:
         return 0 < len(self.epochs) == self.plan.recipe.epochs and not self.network
 
     def save(self, output: Path) -> None:
-        """Write the state beside the checkpoint ``output``, whole or not at all; raises ArtifactError."""
-        facts = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _TENSORS}
+        """Write the state beside the checkpoint ``output``, whole or not at all; raise ArtifactError if that fails."""
+        tensors = {"network": self.network, "optimizer": self.optimizer}
+        facts = json.dumps(jsonable(replace(self, network={}, optimizer={})))
         buffer = io.BytesIO()
-        content = {_JSON: json.dumps({**facts, "plan": asdict(self.plan)})}
-        torch.save({**content, "network": self.network, "optimizer": self.optimizer}, buffer)
+        torch.save({_JSON: facts, **tensors}, buffer)
         write_file(state_path(output), buffer.getvalue())
 
     @classmethod
     def load(cls, output: Path) -> State:
-        """Read the state beside the checkpoint ``output``; nothing in the file is run.
-
-        Raises:
-            TrainingError: The file is damaged or no state of ours.
-        """
+        """Read the state beside ``output``, running nothing in it; raise TrainingError if it is damaged or not ours."""
         path = state_path(output)
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             facts = json.loads(content.pop(_JSON))
-            state = cls(**{**facts, **content})
-            sound = len(state.sums) == 3 and state.step >= 0 and all("epoch" in each for each in state.epochs)
-        except Exception:  # noqa: BLE001 - whatever a damaged file makes torch raise
-            sound = False
-        if not sound:
+            return structure(cls, {**facts, "plan": Plan.recorded(facts["plan"], path), **content})
+        except TrainingError:
+            raise
+        except Exception as error:  # whatever a damaged file makes torch raise
             raise TrainingError(
                 f"{path} cannot be resumed from: it is damaged, or not ours. Remove it to begin anew."
-            )
-        state.plan = Plan.recorded(facts["plan"], path)
-        return state
+            ) from error
 
 
 def state_path(output: str | os.PathLike[str]) -> Path:
@@ -80,3 +160,64 @@ def state_path(output: str | os.PathLike[str]) -> Path:
 def log_path(output: str | os.PathLike[str]) -> Path:
     """Return where the epochs of the training that writes ``output`` are listed."""
     return Path(f"{os.fspath(output)}.jsonl")
+
+
+def resolve(
+    output: Path,
+    architecture: str,
+    recipe: str | None,
+    changes: Mapping[str, Any],
+    *,
+    resume: bool,
+    recipe_of: str | os.PathLike[str] | None,
+) -> State:
+    """Return the state from which to train; its device and threads are those of what it goes on with or is like.
+
+    With ``resume`` it goes on with what lies at ``output``; it is like the checkpoint ``recipe_of``, or what it goes
+    on with. ``recipe`` is a name, None for that of the training it is like, else the default. ``changes`` are fields
+    of the plan and its recipe. Raises TrainingError if what lies at ``output`` or ``recipe_of`` does not fit.
+    """
+    unfinished = state_path(output).exists()
+    if unfinished and not resume:
+        raise TrainingError(
+            f"{state_path(output)} holds an unfinished training. Train with resume=True to go on with it, "
+            "or remove it to begin anew."
+        )
+    previous = State.load(output) if unfinished else None
+    if resume and not unfinished and output.exists():
+        previous = _completed(output, architecture, f". {_BEGIN_ANEW}")
+        if previous is not None and not previous.is_complete:
+            raise TrainingError(
+                f"{output} is unfinished, and {state_path(output)} is not there. {_BEGIN_ANEW}"
+            )
+    like = previous if recipe_of is None else _completed(recipe_of, architecture)
+    if (
+        like is not None
+        and like.plan.architecture == architecture
+        and recipe in (None, like.plan.recipe_name)
+    ):
+        plan = like.plan
+    else:
+        recipes = ARCHITECTURES.get(architecture).recipes
+        name = recipe or "tuned"
+        if name not in recipes:
+            raise UnknownNameError("recipe", name, sorted(recipes))
+        plan = Plan(architecture, name, recipes[name])
+    plan = plan.changed(changes)
+    state = previous or State(replace(plan, dataset_sha256={}))
+    state.plan.require(replace(plan, dataset_sha256=state.plan.dataset_sha256), output)
+    if like is not None:
+        state.device, state.threads = like.device, like.threads
+    return state
+
+
+def _completed(path: str | os.PathLike[str], architecture: str, to_resume: str = "") -> State | None:
+    """Return the training that a checkpoint records; None if it has none and ``to_resume``, the advice, is given."""
+    manifest = Artifact.open(path).require_manifest()
+    if manifest.architecture != architecture:
+        raise TrainingError(f"{path} is a {manifest.architecture}, not a {architecture}{to_resume}")
+    if to_resume and not manifest.training:
+        return None
+    training = manifest.training
+    plan = Plan.recorded(training, path)
+    return State(plan, training["device"], training["threads"], list(training["epochs"]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from cnndeploy.training.records import Epoch
+from cnndeploy.training.state import Epoch
 
 _SCALARS = ("train_loss", "train_accuracy", "test_accuracy", "learning_rate")
 

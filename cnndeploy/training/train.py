@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,10 +18,7 @@ from cnndeploy.files import check_writable
 from cnndeploy.machine import keep_freed_memory, usable_cpus
 from cnndeploy.training.distributed import Processes, from_environment, joined
 from cnndeploy.training.loop import Loop
-from cnndeploy.training.plan import Precision
-from cnndeploy.training.records import Callbacks, Epoch, Step
-from cnndeploy.training.resolve import bind, resolve
-from cnndeploy.training.state import State, log_path, state_path
+from cnndeploy.training.state import Epoch, Precision, State, Step, log_path, resolve, state_path
 
 
 def train(
@@ -84,18 +82,16 @@ def train(
     'lenet'
     """
     path = Path(output)
-    changes = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "precision": precision,
-        "compiled": compiled,
-        "images": images,
-    }
-    state = resolve(path, architecture, recipe, changes, resume=resume, recipe_of=recipe_of)
-    training_set, test_set = _splits(state.plan.images, data_dir)
-    bind(state, {**training_set.sha256, **test_set.sha256}, path)
+    of_recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    of_plan = {"seed": seed, "precision": precision, "compiled": compiled, "images": images}
+    state = resolve(path, architecture, recipe, of_recipe | of_plan, resume=resume, recipe_of=recipe_of)
+    count = state.plan.images
+    training_set, test_set = data.load("train", data_dir).first(count), data.load("test", data_dir)
+    test_set = test_set.first(min(count or len(test_set), len(test_set)))
+    plan = replace(state.plan, dataset_sha256={**training_set.sha256, **test_set.sha256})
+    if state.plan.dataset_sha256:  # it was begun, on the same data set
+        state.plan.require(plan, path)
+    state.plan = plan
     if state.is_complete:
         return Artifact.open(path)
     processes = from_environment()
@@ -104,27 +100,17 @@ def train(
         check_writable(target)
     keep_freed_memory()
     with _enough_memory(state.plan.recipe.batch_size), joined(processes, torch_device):
-        callbacks = Callbacks(should_stop, on_step, on_epoch)
-        return Loop(path, state, training_set, test_set, torch_device, processes, callbacks).run()
-
-
-def _splits(count: int | None, folder: str | os.PathLike[str] | None) -> tuple[data.Images, data.Images]:
-    """Return the first ``count`` training images, and at most as many test images."""
-    training_set, test_set = data.load("train", folder), data.load("test", folder)
-    return training_set.first(count), test_set.first(min(count or len(test_set), len(test_set)))
+        callbacks = (should_stop, on_step, on_epoch)
+        return Loop(path, state, training_set, test_set, torch_device, processes, *callbacks).run()
 
 
 def _open_device(state: State, processes: Processes, device: str | None, threads: int | None) -> torch.device:
     """Open the device given, else the state's, and note in the state what is trained on."""
-    own = "cpu" if processes.count > 1 else state.device
-    torch_device = open_device(
-        processes.device(device or own),
-        "training",
-        threads or state.threads or max(1, usable_cpus() // processes.local_count),
-    )
+    name = processes.device(device or ("cpu" if processes.count > 1 else state.device))
+    threads = threads or state.threads or max(1, usable_cpus() // processes.local_count)
+    torch_device = open_device(name, "training", threads)
     if state.plan.precision == "bfloat16" and not _has_bfloat16(torch_device):
-        advice = "train with precision='float32', the default"
-        raise TrainingError(f"{torch_device} does not compute in bfloat16; {advice}")
+        raise TrainingError(f"{torch_device} does not compute in bfloat16; train with float32, the default")
     state.device, state.threads = str(torch_device), torch.get_num_threads()
     return torch_device
 

@@ -13,8 +13,7 @@ from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, DataError, Stopped, TrainingError, UnknownNameError
-from cnndeploy.training.plan import Plan, Precision
-from cnndeploy.training.records import Epoch, Step
+from cnndeploy.training.state import Epoch, Plan, Precision, Step
 from cnndeploy.training.train import train
 
 

@@ -17,8 +17,7 @@ from click.testing import Result
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, Stopped, TrainingError
-from cnndeploy.training.records import Epoch
-from cnndeploy.training.state import State, state_path
+from cnndeploy.training.state import Epoch, State, state_path
 from cnndeploy.training.train import train
 
 QUICK = {"recipe": "tuned", "epochs": 4, "images": 601, "batch_size": 64, "threads": 1, "seed": 3}
