@@ -124,7 +124,7 @@ def quantize(
         data_dir: Folder of the data set; a Reference has its own.
         seconds: How long to time the file beside its float file, each; 0 for not at all.
         command: The command that repeats the measurement, for the certificate.
-        deadline: When to give up if no file is found.
+        deadline: When to give up; checked after every batch, until a file is found.
         progress: Called with what is done, of how much (0 if that is unknown), and at what.
 
     Raises:
@@ -158,7 +158,13 @@ def quantize(
         for number, content in enumerate(files, start=1):
             measured.write_bytes(content)
             report = verify_budget(
-                measured, reference, budget=budget, run=run, images=count, progress=progress
+                measured,
+                reference,
+                budget=budget,
+                run=run,
+                images=count,
+                deadline=deadline,
+                progress=progress,
             )
             # if nothing could be compared, other settings will not help
             if report.passed or number == _MOST_MEASURED or not report.images:
