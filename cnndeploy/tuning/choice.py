@@ -36,11 +36,10 @@ _ALLOWANCE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The race that was run, and the contender that is deployed, whose verdict is a pass."""
+    """The race that was run, and the contender that is deployed, whose verdict is a pass; None if all fail."""
 
     race: Race[Contender]
-    chosen: Contender
-    verdict: Verdict
+    chosen: Contender | None
 
     def rows(self, contenders: Sequence[Contender], checkpoint_accuracy: float | None) -> list[Row]:
         """Return a row for each contender, fastest first; a lossless one is as accurate as its checkpoint."""
@@ -59,10 +58,10 @@ class Choice:
             row = replace(
                 row, ratio=race.ratio(contender), ratio_interval=race.interval(contender), p50_s=p50_s
             )
-        if contender is self.chosen:
-            return replace(row, outcome="chosen", reason=self.verdict.summary)
-        if verdict is not None and not verdict.passed:
-            return replace(row, outcome="rejected", reason=verdict.summary)
+        if verdict is not None and (contender is self.chosen or contender.rejected):
+            return replace(
+                row, outcome="rejected" if contender.rejected else "chosen", reason=verdict.summary
+            )
         if contender in race.failures:
             return replace(row, outcome="failed", reason=race.failures[contender])
         if p50_s is None:
@@ -78,7 +77,7 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
     """Time all contenders, of which the first is eager PyTorch, and verify the fastest until one passes.
 
     Raises:
-        BenchmarkError: None can be deployed.
+        BenchmarkError: Eager PyTorch does not run.
         Stopped: The caller asked for the end.
     """
     with _race(job, contenders) as race:
@@ -101,13 +100,9 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                 if contender.numbers == best.numbers:
                     contender.verdict = verdict
             if verdict.passed:
-                return Choice(race, best, verdict)
+                return Choice(race, best)
         job.check_stop()
-    verdicts = (contender.verdict.summary for contender in contenders if contender.verdict is not None)
-    reasons = "; ".join(dict.fromkeys([*race.failures.values(), *verdicts]))
-    raise BenchmarkError(
-        f"nothing can be deployed: {reasons or 'no round was over in time; allow more minutes'}"
-    )
+    return Choice(race, None)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from cnndeploy.deployment import Source, resolve
-from cnndeploy.errors import ArtifactError
+from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.machine import environment, usable_cpus
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
 from cnndeploy.tuning.choice import choose
@@ -71,7 +71,7 @@ def tune(
 
     Raises:
         ArtifactError, CheckpointError: The checkpoint cannot be read, or the folder not written.
-        BenchmarkError: Nothing could be deployed.
+        BenchmarkError: Nothing could be deployed; its ``report`` is the TuneReport of what was tried.
         Stopped: It was to stop.
         DataError, DeviceUnavailableError: As they say.
 
@@ -104,21 +104,27 @@ def tune(
         job.check_stop()
         stated = reference.artifact.require_manifest().training.get("test_accuracy")
         accuracy = stated if files.int8 is None else files.int8.checkpoint_accuracy
+        rows = choice.rows(entrants, accuracy)
         report = TuneReport(
             checkpoint=str(path),
             folder=str(folder),
             objective=objective,
             batch_size=size,
             budget_points=budget,
-            rows=(*choice.rows(entrants, accuracy), *files.rows, *missing),
+            rows=(*rows, *files.rows, *missing),
             complete=choice.race.decided and not files.notes,
             seconds=time.monotonic() - job.started,
             environment=environment(),
             notes=tuple(files.notes),
         )
+        chosen = choice.chosen
+        if chosen is None or chosen.verdict is None:
+            against = dict.fromkeys(row.reason for row in rows if row.outcome in ("rejected", "failed"))
+            reasons = "; ".join(against) or "no round was over in time; allow more minutes"
+            raise BenchmarkError(f"nothing can be deployed: {reasons}", report)
         if not reference.artifact.is_unchanged():
             raise ArtifactError(f"{path} was replaced while it was tuned; nothing was written")
-        write_deployment(report, choice.chosen.candidate, choice.verdict, command or _command(job, report))
+        write_deployment(report, chosen.candidate, chosen.verdict, command or _command(job, report))
     return report
 
 
