@@ -118,7 +118,7 @@ class OutOfTime(Stopped):
     """A deadline passed before the work was done."""
 
 
-class VerificationFailed(_ReportedError):
+class VerificationFailed(_ReportedError):  # noqa: N818 - read as a sentence
     """A file did not pass verification; ``report`` says why, None if there is no report."""
 
 
