@@ -37,8 +37,8 @@ from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.budget import require_budget, verify_budget
-from cnndeploy.verification.budget_report import BudgetReport
 from cnndeploy.verification.reference import Reference, borrowed
+from cnndeploy.verification.report import BudgetReport
 
 Stored = Literal["int8", "float16"]
 # How many files are measured on test images: the setting that was chosen, and if that fails one more.

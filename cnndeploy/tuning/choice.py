@@ -14,9 +14,7 @@ from cnndeploy.tuning.files import Files, Job
 from cnndeploy.tuning.race import Race
 from cnndeploy.tuning.report import Row
 from cnndeploy.verification.budget import verify_budget
-from cnndeploy.verification.budget_report import BudgetReport
-from cnndeploy.verification.report import EquivalenceReport
-from cnndeploy.verification.verdict import Verdict
+from cnndeploy.verification.report import BudgetReport, EquivalenceReport, Verdict
 from cnndeploy.verification.verify import verify
 
 # A contender that computes for so long at its first run, as torch.compile may, is left out.

@@ -14,7 +14,7 @@ from cnndeploy.errors import CnndeployError, MissingDependencyError
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.tuning.report import Outcome, Row
-from cnndeploy.verification.verdict import Verdict
+from cnndeploy.verification.report import Verdict
 
 
 @dataclass(slots=True, eq=False)

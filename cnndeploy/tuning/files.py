@@ -15,8 +15,8 @@ from cnndeploy.quantization.quantize import quantize
 from cnndeploy.run import Run
 from cnndeploy.tuning.report import Outcome, Row
 from cnndeploy.verification.budget import require_budget
-from cnndeploy.verification.budget_report import BudgetReport
 from cnndeploy.verification.reference import Reference
+from cnndeploy.verification.report import BudgetReport
 
 # The share of the time that eager PyTorch's labels may take; their speed is known from so many images.
 _FOR_LABELS, _START, _ESTIMATE_FROM = 0.3, 64, 256

@@ -16,7 +16,7 @@ from cnndeploy.errors import ArtifactError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.serial import dumps
 from cnndeploy.tuning.report import TuneReport
-from cnndeploy.verification.verdict import Verdict
+from cnndeploy.verification.report import Verdict
 
 BESIDE = ("tuning.json", "frontier.png")
 

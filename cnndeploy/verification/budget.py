@@ -12,10 +12,10 @@ from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, QuantizationError
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Run
-from cnndeploy.verification.budget_report import BudgetReport
 from cnndeploy.verification.examination import Examination, examination
 from cnndeploy.verification.paired import paired_interval
 from cnndeploy.verification.reference import Reference
+from cnndeploy.verification.report import BudgetReport
 from cnndeploy.verification.runner import NotRun
 
 BATCH = 64

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.runtimes import Activation
-from cnndeploy.verification.oracle import FLOOR, LIMIT
+from cnndeploy.verification.checks import FLOOR, LIMIT
 
 IMAGES = 2
 _LACKING = "the file computes nothing of that kind and shape there"

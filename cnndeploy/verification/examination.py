@@ -15,8 +15,8 @@ from cnndeploy.data import Images
 from cnndeploy.deployment import Candidate, Source
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.verification.reference import Reference, borrowed
+from cnndeploy.verification.report import FileIdentity
 from cnndeploy.verification.runner import NotRun, Runner
-from cnndeploy.verification.verdict import FileIdentity
 
 # Operators that a network ready to deploy has no use for. ONNX Runtime removes even a Dropout in training mode from
 # the middle of a graph by default (EliminateDropout), so that only its absence is proof.

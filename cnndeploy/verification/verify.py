@@ -17,12 +17,17 @@ from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Precision, Run
-from cnndeploy.verification.comparison import Comparison, Tolerance
-from cnndeploy.verification.decisions import decide
+from cnndeploy.verification.checks import (
+    Comparison,
+    OracleCheck,
+    Tolerance,
+    check_against_oracle,
+    check_invariance,
+    decide,
+    probes,
+)
 from cnndeploy.verification.divergence import IMAGES, Divergence, find_divergence
 from cnndeploy.verification.examination import Examination, examination
-from cnndeploy.verification.invariance import check_invariance, probes
-from cnndeploy.verification.oracle import OracleCheck, check_against_oracle
 from cnndeploy.verification.reference import Reference, rows_of
 from cnndeploy.verification.report import EquivalenceReport
 from cnndeploy.verification.runner import AS_IT_IS, Computation, NotRun
