@@ -31,8 +31,7 @@ from cnndeploy.exporters import ModelInput, export
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.quantization.graph import in_float16, with_manifest
-from cnndeploy.quantization.screening import Trial
-from cnndeploy.quantization.search import int8_files
+from cnndeploy.quantization.search import Trial, int8_files
 from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import jsonable

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 from cnndeploy.benchmark.timer import BatchOf, Timer
 from cnndeploy.errors import ArtifactError, BenchmarkError
-from cnndeploy.tuning.contenders import Contender
-from cnndeploy.tuning.files import Files, Job
+from cnndeploy.tuning.contenders import Contender, Files, Job
 from cnndeploy.tuning.race import Race
 from cnndeploy.tuning.report import Row
 from cnndeploy.verification.budget import verify_budget

@@ -14,9 +14,9 @@ from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.machine import environment, usable_cpus
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
+from cnndeploy.run import Run
 from cnndeploy.tuning.choice import choose
-from cnndeploy.tuning.contenders import Contender, contenders, eager
-from cnndeploy.tuning.files import Files, Job, make_files
+from cnndeploy.tuning.contenders import Contender, Files, Job, contenders, make_files
 from cnndeploy.tuning.folder import check_folder, write_deployment
 from cnndeploy.tuning.report import TuneReport
 from cnndeploy.verification.reference import Reference, borrowed
@@ -97,7 +97,8 @@ def tune(
         available, missing = contenders(
             files.by_variant, threads=threads, device=device, lossy=files.labelled
         )
-        first = eager(reference.artifact, threads, device)
+        # eager PyTorch, which all are timed against
+        first = Contender("checkpoint", resolve(reference.artifact, Run(device=device, threads=threads)))
         entrants = [first, *(each for each in available if each.candidate != first.candidate)]
         _note_known(files, entrants)
         choice = choose(job, files, entrants)

@@ -13,7 +13,7 @@ from cnndeploy.errors import ArtifactError, QuantizationError
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Run
 from cnndeploy.verification.examination import Examination, examination
-from cnndeploy.verification.paired import paired_interval
+from cnndeploy.verification.paired import paired_counts, paired_interval
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.report import BudgetReport
 from cnndeploy.verification.runner import NotRun
@@ -119,8 +119,7 @@ def _with_figures(
     report: BudgetReport, labels: NDArray[np.intp], expected: NDArray[np.intp], truth: NDArray[np.uint8]
 ) -> BudgetReport:
     """Compare the labels (images,) of both sides with the true ones."""
-    right, wanted = labels == truth, expected == truth
-    lost, gained, count = int((wanted & ~right).sum()), int((right & ~wanted).sum()), len(labels)
+    (lost, gained), count = paired_counts(labels, expected, truth), len(labels)
     low, high = paired_interval(lost, gained, count)
     loss, most = 100 * (lost - gained) / count, 100 * high
     reason = (
@@ -131,8 +130,8 @@ def _with_figures(
         report,
         images=count,
         top1_agreement=float((labels == expected).mean()),
-        artifact_accuracy=float(right.mean()),
-        checkpoint_accuracy=float(wanted.mean()),
+        artifact_accuracy=float((labels == truth).mean()),
+        checkpoint_accuracy=float((expected == truth).mean()),
         loss_points=loss,
         loss_low_points=100 * low,
         loss_high_points=most,

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnndeploy.verification.paired import paired_counts
+
 Logits = NDArray[np.float32]  # (images, classes)
 CHUNK = 256  # images at a time, so that float64 copies of many classes stay small
 # In tolerances: below, a network that ignores its input would be hard to tell from one that does not.
@@ -206,8 +208,6 @@ class Decisions:
 def decide(artifact: Logits, checkpoint: Logits, labels: NDArray[np.uint8]) -> Decisions:
     """Compare logits (images, classes) of the same images, whose right ``labels`` (images,) are known."""
     given, expected = artifact.argmax(axis=1), checkpoint.argmax(axis=1)
-    gained = int(((given == labels) & (expected != labels)).sum())
-    lost = int(((given != labels) & (expected == labels)).sum())
     largest = np.concatenate([np.sort(checkpoint[part], axis=1)[:, -2:] for part in _chunks(labels)])
     margins = np.diff(largest.astype(np.float64))[:, 0]  # (images,)
     return Decisions(
@@ -215,7 +215,7 @@ def decide(artifact: Logits, checkpoint: Logits, labels: NDArray[np.uint8]) -> D
         certified=int((2 * _largest_errors(artifact, checkpoint) < margins).sum()),
         artifact_accuracy=float((given == labels).mean()),
         checkpoint_accuracy=float((expected == labels).mean()),
-        mcnemar_p=mcnemar(gained, lost),
+        mcnemar_p=mcnemar(*paired_counts(given, expected, labels)),
     )
 
 

@@ -1,11 +1,20 @@
-"""The confidence interval of the difference between two accuracies over the same images."""
+"""Two accuracies over the same images: on how many the two differ, and what that tells of their difference."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
+
+from numpy.typing import NDArray
 
 _Z = 1.959963984540054  # the standard normal distribution's 97.5th percentile
 _HALVINGS = 60
+
+
+def paired_counts(labels: NDArray[Any], expected: NDArray[Any], truth: NDArray[Any]) -> tuple[int, int]:
+    """Count the images, (images,), that are lost, which only ``expected`` has right, and gained, only ``labels``."""
+    right, wanted = labels == truth, expected == truth
+    return int((wanted & ~right).sum()), int((right & ~wanted).sum())
 
 
 def paired_interval(lost: int, gained: int, images: int) -> tuple[float, float]:

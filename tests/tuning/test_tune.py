@@ -26,7 +26,7 @@ from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.run import RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import dumps, structure
-from cnndeploy.tuning import choice, files, race as race_module
+from cnndeploy.tuning import choice, contenders as contenders_module, race as race_module
 from cnndeploy.tuning.contenders import Contender, contenders
 from cnndeploy.tuning.race import Race
 from cnndeploy.tuning.report import Row, TuneReport
@@ -51,7 +51,7 @@ def quick_tuning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(race_module, "MOST_ROUNDS", race_module.FIRST_ROUNDS)
-        for module in (files, quantize):
+        for module in (contenders_module, quantize):
             patch.setattr(module, "export", export_once)
         yield
 
