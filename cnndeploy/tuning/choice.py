@@ -86,9 +86,8 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                 break
             looks += best.lossy
             if looks > _MOST_LOSSY:
-                for contender in pool:
-                    if contender.lossy:
-                        contender.verdict = _undecided(job, contender, _MEASURED_ENOUGH)
+                for contender in (one for one in pool if one.lossy):
+                    contender.verdict = _undecided(job, contender, _MEASURED_ENOUGH)
                 continue
             eager_s = 0.0 if files.labelled else race.median_s(contenders[0]) or 0.0
             image_s = (race.median_s(best) or 0.0) / job.batch_size
@@ -148,11 +147,7 @@ def _best(pool: Sequence[Contender], race: Race[Contender]) -> Contender | None:
 def _verify(job: Job, contender: Contender, image_s: float, eager_image_s: float) -> Verdict:
     """Verify a contender, on fewer images if the time demands it.
 
-    Args:
-        job: What was asked for.
-        contender: What is to be deployed.
-        image_s: Seconds that it takes for an image.
-        eager_image_s: And that eager PyTorch does; 0 if its logits are known.
+    It takes ``image_s`` seconds for an image, eager PyTorch ``eager_image_s``, 0 if its logits are known.
     """
     candidate, reference, tests = contender.candidate, job.reference, len(job.reference.test)
     artifact, run, stopped, progress = candidate.artifact, candidate.run, job.stopped, job.progress
@@ -163,15 +158,15 @@ def _verify(job: Job, contender: Contender, image_s: float, eager_image_s: float
             affordable = int(max(0.0, job.deadline.left_s) / seconds)
             images = None if affordable >= tests else min(tests, max(_FEWEST_IMAGES, affordable))
             return verify(artifact, reference, run=run, images=images, deadline=stopped, progress=progress)
-        if image_s * tests > job.deadline.left_s:
-            minutes = math.ceil(job.max_minutes + image_s * tests / 60)
-            reason = f"no time is left to see what it loses on the test images; {minutes} minutes would do"
-            return _undecided(job, contender, reason)
-        return verify_budget(
-            artifact, reference, budget=job.budget, run=run, deadline=stopped, progress=progress
-        )
+        if image_s * tests <= job.deadline.left_s:
+            return verify_budget(
+                artifact, reference, budget=job.budget, run=run, deadline=stopped, progress=progress
+            )
+        minutes = math.ceil(job.max_minutes + image_s * tests / 60)
+        reason = f"no time is left to see what it loses on the test images; {minutes} minutes would do"
     except ArtifactError as error:  # its process died, say; another contender may do
-        return _undecided(job, contender, f"it could not be verified: {error}")
+        reason = f"it could not be verified: {error}"
+    return _undecided(job, contender, reason)
 
 
 def _undecided(job: Job, contender: Contender, reason: str) -> Verdict:

@@ -59,7 +59,7 @@ class Job:
 
     def __post_init__(self) -> None:
         """Raise BenchmarkError or QuantizationError if a number makes no sense."""
-        numbers = {"batch size": self.batch_size, "threads": self.threads}
+        numbers: dict[str, float] = {"batch size": self.batch_size, "threads": self.threads}
         numbers |= {"calibration images": self.calibration, "minutes": self.max_minutes}
         if wrong := [name for name, value in numbers.items() if not 0 < value < math.inf]:
             raise BenchmarkError(f"{', '.join(wrong)} must be above 0")

@@ -41,12 +41,9 @@ def check_folder(path: Path, checkpoint: Path) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether it is an empty folder, or has in it only what tune writes."""
-    if not path.is_dir():
-        return False
-    held = {entry.name for entry in path.iterdir()}
-    if not held:
-        return True
     try:
+        if not (held := {entry.name for entry in path.iterdir()}):
+            return True
         plan = Plan.from_json((path / PLAN_FILE).read_text())
     except (OSError, ValueError):
         return False

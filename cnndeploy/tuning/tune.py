@@ -6,7 +6,6 @@ import os
 import shlex
 import tempfile
 import time
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -143,16 +142,10 @@ def _note_known(files: Files, entrants: list[Contender]) -> None:
 
 def _command(job: Job, report: TuneReport) -> str:
     """Return the command that makes the folder again."""
-    options = {
-        "--output": report.folder,
-        "--budget": f"{job.budget:g}",
-        "--objective": report.objective,
-        "--batch-size": str(job.batch_size),
-        "--threads": str(job.threads),
-        "--device": job.device,
-        "--calibration": str(job.calibration),
-        "--max-minutes": f"{job.max_minutes:g}",
-    }
-    if job.reference.data_dir is not None:
-        options["--data-dir"] = job.reference.data_dir
-    return shlex.join(["cnndeploy", "tune", report.checkpoint, *chain.from_iterable(options.items())])
+    texts = ["cnndeploy", "tune", report.checkpoint, "--output", report.folder]
+    texts += ["--budget", f"{job.budget:g}", "--objective", report.objective]
+    texts += ["--batch-size", str(job.batch_size), "--threads", str(job.threads), "--device", job.device]
+    texts += ["--calibration", str(job.calibration), "--max-minutes", f"{job.max_minutes:g}"]
+    return shlex.join(
+        texts + ([] if job.reference.data_dir is None else ["--data-dir", job.reference.data_dir])
+    )

@@ -122,10 +122,8 @@ def _with_figures(
     (lost, gained), count = paired_counts(labels, expected, truth), len(labels)
     low, high = paired_interval(lost, gained, count)
     loss, most = 100 * (lost - gained) / count, 100 * high
-    reason = (
-        f"it loses {loss:.2f} percentage points of accuracy, and as far as {count:,} images can tell up to "
-        f"{most:.2f}, beyond the budget of {report.budget_points:g}"
-    )
+    loses = f"it loses {loss:.2f} percentage points of accuracy, and as far as {count:,} images can tell"
+    reason = f"{loses} up to {most:.2f}, beyond the budget of {report.budget_points:g}"
     return replace(
         report,
         images=count,

@@ -89,12 +89,12 @@ class Comparison:
         return None
 
     def _incomparable(self, expected: Logits, actual: Logits) -> str | None:
-        batch = len(expected)
+        batch, last = len(expected), self.images + len(expected) - 1
         if actual.shape != expected.shape or actual.dtype != expected.dtype:
             return f"a batch of {batch} gives {actual.dtype} {actual.shape}, not {expected.dtype} {expected.shape}"
         for side, logits in (("the checkpoint", expected), ("the artifact", actual)):
             if not np.isfinite(logits).all():
-                return f"{side} gives NaN or infinite logits within images {self.images} to {self.images + batch - 1}"
+                return f"{side} gives NaN or infinite logits within images {self.images} to {last}"
         return None
 
     @property

@@ -82,8 +82,8 @@ class Verdict:
     @classmethod
     def undecided(cls, artifact: object, against: object, reason: str, **known: Any) -> Self:
         """Return the verdict of a verification that could not be done, or has not ended; it is no pass."""
-        files = {"artifact": FileIdentity(str(artifact), ""), "against": FileIdentity(str(against), "")}
-        return cls(**files, reasons=(reason,), **known)
+        files = FileIdentity(str(artifact), ""), FileIdentity(str(against), "")
+        return cls(artifact=files[0], against=files[1], reasons=(reason,), **known)
 
     def moved_to(self, path: object) -> Self:
         """Return the verdict on the same bytes at another place."""

@@ -18,8 +18,6 @@ from cnndeploy.serial import jsonable, structure
 from cnndeploy.specs import TensorSpec
 from cnndeploy.verification.report import SideFacts
 
-Size = tuple[int, int]
-
 
 class NotRun(Exception):  # noqa: N818 - an outcome of verification, and no fault of the user's
     """The artifact cannot be run on a batch; never leaves this package."""
@@ -39,7 +37,7 @@ class Computation:
     weights: Precision = "float32"
     simplified: bool = False
     from_raw: bool = False
-    size: Size | None = None
+    size: tuple[int, int] | None = None
 
 
 AS_IT_IS = Computation()
@@ -60,9 +58,8 @@ class Runner(WorkerProcess):
             facts = self.receive()
             self.device: str = facts["device"]
             self.threads: int = facts["threads"]
-            self.inputs, self.outputs = (
-                structure(tuple[TensorSpec, ...], facts[name]) for name in ("inputs", "outputs")
-            )
+            self.inputs = structure(tuple[TensorSpec, ...], facts["inputs"])
+            self.outputs = structure(tuple[TensorSpec, ...], facts["outputs"])
             self.facts = structure(SideFacts, facts)
             self._is_open = True
         return self
@@ -89,9 +86,9 @@ class Runner(WorkerProcess):
         """
         folder.mkdir()
         self.send({"batches": [batch], "computation": jsonable(computation), "folder": str(folder)})
+        modules = self._receive_run()["activations"]
         return [
-            Activation(module["module"], module["kind"], np.load(module["file"], mmap_mode="r"))
-            for module in self._receive_run()["activations"]
+            Activation(one["module"], one["kind"], np.load(one["file"], mmap_mode="r")) for one in modules
         ]
 
     def _receive_run(self) -> Message:
