@@ -38,12 +38,8 @@ class Choice:
     race: Race[Contender]
     chosen: Contender | None
 
-    def rows(self, contenders: Sequence[Contender], checkpoint_accuracy: float | None) -> list[Row]:
-        """Return a row for each contender, fastest first; a lossless one is as accurate as its checkpoint."""
-        rows = [self._row(contender, checkpoint_accuracy) for contender in contenders]
-        return sorted(rows, key=lambda row: -(row.ratio or 0))
-
-    def _row(self, contender: Contender, checkpoint_accuracy: float | None) -> Row:
+    def row(self, contender: Contender, checkpoint_accuracy: float | None) -> Row:
+        """Return the contender's row of the report; a lossless one is as accurate as its checkpoint."""
         race, verdict, p50_s = self.race, contender.verdict, self.race.median_s(contender)
         tell = f"no faster than {self.chosen}, as far as {race.rounds(contender)} rounds tell"
         row = contender.row("as fast", tell)

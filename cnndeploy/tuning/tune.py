@@ -104,7 +104,7 @@ def tune(
         job.check_stop()
         stated = reference.artifact.require_manifest().training.get("test_accuracy")
         accuracy = stated if files.int8 is None else files.int8.checkpoint_accuracy
-        rows = choice.rows(entrants, accuracy)
+        rows = sorted((choice.row(one, accuracy) for one in entrants), key=lambda row: -(row.ratio or 0))
         report = TuneReport(
             checkpoint=str(path),
             folder=str(folder),

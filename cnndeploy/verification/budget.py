@@ -12,11 +12,10 @@ from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, QuantizationError
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Run
+from cnndeploy.verification.checks import paired_counts, paired_interval
 from cnndeploy.verification.examination import Examination, examination
-from cnndeploy.verification.paired import paired_counts, paired_interval
-from cnndeploy.verification.reference import Reference
+from cnndeploy.verification.reference import NotRun, Reference
 from cnndeploy.verification.report import BudgetReport
-from cnndeploy.verification.runner import NotRun
 
 BATCH = 64
 # Of the largest logit: what a batch may give differently when it is run again. A runtime gives the same bits.

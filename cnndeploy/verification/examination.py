@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from cnndeploy.data import Images
 from cnndeploy.deployment import Candidate, Source
 from cnndeploy.progress import Deadline, Progress, silent
-from cnndeploy.verification.reference import Reference, borrowed
+from cnndeploy.verification.reference import NotRun, Reference, Runner, borrowed
 from cnndeploy.verification.report import FileIdentity
-from cnndeploy.verification.runner import NotRun, Runner
 
 # Operators that a network ready to deploy has no use for. ONNX Runtime removes even a Dropout in training mode from
 # the middle of a graph by default (EliminateDropout), so that only its absence is proof.

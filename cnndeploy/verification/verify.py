@@ -21,9 +21,8 @@ from cnndeploy.verification import checks
 from cnndeploy.verification.checks import Comparison, Tolerance
 from cnndeploy.verification.divergence import IMAGES, Divergence, find_divergence
 from cnndeploy.verification.examination import Examination, examination
-from cnndeploy.verification.reference import Reference, rows_of
+from cnndeploy.verification.reference import AS_IT_IS, Computation, NotRun, Reference, rows_of
 from cnndeploy.verification.report import EquivalenceReport
-from cnndeploy.verification.runner import AS_IT_IS, Computation, NotRun
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 # float64 takes eager several times as long: all images of a small network, so many of a larger one.

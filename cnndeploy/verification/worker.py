@@ -23,7 +23,7 @@ from cnndeploy.run import Run
 from cnndeploy.runtimes import Activation, Session, open_session
 from cnndeploy.serial import jsonable, structure
 from cnndeploy.specs import Manifest
-from cnndeploy.verification.runner import Computation
+from cnndeploy.verification.reference import Computation
 
 # Some roundings of float32, of numbers that are at most 1.
 _PROBABILITY_ERROR = 1e-6

@@ -48,7 +48,7 @@ from cnndeploy.quantization.search import (
 )
 from cnndeploy.run import Run
 from cnndeploy.verification.budget import verify_budget
-from cnndeploy.verification.runner import Runner
+from cnndeploy.verification.reference import Runner
 from helpers import Trained
 
 FEW: dict[str, Any] = {"calibration": 32, "images": 320, "seconds": 0}

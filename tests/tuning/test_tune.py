@@ -184,7 +184,7 @@ def test_a_row_whose_loss_could_not_be_compared_has_none(
     assert "the same label" in verdict.summary
     contender = Contender("int8", resolve(int8.artifact), verdict)
     race = Race({}, reference=contender, should_stop=never, on_round=lambda *_: None)
-    (row,) = choice.Choice(race, None).rows([contender], 0.9)
+    row = choice.Choice(race, None).row(contender, 0.9)
     assert (row.outcome, row.loss_high_points, row.accuracy) == ("rejected", None, None)
     report = TuneReport("lenet.pt", "lenet.deploy", "latency", 1, 20, (row,), True, 1.0)
     values = json.loads(json.dumps(report.to_dict(), allow_nan=False))

@@ -23,9 +23,9 @@ from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.serial import dumps, structure
 from cnndeploy.verification import examination
 from cnndeploy.verification.budget import verify_budget
-from cnndeploy.verification.paired import paired_interval
+from cnndeploy.verification.checks import paired_interval
+from cnndeploy.verification.reference import AS_IT_IS, Runner
 from cnndeploy.verification.report import BudgetReport
-from cnndeploy.verification.runner import AS_IT_IS, Runner
 from helpers import Trained
 
 IMAGES = 200
