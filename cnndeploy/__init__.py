@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from cnndeploy.tuning.report import TuneReport as TuneReport
     from cnndeploy.tuning.tune import tune as tune
     from cnndeploy.verification.budget import verify_budget as verify_budget
-    from cnndeploy.verification.budget_report import BudgetReport as BudgetReport
     from cnndeploy.verification.reference import Reference as Reference
-    from cnndeploy.verification.report import EquivalenceReport as EquivalenceReport
+    from cnndeploy.verification.report import (
+        BudgetReport as BudgetReport,
+        EquivalenceReport as EquivalenceReport,
+    )
     from cnndeploy.verification.verify import verify as verify
 
 # a test holds the imports above to this
@@ -47,9 +49,8 @@ _NAMES = {
     "tuning.report": "TuneReport",
     "tuning.tune": "tune",
     "verification.budget": "verify_budget",
-    "verification.budget_report": "BudgetReport",
     "verification.reference": "Reference",
-    "verification.report": "EquivalenceReport",
+    "verification.report": "BudgetReport EquivalenceReport",
     "verification.verify": "verify",
 }
 __all__ = sorted(" ".join(_NAMES.values()).split())  # noqa: PLE0605 - type checkers read the imports above

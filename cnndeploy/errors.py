@@ -92,8 +92,16 @@ class InputMismatchError(CnndeployError):
     """An array's name, dtype or shape differs from what the model takes."""
 
 
-class BenchmarkError(CnndeployError):
-    """A candidate could not be measured."""
+class _ReportedError(CnndeployError):
+    """Base of errors that carry what was found out until then."""
+
+    def __init__(self, message: str, report: object = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class BenchmarkError(_ReportedError):
+    """A candidate could not be measured, or none deployed; then ``report`` is tune's, with all that was timed."""
 
 
 class QuantizationError(CnndeployError):
@@ -110,12 +118,8 @@ class OutOfTime(Stopped):
     """A deadline passed before the work was done."""
 
 
-class VerificationFailed(CnndeployError):  # noqa: N818 - read as a sentence
+class VerificationFailed(_ReportedError):  # noqa: N818 - read as a sentence
     """A file did not pass verification; ``report`` says why, None if there is no report."""
-
-    def __init__(self, message: str, report: object = None) -> None:
-        super().__init__(message)
-        self.report = report
 
 
 class NotEquivalentError(VerificationFailed):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common
-from cnndeploy.errors import Stopped
+from cnndeploy.errors import BenchmarkError, Stopped
 
 
 @click.command()
@@ -53,11 +53,15 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     from cnndeploy.tuning.tune import tune
 
     settings |= {"command": common.command_line()}
-    with common.PoliteStop() as stop, common.progress_bar("Starting", refreshes_a_second=1) as update:
-        try:
+    try:
+        with common.PoliteStop() as stop, common.progress_bar("Starting", refreshes_a_second=1) as update:
             report = tune(checkpoint, output, should_stop=stop, progress=update, **settings)
-        except Stopped as error:
-            click.echo(f"Stopped: {error}.", err=True)
-            raise SystemExit(stop.exit_code) from None
+    except Stopped as error:
+        click.echo(f"Stopped: {error}.", err=True)
+        raise SystemExit(stop.exit_code) from None
+    except BenchmarkError as error:
+        if error.report is not None:  # minutes of timing are worth something even if nothing can be deployed
+            common.show(error.report, tuning_table, json_file)
+        raise
     common.show(report, tuning_table, json_file)
     write_file(Path(report.folder, "frontier.png"), tuning_plot(report).png())

@@ -16,7 +16,7 @@ from cnndeploy.run import Precision, Run
 
 if TYPE_CHECKING:
     from cnndeploy.deployment import Candidate
-    from cnndeploy.verification.verdict import Verdict
+    from cnndeploy.verification.report import Verdict
 
 
 @click.command()
@@ -129,8 +129,7 @@ def _verdict(candidate: Candidate, against: Path, budget: float | None, **settin
 
 def _undecided(artifact: Path, against: Path, run: Run, points: dict[str, float], reason: str) -> Verdict:
     """Return the verdict as long as there is none; it is one on a budget if there are ``points``."""
-    from cnndeploy.verification.budget_report import BudgetReport
-    from cnndeploy.verification.report import EquivalenceReport
+    from cnndeploy.verification.report import BudgetReport, EquivalenceReport
 
     kind: type[Verdict] = BudgetReport if points else EquivalenceReport
     known = {"runtime": run.runtime, "device": run.device, "options": run.choices.changed}

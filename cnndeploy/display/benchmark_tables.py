@@ -84,13 +84,14 @@ def tuning_table(report: TuneReport) -> Group:
     headings = ("file", "runtime", "threads", "times as fast as eager", "a call", "accuracy", "outcome")
     table = table_of(title, headings, map(_contender_cells, report.rows), numbers=range(2, 6), folds=(6,))
     table.columns[-1].min_width = 40
-    notes = list(report.notes)
+    minutes = f"in {report.seconds / 60:.1f} minutes"
+    notes, end = list(report.notes), f"Nothing was written {minutes}: nothing can be deployed."
+    if best := ": this is the best so far" * any(row.outcome == "chosen" for row in report.rows):
+        end = f"Wrote {report.folder} {minutes}. Open it with: cnndeploy.load({report.folder!r})"
     if not report.complete:
-        notes.append("The time was over: this is the best so far. --max-minutes gives it more.")
-    wrote = f"Wrote {report.folder} in {report.seconds / 60:.1f} minutes. Open it with: "
-    opened = f"cnndeploy.load({report.folder!r})"
+        notes.append(f"The time was over{best}. --max-minutes gives it more.")
     machine = Text(machine_line(report.environment))
-    return Group(table, machine, *(Text(note, "yellow") for note in notes), Text(wrote + opened))
+    return Group(table, machine, *(Text(note, "yellow") for note in notes), Text(end))
 
 
 def _contender_cells(row: Row) -> tuple[str | Text, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from cnndeploy.verification.verdict import Verdict
+from cnndeploy.verification.report import Verdict
 
 
 def junit(verdict: Verdict) -> str:

@@ -12,10 +12,8 @@ from rich.text import Text
 
 from cnndeploy.display.cells import add_row, pairs, run_line, size, table_of, yes_or_no
 from cnndeploy.evaluation import Evaluation, wilson
-from cnndeploy.verification.budget_report import BudgetReport
 from cnndeploy.verification.divergence import ModuleError
-from cnndeploy.verification.report import EquivalenceReport, SideFacts
-from cnndeploy.verification.verdict import Verdict
+from cnndeploy.verification.report import BudgetReport, EquivalenceReport, SideFacts, Verdict
 
 if TYPE_CHECKING:
     from cnndeploy.quantization.quantize import Quantized

@@ -123,7 +123,7 @@ class Network:
         return sorted(left | self._behind_the_last_layer())
 
     def _behind_the_last_layer(self) -> set[str]:
-        found: set[str] = set()
+        behind: set[str] = set()
         waiting = [self.producers[name] for name in self.outputs if name in self.producers]
         layers = set(self.layers.values())
         while waiting:
@@ -131,9 +131,9 @@ class Network:
             sources = [self.producers[name] for name in node.input if name in self.producers]
             folded = node.op_type in _CLIPS and any(source.name in layers for source in sources)
             if node.name not in layers and not folded:
-                found.add(node.name)
+                behind.add(node.name)
                 waiting += sources
-        return found
+        return behind
 
 
 def quantised(
@@ -181,10 +181,9 @@ def quantised(
         ) from error
     _float_logits(model)
     used = {name for node in model.graph.node for name in node.input}
-    kept = sorted((each for each in model.graph.initializer if each.name in used), key=lambda each: each.name)
-    kept = copy.deepcopy(kept)
+    kept = copy.deepcopy([each for each in model.graph.initializer if each.name in used])
     del model.graph.initializer[:], model.metadata_props[:]
-    model.graph.initializer.extend(kept)
+    model.graph.initializer.extend(sorted(kept, key=lambda each: each.name))
     model.metadata_props.extend(network.model.metadata_props)
     _remove_notes(model, network.model)
     return model

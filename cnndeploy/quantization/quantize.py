@@ -31,14 +31,13 @@ from cnndeploy.exporters import ModelInput, export
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.quantization.graph import in_float16, with_manifest
-from cnndeploy.quantization.screening import Trial
-from cnndeploy.quantization.search import int8_files
+from cnndeploy.quantization.search import Trial, int8_files
 from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.budget import require_budget, verify_budget
-from cnndeploy.verification.budget_report import BudgetReport
 from cnndeploy.verification.reference import Reference, borrowed
+from cnndeploy.verification.report import BudgetReport
 
 Stored = Literal["int8", "float16"]
 # How many files are measured on test images: the setting that was chosen, and if that fails one more.
@@ -124,7 +123,7 @@ def quantize(
         data_dir: Folder of the data set; a Reference has its own.
         seconds: How long to time the file beside its float file, each; 0 for not at all.
         command: The command that repeats the measurement, for the certificate.
-        deadline: When to give up if no file is found.
+        deadline: When to give up; checked after every batch, until a file is found.
         progress: Called with what is done, of how much (0 if that is unknown), and at what.
 
     Raises:
@@ -148,17 +147,24 @@ def quantize(
         float_file = export(path, "onnx", Path(folder, "float.onnx"), input=input)
         count = len(reference.test.first(images))
         if precision == "float16":
-            trials, files = list[Trial](), iter([_float16_file(float_file, budget)])
+            settings = {"precision": "float16", "budget_points": budget}
+            manifest = replace(float_file.require_manifest(), quantization=settings)
+            content = with_manifest(in_float16(onnx.load(float_file.path)), manifest.to_json())
+            trials, files = list[Trial](), iter([content])
         else:
-            threads, data_folder = run.thread_count, reference.data_dir
-            trials, files = int8_files(
-                float_file, budget, calibration, count, threads, data_folder, deadline, progress
-            )
+            numbers = budget, calibration, count, run.thread_count
+            trials, files = int8_files(float_file, *numbers, reference.data_dir, deadline, progress)
         report, content, measured = None, b"", Path(folder, target.name)
         for number, content in enumerate(files, start=1):
             measured.write_bytes(content)
             report = verify_budget(
-                measured, reference, budget=budget, run=run, images=count, progress=progress
+                measured,
+                reference,
+                budget=budget,
+                run=run,
+                images=count,
+                deadline=deadline,
+                progress=progress,
             )
             # if nothing could be compared, other settings will not help
             if report.passed or number == _MOST_MEASURED or not report.images:
@@ -211,21 +217,12 @@ def _checkpoint(source: Source) -> Artifact:
     return artifact
 
 
-def _float16_file(source: Artifact, budget: float) -> bytes:
-    """Return a float file's content in float16, of which there is only one."""
-    settings = {"precision": "float16", "budget_points": budget}
-    manifest = replace(source.require_manifest(), quantization=settings)
-    return with_manifest(in_float16(onnx.load(source.path)), manifest.to_json())
-
-
 def _nothing(checkpoint: Path, budget: float, trials: Sequence[Trial], report: BudgetReport | None) -> str:
     """Say why nothing was written, with the best figures there are."""
     advice = "Allow a larger budget, or ship the float file. Nothing was written."
     start = f"no setting tried keeps {checkpoint} within {budget:g} percentage points of accuracy"
     if report is not None:
         return f"{start}: {'; '.join(report.reasons)}. {advice}"
-    if not trials:
-        return f"{start}. {advice}"
     best = min(trials, key=lambda trial: trial.predicted_high_points)
     return (
         f"{start}: the best of {len(trials)}, {best.method} with {len(best.float_layers)} layers in float, is expected "

@@ -1,32 +1,47 @@
 """The search for an int8 file: first the calibration method, then which layers stay in float, all by measuring.
 
-It sees training images only. A step leaves the next most sensitive layers in float, until the screen predicts that
-the budget is kept.
+It sees training images only: some calibrate, others, which no calibration saw, screen, so that test images choose
+nothing. A step leaves the next most sensitive layers in float, until the screen predicts that the budget is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from itertools import accumulate
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import DataError
+from cnndeploy.errors import DataError, QuantizationError
 from cnndeploy.progress import Deadline, Progress
-from cnndeploy.quantization.calibration import METHODS, Calibration, Method
-from cnndeploy.quantization.graph import Network, quantised, with_manifest
-from cnndeploy.quantization.screening import Screen, Trial, batches, screen_size
+from cnndeploy.quantization.graph import Network, Range, quantised, with_manifest
+from cnndeploy.quiet import quiet
+from cnndeploy.specs import Manifest
+from cnndeploy.verification.checks import paired_counts, paired_interval
 
 SEED = 0
 # Layers left in float at each step, as shares of all; at least one more than before.
-_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
+_SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
 # If the test images did not confirm the first choice, the next must promise to stay below this share of the budget.
 _CAREFUL = 0.5
+Method = Literal["min-max", "percentile", "entropy"]
+METHODS: tuple[Method, ...] = get_args(Method)
+PERCENTILE = 99.99  # of all values lie within; those beyond are clipped
+# Entropy takes time by the square of the bins; of values of one sign half of them are used, a level of uint8 each.
+_BINS, _ENTROPY_BINS = 512, 128
+_Z = 1.96  # of a 95% interval
+# Fewer images for larger networks, by their multiply-adds.
+_FEWEST, _MOST, _MULTIPLY_ADDS = 128, 2000, 4e11
+_SENSITIVITY_IMAGES = 64
+_BATCH_FLOATS = 2**22  # of a batch's prepared images and, many times that, its activations
 
 
 def int8_files(
@@ -39,20 +54,11 @@ def int8_files(
     deadline: Deadline,
     progress: Progress,
 ) -> tuple[list[Trial], Iterator[bytes]]:
-    """Calibrate a float file, and return the files that should keep the budget, the least careful first.
-
-    Args:
-        source: The float file.
-        budget: Percentage points of accuracy that may be lost.
-        calibration: Training images to calibrate on.
-        tests: How many test images the files will be measured on.
-        threads: CPU threads.
-        data_dir: Folder of the data set.
-        deadline: Checked after every batch and every trial.
-        progress: Called with what is done, of how much, and at what.
+    """Calibrate a float file on so many training images; ``tests`` test images will measure what comes of it.
 
     Returns:
-        The settings that were tried so far, and the contents of the files, each made when it is asked for.
+        The settings that were tried so far, and the contents of the files that should keep the budget, the least
+        careful first, each made when it is asked for.
     """
     manifest, network = source.require_manifest(), Network(onnx.load(source.path))
     calibrating, screening = _split(data.load("train", data_dir), calibration, screen_size(network.work()))
@@ -109,11 +115,8 @@ class Search:
         deadline: Deadline,
         progress: Progress,
     ) -> None:
-        self._network = network
+        self._network, self._screen, self._deadline, self._progress = network, screen, deadline, progress
         self._ranges = cache(calibration.ranges)
-        self._screen = screen
-        self._deadline = deadline
-        self._progress = progress
         self.trials: list[Trial] = []
 
     def candidates(self, budget: float) -> Iterator[tuple[Trial, onnx.ModelProto]]:
@@ -133,9 +136,7 @@ class Search:
     def _counts(self) -> list[int]:
         """Return how many layers stay in float at each step; never all of them."""
         layers = len(self._network.layers)
-        counts = [0]
-        for share in _SHARES[1:]:
-            counts.append(max(counts[-1] + 1, round(share * layers)))
+        counts = accumulate(_SHARES, lambda last, share: max(last + 1, round(share * layers)), initial=0)
         return [count for count in counts if count < layers]
 
     def _try(self, method: Method, float_layers: list[str]) -> tuple[Trial, onnx.ModelProto]:
@@ -156,3 +157,152 @@ class Search:
             others = [other for other in layers if other != layer]
             errors[layer] = self._screen.logit_error(quantised(self._network, self._ranges(method), others))
         return sorted(layers, key=lambda layer: -errors[layer])
+
+
+class Calibration:
+    """The histogram of each activation over the calibration images, which all methods read.
+
+    Only histograms are kept, and the images come in small batches, so that memory is bounded whatever the network.
+    """
+
+    def __init__(self, network: Network) -> None:
+        from onnxruntime.quantization.calibrate import HistogramCollector
+
+        self._input = network.model.graph.input[0].name
+        self._collector: Any = HistogramCollector("entropy", False, _BINS, _ENTROPY_BINS, PERCENTILE, "same")
+        self._network = network
+
+    def collect(self, batches: Iterable[NDArray[Any]], threads: int) -> Iterator[int]:
+        """Run all batches of what the network takes, (batch, ...), and yield the size of each."""
+        wanted = self._network.measured()
+        names = [name for name in wanted if name != self._input]
+        model = copy.deepcopy(self._network.model)
+        inner = (name for name in names if name not in self._network.outputs)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+        session = open_on_cpu(model, threads)
+        for batch in batches:
+            values = dict(zip(names, session.run(names, {self._input: batch}), strict=True))
+            if self._input in wanted:
+                values[self._input] = batch
+            for name, array in values.items():
+                if not np.isfinite(array).all():
+                    raise QuantizationError(
+                        f"{name} is NaN or infinite on training images; train the network again"
+                    )
+            with quiet():
+                self._collector.collect(values)
+            yield len(batch)
+
+    def ranges(self, method: Method) -> dict[str, Range]:
+        """Return, for each activation, the lowest and the highest value that is not clipped.
+
+        Images keep their whole range in every method: they are grey levels, which 256 levels hold exactly.
+
+        Source: onnxruntime.quantization.calibrate; entropy as in Migacz, 8-bit Inference with TensorRT, 2017.
+        """
+        histograms = self._collector.get_histogram_dict()
+        ranges = {name: histogram[2:4] for name, histogram in histograms.items()}
+        images = ranges.get(self._input)
+        with quiet():
+            if method == "percentile":
+                ranges |= self._collector.compute_percentile()
+            for name in ranges.keys() - {self._input} if method == "entropy" else ():
+                ranges[name] = self._collector.get_entropy_threshold(histograms[name], _ENTROPY_BINS)
+        if images is not None:
+            ranges[self._input] = images
+        return {name: (float(values[0]), float(values[1])) for name, values in ranges.items()}
+
+
+def screen_size(work: int) -> int:
+    """Images to screen a network on whose layers take ``work`` multiply-adds an image."""
+    return int(min(_MOST, max(_FEWEST, _MULTIPLY_ADDS // max(1, work))))
+
+
+def batches(
+    images: NDArray[np.uint8], manifest: Manifest, floats_an_image: int = 0
+) -> Iterator[NDArray[Any]]:
+    """Raw images (n, height, width) as the network takes them, in batches of bounded size."""
+    height, width = manifest.preprocessing.size
+    size = max(1, min(64, _BATCH_FLOATS // max(height * width * 16, floats_an_image)))
+    for start in range(0, len(images), size):
+        yield manifest.prepared(images[start : start + size])
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A setting and what it cost on the screen.
+
+    ``logit_error`` is the root mean square of the logits' error relative to that of the float file's logits;
+    ``changed`` the share of labels that are not the float file's. ``predicted_high_points`` is the upper end of the
+    interval that the test images would give, in percentage points; it assumes the screen's rate of discordant images
+    and the smallest loss that the screen does not rule out.
+    """
+
+    method: str
+    float_layers: tuple[str, ...]
+    images: int
+    logit_error: float
+    changed: float
+    loss_points: float
+    predicted_high_points: float
+
+
+class Screen:
+    """Training images, their labels, and the float file's logits for them; ``tests`` images will be asked later."""
+
+    def __init__(
+        self, network: onnx.ModelProto, manifest: Manifest, images: data.Images, tests: int, threads: int
+    ) -> None:
+        self._manifest, self._images, self._tests, self._threads = manifest, images, tests, threads
+        self._expected = self._logits(network, len(images))
+
+    def trial(self, model: onnx.ModelProto, method: str, float_layers: Sequence[str]) -> Trial:
+        """Run the whole screen."""
+        count = len(self._images)
+        logits = self._logits(model, count)
+        labels, expected = logits.argmax(axis=1), self._expected.argmax(axis=1)
+        lost, gained = paired_counts(labels, expected, self._images.labels)
+        # at least one: that none of so few differed does not mean that none of 10,000 would
+        discordant = max(1, lost + gained) / count
+        # of so few images two labels are half a point: only what they prove counts against a setting
+        proven, _ = paired_interval(lost, gained, count)
+        high = max(0.0, proven) + _Z * math.sqrt(discordant / self._tests)
+        return Trial(
+            method=method,
+            float_layers=tuple(float_layers),
+            images=count,
+            logit_error=_relative_error(logits, self._expected),
+            changed=float((labels != expected).mean()),
+            loss_points=100 * (lost - gained) / count,
+            predicted_high_points=100 * high,
+        )
+
+    def logit_error(self, model: onnx.ModelProto) -> float:
+        """Of some dozens of images, to rank layers by."""
+        logits = self._logits(model, _SENSITIVITY_IMAGES)
+        return _relative_error(logits, self._expected[: len(logits)])
+
+    def _logits(self, model: onnx.ModelProto, count: int) -> NDArray[np.float32]:
+        session = open_on_cpu(model, self._threads)
+        (name,), wanted = (value.name for value in model.graph.input), [self._manifest.output.name]
+        given = batches(self._images.images[:count], self._manifest)
+        return np.concatenate([session.run(wanted, {name: batch})[0] for batch in given])
+
+
+def open_on_cpu(model: onnx.ModelProto, threads: int) -> Any:
+    """Open an ONNX Runtime session in this process, whose threads do not spin between runs.
+
+    It is for trying settings; what is shipped is measured elsewhere, in a process of its own.
+    """
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _relative_error(logits: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    error = logits.astype(np.float64) - expected
+    return float(np.sqrt((error**2).mean() / max(float((expected.astype(np.float64) ** 2).mean()), 1e-30)))

@@ -9,14 +9,11 @@ from dataclasses import dataclass, replace
 
 from cnndeploy.benchmark.timer import BatchOf, Timer
 from cnndeploy.errors import ArtifactError, BenchmarkError
-from cnndeploy.tuning.contenders import Contender
-from cnndeploy.tuning.files import Files, Job
+from cnndeploy.tuning.contenders import Contender, Files, Job
 from cnndeploy.tuning.race import Race
 from cnndeploy.tuning.report import Row
 from cnndeploy.verification.budget import verify_budget
-from cnndeploy.verification.budget_report import BudgetReport
-from cnndeploy.verification.report import EquivalenceReport
-from cnndeploy.verification.verdict import Verdict
+from cnndeploy.verification.report import BudgetReport, EquivalenceReport, Verdict
 from cnndeploy.verification.verify import verify
 
 # A contender that computes for so long at its first run, as torch.compile may, is left out.
@@ -36,18 +33,13 @@ _ALLOWANCE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The race that was run, and the contender that is deployed, whose verdict is a pass."""
+    """The race that was run, and the contender that is deployed, whose verdict is a pass; None if all fail."""
 
     race: Race[Contender]
-    chosen: Contender
-    verdict: Verdict
+    chosen: Contender | None
 
-    def rows(self, contenders: Sequence[Contender], checkpoint_accuracy: float | None) -> list[Row]:
-        """Return a row for each contender, fastest first; a lossless one is as accurate as its checkpoint."""
-        rows = [self._row(contender, checkpoint_accuracy) for contender in contenders]
-        return sorted(rows, key=lambda row: -(row.ratio or 0))
-
-    def _row(self, contender: Contender, checkpoint_accuracy: float | None) -> Row:
+    def row(self, contender: Contender, checkpoint_accuracy: float | None) -> Row:
+        """Return the contender's row of the report; a lossless one is as accurate as its checkpoint."""
         race, verdict, p50_s = self.race, contender.verdict, self.race.median_s(contender)
         tell = f"no faster than {self.chosen}, as far as {race.rounds(contender)} rounds tell"
         row = contender.row("as fast", tell)
@@ -59,10 +51,10 @@ class Choice:
             row = replace(
                 row, ratio=race.ratio(contender), ratio_interval=race.interval(contender), p50_s=p50_s
             )
-        if contender is self.chosen:
-            return replace(row, outcome="chosen", reason=self.verdict.summary)
-        if verdict is not None and not verdict.passed:
-            return replace(row, outcome="rejected", reason=verdict.summary)
+        if verdict is not None and (contender is self.chosen or contender.rejected):
+            return replace(
+                row, outcome="rejected" if contender.rejected else "chosen", reason=verdict.summary
+            )
         if contender in race.failures:
             return replace(row, outcome="failed", reason=race.failures[contender])
         if p50_s is None:
@@ -78,7 +70,7 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
     """Time all contenders, of which the first is eager PyTorch, and verify the fastest until one passes.
 
     Raises:
-        BenchmarkError: None can be deployed.
+        BenchmarkError: Eager PyTorch does not run.
         Stopped: The caller asked for the end.
     """
     with _race(job, contenders) as race:
@@ -90,9 +82,8 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                 break
             looks += best.lossy
             if looks > _MOST_LOSSY:
-                for contender in pool:
-                    if contender.lossy:
-                        contender.verdict = _undecided(job, contender, _MEASURED_ENOUGH)
+                for contender in (one for one in pool if one.lossy):
+                    contender.verdict = _undecided(job, contender, _MEASURED_ENOUGH)
                 continue
             eager_s = 0.0 if files.labelled else race.median_s(contenders[0]) or 0.0
             image_s = (race.median_s(best) or 0.0) / job.batch_size
@@ -101,13 +92,9 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                 if contender.numbers == best.numbers:
                     contender.verdict = verdict
             if verdict.passed:
-                return Choice(race, best, verdict)
+                return Choice(race, best)
         job.check_stop()
-    verdicts = (contender.verdict.summary for contender in contenders if contender.verdict is not None)
-    reasons = "; ".join(dict.fromkeys([*race.failures.values(), *verdicts]))
-    raise BenchmarkError(
-        f"nothing can be deployed: {reasons or 'no round was over in time; allow more minutes'}"
-    )
+    return Choice(race, None)
 
 
 @contextlib.contextmanager
@@ -156,11 +143,7 @@ def _best(pool: Sequence[Contender], race: Race[Contender]) -> Contender | None:
 def _verify(job: Job, contender: Contender, image_s: float, eager_image_s: float) -> Verdict:
     """Verify a contender, on fewer images if the time demands it.
 
-    Args:
-        job: What was asked for.
-        contender: What is to be deployed.
-        image_s: Seconds that it takes for an image.
-        eager_image_s: And that eager PyTorch does; 0 if its logits are known.
+    It takes ``image_s`` seconds for an image, eager PyTorch ``eager_image_s``, 0 if its logits are known.
     """
     candidate, reference, tests = contender.candidate, job.reference, len(job.reference.test)
     artifact, run, stopped, progress = candidate.artifact, candidate.run, job.stopped, job.progress
@@ -171,15 +154,15 @@ def _verify(job: Job, contender: Contender, image_s: float, eager_image_s: float
             affordable = int(max(0.0, job.deadline.left_s) / seconds)
             images = None if affordable >= tests else min(tests, max(_FEWEST_IMAGES, affordable))
             return verify(artifact, reference, run=run, images=images, deadline=stopped, progress=progress)
-        if image_s * tests > job.deadline.left_s:
-            minutes = math.ceil(job.max_minutes + image_s * tests / 60)
-            reason = f"no time is left to see what it loses on the test images; {minutes} minutes would do"
-            return _undecided(job, contender, reason)
-        return verify_budget(
-            artifact, reference, budget=job.budget, run=run, deadline=stopped, progress=progress
-        )
+        if image_s * tests <= job.deadline.left_s:
+            return verify_budget(
+                artifact, reference, budget=job.budget, run=run, deadline=stopped, progress=progress
+            )
+        minutes = math.ceil(job.max_minutes + image_s * tests / 60)
+        reason = f"no time is left to see what it loses on the test images; {minutes} minutes would do"
     except ArtifactError as error:  # its process died, say; another contender may do
-        return _undecided(job, contender, f"it could not be verified: {error}")
+        reason = f"it could not be verified: {error}"
+    return _undecided(job, contender, reason)
 
 
 def _undecided(job: Job, contender: Contender, reason: str) -> Verdict:

@@ -16,7 +16,7 @@ from cnndeploy.errors import ArtifactError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.serial import dumps
 from cnndeploy.tuning.report import TuneReport
-from cnndeploy.verification.verdict import Verdict
+from cnndeploy.verification.report import Verdict
 
 BESIDE = ("tuning.json", "frontier.png")
 
@@ -41,12 +41,9 @@ def check_folder(path: Path, checkpoint: Path) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether it is an empty folder, or has in it only what tune writes."""
-    if not path.is_dir():
-        return False
-    held = {entry.name for entry in path.iterdir()}
-    if not held:
-        return True
     try:
+        if not (held := {entry.name for entry in path.iterdir()}):
+            return True
         plan = Plan.from_json((path / PLAN_FILE).read_text())
     except (OSError, ValueError):
         return False
@@ -88,16 +85,15 @@ def write_deployment(report: TuneReport, candidate: Candidate, verdict: Verdict,
     """
     folder, row = Path(report.folder), report.chosen
     figures = {
-        "objective": report.objective,
-        "batch_size": report.batch_size,
-        "budget_points": report.budget_points,
+        name: getattr(report, name) for name in ("objective", "batch_size", "budget_points", "complete")
+    }
+    figures |= {
         "times_as_fast_as_eager": row.ratio,
         "interval": row.ratio_interval,
         "p50_s": row.p50_s,
         "accuracy": row.accuracy,
         "verdict": row.reason,
         "tried": len(report.rows),
-        "complete": report.complete,
     }
     plan = Plan(
         file=candidate.artifact.path.name,

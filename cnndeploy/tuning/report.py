@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cnndeploy.benchmark.intervals import Interval
+from cnndeploy.errors import BenchmarkError
 from cnndeploy.serial import jsonable
 
 Outcome = Literal["chosen", "as fast", "slower", "rejected", "failed", "not tried"]
@@ -38,10 +39,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class TuneReport:
-    """What was tried; ``rows`` has exactly one that is chosen.
+    """What was tried; ``rows`` has exactly one that is chosen, and none if nothing could be deployed.
 
-    ``folder`` is the deployment that was written. ``complete`` says that the time sufficed for all that was to be
-    tried; ``notes`` what a reader should know beside the rows.
+    ``folder`` is the deployment that was written, or would have been. ``complete`` says that the time sufficed for
+    all that was to be tried; ``notes`` what a reader should know beside the rows.
 
     >>> from cnndeploy.tuning.report import Row
     >>> row = Row("simplified", "onnxruntime", 1, {}, False, "chosen", "equivalent", ratio=9.5, accuracy=0.9)
@@ -63,8 +64,11 @@ class TuneReport:
 
     @property
     def chosen(self) -> Row:
-        """The row of the deployment."""
-        return next(row for row in self.rows if row.outcome == "chosen")
+        """The row of the deployment; raise BenchmarkError if nothing could be deployed."""
+        for row in self.rows:
+            if row.outcome == "chosen":
+                return row
+        raise BenchmarkError(f"nothing tried of {self.checkpoint} can be deployed", self)
 
     @property
     def frontier(self) -> tuple[Row, ...]:

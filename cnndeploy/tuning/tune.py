@@ -6,17 +6,16 @@ import os
 import shlex
 import tempfile
 import time
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from cnndeploy.deployment import Source, resolve
-from cnndeploy.errors import ArtifactError
+from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.machine import environment, usable_cpus
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
+from cnndeploy.run import Run
 from cnndeploy.tuning.choice import choose
-from cnndeploy.tuning.contenders import Contender, contenders, eager
-from cnndeploy.tuning.files import Files, Job, make_files
+from cnndeploy.tuning.contenders import Contender, Files, Job, contenders, make_files
 from cnndeploy.tuning.folder import check_folder, write_deployment
 from cnndeploy.tuning.report import TuneReport
 from cnndeploy.verification.reference import Reference, borrowed
@@ -71,7 +70,7 @@ def tune(
 
     Raises:
         ArtifactError, CheckpointError: The checkpoint cannot be read, or the folder not written.
-        BenchmarkError: Nothing could be deployed.
+        BenchmarkError: Nothing could be deployed; its ``report`` is the TuneReport of what was tried.
         Stopped: It was to stop.
         DataError, DeviceUnavailableError: As they say.
 
@@ -97,28 +96,35 @@ def tune(
         available, missing = contenders(
             files.by_variant, threads=threads, device=device, lossy=files.labelled
         )
-        first = eager(reference.artifact, threads, device)
+        # eager PyTorch, which all are timed against
+        first = Contender("checkpoint", resolve(reference.artifact, Run(device=device, threads=threads)))
         entrants = [first, *(each for each in available if each.candidate != first.candidate)]
         _note_known(files, entrants)
         choice = choose(job, files, entrants)
         job.check_stop()
         stated = reference.artifact.require_manifest().training.get("test_accuracy")
         accuracy = stated if files.int8 is None else files.int8.checkpoint_accuracy
+        rows = sorted((choice.row(one, accuracy) for one in entrants), key=lambda row: -(row.ratio or 0))
         report = TuneReport(
             checkpoint=str(path),
             folder=str(folder),
             objective=objective,
             batch_size=size,
             budget_points=budget,
-            rows=(*choice.rows(entrants, accuracy), *files.rows, *missing),
+            rows=(*rows, *files.rows, *missing),
             complete=choice.race.decided and not files.notes,
             seconds=time.monotonic() - job.started,
             environment=environment(),
             notes=tuple(files.notes),
         )
+        chosen = choice.chosen
+        if chosen is None or chosen.verdict is None:
+            against = dict.fromkeys(row.reason for row in rows if row.outcome in ("rejected", "failed"))
+            reasons = "; ".join(against) or "no round was over in time; allow more minutes"
+            raise BenchmarkError(f"nothing can be deployed: {reasons}", report)
         if not reference.artifact.is_unchanged():
             raise ArtifactError(f"{path} was replaced while it was tuned; nothing was written")
-        write_deployment(report, choice.chosen.candidate, choice.verdict, command or _command(job, report))
+        write_deployment(report, chosen.candidate, chosen.verdict, command or _command(job, report))
     return report
 
 
@@ -136,16 +142,10 @@ def _note_known(files: Files, entrants: list[Contender]) -> None:
 
 def _command(job: Job, report: TuneReport) -> str:
     """Return the command that makes the folder again."""
-    options = {
-        "--output": report.folder,
-        "--budget": f"{job.budget:g}",
-        "--objective": report.objective,
-        "--batch-size": str(job.batch_size),
-        "--threads": str(job.threads),
-        "--device": job.device,
-        "--calibration": str(job.calibration),
-        "--max-minutes": f"{job.max_minutes:g}",
-    }
-    if job.reference.data_dir is not None:
-        options["--data-dir"] = job.reference.data_dir
-    return shlex.join(["cnndeploy", "tune", report.checkpoint, *chain.from_iterable(options.items())])
+    texts = ["cnndeploy", "tune", report.checkpoint, "--output", report.folder]
+    texts += ["--budget", f"{job.budget:g}", "--objective", report.objective]
+    texts += ["--batch-size", str(job.batch_size), "--threads", str(job.threads), "--device", job.device]
+    texts += ["--calibration", str(job.calibration), "--max-minutes", f"{job.max_minutes:g}"]
+    return shlex.join(
+        texts + ([] if job.reference.data_dir is None else ["--data-dir", job.reference.data_dir])
+    )

@@ -12,11 +12,10 @@ from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, QuantizationError
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Run
-from cnndeploy.verification.budget_report import BudgetReport
+from cnndeploy.verification.checks import paired_counts, paired_interval
 from cnndeploy.verification.examination import Examination, examination
-from cnndeploy.verification.paired import paired_interval
-from cnndeploy.verification.reference import Reference
-from cnndeploy.verification.runner import NotRun
+from cnndeploy.verification.reference import NotRun, Reference
+from cnndeploy.verification.report import BudgetReport
 
 BATCH = 64
 # Of the largest logit: what a batch may give differently when it is run again. A runtime gives the same bits.
@@ -119,20 +118,17 @@ def _with_figures(
     report: BudgetReport, labels: NDArray[np.intp], expected: NDArray[np.intp], truth: NDArray[np.uint8]
 ) -> BudgetReport:
     """Compare the labels (images,) of both sides with the true ones."""
-    right, wanted = labels == truth, expected == truth
-    lost, gained, count = int((wanted & ~right).sum()), int((right & ~wanted).sum()), len(labels)
+    (lost, gained), count = paired_counts(labels, expected, truth), len(labels)
     low, high = paired_interval(lost, gained, count)
     loss, most = 100 * (lost - gained) / count, 100 * high
-    reason = (
-        f"it loses {loss:.2f} percentage points of accuracy, and as far as {count:,} images can tell up to "
-        f"{most:.2f}, beyond the budget of {report.budget_points:g}"
-    )
+    loses = f"it loses {loss:.2f} percentage points of accuracy, and as far as {count:,} images can tell"
+    reason = f"{loses} up to {most:.2f}, beyond the budget of {report.budget_points:g}"
     return replace(
         report,
         images=count,
         top1_agreement=float((labels == expected).mean()),
-        artifact_accuracy=float(right.mean()),
-        checkpoint_accuracy=float(wanted.mean()),
+        artifact_accuracy=float((labels == truth).mean()),
+        checkpoint_accuracy=float((expected == truth).mean()),
         loss_points=loss,
         loss_low_points=100 * low,
         loss_high_points=most,

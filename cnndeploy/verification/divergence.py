@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.runtimes import Activation
-from cnndeploy.verification.oracle import FLOOR, LIMIT
+from cnndeploy.verification.checks import FLOOR, LIMIT
 
 IMAGES = 2
 _LACKING = "the file computes nothing of that kind and shape there"
@@ -77,23 +77,17 @@ def find_divergence(
         nothing = "which module departs first is not known: the file names none, or the runtime gives no inner outputs"
         return Divergence(tuple(images), (), None, nothing)
     counterparts = _counterparts(exact, artifact)
-    errors = {
-        index: ModuleError(
-            exact[index].module,
-            exact[index].kind,
-            _error(counterpart.values, exact[index].values),
-            _error(eager[index].values, exact[index].values) or 0.0,
-        )
-        for index, counterpart in counterparts.items()
-    }
+    errors = {}
+    for index, counterpart in counterparts.items():
+        module, values = exact[index], exact[index].values
+        figures = _error(counterpart.values, values), _error(eager[index].values, values) or 0.0
+        errors[index] = ModuleError(module.module, module.kind, *figures)
     index = next((index for index, error in errors.items() if error.departs), len(exact))
     start = max((number for number in errors if number < index), default=-1)
     # a module that passes on what the one before it gave, as dropout does when inactive, is not missed
     lacking = exact[start + 1 : index]
-    absent = next(
-        (module for module in lacking if start < 0 or not np.array_equal(module.values, exact[start].values)),
-        None,
-    )
+    missed = (one for one in lacking if start < 0 or not np.array_equal(one.values, exact[start].values))
+    absent = next(missed, None)
     if index == len(exact):
         but = "" if absent is None else f" (but {absent.module}, {absent.kind}: {_LACKING})"
         agree = f"run once more on images {', '.join(map(str, images))}, all modules agree{but}"
@@ -115,10 +109,7 @@ def _counterparts(exact: Sequence[Activation], artifact: Sequence[Activation]) -
         return {index: named[module.module] for index, module in enumerate(exact) if module.module in named}
     shared = {activation.kind for activation in exact} & {activation.kind for activation in artifact}
     wanted, given = (
-        [
-            (activation.kind if activation.kind in shared else "", activation.values.shape)
-            for activation in side
-        ]
+        [(one.kind if one.kind in shared else "", one.values.shape) for one in side]
         for side in (exact, artifact)
     )
     blocks = difflib.SequenceMatcher(None, wanted, given, autojunk=False).get_matching_blocks()
@@ -141,8 +132,8 @@ def _how(values: Values, exact: Values, error: ModuleError) -> str:
     allowed = error.allowed * float(np.abs(exact).max())
     given, wanted = _by_channel(values), _by_channel(exact)
     off = np.flatnonzero(np.abs(given - wanted).max(axis=1) > allowed).tolist()
-    listed = ", ".join(map(str, off[:4])) + (", ..." if len(off) > 4 else "")
     many = len(off) > 4
+    listed = ", ".join(map(str, off[:4])) + (", ..." if many else "")
     which = f"{len(off)} of its {len(given)} output channels" if many else f"output channel {listed}"
     size = (
         f"{which} off by up to {error.artifact_error:.2g} of the largest value, "

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from cnndeploy.data import Images
 from cnndeploy.deployment import Candidate, Source
 from cnndeploy.progress import Deadline, Progress, silent
-from cnndeploy.verification.reference import Reference, borrowed
-from cnndeploy.verification.runner import NotRun, Runner
-from cnndeploy.verification.verdict import FileIdentity
+from cnndeploy.verification.reference import NotRun, Reference, Runner, borrowed
+from cnndeploy.verification.report import FileIdentity
 
 # Operators that a network ready to deploy has no use for. ONNX Runtime removes even a Dropout in training mode from
 # the middle of a graph by default (EliminateDropout), so that only its absence is proof.
@@ -41,21 +40,17 @@ class Examination:
         """What is verified."""
         return self.runner.candidate
 
-    @property
-    def classes(self) -> int:
-        """How many logits an image has."""
-        return int(self.reference.artifact.require_manifest().output.shape[-1])
-
     def logits(self, batches: Sequence[list[int]]) -> NDArray[np.float32]:
         """Run the candidate and return its logits, (images of all batches, classes).
 
         Raises:
             NotRun: It fails, or gives another shape or dtype.
         """
-        rows: NDArray[np.float32] = np.empty((sum(map(len, batches)), self.classes), np.float32)
+        classes = int(self.reference.artifact.require_manifest().output.shape[-1])
+        rows: NDArray[np.float32] = np.empty((sum(map(len, batches)), classes), np.float32)
         progress, start = self.counting(), 0
         for batch, logits in zip(batches, self.runner.logits(batches), strict=True):
-            wanted = (len(batch), self.classes)
+            wanted = (len(batch), classes)
             if logits.shape != wanted or logits.dtype != np.float32:
                 raise NotRun(
                     f"a batch of {len(batch)} gives {logits.dtype} {logits.shape}, not float32 {wanted}"
@@ -86,19 +81,15 @@ class Examination:
         source = artifact.sha256 if artifact.format == "checkpoint" else values["checkpoint_sha256"]
         if source != checkpoint.sha256:
             reasons.append(f"it was exported from another checkpoint: {source}, not {checkpoint.sha256}")
-        for field in _SAME:
-            if (difference := _first_difference(field, values[field], wanted[field])) is not None:
-                reasons.append(f"the manifests differ: {difference}")
+        differences = (_first_difference(field, values[field], wanted[field]) for field in _SAME)
+        reasons += [f"the manifests differ: {difference}" for difference in differences if difference]
         if random := sorted(name for name in artifact.describe()["operators"] if name.startswith(_RANDOM)):
             reasons.append(
                 f"the graph contains {', '.join(random)}: something random is active, as dropout in training is, even "
                 "if a runtime's optimisation removes it"
             )
-        sides = (
-            ("input", self.runner.inputs, (expected.input,)),
-            ("output", self.runner.outputs, expected.outputs),
-        )
-        for kind, specs, right in sides:
+        inputs, outputs = (self.runner.inputs, (expected.input,)), (self.runner.outputs, expected.outputs)
+        for kind, (specs, right) in (("input", inputs), ("output", outputs)):
             if specs != right:
                 texts = [", ".join(f"{spec.name} {spec}" for spec in side) for side in (specs, right)]
                 fixed = specs and specs[0].shape and isinstance(specs[0].shape[0], int)
@@ -108,9 +99,8 @@ class Examination:
 
     def replaced(self) -> list[str]:
         """Name the files that no longer hold the bytes that were opened."""
-        both = (self.candidate.artifact, self.reference.artifact)
-        replaced = (artifact.path for artifact in both if not artifact.is_unchanged())
-        return [f"{path} was replaced while it was verified" for path in replaced]
+        both = self.candidate.artifact, self.reference.artifact
+        return [f"{one.path} was replaced while it was verified" for one in both if not one.is_unchanged()]
 
     def identity(self) -> dict[str, Any]:
         """Return the fields of a verdict that say what was verified and how it was run."""

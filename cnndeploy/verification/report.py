@@ -1,18 +1,103 @@
-"""EquivalenceReport: the verdict on a file that is to compute what its checkpoint computes, and its figures."""
+"""Reports: whether a file passed verification, why not, and by what it was judged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
 
-from cnndeploy.errors import NotEquivalentError
-from cnndeploy.verification.comparison import Tolerance
-from cnndeploy.verification.decisions import Decisions
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import BudgetError, NotEquivalentError, VerificationFailed
+from cnndeploy.serial import jsonable
+from cnndeploy.verification.checks import BatchInvariance, Decisions, OracleCheck, Tolerance
 from cnndeploy.verification.divergence import Divergence
-from cnndeploy.verification.invariance import BatchInvariance
-from cnndeploy.verification.oracle import OracleCheck
-from cnndeploy.verification.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """A file by name and content."""
+
+    path: str
+    sha256: str
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> FileIdentity:
+        """Return the identity of an opened file."""
+        return cls(str(artifact.path), artifact.sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What verification found of one artifact ``against`` one checkpoint; the base of both kinds of report.
+
+    ``runtime``, ``device``, ``threads`` and ``options`` say how the artifact was run; of the options only those that
+    differ from their defaults. ``top1_agreement`` is the share of ``images`` given the same label. ``reasons`` is empty
+    exactly if the artifact passed.
+    """
+
+    artifact: FileIdentity
+    against: FileIdentity
+    runtime: str = ""
+    device: str = ""
+    threads: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    images: int = 0
+    top1_agreement: float = 0.0
+    reasons: tuple[str, ...] = ()
+
+    kind: ClassVar[str]
+    """``equivalence`` or ``budget``."""
+    figures: ClassVar[tuple[str, ...]]
+    """The fields that a summary shows."""
+    _error: ClassVar[type[VerificationFailed]]
+    _goal: ClassVar[str]
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared and nothing speaks against it."""
+        return self.images > 0 and not self.reasons
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words: ``equivalent``, or for a lossy file ``within budget``; else ``not`` so."""
+        return self._goal if self.passed else f"not {self._goal}"
+
+    @property
+    def summary(self) -> str:
+        """The verdict and its main figures, or the reasons against it, in one sentence."""
+        if not self.passed:
+            return "; ".join(self.reasons)
+        return f"{self._goal} on {self.images:,} images{f': loses {self.loss}' if self.loss else ''}"
+
+    @property
+    def loss(self) -> str:
+        """The loss with its interval, in words; empty of a file that may lose nothing."""
+        return ""
+
+    @property
+    def accuracy(self) -> float | None:
+        """The artifact's accuracy on the images, 0 to 1; None if it was not measured."""
+        return None
+
+    @classmethod
+    def undecided(cls, artifact: object, against: object, reason: str, **known: Any) -> Self:
+        """Return the verdict of a verification that could not be done, or has not ended; it is no pass."""
+        files = FileIdentity(str(artifact), ""), FileIdentity(str(against), "")
+        return cls(artifact=files[0], against=files[1], reasons=(reason,), **known)
+
+    def moved_to(self, path: object) -> Self:
+        """Return the verdict on the same bytes at another place."""
+        return replace(self, artifact=FileIdentity(str(path), self.artifact.sha256))
+
+    def require(self) -> None:
+        """Raise NotEquivalentError or BudgetError, which carry this report, unless the artifact passed."""
+        if not self.passed:
+            reasons = "; ".join(self.reasons) or "nothing was compared"
+            raise self._error(f"{self.artifact.path} is {self.verdict}: {reasons}", self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, field by field."""
+        return {"verdict": self.verdict, "equivalent": self.verdict == "equivalent", **jsonable(self)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +143,54 @@ class EquivalenceReport(Verdict):
         """Whether the artifact passed."""
         return self.passed
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetReport(Verdict):
+    """What measuring found of a file that gives up accuracy on purpose.
+
+    Accuracies are from 0 to 1. Loss and budget are in percentage points; ``loss_low_points`` to ``loss_high_points`` is
+    the paired 95% interval; None if the two could not be compared. ``lost`` counts images that the checkpoint alone
+    gets right, ``gained`` those that the artifact alone does.
+
+    >>> report = cnndeploy.verify_budget("lenet.int8.onnx", "lenet.pt", budget=20, images=64)
+    >>> report.loss_points <= report.loss_high_points <= report.budget_points
+    True
+    """
+
+    budget_points: float = 0.0
+    artifact_accuracy: float = 0.0
+    checkpoint_accuracy: float = 0.0
+    loss_points: float | None = None
+    loss_low_points: float | None = None
+    loss_high_points: float | None = None
+    gained: int = 0
+    lost: int = 0
+
+    kind: ClassVar = "budget"
+    figures: ClassVar = (
+        *("runtime", "device", "images", "top1_agreement"),
+        *("budget_points", "loss_points", "loss_low_points", "loss_high_points"),
+    )
+    _error: ClassVar = BudgetError
+    _goal: ClassVar = "within budget"
+
     @property
-    def summary(self) -> str:
-        """The verdict in one sentence."""
-        return f"equivalent on {self.images:,} images" if self.passed else "; ".join(self.reasons)
+    def within_budget(self) -> bool:
+        """Whether the artifact passed."""
+        return self.passed
+
+    @property
+    def accuracy(self) -> float | None:
+        """The artifact's accuracy on the images, 0 to 1; None if it was not measured."""
+        return self.artifact_accuracy if self.images else None
+
+    @property
+    def loss(self) -> str:
+        """The loss with its interval, in words."""
+        if self.loss_points is None:
+            return "not compared"
+        return f"{self.loss_points:.2f} points ({self.loss_low_points:.2f} to {self.loss_high_points:.2f})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, field by field."""
+        return {**Verdict.to_dict(self), "within_budget": self.passed}

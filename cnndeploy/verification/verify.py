@@ -17,15 +17,12 @@ from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Precision, Run
-from cnndeploy.verification.comparison import Comparison, Tolerance
-from cnndeploy.verification.decisions import decide
+from cnndeploy.verification import checks
+from cnndeploy.verification.checks import Comparison, Tolerance
 from cnndeploy.verification.divergence import IMAGES, Divergence, find_divergence
 from cnndeploy.verification.examination import Examination, examination
-from cnndeploy.verification.invariance import check_invariance, probes
-from cnndeploy.verification.oracle import OracleCheck, check_against_oracle
-from cnndeploy.verification.reference import Reference, rows_of
+from cnndeploy.verification.reference import AS_IT_IS, Computation, NotRun, Reference, rows_of
 from cnndeploy.verification.report import EquivalenceReport
-from cnndeploy.verification.runner import AS_IT_IS, Computation, NotRun
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 # float64 takes eager several times as long: all images of a small network, so many of a larger one.
@@ -108,7 +105,7 @@ class _Evidence:
         tolerance = Tolerance.of_tf32() if self._maths == "tf32" else Tolerance()
         self.report = EquivalenceReport(**opened.identity(), tolerance=tolerance)
         self._sample = self._oracle_sample()
-        self._probes = probes(len(self._test))
+        self._probes = checks.probes(len(self._test))
         oracle_runs = 2 if self._maths == "tf32" else 1
         opened.total = 2 * len(self._test) + oracle_runs * len(self._sample) + sum(map(len, self._probes))
 
@@ -123,11 +120,11 @@ class _Evidence:
         expected = self._reference(self._test)
         reasons = self._compare(artifact, expected)
         if self.report.max_abs_error is not None:
-            invariance = check_invariance(self._probes, probed, self.report.tolerance.relative)
+            invariance = checks.check_invariance(self._probes, probed, self.report.tolerance.relative)
             oracle = self._oracle(artifact, expected)
             self.report = replace(self.report, oracle=oracle, batch_invariance=invariance)
             reasons += [*oracle.reasons(), *invariance.reasons(), *self._check_other_sizes()]
-            decisions = decide(artifact, expected, self._opened.test.labels)
+            decisions = checks.decide(artifact, expected, self._opened.test.labels)
             self.report = replace(self.report, decisions=decisions)
         return [*reasons, *self._look_inside(artifact, expected)] if reasons else []
 
@@ -137,12 +134,9 @@ class _Evidence:
     def _compare(self, artifact: NDArray[np.float32], expected: NDArray[np.float32]) -> list[str]:
         """Compare the logits (images, classes) within the tolerance, batch by batch."""
         comparison = Comparison(self.report.tolerance)
-        reasons: list[str] = []
-        for batch in _batches(len(self._test), BATCH_SIZES):
-            part = slice(batch[0], batch[-1] + 1)
-            if (reason := comparison.add(expected[part], artifact[part])) is not None:
-                reasons = [reason]
-                break
+        parts = (slice(batch[0], batch[-1] + 1) for batch in _batches(len(self._test), BATCH_SIZES))
+        found = (comparison.add(expected[part], artifact[part]) for part in parts)
+        reasons = list(itertools.islice(filter(None, found), 1))  # the first, and no more is compared
         self.report = replace(
             self.report,
             images=comparison.images,
@@ -153,13 +147,13 @@ class _Evidence:
         )
         return reasons or comparison.reasons()
 
-    def _oracle(self, artifact: NDArray[np.float32], expected: NDArray[np.float32]) -> OracleCheck:
+    def _oracle(self, artifact: NDArray[np.float32], expected: NDArray[np.float32]) -> checks.OracleCheck:
         """Hold the artifact's error from float64 against eager's own, in the artifact's maths."""
         exact = self._reference(self._sample, self._exact)
         rounded = rows_of(expected, self._sample)
         if self._maths != "float32":
             rounded = self._reference(self._sample, Computation(self._maths))
-        return check_against_oracle(rows_of(artifact, self._sample), rounded, exact, ORACLE_SEED)
+        return checks.check_against_oracle(rows_of(artifact, self._sample), rounded, exact, ORACLE_SEED)
 
     def _check_other_sizes(self) -> list[str]:
         """See whether a file that takes raw images gives the checkpoint's logits for those of other sizes too."""
@@ -202,14 +196,13 @@ class _Evidence:
 
     def _rounded_weights(self, artifact: NDArray[Any], images: list[int], exact: Computation) -> list[str]:
         """Say whether the checkpoint with its weights rounded to a smaller dtype explains the logits."""
-        errors = {
-            dtype: float(np.abs(artifact - self._reference(images, replace(exact, weights=dtype))).max())
-            for dtype in _SMALLER
-        }
-        unrounded = float(np.abs(artifact - self._reference(images, exact)).max())
+        unrounded, *errors = (
+            float(np.abs(artifact - self._reference(images, replace(exact, weights=dtype))).max())
+            for dtype in (exact.weights, *_SMALLER)
+        )
         return [
             f"it computes what the checkpoint computes with its weights rounded to {dtype}"
-            for dtype, error in errors.items()
+            for dtype, error in zip(_SMALLER, errors, strict=True)
             if error < _EXPLAINED * unrounded
         ]
 
@@ -224,9 +217,8 @@ class _Evidence:
 
 def _batches(images: int, sizes: Sequence[int]) -> Iterator[list[int]]:
     """Yield the images' numbers in order, in batches of each size in turn; the last batch is what is left."""
-    start = 0
+    numbers = iter(range(images))
     for size in itertools.cycle(sizes):
-        if start >= images:
+        if not (batch := list(itertools.islice(numbers, size))):
             return
-        yield list(range(start, min(start + size, images)))
-        start += size
+        yield batch

@@ -23,7 +23,7 @@ from cnndeploy.run import Run
 from cnndeploy.runtimes import Activation, Session, open_session
 from cnndeploy.serial import jsonable, structure
 from cnndeploy.specs import Manifest
-from cnndeploy.verification.runner import Computation
+from cnndeploy.verification.reference import Computation
 
 # Some roundings of float32, of numbers that are at most 1.
 _PROBABILITY_ERROR = 1e-6
@@ -67,9 +67,8 @@ def _computed(session: Session, computation: Computation) -> contextlib.Abstract
 
     if not isinstance(session, EagerSession):
         raise ArtifactError(f"{session.artifact.path} is no checkpoint; it computes only what is in the file")
-    return session.computed(
-        computation.precision, weights=computation.weights, simplified=computation.simplified
-    )
+    precision, weights = computation.precision, computation.weights
+    return session.computed(precision, weights=weights, simplified=computation.simplified)
 
 
 def _answer(
@@ -138,11 +137,10 @@ def _wrong_probabilities(logits: NDArray[np.float64], probabilities: NDArray[Any
 def _saved(activations: Sequence[Activation], folder: Path) -> list[Message]:
     """Save what modules computed in files: a large network's outputs for one image are some hundred megabytes."""
     saved = []
-    for number, activation in enumerate(activations):
-        if activation.values.dtype.kind in "fiu":  # else it holds no numbers to compare
-            path = str(folder / f"{number}.npy")
-            np.save(path, activation.values, allow_pickle=False)
-            saved.append({"module": activation.module, "kind": activation.kind, "file": path})
+    for number, one in enumerate(activations):
+        if one.values.dtype.kind in "fiu":  # else it holds no numbers to compare
+            saved.append({"module": one.module, "kind": one.kind, "file": str(folder / f"{number}.npy")})
+            np.save(saved[-1]["file"], one.values, allow_pickle=False)
     return saved
 
 

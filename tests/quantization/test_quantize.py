@@ -34,14 +34,21 @@ from cnndeploy.errors import (
 )
 from cnndeploy.progress import Deadline, silent
 from cnndeploy.quantization import quantize as module
-from cnndeploy.quantization.calibration import METHODS, Calibration
 from cnndeploy.quantization.graph import Network, quantised
 from cnndeploy.quantization.quantize import Quantized, quantize
-from cnndeploy.quantization.screening import Screen, Trial, batches, screen_size
-from cnndeploy.quantization.search import Search, _split
+from cnndeploy.quantization.search import (
+    METHODS,
+    Calibration,
+    Screen,
+    Search,
+    Trial,
+    _split,
+    batches,
+    screen_size,
+)
 from cnndeploy.run import Run
 from cnndeploy.verification.budget import verify_budget
-from cnndeploy.verification.runner import Runner
+from cnndeploy.verification.reference import Runner
 from helpers import Trained
 
 FEW: dict[str, Any] = {"calibration": 32, "images": 320, "seconds": 0}
@@ -55,7 +62,7 @@ def quick(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
         return Artifact.open(shutil.copy(trained.onnx, path))
 
     monkeypatch.setattr(module, "export", exported)
-    monkeypatch.setattr("cnndeploy.quantization.screening._MOST", 200)
+    monkeypatch.setattr("cnndeploy.quantization.search._MOST", 200)
 
 
 def test_the_file_says_what_it_is(int8: Quantized, trained: Trained) -> None:

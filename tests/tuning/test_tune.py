@@ -17,15 +17,18 @@ from click.testing import Result
 import cnndeploy
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import read_certificate
-from cnndeploy.deployment import open_deployment
+from cnndeploy.deployment import open_deployment, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError, QuantizationError, Stopped
 from cnndeploy.exporters import export
+from cnndeploy.progress import never
 from cnndeploy.quantization import quantize
+from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.run import RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import dumps, structure
-from cnndeploy.tuning import choice, files, race as race_module
-from cnndeploy.tuning.contenders import contenders
+from cnndeploy.tuning import choice, contenders as contenders_module, race as race_module
+from cnndeploy.tuning.contenders import Contender, contenders
+from cnndeploy.tuning.race import Race
 from cnndeploy.tuning.report import Row, TuneReport
 from cnndeploy.verification.report import EquivalenceReport
 from cnndeploy.verification.verify import verify
@@ -48,7 +51,7 @@ def quick_tuning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(race_module, "MOST_ROUNDS", race_module.FIRST_ROUNDS)
-        for module in (files, quantize):
+        for module in (contenders_module, quantize):
             patch.setattr(module, "export", export_once)
         yield
 
@@ -141,6 +144,53 @@ def test_a_contender_that_is_not_admitted_is_rejected_with_all_of_its_numbers(
     assert {row.runtime for row in rejected} == {"onnxruntime"}
     assert all("it is refused" in row.reason for row in rejected)
     assert report.chosen.runtime != "onnxruntime"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_torch")
+def test_what_was_timed_is_told_if_nothing_can_be_deployed(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Result]
+) -> None:
+    def refuse(artifact: Artifact, reference: cnndeploy.Reference, **_settings: Any) -> EquivalenceReport:
+        return EquivalenceReport.undecided(artifact.path, reference.artifact.path, "it is refused")
+
+    monkeypatch.setattr(choice, "verify", refuse)
+    folder, told = tmp_path / "d", tmp_path / "told.json"
+    options = ("--budget", 0, "--threads", 1, "--max-minutes", 30, "--json", told)
+    shown: Result = cli("tune", trained.checkpoint, "--output", folder, *options)
+    assert shown.exit_code == 1, shown.output
+    assert "Error: nothing can be deployed: it is refused" in shown.output
+    assert "Tuned for latency" in shown.output
+    assert "Nothing was written" in shown.output
+    assert "cnndeploy.load" not in shown.output
+    report = structure(TuneReport, json.loads(told.read_text()))
+    timed = [row for row in report.rows if row.ratio is not None]
+    assert len(timed) > 2
+    assert {(row.outcome, row.reason) for row in timed} == {("rejected", "it is refused")}
+    with pytest.raises(BenchmarkError, match="can be deployed") as caught:
+        _ = report.chosen
+    assert caught.value.report is report
+    assert list(tmp_path.iterdir()) == [told]
+
+
+def test_a_row_whose_loss_could_not_be_compared_has_none(
+    int8: Quantized, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def label_alike(self: cnndeploy.Reference, count: int, **_settings: Any) -> Any:
+        return np.zeros(count, np.intp)
+
+    monkeypatch.setattr(cnndeploy.Reference, "labels", label_alike)
+    verdict = cnndeploy.verify_budget(int8.artifact, trained.checkpoint, budget=20, images=64)
+    assert "the same label" in verdict.summary
+    contender = Contender("int8", resolve(int8.artifact), verdict)
+    race = Race({}, reference=contender, should_stop=never, on_round=lambda *_: None)
+    row = choice.Choice(race, None).row(contender, 0.9)
+    assert (row.outcome, row.loss_high_points, row.accuracy) == ("rejected", None, None)
+    report = TuneReport("lenet.pt", "lenet.deploy", "latency", 1, 20, (row,), True, 1.0)
+    values = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert values["rows"][0]["loss_high_points"] is None
+    measured = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
+    assert [measured[name] for name in ("loss_points", "loss_low_points", "loss_high_points")] == [None] * 3
 
 
 @pytest.mark.slow

@@ -23,9 +23,9 @@ from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.serial import dumps, structure
 from cnndeploy.verification import examination
 from cnndeploy.verification.budget import verify_budget
-from cnndeploy.verification.budget_report import BudgetReport
-from cnndeploy.verification.paired import paired_interval
-from cnndeploy.verification.runner import AS_IT_IS, Runner
+from cnndeploy.verification.checks import paired_interval
+from cnndeploy.verification.reference import AS_IT_IS, Runner
+from cnndeploy.verification.report import BudgetReport
 from helpers import Trained
 
 IMAGES = 200
@@ -286,6 +286,6 @@ def test_a_run_with_options_is_no_pass_of_a_run_without(trained: Trained, tmp_pa
 
 
 def _identity(path: Path) -> Any:
-    from cnndeploy.verification.verdict import FileIdentity
+    from cnndeploy.verification.report import FileIdentity
 
     return FileIdentity(str(path), Artifact.open(path).sha256)

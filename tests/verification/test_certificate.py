@@ -10,8 +10,7 @@ import cnndeploy
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import certificate_path, certify, read_certificate
 from cnndeploy.errors import ArtifactError
-from cnndeploy.verification.report import EquivalenceReport
-from cnndeploy.verification.verdict import FileIdentity
+from cnndeploy.verification.report import EquivalenceReport, FileIdentity
 from helpers import Trained
 
 

@@ -15,9 +15,14 @@ from click.testing import Result
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import certificate_path, certify, read_certificate
-from cnndeploy.verification.decisions import decide, mcnemar
-from cnndeploy.verification.invariance import check_invariance, probes
-from cnndeploy.verification.oracle import FLOOR, check_against_oracle
+from cnndeploy.verification.checks import (
+    FLOOR,
+    check_against_oracle,
+    check_invariance,
+    decide,
+    mcnemar,
+    probes,
+)
 from helpers import Trained
 
 EXACT = np.random.default_rng(0).normal(size=(2000, 10)) * 5

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cnndeploy.verification.comparison import Comparison
+from cnndeploy.verification.checks import Comparison
 
 LOGITS = np.array([[1.0, 4.0, -2.0], [0.5, -8.0, 3.0]], np.float32)
 

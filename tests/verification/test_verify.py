@@ -22,8 +22,8 @@ from cnndeploy.exporters import export
 from cnndeploy.progress import Deadline
 from cnndeploy.run import Run
 from cnndeploy.serial import dumps, structure
+from cnndeploy.verification.reference import AS_IT_IS, Computation, Runner
 from cnndeploy.verification.report import EquivalenceReport
-from cnndeploy.verification.runner import AS_IT_IS, Computation, Runner
 from cnndeploy.verification.verify import BATCH_SIZES, _batches, verify
 from edits import edit_manifest
 from helpers import Trained

@@ -1,0 +1,342 @@
+"""The checks of logits: tolerance, float64 as an oracle, what a user is told, independence of the batch, the loss.
+
+A tolerance says how far two programs may differ, and is a guess. The same checkpoint computed in float64 is as good as
+exact, so it tells how much of a difference is float32's own rounding: eager PyTorch in float32 errs from it too. An
+artifact that computes the same, in another order, errs about as much; one that computes something else errs more.
+
+Source: Higham, Accuracy and stability of numerical algorithms, 2nd edition, 2002, sections 1.5 and 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]  # (images, classes)
+CHUNK = 256  # images at a time, so that float64 copies of many classes stay small
+# In tolerances: below, a network that ignores its input would be hard to tell from one that does not.
+_LEAST_SENSITIVITY = 10
+# How many times eager's own error the artifact's may be.
+LIMIT = 4.0
+# One rounding of float32: an eager run that happens to err less is no yardstick.
+FLOOR = 2.0**-23
+PROBE_SIZES, PROBED_ROWS = (2, 7, 64), 3
+
+_Z = 1.959963984540054  # the standard normal distribution's 97.5th percentile
+_HALVINGS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """An image passes where its largest logit error is at most ``absolute + relative * largest logit``.
+
+    float32 rounds to 1.2e-7 of a value, and two correct programs add up a layer's thousands of products in
+    different orders. Errors are measured against the image's largest logit, not each logit's own size:
+    rounding follows the size of what is added up, and a logit that happens to be near zero is no sign.
+    """
+
+    absolute: float = 1e-8
+    relative: float = 3e-5
+
+    @classmethod
+    def of_tf32(cls) -> Tolerance:
+        """For products in TF32, whose factors keep 10 bits: 5e-4 of a value is lost in each.
+
+        Emulated on the CPU, our six networks' largest error of 12 to 48 images and two seeds was 3.0e-3 of the
+        largest logit, where float32's was 1.8e-6.
+        """
+        return cls(relative=1e-2)
+
+
+@dataclass(slots=True)
+class Comparison:
+    """What :meth:`add` has seen so far."""
+
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    images: int = 0
+    batch_sizes: set[int] = field(default_factory=set)
+    max_abs_error: float = 0.0
+    max_rel_error: float = 0.0
+    agreeing: int = 0
+    beyond_tolerance: int = 0
+    first_beyond: int | None = None
+    lowest: NDArray[np.float32] | float = math.inf
+    highest: NDArray[np.float32] | float = -math.inf
+
+    def add(self, expected: Logits, actual: Logits) -> str | None:
+        """Compare a batch of logits, float32 (batch, classes); return the reason if it cannot be."""
+        if (reason := self._incomparable(expected, actual)) is not None:
+            self.max_abs_error = self.max_rel_error = math.inf  # of what cannot be compared nothing is known
+            return reason
+        self.lowest = np.minimum(self.lowest, expected.min(axis=0))  # (classes,)
+        self.highest = np.maximum(self.highest, expected.max(axis=0))
+        error = _largest_errors(actual, expected)  # (batch,)
+        scale = np.abs(expected).max(axis=1).astype(np.float64)  # (batch,)
+        beyond = error > self.tolerance.absolute + self.tolerance.relative * scale
+        relative = np.divide(error, scale, out=np.where(error > 0, np.inf, 0.0), where=scale > 0)
+        if self.first_beyond is None and beyond.any():
+            self.first_beyond = self.images + int(beyond.argmax())
+        self.beyond_tolerance += int(beyond.sum())
+        self.max_abs_error = max(self.max_abs_error, float(error.max()))
+        self.max_rel_error = max(self.max_rel_error, float(relative.max()))
+        self.agreeing += int((expected.argmax(axis=1) == actual.argmax(axis=1)).sum())
+        self.images += len(expected)
+        self.batch_sizes.add(len(expected))
+        return None
+
+    def _incomparable(self, expected: Logits, actual: Logits) -> str | None:
+        batch, last = len(expected), self.images + len(expected) - 1
+        if actual.shape != expected.shape or actual.dtype != expected.dtype:
+            return f"a batch of {batch} gives {actual.dtype} {actual.shape}, not {expected.dtype} {expected.shape}"
+        for side, logits in (("the checkpoint", expected), ("the artifact", actual)):
+            if not np.isfinite(logits).all():
+                return f"{side} gives NaN or infinite logits within images {self.images} to {last}"
+        return None
+
+    @property
+    def sensitivity(self) -> float:
+        """How far the checkpoint's logits vary from image to image, relative to the largest."""
+        largest = float(np.maximum(np.abs(self.lowest), np.abs(self.highest)).max())
+        return float(np.max(self.highest - self.lowest)) / largest if self.images and largest else 0.0
+
+    @property
+    def top1_agreement(self) -> float:
+        """The share of images given the same label, 0 where nothing was compared."""
+        return self.agreeing / self.images if self.images else 0.0
+
+    def reasons(self) -> list[str]:
+        """Why this is no pass; empty where it is one.
+
+        A label may differ only within the tolerance, which is a tie that rounding decides.
+        """
+        if self.images == 0:
+            return ["nothing was compared"]
+        if self.images > 1 and self.sensitivity < _LEAST_SENSITIVITY * self.tolerance.relative:
+            return [
+                f"the checkpoint gives all images the same logits, to {self.sensitivity:.1g} of the largest, "
+                "so agreement proves nothing; train it"
+            ]
+        if not self.beyond_tolerance:
+            return []
+        reasons = [
+            f"{self.beyond_tolerance} of {self.images} images are beyond the tolerance, first image "
+            f"{self.first_beyond}: error up to {self.max_abs_error:.3g}, {self.max_rel_error:.3g} of the largest logit"
+        ]
+        if self.agreeing < self.images:
+            reasons.append(f"{self.images - self.agreeing} of {self.images} labels differ")
+        return reasons
+
+
+@dataclass(frozen=True, slots=True)
+class OracleCheck:
+    """Errors from float64, each image's largest relative to its largest logit.
+
+    ``images`` were compared, all of them or a random sample drawn with ``seed``. ``ratio`` is the larger of
+    the two quotients of the artifact's and eager's errors, at the 99.9th percentile and at the maximum, where
+    eager's count at least ``floor``.
+    """
+
+    images: int
+    seed: int
+    artifact_p999: float
+    artifact_max: float
+    eager_p999: float
+    eager_max: float
+    ratio: float
+    limit: float = LIMIT
+    floor: float = FLOOR
+
+    def reasons(self) -> list[str]:
+        """Why this is no pass; empty where it is one."""
+        if self.images and self.ratio <= self.limit:  # a NaN is no pass
+            return []
+        return [
+            f"against float64 its error is {self.ratio:.3g} times eager float32's own, beyond {self.limit:g}: "
+            f"up to {self.artifact_max:.3g}, eager's up to {self.eager_max:.3g}"
+        ]
+
+
+def check_against_oracle(
+    artifact: Logits, eager: Logits, oracle: NDArray[np.float64], seed: int
+) -> OracleCheck:
+    """Compare logits (images, classes), the same images in each, with the oracle's."""
+    scale = np.maximum(oracle.max(axis=1), -oracle.min(axis=1))  # (images,)
+    scale = np.maximum(scale, np.finfo(np.float64).tiny)
+    (artifact_p999, artifact_max), (eager_p999, eager_max) = (
+        (float(np.quantile(errors, 0.999)), float(errors.max()))
+        for errors in (_largest_errors(logits, oracle) / scale for logits in (artifact, eager))
+    )
+    ratio = max(artifact_p999 / max(eager_p999, FLOOR), artifact_max / max(eager_max, FLOOR))
+    return OracleCheck(len(oracle), seed, artifact_p999, artifact_max, eager_p999, eager_max, ratio)
+
+
+def _largest_errors(logits: Logits, exact: NDArray[Any]) -> NDArray[np.float64]:
+    """Return each image's largest error, (images,)."""
+    parts = _chunks(logits)
+    return np.concatenate(
+        [np.abs(logits[part].astype(np.float64) - exact[part]).max(axis=1) for part in parts]
+    )
+
+
+def _chunks(images: NDArray[Any]) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, len(images), CHUNK)]
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """Labels and accuracies of both sides over the same images.
+
+    ``flipped`` are the numbers, in the test set, of images that got another label. ``certified`` counts the
+    images for which no flip was possible: twice the largest logit error is below the margin between the
+    checkpoint's two largest logits. ``mcnemar_p`` is the exact two-sided p-value for equal accuracy.
+
+    Source: McNemar, Note on the sampling error of the difference between correlated proportions or
+    percentages, 1947, in its exact, binomial form.
+    """
+
+    flipped: tuple[int, ...]
+    certified: int
+    artifact_accuracy: float
+    checkpoint_accuracy: float
+    mcnemar_p: float
+
+
+def decide(artifact: Logits, checkpoint: Logits, labels: NDArray[np.uint8]) -> Decisions:
+    """Compare logits (images, classes) of the same images, whose right ``labels`` (images,) are known."""
+    given, expected = artifact.argmax(axis=1), checkpoint.argmax(axis=1)
+    largest = np.concatenate([np.sort(checkpoint[part], axis=1)[:, -2:] for part in _chunks(labels)])
+    margins = np.diff(largest.astype(np.float64))[:, 0]  # (images,)
+    return Decisions(
+        flipped=tuple(np.flatnonzero(given != expected).tolist()),
+        certified=int((2 * _largest_errors(artifact, checkpoint) < margins).sum()),
+        artifact_accuracy=float((given == labels).mean()),
+        checkpoint_accuracy=float((expected == labels).mean()),
+        mcnemar_p=mcnemar(*paired_counts(given, expected, labels)),
+    )
+
+
+def mcnemar(first: int, second: int) -> float:
+    """Exact two-sided p-value that ``first`` and ``second`` discordant pairs come from equal accuracies."""
+    pairs = first + second
+    tail = sum(math.comb(pairs, count) for count in range(min(first, second) + 1))
+    return float(min(1.0, 2 * tail / 2**pairs))
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInvariance:
+    """``max_rel_spread`` is the largest difference between an image's logits alone and in a batch of
+    ``batch_sizes``, first or last, relative to its largest logit; over ``rows`` images. ``max_rel_repeat_spread``
+    is that between two runs of the image alone.
+    """
+
+    rows: int
+    batch_sizes: tuple[int, ...]
+    max_rel_spread: float
+    max_rel_repeat_spread: float
+    limit: float
+
+    def reasons(self) -> list[str]:
+        """Why this is no pass; empty where it is one."""
+        if not self.max_rel_repeat_spread <= self.limit:  # a NaN is no pass
+            return [
+                f"the same image gives other logits each time, by {self.max_rel_repeat_spread:.3g} of the largest: "
+                "something random is active, as dropout in training is"
+            ]
+        if self.max_rel_spread <= self.limit:
+            return []
+        return [
+            f"an image's logits depend on its batch: they differ by {self.max_rel_spread:.3g} of the largest logit "
+            f"between alone and in a batch of {', '.join(map(str, self.batch_sizes))}, beyond {self.limit:g}"
+        ]
+
+
+def probes(images: int) -> list[list[int]]:
+    """Batches that hold an image alone, twice, then first and last in batches of each size that ``images`` allow."""
+    batches = []
+    for row in np.linspace(0, images - 1, min(PROBED_ROWS, images)).astype(int).tolist():
+        batches += [[row], [row]]
+        for size in (size for size in PROBE_SIZES if size <= images):
+            others = [(row + offset) % images for offset in range(1, size)]
+            batches += [[row, *others], [*others, row]]
+    return batches
+
+
+def check_invariance(batches: Sequence[list[int]], logits: Iterable[Logits], limit: float) -> BatchInvariance:
+    """Compare the logits of :func:`probes`, batch by batch (batch, classes)."""
+    alone: dict[int, Logits] = {}
+    row, spreads, repeats = -1, [0.0], [0.0]
+    for batch, values in zip(batches, logits, strict=True):
+        if len(batch) == 1 and batch[0] not in alone:
+            row = batch[0]
+            alone[row] = values[0]
+            continue
+        scale = max(float(np.abs(alone[row]).max()), float(np.finfo(np.float32).tiny))
+        spread = float(np.abs(values[batch.index(row)] - alone[row]).max()) / scale
+        (repeats if len(batch) == 1 else spreads).append(spread)
+    sizes = {len(batch) for batch in batches} - {1}
+    return BatchInvariance(
+        len(alone), tuple(sorted(sizes)), float(np.max(spreads)), float(np.max(repeats)), limit
+    )
+
+
+def paired_counts(labels: NDArray[Any], expected: NDArray[Any], truth: NDArray[Any]) -> tuple[int, int]:
+    """Count the images, (images,), that are lost, which only ``expected`` has right, and gained, only ``labels``."""
+    right, wanted = labels == truth, expected == truth
+    return int((wanted & ~right).sum()), int((right & ~wanted).sum())
+
+
+def paired_interval(lost: int, gained: int, images: int) -> tuple[float, float]:
+    """The 95% interval of the share of images that an artifact loses against its checkpoint.
+
+    Tango's score interval: the differences that a score test of the paired counts does not reject. Unlike Wald's it
+    has a width where no image differs, and it keeps its level where few do.
+
+    Args:
+        lost: Images that the checkpoint gets right and the artifact wrong.
+        gained: Images that the artifact gets right and the checkpoint wrong.
+        images: All images, at least 1.
+
+    Returns:
+        Lower and upper end, as shares from -1 to 1; above 0 the artifact is worse. Each end errs in 2.5%.
+
+    Source: Tango, Equivalence test and confidence interval for the difference in proportions for the paired-sample
+    design, Statistics in Medicine 17, 1998, equations 5 to 9.
+
+    >>> from cnndeploy.verification.checks import paired_interval
+    >>> low, high = paired_interval(lost=30, gained=20, images=10_000)
+    >>> f"{low:.4f} to {high:.4f}"
+    '-0.0004 to 0.0024'
+    """
+    if not (images > 0 and lost >= 0 and gained >= 0 and lost + gained <= images):
+        raise ValueError(f"no paired counts: {lost} lost and {gained} gained of {images}")
+    return -_upper(gained, lost, images), _upper(lost, gained, images)
+
+
+def _upper(lost: int, gained: int, images: int) -> float:
+    """The difference at which the score falls to -z, by bisection: it falls as the difference grows."""
+    low, high = (lost - gained) / images, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if _score(lost, gained, images, middle) > -_Z:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _score(lost: int, gained: int, images: int, difference: float) -> float:
+    """The score statistic for a true difference, with the other parameter at its restricted maximum likelihood."""
+    surplus = lost - gained - images * difference
+    if surplus == 0:
+        return 0.0
+    linear = (2 * images - lost + gained) * difference - lost - gained
+    constant = -gained * difference * (1 - difference)
+    root = math.sqrt(max(0.0, linear**2 - 8 * images * constant))
+    share = (root - linear) / (4 * images)  # of images that would be gained
+    variance = images * (2 * share + difference * (1 - difference))
+    return surplus / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, surplus)
