@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     )
     from cnndeploy.verification.verify import verify as verify
 
-# a test holds the imports above to this
-_NAMES = {
+_NAMES = {  # a test holds the imports above to this
     "artifact": "Artifact",
     "benchmark.bench": "bench",
     "benchmark.report": "BenchmarkReport",

@@ -14,10 +14,10 @@ from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.machine import environment, usable_cpus
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
 from cnndeploy.run import Run
-from cnndeploy.tuning.choice import choose
+from cnndeploy.tuning.choice import Choice, choose
 from cnndeploy.tuning.contenders import Contender, Files, Job, contenders, make_files
 from cnndeploy.tuning.folder import check_folder, write_deployment
-from cnndeploy.tuning.report import TuneReport
+from cnndeploy.tuning.report import Row, TuneReport
 from cnndeploy.verification.reference import Reference, borrowed
 
 Objective = Literal["latency", "throughput"]
@@ -102,16 +102,14 @@ def tune(
         _note_known(files, entrants)
         choice = choose(job, files, entrants)
         job.check_stop()
-        stated = reference.artifact.require_manifest().training.get("test_accuracy")
-        accuracy = stated if files.int8 is None else files.int8.checkpoint_accuracy
-        rows = sorted((choice.row(one, accuracy) for one in entrants), key=lambda row: -(row.ratio or 0))
+        rows = (*_rows(job, files, entrants, choice), *files.rows, *missing)
         report = TuneReport(
             checkpoint=str(path),
             folder=str(folder),
             objective=objective,
             batch_size=size,
             budget_points=budget,
-            rows=(*rows, *files.rows, *missing),
+            rows=rows,
             complete=choice.race.decided and not files.notes,
             seconds=time.monotonic() - job.started,
             environment=environment(),
@@ -126,6 +124,13 @@ def tune(
             raise ArtifactError(f"{path} was replaced while it was tuned; nothing was written")
         write_deployment(report, chosen.candidate, chosen.verdict, command or _command(job, report))
     return report
+
+
+def _rows(job: Job, files: Files, entrants: list[Contender], choice: Choice) -> list[Row]:
+    """Return a row for each contender, fastest first."""
+    stated = job.reference.artifact.require_manifest().training.get("test_accuracy")
+    accuracy = stated if files.int8 is None else files.int8.checkpoint_accuracy
+    return sorted((choice.row(one, accuracy) for one in entrants), key=lambda row: -(row.ratio or 0))
 
 
 def _note_known(files: Files, entrants: list[Contender]) -> None:

@@ -1,0 +1,31 @@
+"""Apply every rewrite for as long as one applies."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from cnndeploy.simplification._trace import Rewrite, one_thread, trace
+from cnndeploy.simplification.fold_batch_norm import fold_batch_norm
+from cnndeploy.simplification.merge_convolutions import merge_convolutions
+from cnndeploy.simplification.merge_linear import merge_linear
+from cnndeploy.simplification.pool_before_activation import pool_before_activation
+
+REWRITES = (fold_batch_norm, merge_convolutions, merge_linear, pool_before_activation)
+
+
+def simplify(network: nn.Module) -> tuple[nn.Module, tuple[Rewrite, ...]]:
+    """Apply every rewrite for as long as one applies.
+
+    ``network``, in eval mode and with float32 weights, is not changed.
+
+    Returns:
+        The simplified network, and what was done; ``network`` itself and nothing if no rewrite applies, or if
+        torch.fx cannot trace it.
+    """
+    traced = trace(network)
+    rewrites: list[Rewrite] = []
+    if traced is not None:
+        with one_thread():
+            while rewrite := next(filter(None, (apply(traced) for apply in REWRITES)), None):
+                rewrites.append(rewrite)
+    return (traced.built(), tuple(rewrites)) if traced is not None and rewrites else (network, ())
