@@ -34,9 +34,6 @@ def output_size(n: int, kernel: int, padding: int = 0, stride: int = 1) -> int:
             same    p = (m - 1) / 2   n places: m must be odd
             wide    p = m - 1         n + m - 1 places: every one where kernel and axis still touch
         stride: Steps of the kernel from one place to the next.
-
-    Raises:
-        InputMismatchError: The kernel is longer than the padded axis, or a number is out of range.
     """
     if n < 0 or kernel < 1 or padding < 0 or stride < 1:
         raise InputMismatchError(
@@ -56,9 +53,6 @@ def padding_for(case: Literal["narrow", "same", "wide"], kernel: int) -> int:
 
     Source of narrow and wide: Kalchbrenner et al., "A Convolutional Neural Network for Modelling Sentences",
     arXiv:1404.2188, section 2.2. Dumoulin and Visin call same half and wide full.
-
-    Raises:
-        InputMismatchError: The case is unknown, the kernel is not positive, or same is asked for an even one.
     """
     if kernel < 1 or case not in ("narrow", "same", "wide"):
         raise InputMismatchError(

@@ -16,7 +16,7 @@ from cnndeploy.errors import ExportError
 from cnndeploy.exporters._export import ExportOptions
 from cnndeploy.exporters._network import WRAPPED, example, network_and_manifest, write
 from cnndeploy.formats.onnx import MANIFEST_KEY
-from cnndeploy.quiet import quiet
+from cnndeploy.machine import quiet
 from cnndeploy.specs import Manifest, TensorSpec
 
 DEFAULT_OPSET = 20

@@ -19,7 +19,7 @@ from cnndeploy.errors import ExportError
 from cnndeploy.exporters._export import ExportOptions
 from cnndeploy.exporters._network import example, network_and_manifest, write
 from cnndeploy.formats.torchscript import MANIFEST_FILE
-from cnndeploy.quiet import quiet
+from cnndeploy.machine import quiet
 from cnndeploy.specs import Manifest
 
 # A class scripted for the nth time in a process is named after n, which would make two exports differ.

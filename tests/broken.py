@@ -25,8 +25,8 @@ from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import CnndeployError
 from cnndeploy.exporters import export
 from cnndeploy.formats.torchscript import MANIFEST_FILE
+from cnndeploy.machine import quiet
 from cnndeploy.progress import Progress, silent
-from cnndeploy.quiet import quiet
 from cnndeploy.run import Run
 from cnndeploy.simplification import simplify
 from cnndeploy.verification.reference import Reference

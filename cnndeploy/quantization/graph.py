@@ -17,7 +17,7 @@ import onnx
 
 from cnndeploy.errors import QuantizationError
 from cnndeploy.formats.onnx import MANIFEST_KEY
-from cnndeploy.quiet import quiet
+from cnndeploy.machine import quiet
 
 # What holds the weights, and nearly all of the work.
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})

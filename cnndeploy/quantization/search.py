@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import DataError, QuantizationError
+from cnndeploy.machine import quiet
 from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.graph import Network, Range, quantised, with_manifest
-from cnndeploy.quiet import quiet
 from cnndeploy.specs import Manifest
 from cnndeploy.verification.checks import paired_counts, paired_interval
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import fx, nn
 
 from cnndeploy.simplification._trace import Call, Rewrite, Traced
@@ -44,6 +46,19 @@ def pool_before_activation(traced: Traced) -> Rewrite | None:
         first.node.target, last.node.target = pooling, last.path
         return rewrite
     return None
+
+
+def pool_first(network: nn.Module) -> None:
+    """For training, move activations behind the max pooling that follows at once, in place, if the two may be swapped.
+
+    There is a quarter as much to compute if windows are 2 x 2. A gradient goes back through the same value; if several
+    values of a window are the largest, or a sigmoid rounds them to the same, it may go through another of these.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            for first, second in itertools.pairwise(range(len(module))):
+                if may_swap(module[first], module[second]):
+                    module[first], module[second] = module[second], module[first]
 
 
 def _is_fused(traced: Traced, activation: Call[nn.Module]) -> bool:

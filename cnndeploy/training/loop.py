@@ -20,10 +20,10 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint, initialised
 from cnndeploy.errors import Stopped, TrainingError
 from cnndeploy.files import write_file
+from cnndeploy.simplification.pool_before_activation import pool_first
 from cnndeploy.torch_preprocessing import TorchPreprocessing
 from cnndeploy.training.batches import Batch, Batches, generator
 from cnndeploy.training.distributed import Processes
-from cnndeploy.training.rewrite import pool_first
 from cnndeploy.training.state import Epoch, State, Step, log_path, state_path
 
 _EVALUATION_BATCH = 256

@@ -115,15 +115,20 @@ def tune(
             environment=environment(),
             notes=tuple(files.notes),
         )
-        chosen = choice.chosen
-        if chosen is None or chosen.verdict is None:
-            against = dict.fromkeys(row.reason for row in rows if row.outcome in ("rejected", "failed"))
-            reasons = "; ".join(against) or "no round was over in time; allow more minutes"
-            raise BenchmarkError(f"nothing can be deployed: {reasons}", report)
-        if not reference.artifact.is_unchanged():
-            raise ArtifactError(f"{path} was replaced while it was tuned; nothing was written")
-        write_deployment(report, chosen.candidate, chosen.verdict, command or _command(job, report))
+        _deploy(job, report, choice, command)
     return report
+
+
+def _deploy(job: Job, report: TuneReport, choice: Choice, command: str) -> None:
+    """Write the chosen contender as a folder, or raise what stands against it."""
+    chosen = choice.chosen
+    if chosen is None or chosen.verdict is None:
+        against = dict.fromkeys(row.reason for row in report.rows if row.outcome in ("rejected", "failed"))
+        reasons = "; ".join(against) or "no round was over in time; allow more minutes"
+        raise BenchmarkError(f"nothing can be deployed: {reasons}", report)
+    if not job.reference.artifact.is_unchanged():
+        raise ArtifactError(f"{report.checkpoint} was replaced while it was tuned; nothing was written")
+    write_deployment(report, chosen.candidate, chosen.verdict, command or _command(job, report))
 
 
 def _rows(job: Job, files: Files, entrants: list[Contender], choice: Choice) -> list[Row]:

@@ -7,7 +7,7 @@ from torch import nn
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.checkpoint import initialised
 from cnndeploy.simplification import simplify
-from cnndeploy.training.rewrite import pool_first
+from cnndeploy.simplification.pool_before_activation import pool_first
 
 MOVED = {"lenet": 2, "alexnet": 3, "vgg11_small": 5, "nin": 0, "googlenet": 0}
 

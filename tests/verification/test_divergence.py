@@ -18,7 +18,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.exporters import export
 from cnndeploy.formats.torchscript import MANIFEST_FILE
-from cnndeploy.quiet import quiet
+from cnndeploy.machine import quiet
 from cnndeploy.runtimes import Activation
 from cnndeploy.serial import dumps, structure
 from cnndeploy.simplification import simplify
