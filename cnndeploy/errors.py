@@ -2,12 +2,14 @@
 
 CnndeployError: 1
 ├── UnknownNameError, MissingDependencyError, DeviceUnavailableError, DataError, CheckpointError, ArtifactError,
-│   TrainingError, ExportError, InputMismatchError, BenchmarkError, QuantizationError
+│   TrainingError, ExportError, InputMismatchError, QuantizationError
 ├── Stopped: 130
 │   └── OutOfTime
-└── VerificationFailed
-    ├── NotEquivalentError: 3
-    └── BudgetError: 5
+└── ReportedError
+    ├── BenchmarkError
+    └── VerificationFailed
+        ├── NotEquivalentError: 3
+        └── BudgetError: 5
 
 A message says what failed, what came, what was expected, and what to do next.
 """
@@ -92,7 +94,7 @@ class InputMismatchError(CnndeployError):
     """An array's name, dtype or shape differs from what the model takes."""
 
 
-class _ReportedError(CnndeployError):
+class ReportedError(CnndeployError):
     """Base of errors that carry what was found out until then."""
 
     def __init__(self, message: str, report: object = None) -> None:
@@ -100,7 +102,7 @@ class _ReportedError(CnndeployError):
         self.report = report
 
 
-class BenchmarkError(_ReportedError):
+class BenchmarkError(ReportedError):
     """A candidate could not be measured, or none deployed; then ``report`` is tune's, with all that was timed."""
 
 
@@ -118,7 +120,7 @@ class OutOfTime(Stopped):
     """A deadline passed before the work was done."""
 
 
-class VerificationFailed(_ReportedError):  # noqa: N818 - read as a sentence
+class VerificationFailed(ReportedError):  # noqa: N818 - read as a sentence
     """A file did not pass verification; ``report`` says why, None if there is no report."""
 
 

@@ -422,7 +422,7 @@ with cnndeploy.load(sys.argv[1], threads=1) as model:
     for round in range(12):
         if round == 2:
             before = resident()
-        for _ in range(180):
+        for _ in range(60):
             for image in images:
                 model.classify(image)
         for top in range(1, 11):

@@ -15,7 +15,7 @@ import cnndeploy
 from cnndeploy import data
 from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.specs import Manifest
-from cnndeploy.tuning import race
+from cnndeploy.tuning import race, tune
 from helpers import Trained
 
 _FOUND = [
@@ -51,9 +51,9 @@ def test_an_example(
     shutil.copy(int8.artifact.path, tmp_path / "lenet.int8.onnx")
     Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        race, "MOST_ROUNDS", race.FIRST_ROUNDS
-    )  # of tune, for no example shows which is fastest
+    # of tune, for no example shows which is fastest
+    monkeypatch.setattr(race, "MOST_ROUNDS", race.FIRST_ROUNDS)
+    monkeypatch.setattr(tune, "usable_cpus", lambda: 1)
     said: list[str] = []
     outcome = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append)
     assert outcome.attempted

@@ -209,7 +209,8 @@ class Decisions:
 def decide(artifact: Logits, checkpoint: Logits, labels: NDArray[np.uint8]) -> Decisions:
     """Compare logits (images, classes) of the same images, whose right ``labels`` (images,) are known."""
     given, expected = artifact.argmax(axis=1), checkpoint.argmax(axis=1)
-    largest = np.concatenate([np.sort(checkpoint[part], axis=1)[:, -2:] for part in _chunks(labels)])
+    # copied, for a view of the two largest would keep all that was sorted
+    largest = np.concatenate([np.sort(checkpoint[part], axis=1)[:, -2:].copy() for part in _chunks(labels)])
     margins = np.diff(largest.astype(np.float64))[:, 0]  # (images,)
     return Decisions(
         flipped=tuple(np.flatnonzero(given != expected).tolist()),
