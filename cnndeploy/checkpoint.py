@@ -57,11 +57,9 @@ class Checkpoint:
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Artifact) -> Self:
-        """Read a checkpoint; nothing in the file is run. An opened artifact is not hashed again.
+        """Read a checkpoint, running nothing in it; an opened artifact is not hashed again.
 
-        Raises:
-            CheckpointError: The file is no checkpoint of ours, is damaged, or wants to run code.
-            ArtifactError: The file is missing or cannot be read.
+        Raise CheckpointError if it is no checkpoint of ours, is damaged, or wants to run code, else as Artifact.open.
         """
         artifact = source if isinstance(source, Artifact) else Artifact.open(source)
         path = artifact.path

@@ -63,13 +63,10 @@ class Classifier:
         return self.manifest.labels
 
     def logits(self, images: Images) -> NDArray[np.float32]:
-        """Return unnormalised class scores.
+        """Return unnormalised class scores, float32 (n, classes), which the caller owns.
 
         Args:
             images: What the class accepts, up to 8192 pixels a side. Many run in batches.
-
-        Returns:
-            float32 (n, classes). The caller owns it.
 
         Raises:
             InputMismatchError: No images, or another dtype or shape.

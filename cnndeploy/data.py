@@ -116,7 +116,7 @@ def _state(path: Path) -> str:
 
 
 def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress = silent) -> str:
-    """Make sure that all four files are in the data folder; two processes may do so at once.
+    """Make sure that all four files are in the data folder, and say where from; two processes may do so at once.
 
     Look in turn at the data folder, the folder of Debian's package, torchvision's mirror, and if there is apt at the
     package itself, which is unpacked and not installed. A file appears whole or not at all.
@@ -124,9 +124,6 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress = sil
     Args:
         folder: The data folder, see :func:`data_folder`.
         progress: Called with the bytes of a file that are done, of how many, and its name.
-
-    Returns:
-        Where the files came from, in words.
 
     Raises:
         DataError: A file that is there is damaged, or no source has the files; the message says why for each.

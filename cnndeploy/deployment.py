@@ -107,13 +107,10 @@ class Candidate:
 
 
 def resolve(source: Source, run: Run | None = None) -> Candidate:
-    """Open a model file, or the file in a deployment's folder, and settle how it is run.
+    """Open a model file, or the one in a deployment's folder, which must be its plan's, and settle how it is run.
 
     What ``run`` says holds, else what the folder's plan says, else the default: the format's runtime, on the CPU. The
-    number of threads stays open, None, if neither says it.
-
-    Raises:
-        ArtifactError, CheckpointError: The file is missing, damaged, or not the one that the plan was made for.
+    number of threads stays open, None, if neither says it. Raises what :meth:`Artifact.open` raises.
     """
     run = run or Run()
     plan, folder = None, None

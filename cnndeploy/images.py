@@ -110,13 +110,12 @@ def _check_size(height: int, width: int) -> None:
 
 
 def read_image(source: str | os.PathLike[str] | BinaryIO | bytes) -> NDArray[np.uint8]:
-    """Read a BMP, GIF, JPEG, PNG, PGM, PPM, TIFF or WebP file as grey levels, upright; what is transparent is black.
+    """Read a BMP, GIF, JPEG, PNG, PGM, PPM, TIFF or WebP file as grey levels, uint8 (height, width), upright.
+
+    What is transparent is black.
 
     Args:
         source: A path, an open binary file, as an upload is, or the content of a file.
-
-    Returns:
-        uint8 (height, width).
 
     Raises:
         DataError: No image, damaged, grey levels of more than 8 bits, or more than 8192 pixels a side.

@@ -49,14 +49,11 @@ class Preprocessing:
             object.__setattr__(self, name, value)
 
     def __call__(self, images: NDArray[np.uint8], dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
-        """Prepare a batch.
+        """Return a prepared batch, ``dtype`` (batch, 1, *size), C-contiguous.
 
         Args:
             images: uint8 (batch, height, width), 0 is black.
             dtype: What is computed in; float32 rounds where torch does in training, float64 is as good as exact.
-
-        Returns:
-            ``dtype`` (batch, 1, *size), C-contiguous.
         """
         if images.shape[1:] == self.size:
             prepared: NDArray[Any] = images.astype(dtype) * self.scale  # (batch, *size)

@@ -67,16 +67,13 @@ def padding_for(case: Literal["narrow", "same", "wide"], kernel: int) -> int:
 
 
 def corr2d(x: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
-    """Two-dimensional cross-correlation, which neural networks call convolution.
+    """Return the two-dimensional cross-correlation, which networks call convolution: (h - kh + 1, w - kw + 1).
 
     ``y[i, j]`` is the sum over a and b of ``x[i + a, j + b] * kernel[a, b]``; the kernel is not flipped.
 
     Args:
         x: (h, w).
         kernel: (kh, kw), at most as large as x.
-
-    Returns:
-        (h - kh + 1, w - kw + 1).
     """
     x, kernel = _floating(x, kernel)
     _check_rank("x", x, "(h, w)")
@@ -96,10 +93,10 @@ def conv2d(
     padding: Pair = (0, 0),
     stride: Pair = (1, 1),
 ) -> NDArray[Any]:
-    """Convolution over channels, as torch.nn.Conv2d and ONNX Conv define it.
+    """Return the convolution over channels, as torch.nn.Conv2d and ONNX Conv define it: (out, oh, ow).
 
-    An output channel is the sum of the cross-correlations of each input channel with its own kernel, and
-    its bias. A stride of s is every s-th place of stride 1.
+    For oh and ow see :func:`output_size`. An output channel is the sum of the cross-correlations of each input channel
+    with its own kernel, and its bias. A stride of s is every s-th place of stride 1.
 
     Args:
         x: (in, h, w).
@@ -107,9 +104,6 @@ def conv2d(
         bias: (out,), or None for zeros.
         padding: Rows of zeros above and below, columns of zeros left and right.
         stride: Down, right.
-
-    Returns:
-        (out, oh, ow), oh and ow as :func:`output_size` says.
     """
     x, weight, bias = _convolution_arguments(x, weight, bias)
     out_channels, in_channels, *kernel = weight.shape
@@ -124,15 +118,12 @@ def conv2d(
 
 
 def conv1x1(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Convolution with a 1x1 kernel: one matrix product, applied to the channels of every pixel.
+    """Return (out, h, w) of a 1x1 kernel: one matrix product, applied to the channels of every pixel.
 
     Args:
         x: (in, h, w).
         weight: (out, in, 1, 1), as :func:`conv2d` takes it.
         bias: (out,), or None for zeros.
-
-    Returns:
-        (out, h, w).
     """
     x, weight, bias = _convolution_arguments(x, weight, bias)
     if weight.shape[2:] != (1, 1):
@@ -151,7 +142,7 @@ def pool2d(
     stride: Pair | None = None,
     padding: Pair = (0, 0),
 ) -> NDArray[Any]:
-    """The largest value or the mean of each window, channel by channel.
+    """Return the largest value or the mean of each window, channel by channel: (oh, ow) or (channels, oh, ow).
 
     Padding never wins a maximum: it is -inf. In a mean it counts as zeros, which is torch's default
     ``count_include_pad=True`` and an option of ONNX AveragePool. A window that would reach beyond the padding
@@ -164,9 +155,6 @@ def pool2d(
         stride: Down, right; the window where it is None, so that windows touch and do not overlap.
         padding: Rows above and below, columns left and right; less than the window, so that no window holds
             padding alone. torch is stricter and takes at most half the window.
-
-    Returns:
-        (oh, ow) or (channels, oh, ow), oh and ow as :func:`output_size` says.
     """
     (x,) = _floating(x)
     if x.ndim not in (2, 3):

@@ -40,9 +40,7 @@ class Exporter(Protocol):
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write ``checkpoint`` to ``path``, whole or not at all; the same checkpoint gives the same bytes.
 
-        Raises:
-            ExportError: The file written does not pass the exporter's own checks.
-            ArtifactError: ``path`` cannot be written.
+        Raise ExportError if the file does not pass the exporter's own checks, ArtifactError if it cannot be written.
         """
 
 

@@ -184,11 +184,8 @@ class Runtime(Protocol):
         """Open an artifact of one of ``formats``, once open_session() knows that ``package`` is installed.
 
         Every field of ``run`` is filled in. Its ``device`` is ``cpu`` or ``cuda:N``; those of its options
-        that differ from the default are among this runtime's.
-
-        Raises:
-            DeviceUnavailableError: The device does not work here; there is no fallback.
-            ArtifactError: The runtime cannot open the file.
+        that differ from the default are among this runtime's. Raise ArtifactError if the file cannot be opened, and
+        DeviceUnavailableError if the device does not work here, for there is no fallback.
         """
 
 

@@ -162,9 +162,8 @@ def _probe(index: int, missing: str) -> DeviceStatus:
     import onnxruntime as ort
 
     unusable = "the CUDA execution provider does not start"
-    ort.set_default_logger_severity(
-        4
-    )  # it logs a failed provider to stderr, which here is an answer, not a fault
+    # it logs a failed provider to stderr, which here is an answer, not a fault
+    ort.set_default_logger_severity(4)
     try:
         session = _session(_PROBE, Run(device=f"cuda:{index}", threads=1))
     except _ort_errors() as error:
@@ -192,9 +191,8 @@ def _modules(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
     last: dict[str, tuple[str, str]] = {}
     for node in graph.node:
         notes = {entry.key: entry.value for entry in node.metadata_props}
-        inner = zip(
-            _listed(notes.get(_SCOPES)), _listed(notes.get(_CLASSES)), strict=False
-        )  # notes may be strange
+        # not strict, because notes may be strange
+        inner = zip(_listed(notes.get(_SCOPES)), _listed(notes.get(_CLASSES)), strict=False)
         for scope, name in list(inner)[:-1]:  # but the node itself
             if scope:  # the network has no name, and is not noted at all where torch.fx rebuilt it
                 last[scope] = (node.output[0], name.rpartition(".")[2])

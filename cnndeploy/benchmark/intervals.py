@@ -29,12 +29,10 @@ _OUTLYING = 14.826  # median absolute deviations; ten standard deviations of a n
 def quantile_interval(rounds: Sequence[Floats], share: float) -> Interval | int:
     """Return the two values of a sample between which its distribution's quantile lies, with 95% confidence.
 
+    If there are too few calls for any, return how many are missing.
     The number of values below the quantile is binomial, whatever the distribution. Calls of one round resemble each
     other, so that a sample says only as much as a smaller one of independent calls would: as large as explains by how
     much the rounds differ in their share of values below the quantile.
-
-    Returns:
-        The interval, or if there are too few calls for any, how many are missing.
     """
     ordered = np.sort(np.concatenate(rounds))
     quantile = np.quantile(ordered, share, method="inverted_cdf")

@@ -141,9 +141,8 @@ def _raw(path: str, package: str, threads: int) -> _Subject:
         settings["precision"] = model.get_property("INFERENCE_PRECISION_HINT").to_string()
 
     def prepare(batch_size: int) -> Call:
-        tensor_spec = importlib.import_module(
-            f"cnndeploy.runtimes.{package}"
-        ).tensor_spec  # no part of opening
+        # here, because it is no part of opening
+        tensor_spec = importlib.import_module(f"cnndeploy.runtimes.{package}").tensor_spec
         if package == "onnxruntime":
             feeds = _random_feeds(map(tensor_spec, model.get_inputs()), batch_size)
             return lambda: model.run(None, feeds)

@@ -139,15 +139,12 @@ class Network:
 def quantised(
     network: Network, ranges: Mapping[str, Range], float_layers: Collection[str]
 ) -> onnx.ModelProto:
-    """Return a copy of the network with all but some layers in int8.
+    """Return a copy with all but some layers in int8; raise QuantizationError if onnxruntime's tool cannot do it.
 
     Args:
         network: What to quantise; it is left as it is.
         ranges: Of every activation in :meth:`Network.measured`, lowest and highest value.
         float_layers: Names of layers to leave in float.
-
-    Raises:
-        QuantizationError: onnxruntime's tool cannot do it.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
@@ -195,10 +192,7 @@ def in_float16(source: onnx.ModelProto) -> onnx.ModelProto:
     It is meant for CUDA. ONNX Runtime's CPU provider has few operators in float16: it casts to float32 and back around
     the others, and is slower.
 
-    Source: onnxruntime.transformers.float16.
-
-    Raises:
-        QuantizationError: onnxruntime's tool cannot convert it.
+    Source: onnxruntime.transformers.float16; QuantizationError is raised if that cannot convert it.
     """
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -238,11 +232,7 @@ def _remove_notes(model: onnx.ModelProto, source: onnx.ModelProto) -> None:
 
 
 def with_manifest(model: onnx.ModelProto, manifest_json: str) -> bytes:
-    """Return the file's bytes, which the same model always gives.
-
-    Raises:
-        QuantizationError: It does not pass ONNX's checker.
-    """
+    """Return the file's bytes, the same for the same model; raise QuantizationError if ONNX's checker objects."""
     properties = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**properties, MANIFEST_KEY: manifest_json})
     try:

@@ -119,8 +119,7 @@ def quantize(
         calibration: Training images that the ranges of activations are taken from; for int8 only.
         input: What the file takes, as :func:`cnndeploy.export`'s.
         run: How the file is run when its loss is measured; ONNX Runtime on the CPU by default.
-        images: Measure on the first so many test images, all of them by default.
-        data_dir: Folder of the data set; a Reference has its own.
+        images, data_dir: What it is measured on, as :func:`cnndeploy.verify`'s.
         seconds: How long to time the file beside its float file, each; 0 for not at all.
         command: The command that repeats the measurement, for the certificate.
         deadline: When to give up; checked after every batch, until a file is found.

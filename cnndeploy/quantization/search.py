@@ -56,9 +56,8 @@ def int8_files(
 ) -> tuple[list[Trial], Iterator[bytes]]:
     """Calibrate a float file on so many training images; ``tests`` test images will measure what comes of it.
 
-    Returns:
-        The settings that were tried so far, and the contents of the files that should keep the budget, the least
-        careful first, each made when it is asked for.
+    Return the settings that were tried so far, and the contents of the files that should keep the budget, the least
+    careful first, each made when it is asked for.
     """
     manifest, network = source.require_manifest(), Network(onnx.load(source.path))
     calibrating, screening = _split(data.load("train", data_dir), calibration, screen_size(network.work()))

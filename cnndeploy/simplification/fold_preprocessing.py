@@ -24,9 +24,8 @@ def fold_preprocessing(
     r - m / s as W maps prepared, and its padding, zero, is zero in both. If it pads nothing, every weight meets a
     pixel, and m / s goes into its bias too: W ((s / d) r - m / d) + b = (W s / d) r + b - (sum of W) m / d.
 
-    Returns:
-        A network that takes what the remaining preprocessing computes, that preprocessing, and the rewrite; network
-        and preprocessing as they came and no rewrite if it does not apply.
+    Return a network that takes what the remaining preprocessing computes, that preprocessing, and the rewrite; network
+    and preprocessing as they came and no rewrite if it does not apply.
     """
     traced = trace(network)
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder"] if traced is not None else []

@@ -16,11 +16,8 @@ REWRITES = (fold_batch_norm, merge_convolutions, merge_linear, pool_before_activ
 def simplify(network: nn.Module) -> tuple[nn.Module, tuple[Rewrite, ...]]:
     """Apply every rewrite for as long as one applies.
 
-    ``network``, in eval mode and with float32 weights, is not changed.
-
-    Returns:
-        The simplified network, and what was done; ``network`` itself and nothing if no rewrite applies, or if
-        torch.fx cannot trace it.
+    ``network``, in eval mode and with float32 weights, is not changed. Return the simplified network, and what was
+    done; ``network`` itself and nothing if no rewrite applies, or if torch.fx cannot trace it.
     """
     traced = trace(network)
     rewrites: list[Rewrite] = []

@@ -67,11 +67,9 @@ class Choice:
 
 
 def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
-    """Time all contenders, of which the first is eager PyTorch, and verify the fastest until one passes.
+    """Time all contenders, and verify the fastest until one passes.
 
-    Raises:
-        BenchmarkError: Eager PyTorch does not run.
-        Stopped: The caller asked for the end.
+    The first is eager PyTorch; raise BenchmarkError if that does not run, and Stopped if the caller asks for the end.
     """
     with _race(job, contenders) as race:
         looks = 0

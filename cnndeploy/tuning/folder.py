@@ -22,11 +22,7 @@ BESIDE = ("tuning.json", "frontier.png")
 
 
 def check_folder(path: Path, checkpoint: Path) -> None:
-    """Find out before long work that the folder cannot be written, or would take the place of something else.
-
-    Raises:
-        ArtifactError: As it says; a folder with anything in it that tune did not write is never replaced.
-    """
+    """Raise ArtifactError before long work if the folder cannot be written, or holds what tune did not write."""
     if path.exists() and not _is_ours(path):
         raise ArtifactError(
             f"{path} exists and is no deployment that cnndeploy tune wrote, or holds other files too; choose another "
@@ -78,11 +74,7 @@ def replacing_folder(path: Path, checkpoint: Path) -> Iterator[Path]:
 
 
 def write_deployment(report: TuneReport, candidate: Candidate, verdict: Verdict, command: str) -> None:
-    """Write the file, its certificate, the plan, and what was tried.
-
-    Raises:
-        ArtifactError: The folder cannot be written, or the checkpoint was replaced meanwhile.
-    """
+    """Write the file, its certificate, the plan, and what was tried; raise ArtifactError if that fails."""
     folder, row = Path(report.folder), report.chosen
     figures = {
         name: getattr(report, name) for name in ("objective", "batch_size", "budget_points", "complete")

@@ -45,7 +45,8 @@ def tune(
     Tried are its plain export, the simplified one and an int8 one, on every runtime that opens them, with one thread
     and with all, with and without spinning, and in bfloat16. Each runs in a process of its own; they take turns as in
     :func:`cnndeploy.bench`, and one that is surely slower than the fastest leaves early. The fastest is deployed only
-    if it is equivalent, or if it is lossy within the budget on all test images; else the next is looked at.
+    if it is equivalent, or if it is lossy within the budget on all test images; else the next is looked at. The report
+    has a row for each, with what became of it and why.
 
     Args:
         checkpoint: What ``cnndeploy train`` wrote, or a :class:`Reference` of it, which runs it once for many uses.
@@ -65,14 +66,10 @@ def tune(
         should_stop: Asked again and again; once it returns True nothing is written.
         progress: Called with what is done, of how much (0 if that is unknown), and at what.
 
-    Returns:
-        The report: every row with what became of it and why.
-
     Raises:
         ArtifactError, CheckpointError: The checkpoint cannot be read, or the folder not written.
         BenchmarkError: Nothing could be deployed; its ``report`` is the TuneReport of what was tried.
-        Stopped: It was to stop.
-        DataError, DeviceUnavailableError: As they say.
+        Stopped, DataError, DeviceUnavailableError: As they say.
 
     >>> report = cnndeploy.tune("lenet.pt", "lenet.deploy", budget=0, max_minutes=5)
     >>> with cnndeploy.load("lenet.deploy") as model:

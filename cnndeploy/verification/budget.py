@@ -38,27 +38,21 @@ def verify_budget(
     """Measure what a lossy file loses on test images, against its checkpoint in eager PyTorch float32 on the CPU.
 
     Each side runs in a process of its own. The budget is held against the upper end of the paired 95% interval of
-    the loss, which the loss exceeds in 2.5% of cases, and not against the loss that happened to be measured.
+    the loss, which the loss exceeds in 2.5% of cases, and not against the loss that happened to be measured. Nothing is
+    raised if it is exceeded; the report says so, see :meth:`BudgetReport.require`.
 
     Args:
         artifact: A file that is lossy, or is run with options that are; or a deployment's folder.
         against: The checkpoint it came from, or a :class:`Reference` of it, which runs it once for many files.
         budget: Percentage points of accuracy that may be lost.
-        run: How the artifact is run.
+        run: How the artifact is run; it and what follows are as for :func:`verify`.
         images: The first so many test images, all of them by default.
-        data_dir: Folder of the data set; a Reference has its own.
-        deadline: Checked after every batch.
-        progress: Called with the images run and the images to run in all, on both sides together.
-
-    Returns:
-        The report; nothing is raised if the budget is exceeded, see :meth:`BudgetReport.require`.
+        data_dir, deadline, progress: As there.
 
     Raises:
         ArtifactError, CheckpointError: A file cannot be opened, or gives up no accuracy on purpose.
         QuantizationError: The budget is not a number above 0 and at most 100.
-        DeviceUnavailableError: The device does not work here.
-        DataError: The data set is missing or damaged.
-        Stopped: The deadline passed.
+        DeviceUnavailableError, DataError, Stopped: As there.
 
     >>> cnndeploy.verify_budget("lenet.int8.onnx", "lenet.pt", budget=20, images=64).within_budget
     True
@@ -93,11 +87,7 @@ def require_budget(budget: float, *, or_zero: bool = False) -> None:
 
 
 def _labels(opened: Examination) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Run both sides, and return the label (images,) that the artifact and that the checkpoint gives each image.
-
-    Raises:
-        NotRun: There are none that could be compared.
-    """
+    """Return the labels (images,) that the artifact and the checkpoint give; raise NotRun if there are none."""
     count = len(opened.test)
     opened.total = 2 * count + BATCH
     batches = [list(range(start, min(start + BATCH, count))) for start in range(0, count, BATCH)]

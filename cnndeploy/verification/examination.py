@@ -41,11 +41,7 @@ class Examination:
         return self.runner.candidate
 
     def logits(self, batches: Sequence[list[int]]) -> NDArray[np.float32]:
-        """Run the candidate and return its logits, (images of all batches, classes).
-
-        Raises:
-            NotRun: It fails, or gives another shape or dtype.
-        """
+        """Return its logits (images of all batches, classes); raise NotRun if it fails or gives something else."""
         classes = int(self.reference.artifact.require_manifest().output.shape[-1])
         rows: NDArray[np.float32] = np.empty((sum(map(len, batches)), classes), np.float32)
         progress, start = self.counting(), 0

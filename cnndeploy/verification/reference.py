@@ -75,11 +75,7 @@ class Runner(WorkerProcess):
     def logits(
         self, batches: Sequence[list[int]], computation: Computation = AS_IT_IS
     ) -> Iterator[NDArray[Any]]:
-        """Yield the logits of each batch of image numbers, in the dtype that the artifact gives.
-
-        Raises:
-            NotRun: The artifact cannot be run on a batch; what it gave before stands.
-        """
+        """Yield the logits of each batch of image numbers, in the artifact's dtype; raise NotRun at one that fails."""
         self.send({"batches": batches, "computation": jsonable(computation)})
         for _ in batches:
             yield self._receive_run()["logits"]
@@ -87,11 +83,7 @@ class Runner(WorkerProcess):
     def activations(
         self, batch: list[int], folder: Path, computation: Computation = AS_IT_IS
     ) -> list[Activation]:
-        """Return what each module computes for one batch, kept in new files in ``folder`` and read as used.
-
-        Raises:
-            NotRun: The artifact cannot be run so.
-        """
+        """Return what each module computes for one batch, in files in a new ``folder``; raise NotRun if it fails."""
         folder.mkdir()
         self.send({"batches": [batch], "computation": jsonable(computation), "folder": str(folder)})
         modules = self._receive_run()["activations"]
@@ -199,12 +191,7 @@ class Reference:
     def labels(
         self, count: int, *, deadline: Deadline | None = None, progress: Progress = silent
     ) -> NDArray[np.intp]:
-        """Return the label that the checkpoint gives each of the first ``count`` images.
-
-        Raises:
-            ArtifactError: The checkpoint cannot be run, or gives NaN or infinity.
-            Stopped: The deadline passed.
-        """
+        """Return the label of each of the first ``count`` images; raise as :meth:`logits`, and at NaN or infinity."""
         logits = self.logits(range(count), deadline=deadline, progress=progress)
         if not np.isfinite(logits).all():
             raise ArtifactError(f"{self.artifact.path} gives NaN or infinite logits; train it again")

@@ -48,7 +48,8 @@ def verify(
 
     The artifact is opened from disk in a process of its own, which loads no torch for an ONNX file; its
     checkpoint, in eager PyTorch on the CPU, in another. Images are run in batches of :data:`BATCH_SIZES` in
-    turn, so that every size is used throughout and memory stays bounded.
+    turn, so that every size is used throughout and memory stays bounded. Nothing is raised if the two differ; the
+    report says so, see :meth:`EquivalenceReport.require`.
 
     Args:
         artifact: The exported file, or a deployment's folder.
@@ -60,9 +61,6 @@ def verify(
         data_dir: Folder of the data set; a Reference has its own.
         deadline: Checked after every batch.
         progress: Called with the images run and the images to run in all, on both sides together.
-
-    Returns:
-        The report; nothing is raised if the two differ, see :meth:`EquivalenceReport.require`.
 
     Raises:
         ArtifactError, CheckpointError: A file cannot be opened, or the artifact is lossy: that is verify_budget's.
