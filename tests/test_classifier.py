@@ -359,6 +359,7 @@ def test_closing_between_two_steps_of_a_run_is_an_error_of_ours(
         model.classify(np.zeros((28, 28), np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("runtime", [name for name in RUNTIMES.names() if name != "compiled"])

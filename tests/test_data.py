@@ -150,6 +150,7 @@ def test_a_mirror_that_answers_something_else_is_passed_over(
     assert list(data.raw_folder(tmp_path).iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("apt-get") is None, reason="needs Debian's apt-get")
 def test_fetch_from_debians_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "DEBIAN_FOLDER", Path("/usr/share/datasets/fashion-mnist"))

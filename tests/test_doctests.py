@@ -26,7 +26,7 @@ _FOUND = [
     )
 ]
 
-_SLOW = {"BenchmarkReport", "bench", "quantize", "train", "tune"}
+_SLOW = {"BenchmarkReport", "Quantized", "Reference", "bench", "quantize", "train", "tune"}
 
 
 @pytest.mark.parametrize("name", [*cnndeploy.__all__, "Manifest"])

@@ -79,6 +79,7 @@ def test_weights_in_another_file_are_refused(trained: Trained, tmp_path: Path) -
     assert not (tmp_path / "bad.onnx").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opset", exporter.SUPPORTED_OPSETS)
 def test_every_supported_opset(opset: int, trained: Trained, tmp_path: Path) -> None:
     artifact = export(trained.checkpoint, "onnx", tmp_path / "lenet.onnx", opset=opset)

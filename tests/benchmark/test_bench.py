@@ -123,6 +123,7 @@ def test_every_candidate_is_measured_at_every_batch_size(trained: Trained) -> No
     assert _children() == before
 
 
+@pytest.mark.slow
 def test_every_runtime_and_number_of_threads_is_a_candidate(trained: Trained) -> None:
     report = _quick(
         [trained.checkpoint, trained.onnx],

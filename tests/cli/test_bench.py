@@ -145,6 +145,7 @@ def test_a_gate_that_cannot_decide_is_no_pass(cli: Cli, trained: Trained, baseli
     assert "Not judged" in result.output
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_kept_where_it_does_not_compare(
     cli: Cli, trained: Trained, baseline: Path, tmp_path: Path
 ) -> None:
@@ -214,6 +215,7 @@ def test_a_file_that_cannot_be_written_takes_nothing_from_the_others(
     assert [file.exists() for file in files] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_a_baseline_in_the_old_words_compares(cli: Cli, trained: Trained, baseline: Path) -> None:
     values = json.loads(baseline.read_text())
     for row in values["results"]:
@@ -241,6 +243,7 @@ def test_a_strange_file_name_is_shown_as_well_as_can_be(cli: Cli, trained: Train
     assert csv.exists()
 
 
+@pytest.mark.slow
 def test_a_module_of_the_current_folder_does_not_get_into_a_worker(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit(99)")
     (tmp_path / "json.py").write_text("print('x')")

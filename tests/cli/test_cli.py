@@ -56,6 +56,7 @@ def test_help_lists_every_command_and_each_shows_an_example(cli: Cli) -> None:
         assert f"cnndeploy data {name}" in cli("data", name, "--help").output
 
 
+@pytest.mark.slow
 def test_an_export_takes_away_the_certificate_of_what_was_there(
     cli: Cli, trained: Trained, tmp_path: Path
 ) -> None:
@@ -70,6 +71,7 @@ def test_an_export_takes_away_the_certificate_of_what_was_there(
     assert not certificate.exists()
 
 
+@pytest.mark.slow
 def test_an_export_says_what_was_simplified(cli: Cli, trained: Trained, tmp_path: Path) -> None:
     to = ("--format", "onnx", "--output-dir", tmp_path)
     done = "pool_before_activation(features.1, features.2)"
@@ -108,6 +110,7 @@ def test_the_whole_way_by_hand(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_verify_json_has_the_keys_that_other_tools_read(cli: Cli, trained: Trained, tmp_path: Path) -> None:
     result = cli(
         "verify", trained.onnx, "--against", trained.checkpoint, "--images", 9, "--json", tmp_path / "r.json"
@@ -129,6 +132,7 @@ def test_verify_json_has_the_keys_that_other_tools_read(cli: Cli, trained: Train
     assert report["reasons"] == []
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_equivalent_exits_with_3(
     cli: Cli, trained: Trained, edited: Callable[..., Path]
 ) -> None:
@@ -171,6 +175,7 @@ def test_a_report_never_takes_the_place_of_a_model(command: str, cli: Cli, train
     assert trained.checkpoint.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_brackets_in_a_file_name_are_shown_as_they_are(cli: Cli, trained: Trained, tmp_path: Path) -> None:
     path = tmp_path / "[red]g[bold].onnx"
     path.write_bytes(trained.onnx.read_bytes())
@@ -178,6 +183,7 @@ def test_brackets_in_a_file_name_are_shown_as_they_are(cli: Cli, trained: Traine
     assert "[red]g[bold].onnx" in cli("inspect", path).output
 
 
+@pytest.mark.slow
 def test_a_terminal_without_greek_and_no_terminal_at_all(trained: Trained) -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     shown = _process("bench", trained.onnx, "--seconds", 0.1, "--cold-start", 0, env=environment)

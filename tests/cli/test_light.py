@@ -82,6 +82,7 @@ def test_loading_an_onnx_file_loads_no_torch(trained: Trained) -> None:
     assert _run(code).strip() == "False"
 
 
+@pytest.mark.slow
 def test_what_needs_no_torch_works_without_it(trained: Trained, tmp_path: Path) -> None:
     absent = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir")
     Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
@@ -98,6 +99,7 @@ def test_what_needs_no_torch_works_without_it(trained: Trained, tmp_path: Path) 
     assert "cnndeploy[torch]" in listed["runtimes"]["eager"]["devices"]["cpu"]["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [["train", "lenet"], ["export", "{0}"], ["verify", "{1}", "--against", "{0}"], ["predict", "{0}", "{2}"]],

@@ -141,17 +141,20 @@ def opener(trained: Trained, cli: Cli, folder: Path, monkeypatch: pytest.MonkeyP
 TAKE_A_RUN = ["load", "predict", "evaluate", "evaluate_in_python", "verify", "verify_in_python"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [*TAKE_A_RUN, "bench", "inspect"])
 def test_a_folder_runs_as_its_plan_says(way: str, opener: Opener, planned: Run) -> None:
     assert getattr(opener, way)(Run()) == (planned.runtime, planned.threads, planned.choices.spinning)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", TAKE_A_RUN)
 def test_threads_that_the_caller_gives_win_over_the_plan(way: str, opener: Opener, planned: Run) -> None:
     given = Run(threads=2)
     assert getattr(opener, way)(given) == (planned.runtime, 2, planned.choices.spinning)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", TAKE_A_RUN)
 def test_a_runtime_that_the_caller_gives_wins_and_the_plans_options_go(
     way: str, opener: Opener, planned: Run
@@ -160,6 +163,7 @@ def test_a_runtime_that_the_caller_gives_wins_and_the_plans_options_go(
     assert getattr(opener, way)(Run(runtime=other)) == (other, 1, True)
 
 
+@pytest.mark.slow
 def test_a_precision_that_the_caller_gives_leaves_the_plans_other_options(
     opener: Opener, planned: Run, trained: Trained
 ) -> None:

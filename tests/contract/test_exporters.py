@@ -26,6 +26,7 @@ from helpers import Trained
 NAMES = EXPORTERS.names()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     [pytest.param(name, marks=() if name == "lenet" else pytest.mark.slow) for name in ARCHITECTURES.names()],
@@ -80,6 +81,7 @@ def test_no_path_of_this_machine_is_in_the_file(name: str, trained: Trained) -> 
         assert not re.search(rb"/(home|Users|tmp)/" + getpass.getuser().encode(), content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_that_is_not_simplified_is_equivalent_too(name: str, trained: Trained, tmp_path: Path) -> None:
     plain = export(trained.checkpoint, name, tmp_path / "plain", simplify=False)
@@ -107,6 +109,7 @@ def test_an_export_that_fails_its_checks_leaves_what_was_there(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("architecture", ["lenet", "vgg11_small"])
 def test_a_file_that_takes_raw_images_is_equivalent(name: str, architecture: str, tmp_path: Path) -> None:
@@ -122,6 +125,7 @@ def test_a_file_that_takes_raw_images_is_equivalent(name: str, architecture: str
     assert not {"Shape", "If"} & artifact.describe()["operators"].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mean", "std"), [(0.286, 0.353), (0.0, 2.0)])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_that_takes_raw_images_normalises_them(

@@ -39,6 +39,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("runtime", "device"), PLACES)
 @pytest.mark.parametrize("batch", [1, 2, 3, 7])
 def test_every_runtime_agrees_with_eager(runtime: str, device: str, batch: int, trained: Trained) -> None:

@@ -112,6 +112,7 @@ def test_other_runtimes_give_the_same_labels(int8: Quantized, trained: Trained, 
     assert same.mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_the_command_says_what_was_tried_and_whether_it_is_faster(
     cli: Callable[..., Result], trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -151,6 +152,7 @@ def test_a_file_is_timed_beside_its_float_file(int8: Quantized, trained: Trained
     assert row.ratio is not None
 
 
+@pytest.mark.slow
 def test_float16_is_held_against_the_same_budget(trained: Trained, tmp_path: Path) -> None:
     found = quantize(
         trained.checkpoint, tmp_path / "half.onnx", precision="float16", budget=20, images=320, seconds=0
@@ -160,6 +162,7 @@ def test_float16_is_held_against_the_same_budget(trained: Trained, tmp_path: Pat
     assert found.trials == ()
 
 
+@pytest.mark.slow
 def test_a_file_that_takes_raw_images_can_be_quantised(trained: Trained, tmp_path: Path) -> None:
     found = quantize(trained.checkpoint, tmp_path / "raw.onnx", input="image", budget=20, **FEW)
     assert found.artifact.require_manifest().takes_images
@@ -360,6 +363,7 @@ def test_calibration_and_screening_share_no_image() -> None:
     assert not set(parts[0].labels.tolist()) & set(parts[1].labels.tolist())
 
 
+@pytest.mark.slow
 def test_the_file_and_its_certificate_are_there_before_it_is_timed(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

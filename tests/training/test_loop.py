@@ -91,6 +91,7 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
         train("lenet", tmp_path / "lenet.pt", recipe="orignal")
 
 
+@pytest.mark.slow
 def test_every_choice_of_a_recipe_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One choice changed at a time changes the weights."""
     plain = Recipe(epochs=2, batch_size=64, learning_rate=0.001)

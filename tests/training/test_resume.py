@@ -219,6 +219,7 @@ for line in sys.stdin:
 _MOMENTS = 2 * 3 * 3 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that can fork, as Linux")
 def test_kill_9_at_every_write(tmp_path: Path) -> None:
     """Killed at each moment of its writes, killed once more when it is resumed, it ends as one that was not."""
@@ -257,6 +258,7 @@ def test_kill_9_at_every_write(tmp_path: Path) -> None:
         served.stdin.close()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_step_saves_and_says_how_to_resume(
     unbroken: Path, tmp_path: Path, cli: Callable[..., Result]
 ) -> None:

@@ -12,6 +12,7 @@ from cnndeploy.simplification.pool_before_activation import pool_first
 MOVED = {"lenet": 2, "alexnet": 3, "vgg11_small": 5, "nin": 0, "googlenet": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MOVED))
 def test_pooling_first_gives_the_same_logits_and_gradients(name: str) -> None:
     height, width = ARCHITECTURES.get(name).preprocessing.size

@@ -216,6 +216,7 @@ def test_when_the_time_is_over_the_best_so_far_is_written_and_it_says_so(
     assert again.exit_code == 0, again.output  # an earlier deployment is replaced
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
 @pytest.mark.parametrize("at", ["Exporting", "Opening", "Verifying"])
 def test_nothing_is_written_when_it_is_stopped(at: str, trained: Trained, tmp_path: Path) -> None:

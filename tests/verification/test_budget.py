@@ -50,6 +50,7 @@ def _measure(path: Path, trained: Trained, **options: Any) -> BudgetReport:
     return verify_budget(path, trained.checkpoint, **{"budget": 20, "images": IMAGES, **options})
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_two_files(int8: Quantized, trained: Trained) -> None:
     report = _measure(int8.artifact.path, trained)
     images = cnndeploy.data.load("test").first(IMAGES)
@@ -66,6 +67,7 @@ def test_the_figures_are_those_of_the_two_files(int8: Quantized, trained: Traine
     assert structure(BudgetReport, json.loads(dumps(report.to_dict()))) == report
 
 
+@pytest.mark.slow
 def test_the_budget_is_held_against_the_upper_end_not_the_point(int8: Quantized, trained: Trained) -> None:
     report = _measure(int8.artifact.path, trained)
     assert report.loss_points is not None
@@ -104,6 +106,7 @@ def test_a_float_file_has_no_budget_and_a_lossy_one_is_never_equivalent(
         cnndeploy.verify(int8.artifact.path, trained.checkpoint, images=9)
 
 
+@pytest.mark.slow
 def test_a_float_file_run_in_bfloat16_has_a_budget(trained: Trained) -> None:
     options = RuntimeOptions(precision="bfloat16")
     try:
@@ -136,6 +139,7 @@ def _batch_fixed(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
@@ -170,6 +174,7 @@ def test_one_that_is_random_where_the_graph_does_not_say_so_is_seen(
     assert "run again" in report.reasons[0]
 
 
+@pytest.mark.slow
 def test_a_file_replaced_meanwhile_is_no_pass(int8: Quantized, trained: Trained, tmp_path: Path) -> None:
     path = Path(shutil.copy(int8.artifact.path, tmp_path / "replaced.onnx"))
     report = _measure(path, trained, progress=lambda *_: path.write_bytes(b"other"))
@@ -187,6 +192,7 @@ def test_nothing_compared_is_no_pass(int8: Quantized, trained: Trained) -> None:
     assert structure(BudgetReport, json.loads(dumps(undecided.to_dict()))) == undecided
 
 
+@pytest.mark.slow
 def test_verify_measures_the_budget_of_a_lossy_file(
     cli: Callable[..., Result], int8: Quantized, trained: Trained, tmp_path: Path
 ) -> None:
@@ -224,6 +230,7 @@ def test_verify_refuses_what_does_not_go_together(
     assert (tf32.exit_code, "is lossy" in tf32.output) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_lossy_file_is_never_certified_as_equivalent(
     int8: Quantized, trained: Trained, tmp_path: Path
 ) -> None:

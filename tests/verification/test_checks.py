@@ -105,6 +105,7 @@ def test_a_model_that_looks_at_its_neighbours_is_seen() -> None:
     assert "depend on its batch" in check_invariance(batches, leaking, limit=1e-5).reasons()[0]
 
 
+@pytest.mark.slow
 def test_the_certificate_is_written_on_a_pass_and_removed_on_a_failure(
     cli: Callable[..., Result], trained: Trained, tmp_path: Path, edited: Callable[..., Path]
 ) -> None:
@@ -140,6 +141,7 @@ def test_the_certificate_is_written_on_a_pass_and_removed_on_a_failure(
     assert "beyond" in (failure.text or "")
 
 
+@pytest.mark.slow
 def test_a_verification_that_cannot_be_done_leaves_the_certificate_of_this_file(
     cli: Callable[..., Result], trained: Trained, tmp_path: Path
 ) -> None:

@@ -122,6 +122,7 @@ def test_where_all_modules_agree_none_is_blamed() -> None:
     assert "all modules agree" in found.description
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("note", [None, "garbage(", "[" * 5000, "{'a': 1}", "[1, 2, 3]", "['a']"])
 def test_a_file_without_names_is_said_to_be_so(
     note: str | None, trained: Trained, edited: Callable[..., Path]
@@ -140,6 +141,7 @@ def test_a_file_without_names_is_said_to_be_so(
     assert "is not known" in report.divergence.description
 
 
+@pytest.mark.slow
 def test_the_table_shows_how_the_error_grows(
     trained: Trained, edited: Callable[..., Path], cli: Callable[..., Result]
 ) -> None:
@@ -184,6 +186,7 @@ def _in_place(network: torch.nn.Module) -> torch.nn.Module:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [_in_place, _ImageByImage])
 def test_an_archive_that_hides_its_operators_blames_no_module(
     change: Callable[[torch.nn.Module], torch.nn.Module], trained: Trained, tmp_path: Path
@@ -202,6 +205,7 @@ def test_an_output_without_channels_is_described(shape: tuple[int, ...]) -> None
     assert find_divergence((0,), off, exact, exact).first == "score"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model_format", ["onnx", "torchscript"])
 def test_a_merged_layer_that_is_broken_is_named(model_format: str, tmp_path: Path) -> None:
     """By the last of its layers; before it, all modules are those of the checkpoint simplified alike."""

@@ -37,6 +37,7 @@ RUNTIME = _Runtime()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tf32", [True, False])
 def test_tf32_is_no_fault_where_it_was_allowed(tf32: bool, trained: Trained, tmp_path: Path) -> None:
     install_runtime(tmp_path, EMULATED_GPU)

@@ -48,6 +48,7 @@ def test_all_test_images_in_all_batch_sizes(model_format: str, trained: Trained)
     assert report.artifact.sha256 == Artifact.open(trained.file_of(model_format)).sha256
 
 
+@pytest.mark.slow
 def test_the_report_survives_json(trained: Trained) -> None:
     report = verify(trained.onnx, trained.checkpoint, images=5)
     assert structure(EquivalenceReport, json.loads(dumps(report.to_dict()))) == report
@@ -72,6 +73,7 @@ def channels_swapped(model: onnx.ModelProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
@@ -90,6 +92,7 @@ def test_what_differs_raises_where_that_is_required(
     assert caught.value.report is report
 
 
+@pytest.mark.slow
 def test_an_untouched_copy_is_not_rejected(trained: Trained, edited: Edited) -> None:
     assert verify(edited(lambda model: None), trained.checkpoint, images=13).equivalent
 
@@ -101,6 +104,7 @@ def test_the_file_of_another_checkpoint_is_rejected(trained: Trained, tmp_path: 
     assert report.images == 0
 
 
+@pytest.mark.slow
 def test_nan_on_both_sides_is_rejected(trained: Trained, tmp_path: Path) -> None:
     checkpoint = Checkpoint.load(trained.checkpoint)
     weights = {name: value.clone() * float("nan") for name, value in checkpoint.weights.items()}
@@ -146,6 +150,7 @@ def test_a_file_that_is_replaced_meanwhile_is_rejected(trained: Trained, tmp_pat
     assert any("was replaced while it was verified" in reason for reason in report.reasons)
 
 
+@pytest.mark.slow
 def test_an_artifact_opened_earlier_and_replaced_since_is_rejected(
     trained: Trained, tmp_path: Path, edited: Edited
 ) -> None:
@@ -158,6 +163,7 @@ def test_an_artifact_opened_earlier_and_replaced_since_is_rejected(
     assert any("was replaced" in reason for reason in report.reasons)
 
 
+@pytest.mark.slow
 def test_a_false_claim_about_training_is_rejected(trained: Trained, edited: Edited) -> None:
     path = edited(lambda model: edit_manifest(model, training={"test_accuracy": 0.999}))
     (reason,) = verify(path, trained.checkpoint, images=13).reasons
@@ -187,6 +193,7 @@ def test_alexnet_is_verified_within_2_gib(tmp_path: Path) -> None:
     assert 2**18 < int(done.stdout) < 2 * 2**20  # KiB; the weights alone take 0.7 of the lower bound
 
 
+@pytest.mark.slow
 def test_many_files_are_held_against_one_run_of_the_checkpoint(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +216,7 @@ def test_many_files_are_held_against_one_run_of_the_checkpoint(
     assert few.images == 7
 
 
+@pytest.mark.slow
 def test_a_reference_that_knows_its_logits_needs_no_worker(trained: Trained) -> None:
     with cnndeploy.Reference(trained.checkpoint) as reference:
         first = reference.logits(range(5))
@@ -220,6 +228,7 @@ def test_a_reference_that_knows_its_logits_needs_no_worker(trained: Trained) -> 
         assert reference._runner is not None
 
 
+@pytest.mark.slow
 def test_what_a_reference_computed_before_it_was_stopped_is_not_lost(trained: Trained) -> None:
     stops = iter([False, True])
     with cnndeploy.Reference(trained.checkpoint) as reference:
@@ -232,6 +241,7 @@ def test_what_a_reference_computed_before_it_was_stopped_is_not_lost(trained: Tr
         assert done[0] == known
 
 
+@pytest.mark.slow
 def test_a_passing_verification_opens_and_hashes_each_file_twice(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
