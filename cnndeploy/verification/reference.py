@@ -181,10 +181,10 @@ class Reference:
                 progress(done, len(images), "Running the checkpoint")
                 if deadline is not None and done < len(images):
                     deadline.check()
-        except NotRun as error:
-            raise ArtifactError(f"{self.artifact.path} cannot be run: {error}") from error
-        except BaseException:  # a worker that was left in the middle of its answers cannot be asked again
-            self.release()
+        except BaseException as error:
+            self.release()  # left in the middle of its answers, the worker cannot be asked again
+            if isinstance(error, NotRun):
+                raise ArtifactError(f"{self.artifact.path} cannot be run: {error}") from error
             raise
         return rows_of(rows, images)
 

@@ -194,6 +194,26 @@ def test_alexnet_is_verified_within_2_gib(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_answers_that_were_left_over_are_not_taken_for_others(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a batch of the wrong shape the worker still has answers to give; the next request gets its own."""
+    logits = Runner.logits
+
+    def too_few_classes(self: Runner, batches: Any, computation: Computation = AS_IT_IS) -> Any:
+        return (values[:, :3] for values in logits(self, batches, computation))
+
+    with cnndeploy.Reference(trained.checkpoint) as reference:
+        with monkeypatch.context() as patch:
+            patch.setattr(Runner, "logits", too_few_classes)
+            with pytest.raises(ArtifactError, match="cannot be run"):
+                reference.logits(range(128))
+        later = reference.logits(range(200, 264))
+    with cnndeploy.Reference(trained.checkpoint) as reference:
+        assert np.array_equal(later, reference.logits(range(200, 264)))
+
+
+@pytest.mark.slow
 def test_many_files_are_held_against_one_run_of_the_checkpoint(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
