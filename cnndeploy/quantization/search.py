@@ -277,7 +277,7 @@ class Screen:
         )
 
     def logit_error(self, model: onnx.ModelProto) -> float:
-        """Of some dozens of images, to rank layers by."""
+        """Return the logit error on some dozens of images, to rank layers by."""
         logits = self._logits(model, _SENSITIVITY_IMAGES)
         return _relative_error(logits, self._expected[: len(logits)])
 

@@ -77,7 +77,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where training stands: ``step`` of ``steps`` in ``epoch`` of ``epochs``, all from 1.
+    """The point that training has reached: ``step`` of ``steps`` in ``epoch`` of ``epochs``, all from 1.
 
     ``loss`` and ``accuracy`` are means over the ``images`` of the epoch so far; with several processes, over
     those of the first. ``images_per_s`` is over all processes, since the epoch was begun or resumed.

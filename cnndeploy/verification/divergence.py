@@ -47,7 +47,7 @@ class ModuleError:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Where the artifact departs from its checkpoint on ``images``, numbers in the test set.
+    """The module where the artifact departs from its checkpoint on ``images``, which are numbers in the test set.
 
     ``modules`` are those that were compared, in the order computed, so that they show how the error grows.
     ``first`` is the path of the first that departs, None where none does; ``description`` says so in words.

@@ -98,7 +98,7 @@ class _Evidence:
         manifest = opened.candidate.artifact.require_manifest()
         self._takes_images = manifest.takes_images
         self._exact = Computation("float64", from_raw=self._takes_images)
-        # what a simplified file computes inside is held against the checkpoint simplified alike, its logits never
+        # then its modules are compared with those of the simplified checkpoint; its logits are not
         self._simplified = bool(manifest.rewrites)
         tolerance = Tolerance.of_tf32() if self._maths == "tf32" else Tolerance()
         self.report = EquivalenceReport(**opened.identity(), tolerance=tolerance)
