@@ -20,13 +20,14 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 
-from cnndeploy import data
+from cnndeploy import data, process
 from cnndeploy.benchmark import engine
 from cnndeploy.benchmark.timer import Timer
 from cnndeploy.cli import main
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
 from helpers import Trained, train_for_a_moment
+from nursery import Nursery, Subprocess
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -35,6 +36,14 @@ REPOSITORY = Path(__file__).parents[1]
 def _data_set() -> None:
     """The tests run on the real data set; the first run on a machine fetches it."""
     data.fetch()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nursery() -> Iterator[None]:
+    """Workers that need torch do not import it each by itself."""
+    with Nursery() as nursery, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "subprocess", Subprocess(nursery))
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

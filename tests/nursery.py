@@ -1,0 +1,157 @@
+"""Worker processes for the tests, forked off one that has imported torch, which takes two seconds of CPU each time.
+
+Only workers that open a checkpoint or a TorchScript file come from here, and only in the folder that the nursery was
+started in; all others, and all commands that tests run as programs, are started as users start them.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import IO, Any
+
+_PR_SET_CHILD_SUBREAPER = 36
+_PREFIX = [sys.executable, "-P", "-m"]
+# Read when Python starts or a library is loaded, which is before the fork.
+_EARLY = ("GOMP_", "KMP_", "LD_", "MKL_", "OMP_", "OPENBLAS_", "PYTHON", "TORCH_")
+_TIMEOUT_S = 60
+
+
+class Nursery:
+    """A process that has imported torch and forks when asked; a context manager that ends it."""
+
+    def __init__(self) -> None:
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-P", __file__, str(theirs.fileno())]
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])  # noqa: S603 - ourselves
+        self._ours.settimeout(_TIMEOUT_S)
+        self._place = _place()
+
+    def takes(self, command: Sequence[str]) -> bool:
+        """Say whether this command is one for the nursery."""
+        worker = list(command[:3]) == _PREFIX and command[3].endswith(".worker")
+        return worker and not command[4].endswith(".onnx") and _place() == self._place
+
+    def fork(self, arguments: Sequence[str], *files: int) -> int:
+        """Start ``python -m ARGUMENTS`` with these files as its 0, 1 and 2; return its number, a child of ours."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
+        _adopt_orphans(True)  # the nursery's own child ends at once, and what it forked becomes ours
+        try:
+            self._ours.sendmsg([json.dumps([os.getpid(), dict(os.environ), *arguments]).encode()], rights)
+            return int(self._ours.recv(32))
+        finally:
+            _adopt_orphans(False)
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ours.close()
+        self._process.wait()
+
+
+class Forked:
+    """What ``subprocess.Popen`` gives, as far as :class:`cnndeploy.process.WorkerProcess` uses it."""
+
+    def __init__(self, nursery: Nursery, arguments: Sequence[str]) -> None:
+        (read, stdin), (stdout, write) = os.pipe(), os.pipe()
+        self.stdin: IO[bytes] = os.fdopen(stdin, "wb")
+        self.stdout: IO[bytes] = os.fdopen(stdout, "rb")
+        try:
+            self.pid = nursery.fork(arguments, read, write, 2)
+        finally:
+            os.close(read)
+            os.close(write)
+        self.returncode: int | None = None
+
+    def wait(self) -> int:
+        """Return the status once it has ended, negative for a signal."""
+        if self.returncode is None:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.returncode
+
+
+class Subprocess:
+    """The module ``subprocess``, for a module that starts workers with ``Popen``."""
+
+    PIPE = subprocess.PIPE
+
+    def __init__(self, nursery: Nursery) -> None:
+        self._nursery = nursery
+
+    def Popen(self, command: Sequence[str], **options: Any) -> Any:  # noqa: N802 - as subprocess names it
+        """Start a worker, here or by the nursery."""
+        if self._nursery.takes(command):
+            return Forked(self._nursery, command[3:])
+        return subprocess.Popen(command, **options)  # noqa: S603 - the command of the module
+
+
+def _place() -> tuple[str, dict[str, str]]:
+    early = {name: value for name, value in os.environ.items() if name.startswith(_EARLY)}
+    early.pop("PYTHONPATH", None)
+    return os.getcwd(), early
+
+
+def _adopt_orphans(ours: bool) -> None:
+    """Have the children of children that end become ours; source: prctl(2)."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, int(ours), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def _serve(number: int) -> None:
+    """Be the nursery, until nobody asks any more."""
+    import torch  # noqa: F401 - for those who are forked off
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the tests
+    with socket.socket(fileno=number) as asked:
+        while (request := socket.recv_fds(asked, 1 << 16, 3))[0]:
+            content, files = request[:2]
+            if (child := os.fork()) == 0:
+                if os.fork() == 0:
+                    _be_the_worker(asked, json.loads(content), files)
+                os._exit(0)
+            os.waitpid(child, 0)
+            for file in files:
+                os.close(file)
+
+
+def _be_the_worker(asked: socket.socket, request: list[Any], files: Sequence[int]) -> None:
+    parent, environment, module, *arguments = request
+    while os.getppid() != parent:
+        pass
+    asked.send(str(os.getpid()).encode())
+    asked.close()
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for standard, file in enumerate(files):
+        os.dup2(file, standard)
+        os.close(file)
+    status = 1
+    try:
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001 - as the interpreter ends
+        sys.excepthook(*sys.exc_info())
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))
