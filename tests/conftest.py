@@ -19,6 +19,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from nursery import Nursery, Subprocess
 
 from cnndeploy import data, process
 from cnndeploy.benchmark import engine
@@ -26,8 +27,7 @@ from cnndeploy.benchmark.timer import Timer
 from cnndeploy.cli import main
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
-from helpers import Trained, train_for_a_moment
-from nursery import Nursery, Subprocess
+from helpers import Once, Trained, train_for_a_moment
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -56,35 +56,41 @@ def quick_blocks() -> Iterator[None]:
         yield
 
 
-def _once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """Return a folder that ``make`` has filled; test processes that run beside each other share it."""
-    own = factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        made = folder.with_suffix(".made")
-        if not made.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
-            make(folder)
-            made.touch()
-    return folder
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory, _data_set: None) -> Once:
+    """Return a folder of this name that ``make`` has filled; test processes that run beside each other share it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            made = folder.with_suffix(".made")
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return once
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, _data_set: None) -> Trained:
+def trained(once: Once) -> Trained:
     def make(folder: Path) -> None:
         train_for_a_moment(folder / "lenet.pt")
         for kind in ("onnx", "torchscript"):
             export(folder / "lenet.pt", kind)
             export(folder / "lenet.pt", kind, folder / f"image.{kind}", input="image")
 
-    folder = _once(tmp_path_factory, "trained", make)
+    folder = once("trained", make)
     return Trained(*(folder / f"lenet.{suffix}" for suffix in ("pt", "onnx", "torchscript")))
 
 
 @pytest.fixture(scope="session")
-def int8(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
+def int8(trained: Trained, once: Once) -> Quantized:
     """The same LeNet in int8, measured on few images; read only."""
 
     def make(folder: Path) -> None:
@@ -92,13 +98,13 @@ def int8(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Quantize
         made = quantize(trained.checkpoint, path, budget=20, calibration=64, images=320, seconds=0)
         (folder / "quantized.pickle").write_bytes(pickle.dumps(made))
 
-    folder = _once(tmp_path_factory, "int8", make)
+    folder = once("int8", make)
     made: Quantized = pickle.loads((folder / "quantized.pickle").read_bytes())  # noqa: S301 - written above
     return made
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(once: Once) -> Path:
     """Built of a copy, because setuptools leaves files behind."""
 
     def make(folder: Path) -> None:
@@ -110,7 +116,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         options = ["--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
         subprocess.run([sys.executable, "-m", "build", *options], check=True, capture_output=True)
 
-    (built,) = _once(tmp_path_factory, "wheel", make).glob("*.whl")
+    (built,) = once("wheel", make).glob("*.whl")
     return built
 
 

@@ -1,7 +1,7 @@
 """Worker processes for the tests, forked off one that has imported torch, which takes two seconds of CPU each time.
 
-Only workers that open a checkpoint or a TorchScript file come from here, and only in the folder that the nursery was
-started in; all others, and all commands that tests run as programs, are started as users start them.
+Only workers that open a checkpoint or a TorchScript file come from here. All others, and all commands that tests run as
+programs, are started as users start them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, Any
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -32,21 +33,22 @@ class Nursery:
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-P", __file__, str(theirs.fileno())]
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])  # noqa: S603 - ourselves
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         self._ours.settimeout(_TIMEOUT_S)
-        self._place = _place()
+        self._early = _early()
 
     def takes(self, command: Sequence[str]) -> bool:
         """Say whether this command is one for the nursery."""
         worker = list(command[:3]) == _PREFIX and command[3].endswith(".worker")
-        return worker and not command[4].endswith(".onnx") and _place() == self._place
+        return worker and not command[4].endswith(".onnx") and _early() == self._early
 
     def fork(self, arguments: Sequence[str], *files: int) -> int:
         """Start ``python -m ARGUMENTS`` with these files as its 0, 1 and 2; return its number, a child of ours."""
+        request = json.dumps([os.getpid(), str(Path.cwd()), dict(os.environ), *arguments])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
         _adopt_orphans(True)  # the nursery's own child ends at once, and what it forked becomes ours
         try:
-            self._ours.sendmsg([json.dumps([os.getpid(), dict(os.environ), *arguments]).encode()], rights)
+            self._ours.sendmsg([request.encode()], rights)
             return int(self._ours.recv(32))
         finally:
             _adopt_orphans(False)
@@ -92,13 +94,13 @@ class Subprocess:
         """Start a worker, here or by the nursery."""
         if self._nursery.takes(command):
             return Forked(self._nursery, command[3:])
-        return subprocess.Popen(command, **options)  # noqa: S603 - the command of the module
+        return subprocess.Popen(command, **options)
 
 
-def _place() -> tuple[str, dict[str, str]]:
+def _early() -> dict[str, str]:
     early = {name: value for name, value in os.environ.items() if name.startswith(_EARLY)}
-    early.pop("PYTHONPATH", None)
-    return os.getcwd(), early
+    early.pop("PYTHONPATH", None)  # the nursery's children see to it
+    return early
 
 
 def _adopt_orphans(ours: bool) -> None:
@@ -125,7 +127,7 @@ def _serve(number: int) -> None:
 
 
 def _be_the_worker(asked: socket.socket, request: list[Any], files: Sequence[int]) -> None:
-    parent, environment, module, *arguments = request
+    parent, folder, environment, module, *arguments = request
     while os.getppid() != parent:
         pass
     asked.send(str(os.getpid()).encode())
@@ -137,6 +139,7 @@ def _be_the_worker(asked: socket.socket, request: list[Any], files: Sequence[int
         os.close(file)
     status = 1
     try:
+        os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
         sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))

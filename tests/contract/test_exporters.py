@@ -55,7 +55,7 @@ def test_the_same_checkpoint_gives_the_same_bytes(name: str, trained: Trained, t
         "import sys, cnndeploy\n"
         "from cnndeploy.checkpoint import Checkpoint\n"
         "checkpoint, name, folder = sys.argv[1:]\n"
-        "Checkpoint.untrained('nin').save(f'{folder}/other.pt')\n"
+        "Checkpoint.untrained('vgg11_small').save(f'{folder}/other.pt')\n"
         "cnndeploy.export(f'{folder}/other.pt', name)\n"
         "cnndeploy.export(checkpoint, name, f'{folder}/again')\n"
     )

@@ -12,16 +12,20 @@ import pytest
 from broken import DEFECTS, Defect, good_files, importable
 
 from cnndeploy.verification.reference import Reference
-from helpers import Trained
+from helpers import Once, Trained
 
 IMAGES = 9
+FORMATS = ("onnx", "torchscript")
 FAST = {(name, "lenet") for name in ("labels permuted", "batch axis fixed")}
 
 
 @pytest.fixture(scope="session")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Trained]:
-    folder = tmp_path_factory.mktemp("good")
-    return cache(lambda name: good_files(name, seed=0, folder=folder, formats=("onnx", "torchscript")))
+def good(once: Once) -> Callable[[str], Trained]:
+    def files(architecture: str) -> Trained:
+        folder = once(f"good-{architecture}", lambda folder: good_files(architecture, 0, folder, FORMATS))
+        return Trained(*(folder / f"{architecture}-0.{suffix}" for suffix in ("pt", *FORMATS)))
+
+    return cache(files)
 
 
 @pytest.fixture(scope="session")
