@@ -8,39 +8,41 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from cnndeploy.certificate import Accuracy, count_images
 from cnndeploy.display.cells import add_row, pairs, size
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.run import Run
 from cnndeploy.specs import Manifest, TensorSpec
 
 
-def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
+def facts_table(facts: Mapping[str, Any], manifest: Manifest | None, accuracy: Accuracy | None) -> Group:
     """Show what is known of a file, and what its manifest says of where it came from."""
     table = Table(show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in facts.items():
-        if key != "manifest" and (key != "operators" or value):  # a checkpoint has weights and no graph
-            add_row(table, "size" if key == "bytes" else key, _CELLS.get(key, _cell)(value))
+        if key in _BELOW or (key == "operators" and not value):  # a checkpoint has weights and no graph
+            continue
+        no_certificate = key == "certificate" and value is None
+        cell = _no_certificate(facts, manifest) if no_certificate else _CELLS.get(key, _cell)(value)
+        add_row(table, "size" if key == "bytes" else key, cell)
     if manifest is None:
         add_row(table, "manifest", "none: cnndeploy did not write this file")
         return Group(table)
     table.add_section()
-    for label, text in _manifest_rows(manifest):
+    for label, text in _manifest_rows(manifest, accuracy):
         add_row(table, label, text)
     return Group(table)
 
 
-def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tuple[str, str]]:
     training = manifest.training
-    accuracy = training.get("test_accuracy")
     yield "architecture", manifest.architecture
     yield "preprocessing", "in the file: " * manifest.takes_images + _steps(manifest.preprocessing)
     if manifest.checkpoint_sha256 is not None:  # an exported file
         yield "simplified", ", ".join(manifest.rewrites) or "no"
     yield "labels", ", ".join(manifest.labels)
-    known = accuracy is not None
-    yield "test accuracy", f"{accuracy:.4f} on {training['test_images']:,} images" if known else "untrained"
+    yield "test accuracy", _accuracy_cell(accuracy, training.get("test_accuracy"))
     if recipe := training.get("recipe"):
         yield "recipe", pairs({name: value for name, value in recipe.items() if value is not None})
     yield "checkpoint", manifest.checkpoint_sha256 or "this file"
@@ -65,12 +67,27 @@ def _specs_cell(specs: Sequence[TensorSpec | Mapping[str, Any]]) -> str:
     return "\n".join(f"{spec.name}: {spec}" for spec in known)
 
 
-def _certificate_cell(certificate: Mapping[str, Any] | None) -> str:
-    if certificate is None:
-        return "none for this file; make one with: cnndeploy verify"
+def _accuracy_cell(known: Accuracy | None, checkpoint: float | None) -> str:
+    """Show the file's own accuracy, and if it is lossy its checkpoint's beside it."""
+    if known is None:
+        return "untrained" if checkpoint is None else f"not measured (checkpoint {checkpoint:.4f})"
+    beside = "" if known.checkpoint is None else f" (checkpoint {known.checkpoint:.4f})"
+    return f"{known.accuracy:.4f}{beside} on {count_images(known.images)}"
+
+
+def _no_certificate(facts: Mapping[str, Any], manifest: Manifest | None) -> str:
+    """Say why there is none, and how to make one if the file can have one."""
+    if facts["format"] == "checkpoint":
+        return "none: exported files are verified against it"
+    if manifest is None:
+        return "none: only files that cnndeploy wrote can be verified"
+    return "none for this file; make one with: cnndeploy verify"
+
+
+def _certificate_cell(certificate: Mapping[str, Any]) -> str:
     against = certificate["against"]["sha256"][:16]
     run = f"{certificate['runtime']} on {certificate['device']}"
-    where = f"on {certificate['images']:,} images, {run}, {certificate['date']}"
+    where = f"on {count_images(certificate['images'])}, {run}, {certificate['date']}"
     if certificate["verdict"] == "equivalent":
         return f"equivalent to {against} {where}"
     low, high = certificate["loss_low_points"], certificate["loss_high_points"]
@@ -78,6 +95,8 @@ def _certificate_cell(certificate: Mapping[str, Any] | None) -> str:
     return f"within its budget of {certificate['budget_points']:g} percentage points against {against}: {loss} {where}"
 
 
+_BELOW = ("manifest", "accuracy", "accuracy_images")
+"""The facts that have no row of their own."""
 _CELLS: dict[str, Callable[[Any], str]] = {
     "bytes": lambda count: f"{count:,} bytes ({size(count)})",
     "inputs": _specs_cell,

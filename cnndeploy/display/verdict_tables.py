@@ -29,6 +29,12 @@ def verdict_table(verdict: Verdict) -> Group:
     return equivalence_table([cast(EquivalenceReport, verdict)])
 
 
+def _against(verdict: Verdict) -> str:
+    """Return the checkpoint's name if it lies beside the artifact, else its path: another may have the same name."""
+    artifact, against = (Path(one.path) for one in (verdict.artifact, verdict.against))
+    return against.name if against.absolute().parent == artifact.absolute().parent else str(against)
+
+
 def _error(error: float | None) -> str:
     return "not compared" if error is None else f"{error:.3g}"
 
@@ -67,7 +73,7 @@ def _part(part: Callable[[EquivalenceReport], T | None], show: Callable[[T], str
 
 _ROWS: dict[str, _Cell] = {
     "equivalent": lambda r: yes_or_no(r.passed),
-    "against": lambda r: Path(r.against.path).name,
+    "against": _against,
     "runtime": lambda r: run_line(r.runtime, r.device, r.threads),
     "images": lambda r: f"{r.images:,}",
     "batch sizes": lambda r: ", ".join(map(str, r.batch_sizes)),
@@ -119,7 +125,7 @@ def budget_table(report: BudgetReport) -> Group:
     rows: dict[str, str | Text] = {
         "within budget": yes_or_no(report.passed),
         "budget": f"{report.budget_points:g} percentage points",
-        "against": Path(report.against.path).name,
+        "against": _against(report),
         "runtime": run_line(report.runtime, report.device, report.threads),
     }
     if report.options:
