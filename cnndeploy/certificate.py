@@ -217,7 +217,8 @@ def _why_not_outdated(failed: Mapping[str, Any], certificate: Mapping[str, Any])
         return _OTHER_BYTES
     against = certificate["against"]
     if failed["against"]["sha256"] != against["sha256"]:
-        return f"it is against another checkpoint, {against.get('path')} ({short_hash(against['sha256'])})"
+        its_own = f"{against.get('path')} ({short_hash(against['sha256'])})"
+        return f"this verification was against another checkpoint than its {its_own}"
     options = RuntimeOptions.of(failed["options"])
     # what the certificate is required for, by require_certificate
     if not _covers(certificate, Run(failed["runtime"], options=options)):
