@@ -132,7 +132,7 @@ def _budget_of(candidate: Candidate, budget: float | None) -> float | None:
 
 
 def _verdict(candidate: Candidate, against: Path, budget: float | None, **settings: Any) -> Verdict:
-    """Hold the candidate against its checkpoint: within a budget if it is lossy, else for equivalence."""
+    """Verify the candidate: its loss if it is lossy, else whether it is equivalent."""
     from cnndeploy.verification.budget import verify_budget
     from cnndeploy.verification.verify import verify
 

@@ -19,9 +19,9 @@ from cnndeploy.verification.reference import NotRun, Reference
 from cnndeploy.verification.report import BudgetReport
 
 BATCH = 64
-# Of the largest logit: what a batch may give differently when it is run again. A runtime gives the same bits.
+# How far a batch that is run again may differ, as a share of the largest logit. A runtime returns the same bits.
 REPEATABLE = 3e-5
-# Of so many images, ten classes are never one.
+# Among so many images there is always more than one class.
 _FEWEST_TO_DIFFER = 16
 
 
@@ -38,8 +38,8 @@ def verify_budget(
 ) -> BudgetReport:
     """Measure what a lossy file loses on test images, against its checkpoint in eager PyTorch float32 on the CPU.
 
-    Each side runs in a process of its own. The budget is held against the upper end of the paired 95% interval of
-    the loss, which the loss exceeds in 2.5% of cases, and not against the loss that happened to be measured. Nothing is
+    Each side runs in a process of its own. The budget is compared with the upper end of the paired 95% interval of
+    the loss, which the loss exceeds in 2.5% of cases, and not with the loss that happened to be measured. Nothing is
     raised if it is exceeded; the report says so, see :meth:`BudgetReport.require`.
 
     Args:

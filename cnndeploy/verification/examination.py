@@ -69,10 +69,13 @@ class Examination:
         return progress
 
     def mismatches(self) -> list[str]:
-        """Return what differs between the manifests and graphs of the two, before anything is run."""
+        """Return what differs between the manifests and graphs of the two, before anything is run.
+
+        If the artifact is of another checkpoint, only that is said.
+        """
         artifact, checkpoint = self.candidate.artifact, self.reference.artifact
         if another := _another_checkpoint(artifact, checkpoint):
-            return [another]  # whatever else differs follows from it
+            return [another]
         manifest, expected = artifact.require_manifest(), checkpoint.require_manifest()
         if manifest.takes_images:
             expected = expected.taking_images()

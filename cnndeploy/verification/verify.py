@@ -146,7 +146,7 @@ class _Evidence:
         return reasons or comparison.reasons()
 
     def _oracle(self, artifact: NDArray[np.float32], expected: NDArray[np.float32]) -> checks.OracleCheck:
-        """Hold the artifact's error from float64 against eager's own, in the artifact's maths."""
+        """Compare the artifact's error from float64 with eager's own, in the artifact's maths."""
         exact = self._reference(self._sample, self._exact)
         rounded = rows_of(expected, self._sample)
         if self._maths != "float32":
