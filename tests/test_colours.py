@@ -36,7 +36,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Mo
     path = tmp_path_factory.mktemp("foreign") / "foreign.onnx"
     batch = {0: torch.export.Dim("batch")}
     torch.onnx.export(
-        network.eval(), (torch.zeros(2, 3, 64, 64),), path, dynamic_shapes=(batch,), verbose=False
+        network.eval(), (torch.zeros(2, 3, 64, 64),), path, dynamic_shapes=(batch,), external_data=False
     )
     return path, network
 
