@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cnndeploy.quantization.quantize import Quantized as Quantized, quantize as quantize
     from cnndeploy.run import Run as Run, RuntimeOptions as RuntimeOptions
     from cnndeploy.training.train import train as train
+    from cnndeploy.transforms import preprocessing_of as preprocessing_of
     from cnndeploy.tuning.report import TuneReport as TuneReport
     from cnndeploy.tuning.tune import tune as tune
     from cnndeploy.verification.budget import verify_budget as verify_budget
@@ -41,6 +42,7 @@ _NAMES = {  # a test holds the imports above to this
     "evaluation": "Evaluation evaluate",
     "exporters": "export",
     "images": "read_image",
+    "transforms": "preprocessing_of",
     "preprocessing": "Preprocessing",
     "quantization.quantize": "Quantized quantize",
     "run": "Run RuntimeOptions",

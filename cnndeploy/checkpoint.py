@@ -41,7 +41,7 @@ class Checkpoint:
         preprocessing = ARCHITECTURES.get(name).preprocessing
         manifest = Manifest(
             architecture=name,
-            input=TensorSpec("image", "float32", ("batch", 1, *preprocessing.size)),
+            input=TensorSpec("image", "float32", ("batch", *preprocessing.shape)),
             output=TensorSpec("logits", "float32", ("batch", len(LABELS))),
             preprocessing=preprocessing,
             labels=LABELS,

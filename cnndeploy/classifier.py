@@ -40,9 +40,12 @@ class Prediction(NamedTuple):
 class Classifier:
     """An opened model that takes raw images, as :func:`load` returns it; a context manager.
 
-    Images are uint8, 0 to 255, one channel, light on dark as in Fashion-MNIST, of any size; they are prepared as the
-    model's manifest says. Accepted are one array (n, height, width), one image (height, width), a PIL image, whose
-    colours become grey levels, and a list or generator of images, each of its own size.
+    Images are uint8, 0 to 255, of any size; they are prepared as the model's manifest says. Accepted are one array
+    (n, height, width) of grey levels or (n, height, width, 3) of red, green and blue, one image (height, width) or
+    (height, width, 3), a PIL image, and a list or generator of images, each of its own size. A network of grey images,
+    such as those trained on Fashion-MNIST, which are light on dark, gets the grey levels of colours as PIL's
+    ``convert("L")`` computes them; one of RGB images gets a grey level as red, green and blue alike. Channels in the
+    order blue, green, red, as OpenCV reads them, cannot be recognised: hand over ``image[..., ::-1]``.
 
     Threads may share one Classifier. A forked process must load its own.
 
@@ -55,6 +58,7 @@ class Classifier:
     def __init__(self, session: Session, manifest: Manifest) -> None:
         self._session = session
         self.manifest = manifest
+        self._channels = manifest.preprocessing.channels
         self._most_images = 1 if manifest.input.shape[0] == 1 else most_images(*manifest.preprocessing.size)
 
     @property
@@ -139,7 +143,7 @@ class Classifier:
 
     def _logits(self, images: Images) -> NDArray[np.float32]:
         """Like logits(), without the finiteness check."""
-        batches = [self._run(stack) for stack in stacks_of(images, self._most_images)]
+        batches = [self._run(stack) for stack in stacks_of(images, self._most_images, self._channels)]
         if not batches:
             raise InputMismatchError("no images were given")
         return batches[0] if len(batches) == 1 else np.concatenate(batches)
@@ -244,13 +248,13 @@ def _told_manifest(session: Session, labels: Sequence[str], preprocessing: Prepr
     if not isinstance(preprocessing, Preprocessing):
         raise ArtifactError(f"preprocessing is a cnndeploy.Preprocessing, not {preprocessing!r}")
     specs = (*session.inputs, *session.outputs[:1])
-    wanted = [("float32", (1, *preprocessing.size)), ("float32", (len(labels),))]
+    wanted = [("float32", preprocessing.shape), ("float32", (len(labels),))]
     fits = [(spec.dtype, spec.shape[1:]) for spec in specs] == wanted
+    size = ", ".join(map(str, preprocessing.shape))
     if not fits or not (specs[0].shape[0] == 1 or isinstance(specs[0].shape[0], str)):
-        size = ", ".join(map(str, preprocessing.size))
         raise ArtifactError(
             f"{session.artifact.path} takes and gives {_listed(session)}, but with this preprocessing and these labels "
-            f"it should take float32 (batch, 1, {size}) and give logits, float32 (batch, {len(labels)})"
+            f"it should take float32 (batch, {size}) and give logits, float32 (batch, {len(labels)})"
         )
     return Manifest("unknown", specs[0], specs[1], preprocessing, tuple(labels))
 

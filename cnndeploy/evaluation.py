@@ -123,6 +123,8 @@ def evaluate(
             truth, logits = test.labels[batch], outputs.get(manifest.output.name)
             np.add.at(confusion, (truth, _labels(logits, (len(truth), classes), opened)), 1)
             progress(start + len(truth), len(test), f"Evaluating {opened.path.name}")
+        if not opened.is_unchanged():
+            raise ArtifactError(f"{opened.path} is not the file any more that was opened; evaluate it again")
         how = candidate.run.runtime, session.device, session.threads
         counts = tuple(map(tuple, confusion.tolist()))
         return Evaluation(str(opened.path), opened.sha256, *how, manifest.labels, counts)

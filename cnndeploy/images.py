@@ -25,7 +25,9 @@ MOST_IMAGES, _MOST_PIXELS = 256, 2**20
 _KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 # The last axis of (height, width, channels), as other libraries read files; no image is meant to be so narrow.
 _CHANNELS = (1, 3, 4)
-_MAKE_GREY = "; of colours make grey levels first, as PIL's convert('L') does"
+_SHAPES = {1: "(n, height, width)", 3: "(n, height, width, 3)"}
+# Weights of red, green and blue in a grey level, and what rounds; as PIL's convert("L") computes, after ITU-R BT.601.
+_LUMA, _HALF, _SHIFT = np.array((19595, 38470, 7471), np.uint32), np.uint32(0x8000), np.uint32(16)
 
 
 def most_images(height: int, width: int) -> int:
@@ -33,37 +35,49 @@ def most_images(height: int, width: int) -> int:
     return min(MOST_IMAGES, max(1, _MOST_PIXELS // (height * width)))
 
 
-def stack_of(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return an array as raw images (n, height, width); raise InputMismatchError if it is something else."""
+def stack_of(images: NDArray[Any], channels: int = 1) -> NDArray[np.uint8]:
+    """Return an array as raw images, (n, height, width) or with 3 ``channels`` (n, height, width, 3).
+
+    Colours become grey levels as PIL's ``convert("L")`` computes them, and a grey level is taken for red, green and
+    blue alike; raise InputMismatchError if the array is something else.
+    """
     if type(images) is not np.ndarray:
         if hasattr(images, "mask"):
             raise InputMismatchError("expected images, got a masked array; fill what is masked with 0 first")
         images = np.asarray(images)
-    stack = images[None] if images.ndim == 2 else images
-    if stack.dtype != np.uint8 or stack.ndim != 3:
+    coloured = images.ndim in (3, 4) and images.shape[-1] == 3
+    one = images.ndim == (3 if coloured else 2)
+    stack = images[None] if one else images
+    if stack.dtype != np.uint8 or stack.ndim != (4 if coloured else 3):
         got = f"{images.dtype} {images.shape}{_advice(stack)}"
-        raise InputMismatchError(f"expected uint8 images (n, height, width) with 0 to 255, got {got}")
-    if images.ndim == 3 and images.shape[2] in _CHANNELS:
-        unlike = f"not like images (n, height, width){_MAKE_GREY}"
-        raise InputMismatchError(f"an array {images.shape} looks like one image in colours, {unlike}")
+        raise InputMismatchError(f"expected uint8 images {_SHAPES[channels]} with 0 to 255, got {got}")
+    if not coloured and images.ndim == 3 and images.shape[2] in _CHANNELS:
+        unlike = "; of one channel take image[..., 0], of red, green, blue and alpha image[..., :3]"
+        raise InputMismatchError(
+            f"an array {images.shape} looks like one image in {images.shape[2]} channels{unlike}"
+        )
     if not stack.size:
         raise InputMismatchError(f"no images were given, or images of 0 pixels: uint8 {images.shape}")
-    _check_size(*stack.shape[1:])
-    return stack
+    _check_size(*stack.shape[1:3])
+    if coloured and channels == 1:
+        return (((stack @ _LUMA) + _HALF) >> _SHIFT).astype(np.uint8)
+    return np.repeat(stack[..., None], 3, axis=-1) if channels == 3 and not coloured else stack
 
 
-def stacks_of(images: Images, limit: int = MOST_IMAGES) -> Iterator[NDArray[np.uint8]]:
-    """Yield raw images as arrays (n, height, width) of one size, no more than one run takes and than ``limit``.
+def stacks_of(images: Images, limit: int = MOST_IMAGES, channels: int = 1) -> Iterator[NDArray[np.uint8]]:
+    """Yield raw images as arrays of one size as :func:`stack_of` returns, no more than one run takes and ``limit``.
 
     What images may be, :class:`~cnndeploy.classifier.Classifier` says; raise InputMismatchError for all else.
     """
-    for stack in (stack_of(images),) if isinstance(images, np.ndarray) else _grouped(images):
-        most = min(limit, most_images(*stack.shape[1:]))
+    for stack in (
+        (stack_of(images, channels),) if isinstance(images, np.ndarray) else _grouped(images, channels)
+    ):
+        most = min(limit, most_images(*stack.shape[1:3]))
         for start in range(0, len(stack), most):
             yield stack[start : start + most]
 
 
-def _grouped(images: Image | Iterable[Any]) -> Iterator[NDArray[np.uint8]]:
+def _grouped(images: Image | Iterable[Any], channels: int) -> Iterator[NDArray[np.uint8]]:
     """Yield images of one size that follow each other as one array."""
     if isinstance(images, str | os.PathLike):
         raise InputMismatchError(f"expected images, got the path {images!r}; cnndeploy.read_image reads it")
@@ -74,20 +88,21 @@ def _grouped(images: Image | Iterable[Any]) -> Iterator[NDArray[np.uint8]]:
         images = [images]
     if not isinstance(images, Iterable):
         raise InputMismatchError(f"expected images, got {kind}")
-    for (height, width), same_size in itertools.groupby(map(_one, images), key=np.shape):
+    ones = (_one(image, channels) for image in images)
+    for (height, width, *_), same_size in itertools.groupby(ones, key=np.shape):
         while group := list(itertools.islice(same_size, most_images(height, width))):
             yield np.stack(group)
 
 
-def _one(image: Any) -> NDArray[np.uint8]:
-    """Return an element of a list as (height, width)."""
+def _one(image: Any, channels: int) -> NDArray[np.uint8]:
+    """Return an element of a list as (height, width), or with 3 ``channels`` (height, width, 3)."""
     if hasattr(image, "convert") and not isinstance(image, type):
-        image = _grey(image)
-    if not isinstance(image, np.ndarray) or image.ndim != 2:
+        image = _pixels(image, channels)
+    if not isinstance(image, np.ndarray) or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
         kind = f"an array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        fit = "a list of images, each uint8 (height, width) or a PIL image"
+        fit = "a list of images, each uint8 (height, width) or (height, width, 3), or a PIL image"
         raise InputMismatchError(f"expected {fit}, got {kind} in it")
-    one: NDArray[np.uint8] = stack_of(image)[0]
+    one: NDArray[np.uint8] = stack_of(image, channels)[0]
     return one
 
 
@@ -100,7 +115,8 @@ def _advice(images: NDArray[Any]) -> str:
     if images.dtype.kind in "iu" and images.dtype != np.uint8:
         return "; of values from 0 to 255 make images.astype(np.uint8)"
     if images.ndim == 4:
-        return "; of one channel take images[:, 0]" if images.shape[1] == 1 else _MAKE_GREY
+        first = "; of one channel take images[:, 0]"
+        return first if images.shape[1] == 1 else "; channels come last, (n, height, width, 3)"
     return ""
 
 
@@ -109,13 +125,14 @@ def _check_size(height: int, width: int) -> None:
         raise InputMismatchError(f"image is {width} x {height} pixels; the limit is {MAX_SIDE} a side")
 
 
-def read_image(source: str | os.PathLike[str] | BinaryIO | bytes) -> NDArray[np.uint8]:
-    """Read a BMP, GIF, JPEG, PNG, PGM, PPM, TIFF or WebP file as grey levels, uint8 (height, width), upright.
+def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, channels: int = 1) -> NDArray[np.uint8]:
+    """Read a BMP, GIF, JPEG, PNG, PGM, PPM, TIFF or WebP file as uint8 (height, width) or (height, width, 3), upright.
 
     What is transparent is black.
 
     Args:
         source: A path, an open binary file, as an upload is, or the content of a file.
+        channels: 1 for grey levels, 3 for RGB.
 
     Raises:
         DataError: No image, damaged, grey levels of more than 8 bits, or more than 8192 pixels a side.
@@ -129,7 +146,7 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes) -> NDArray[np.
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with Image.open(file, formats=_KINDS) as image:
-            return _grey(image)
+            return _pixels(image, channels)
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
     except IsADirectoryError as error:
@@ -142,8 +159,8 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes) -> NDArray[np.
         raise DataError(f"{name} cannot be read as an image: {error}") from error
 
 
-def _grey(image: Image) -> NDArray[np.uint8]:
-    """Return a PIL image as uint8 (height, width); what is transparent is background, which is black here."""
+def _pixels(image: Image, channels: int) -> NDArray[np.uint8]:
+    """Return a PIL image as an array; what is transparent is background, which is black here."""
     from PIL import Image as Pillow, ImageOps
 
     _check_size(image.height, image.width)  # before its pixels are read
@@ -153,6 +170,6 @@ def _grey(image: Image) -> NDArray[np.uint8]:
         image = ImageOps.exif_transpose(image)  # a photo taken upright may be stored lying
         if image.has_transparency_data:
             image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "black"), image.convert("RGBA"))
-        return np.asarray(image.convert("L"))
+        return np.asarray(image.convert("L" if channels == 1 else "RGB"))
     except Exception as error:  # as in read_image()
         raise DataError(f"the image cannot be read: {error}") from error

@@ -59,9 +59,9 @@ class TensorSpec:
 class Manifest:
     """What travels inside every file: what the model takes and gives, and where it came from.
 
-    ``input`` is what ``preprocessing`` gives, float32 (batch, 1, height, width), or for a file that does that itself
-    raw images, uint8 (batch, height, width) of any size; such a file gives ``probabilities`` too, the softmax of
-    ``output``, the logits. ``training`` holds recipe, accuracy and data set checksums, empty for untrained weights.
+    ``input`` is what ``preprocessing`` returns, float32 (batch, channels, height, width), or for a file that does that
+    itself raw images, uint8 (batch, height, width) of any size. Such a file returns ``probabilities`` too, the softmax
+    of ``output``, the logits. ``training`` holds recipe, accuracy and data set checksums, empty for untrained weights.
     ``checkpoint_sha256`` names the checkpoint file an artifact was exported from; a checkpoint itself, which cannot
     hold its own hash, has None. ``rewrites`` are the exact simplifications that the exported network went through, as
     ``"merge_linear(classifier.1, classifier.3)"``. ``quantization`` says how a file was made that computes in less than
@@ -127,7 +127,7 @@ class Manifest:
         except (ArtifactError, ValueError, RecursionError) as error:
             raise ValueError(f"not a cnndeploy manifest: {error}") from error
         given, logits = manifest.input, manifest.output
-        rest = ("height", "width") if manifest.takes_images else (1, *manifest.preprocessing.size)
+        rest = ("height", "width") if manifest.takes_images else manifest.preprocessing.shape
         shapes = [spec.shape for spec in (given, *manifest.outputs)]
         requirements = {  # what the rest of cnndeploy relies on
             "shapes": all(shapes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from cnndeploy.errors import ArtifactError
 from cnndeploy.preprocessing import Preprocessing
 
 
@@ -16,9 +17,11 @@ class TorchPreprocessing(nn.Module):
 
     def __init__(self, preprocessing: Preprocessing, source: tuple[int, ...] | None = None) -> None:
         super().__init__()
+        if preprocessing.channels != 1 or preprocessing.antialias or preprocessing.resize is not None:
+            raise ArtifactError("only grey images that are resized without antialias are prepared in torch")
         self.size = list(preprocessing.size)
         self.resizes = source != preprocessing.size
-        self.scale, self.mean, self.std = preprocessing.scale, preprocessing.mean, preprocessing.std
+        (self.mean,), (self.std,), self.scale = preprocessing.means, preprocessing.stds, preprocessing.scale
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map raw images, uint8 (batch, height, width), to float32 (batch, 1, *size)."""

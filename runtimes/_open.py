@@ -81,7 +81,12 @@ def _check_opened(session: Session, run: Run) -> None:
         raise DeviceUnavailableError(f"{run.runtime} opened {path} with other options")
     if not placement:
         raise DeviceUnavailableError(f"{run.runtime} shows no part of {path} that it computes; is there any?")
-    elsewhere = [part for part, where in placement.items() if where != session.placed_on]
+    on_cpu = run.device == "cpu"
+    elsewhere = [
+        part
+        for part, where in placement.items()  # names are the runtime's, as CPUExecutionProvider
+        if where != session.placed_on or where.lower().startswith("cpu") != on_cpu
+    ]
     if elsewhere or session.device != run.device:
         raise DeviceUnavailableError(
             f"{run.runtime} put {len(elsewhere)} of {len(placement)} parts of {path} elsewhere than "

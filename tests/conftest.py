@@ -46,6 +46,12 @@ def _nursery() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are started as users start them."""
+    monkeypatch.setattr(process, "subprocess", subprocess)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick_blocks() -> Iterator[None]:
     """Benchmarks pause and measure for a moment only, for no test asks how fast anything is."""

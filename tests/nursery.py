@@ -1,7 +1,7 @@
 """Worker processes for the tests, forked off one that has imported torch, which takes two seconds of CPU each time.
 
-Only workers that open a checkpoint or a TorchScript file come from here. All others, and all commands that tests run as
-programs, are started as users start them.
+Only workers that open a ``.pt`` or ``.torchscript`` file come from here. All others, all commands that tests run as
+programs, and the workers of tests that use ``real_workers`` are started as users start them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -22,8 +24,21 @@ from typing import IO, Any
 _PR_SET_CHILD_SUBREAPER = 36
 _PREFIX = [sys.executable, "-P", "-m"]
 # Read when Python starts or a library is loaded, which is before the fork.
-_EARLY = ("GOMP_", "KMP_", "LD_", "MKL_", "OMP_", "OPENBLAS_", "PYTHON", "TORCH_")
-_TIMEOUT_S = 60
+_EARLY = (
+    "CUDA_",
+    "GLIBC_",
+    "GOMP_",
+    "KMP_",
+    "LD_",
+    "MALLOC_",
+    "MKL_",
+    "OMP_",
+    "OPENBLAS_",
+    "PYTHON",
+    "TORCH",
+)
+_NEED_TORCH = (".pt", ".torchscript")
+_TIMEOUT_S = 120
 
 
 class Nursery:
@@ -35,23 +50,27 @@ class Nursery:
             command = [sys.executable, "-P", __file__, str(theirs.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         self._ours.settimeout(_TIMEOUT_S)
-        self._early = _early()
+        self._early, self._works, self._lock = _early(), True, threading.Lock()
 
     def takes(self, command: Sequence[str]) -> bool:
         """Say whether this command is one for the nursery."""
         worker = list(command[:3]) == _PREFIX and command[3].endswith(".worker")
-        return worker and not command[4].endswith(".onnx") and _early() == self._early
+        return self._works and worker and command[4].endswith(_NEED_TORCH) and _early() == self._early
 
     def fork(self, arguments: Sequence[str], *files: int) -> int:
         """Start ``python -m ARGUMENTS`` with these files as its 0, 1 and 2; return its number, a child of ours."""
         request = json.dumps([os.getpid(), str(Path.cwd()), dict(os.environ), *arguments])
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
-        _adopt_orphans(True)  # the nursery's own child ends at once, and what it forked becomes ours
-        try:
-            self._ours.sendmsg([request.encode()], rights)
-            return int(self._ours.recv(32))
-        finally:
-            _adopt_orphans(False)
+        with self._lock:
+            _adopt_orphans(True)  # the nursery's own child ends at once, and what it forked becomes ours
+            try:
+                self._ours.sendmsg([request.encode()], rights)
+                return int(self._ours.recv(32))
+            except BaseException:
+                self._works = False  # its next answer may be this one's
+                raise
+            finally:
+                _adopt_orphans(False)
 
     def __enter__(self) -> Nursery:
         return self
@@ -115,7 +134,7 @@ def _serve(number: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the tests
     with socket.socket(fileno=number) as asked:
-        while (request := socket.recv_fds(asked, 1 << 16, 3))[0]:
+        while (request := socket.recv_fds(asked, 1 << 18, 3))[0]:
             content, files = request[:2]
             if (child := os.fork()) == 0:
                 if os.fork() == 0:
@@ -128,11 +147,14 @@ def _serve(number: int) -> None:
 
 def _be_the_worker(asked: socket.socket, request: list[Any], files: Sequence[int]) -> None:
     parent, folder, environment, module, *arguments = request
+    os.setsid()  # before anyone knows our number, by which our group may be ended
+    give_up = time.monotonic() + _TIMEOUT_S
     while os.getppid() != parent:
-        pass
+        time.sleep(1e-4)
+        if time.monotonic() > give_up:
+            os._exit(1)
     asked.send(str(os.getpid()).encode())
     asked.close()
-    os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for standard, file in enumerate(files):
         os.dup2(file, standard)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,17 @@ def test_nan_and_foreign_outputs_have_no_accuracy(
     weights = {name: value * float("nan") for name, value in checkpoint.weights.items()}
     with pytest.raises(ArtifactError, match="gives NaN"):
         evaluate(replace(checkpoint, weights=weights).save(tmp_path / "nan.pt").path, images=3)
+
+
+def test_a_file_that_was_replaced_since_it_was_opened_has_no_accuracy(
+    trained: Trained, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(trained.checkpoint, tmp_path / "lenet.pt"))
+    opened = Artifact.open(path)
+    checkpoint = Checkpoint.load(path)
+    replace(checkpoint, weights={name: 2 * value for name, value in checkpoint.weights.items()}).save(path)
+    with pytest.raises(ArtifactError, match="is not the file any more"):
+        evaluate(opened, images=3)
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:

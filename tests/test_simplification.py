@@ -331,7 +331,7 @@ def test_preprocessing_is_folded(padding: int | str, mean: float, std: float) ->
     shifts = mean != 0 and padding in (2, "same")
     expected = (mean * 255 if shifts else 0.0, 1.0, 1.0)
     assert (remaining.mean, remaining.std, remaining.scale) == pytest.approx(expected)
-    given = folded(raw - remaining.mean)
+    given = folded(raw - remaining.means[0])
     assert torch.allclose(given, network((raw / 255 - mean) / std), rtol=0, atol=1e-6)
 
 

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cnndeploy.errors import ArtifactError
 from cnndeploy.preprocessing import Preprocessing
+from cnndeploy.serial import structure
 from cnndeploy.specs import Manifest, TensorSpec
 from cnndeploy.torch_preprocessing import TorchPreprocessing
 
@@ -129,3 +131,62 @@ def test_a_manifest_with_values_that_nothing_can_use_is_refused(change: dict[str
 def test_junk_is_no_manifest(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - json's own errors are ValueErrors too
         Manifest.from_json(text)
+
+
+def test_colours_known_answer() -> None:
+    """The shorter side to 2, a crop of 2 x 2, and a mean for each channel."""
+    image = np.zeros((1, 4, 8, 3), np.uint8)
+    image[:, :, 2:6] = (255, 51, 102)
+    preprocessing = Preprocessing(
+        (2, 2), channels=3, resize=2, antialias=True, mean=(1.0, 0.0, 0.0), std=(1.0, 0.5, 2.0)
+    )
+    assert preprocessing.resized_size(4, 8) == (2, 4)
+    prepared = preprocessing(image)
+    assert prepared.shape == (1, 3, 2, 2)
+    bright = np.asarray(Image.fromarray(image[0]).resize((4, 4), 2).resize((4, 2), 2))[:, 1:3] / np.float32(
+        255
+    )
+    np.testing.assert_allclose(prepared[0, 0], bright[..., 0] - 1, atol=1e-7)
+    np.testing.assert_allclose(prepared[0, 1], bright[..., 1] / 0.5, atol=1e-7)
+    np.testing.assert_allclose(prepared[0, 2], bright[..., 2] / 2, atol=1e-7)
+
+
+def test_a_crop_beyond_the_edge_is_black() -> None:
+    prepared = Preprocessing((3, 5), resize=(1, 2), scale=1.0)(np.full((1, 1, 2), 9, np.uint8))
+    assert prepared[0, 0].tolist() == [[0, 0, 0, 0, 0], [0, 9, 9, 0, 0], [0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"channels": 2},
+        {"mean": (1.0, 2.0)},
+        {"channels": 3, "mean": (1.0, 2.0)},
+        {"channels": 3, "std": (1.0, 2.0, 0.0)},
+        {"resize": 0},
+        {"resize": (28, 9000)},
+        {"interpolation": "nearest", "antialias": True},
+    ],
+)
+def test_what_colours_cannot_be_prepared_by_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ArtifactError, match="not a "):
+        Preprocessing((28, 28), **settings)  # type: ignore[arg-type]
+    with pytest.raises(ArtifactError, match="antialias only"):
+        Preprocessing((28, 28), interpolation="bicubic")
+
+
+def test_a_manifest_of_colours_survives_json() -> None:
+    preprocessing = Preprocessing(
+        (8, 9), channels=3, resize=(10, 12), antialias=True, mean=(0.1, 0.2, 0.3), std=0.5
+    )
+    image = TensorSpec("image", "float32", ("batch", 3, 8, 9))
+    manifest = Manifest(
+        "theirs", image, TensorSpec("logits", "float32", ("batch", 2)), preprocessing, ("a", "b")
+    )
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    old = manifest.to_dict()
+    assert structure(
+        Preprocessing, {"size": [28, 28], "scale": 1 / 255, "mean": 0.0, "std": 1.0}
+    ) == Preprocessing((28, 28))
+    with pytest.raises(ValueError, match="input"):
+        Manifest.from_json(json.dumps({**old, "input": {**old["input"], "shape": ["batch", 1, 8, 9]}}))

@@ -33,7 +33,7 @@ def fold_preprocessing(
     call = traced.call(users[0], nn.Conv2d) if traced is not None and len(inputs) == len(users) == 1 else None
     if call is None or call.module.padding_mode != "zeros" or preprocessing.scale == 0:
         return network, preprocessing, ()
-    scale, mean, std = preprocessing.scale, preprocessing.mean, preprocessing.std
+    (mean,), (std,), scale = preprocessing.means, preprocessing.stds, preprocessing.scale
     shift = mean / scale
     with one_thread():
         weight, bias = exact(call.module)

@@ -81,6 +81,7 @@ def test_quantiles_come_with_intervals_where_there_are_calls_enough() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_workers")
 def test_every_candidate_is_measured_at_every_batch_size(trained: Trained) -> None:
     before = _children()
     targets = [trained.checkpoint, trained.onnx, trained.torchscript]

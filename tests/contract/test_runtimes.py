@@ -123,6 +123,15 @@ def test_a_runtime_that_ignores_the_device_is_not_believed(
     with pytest.raises(DeviceUnavailableError, match="elsewhere than on cuda"):
         _open(trained, "onnxruntime", "cuda")
 
+    def claims_the_device(artifact: Artifact, run: Run) -> Session:
+        session: Session = Careless.open(careless, artifact, run)
+        session.run_as, session.device = run, run.device
+        return session
+
+    careless.open = claims_the_device  # and yet its parts are on the CPU, where it says they belong
+    with pytest.raises(DeviceUnavailableError, match="elsewhere than on cuda"):
+        _open(trained, "onnxruntime", "cuda")
+
 
 def test_the_default_runtime_of_every_format_opens_it() -> None:
     for name in FORMATS.names():

@@ -214,6 +214,7 @@ def test_answers_that_were_left_over_are_not_taken_for_others(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_workers")
 def test_many_files_are_held_against_one_run_of_the_checkpoint(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:

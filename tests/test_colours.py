@@ -1,0 +1,70 @@
+"""Images in colours, for networks of grey images and of RGB."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms._presets import ImageClassification
+
+import cnndeploy
+from cnndeploy.errors import InputMismatchError
+from cnndeploy.images import read_image
+from helpers import Trained
+
+
+def test_a_network_of_grey_images_takes_colours_as_pil_makes_them_grey(trained: Trained) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (3, 40, 30, 3), dtype=np.uint8)
+    grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in colours])
+    with cnndeploy.load(trained.onnx, threads=1) as model:
+        expected = model.logits(grey)
+        for images in (colours, list(colours), [Image.fromarray(image) for image in colours]):
+            np.testing.assert_array_equal(model.logits(images), expected)
+        np.testing.assert_array_equal(model.logits(colours[0]), expected[:1])
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.nn.Module]:
+    """A network of RGB images that cnndeploy knows nothing of, as an ONNX file and in PyTorch."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 7, stride=4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(3), torch.nn.Flatten()
+    ).append(torch.nn.Linear(72, 5))
+    path = tmp_path_factory.mktemp("foreign") / "foreign.onnx"
+    batch = {0: torch.export.Dim("batch")}
+    torch.onnx.export(
+        network.eval(), (torch.zeros(2, 3, 64, 64),), path, dynamic_shapes=(batch,), external_data=False
+    )
+    return path, network
+
+
+@pytest.mark.slow
+def test_a_foreign_network_of_colours_gets_what_its_own_transform_gives(
+    foreign: tuple[Path, torch.nn.Module], tmp_path: Path
+) -> None:
+    """From JPEG files of odd sizes to probabilities, beside torchvision and PyTorch."""
+    path, network = foreign
+    preset = ImageClassification(crop_size=64, resize_size=72)
+    draw = np.random.default_rng(0)
+    with cnndeploy.load(
+        path, labels=list("abcde"), preprocessing=cnndeploy.preprocessing_of(preset), threads=1
+    ) as model:
+        for number, (height, width) in enumerate(((75, 91), (130, 70), (64, 64))):
+            file = tmp_path / f"{number}.jpg"
+            Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(file)
+            with Image.open(file) as picture, torch.no_grad():
+                expected = network(preset(picture)[None]).softmax(1).numpy()
+                np.testing.assert_allclose(model.probabilities(picture), expected, atol=1e-6)
+            pixels = read_image(file, channels=3)
+            assert pixels.shape == (height, width, 3)
+            np.testing.assert_allclose(model.probabilities(pixels), expected, atol=1e-6)
+            np.testing.assert_allclose(model.probabilities([pixels, pixels]), [expected[0]] * 2, atol=1e-6)
+        grey = draw.integers(0, 256, (2, 70, 80), dtype=np.uint8)
+        as_colours = np.repeat(grey[..., None], 3, axis=-1)
+        np.testing.assert_array_equal(model.logits(grey), model.logits(as_colours))
+        assert model.logits(grey[0]).shape == (1, 5)
+        with pytest.raises(InputMismatchError, match=r"expected uint8 images \(n, height, width, 3\)"):
+            model.classify(np.zeros((2, 3, 64, 64), np.uint8))
