@@ -62,6 +62,8 @@ class WorkerProcess:
             ArtifactError: The worker ended without an answer, or was ended because it gave none in time, or none
                 within some seconds after it was to stop.
         """
+        if (status := self._process.returncode) is not None:
+            raise ArtifactError(f"{self._subject}: its process ended before, with status {status}")
         with self._watched(timeout_s, should_stop) as reasons:
             message = self._frame()
         if message is None:  # not reaped yet: until then its number, and its group's, is no other process's

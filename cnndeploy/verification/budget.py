@@ -100,7 +100,10 @@ def _labels(opened: Examination) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     first = logits[: len(again)]
     if (np.abs(again - first).max(axis=1) > REPEATABLE * np.abs(first).max(axis=1)).any():
         raise NotRun("run again, the same images give other logits: something random is active")
-    expected = opened.reference.labels(count, progress=opened.counting())
+    checkpoint_logits = opened.reference.logits(range(count), progress=opened.counting())
+    if not np.isfinite(checkpoint_logits).all():
+        raise NotRun("the checkpoint gives NaN or infinite logits; train it again")
+    expected = checkpoint_logits.argmax(axis=1)
     if count >= _FEWEST_TO_DIFFER and len(np.unique(expected)) == 1:
         raise NotRun("the checkpoint gives all images the same label, so agreement proves nothing; train it")
     return logits.argmax(axis=1), expected

@@ -127,7 +127,8 @@ class Reference:
             ArtifactError, CheckpointError: It cannot be read, or is no checkpoint.
             DataError: The data set is missing or damaged.
         """
-        self.candidate = resolve(checkpoint, Run(device="cpu", threads=threads))
+        # a deployment's plan may run it by another runtime
+        self.candidate = resolve(resolve(checkpoint).artifact, Run(device="cpu", threads=threads))
         self.artifact = self.candidate.artifact
         self.data_dir = None if data_dir is None else os.fspath(data_dir)
         if self.artifact.format != "checkpoint":
@@ -187,6 +188,16 @@ class Reference:
                 raise ArtifactError(f"{self.artifact.path} cannot be run: {error}") from error
             raise
         return rows_of(rows, images)
+
+    def activations(
+        self, batch: list[int], folder: Path, computation: Computation = AS_IT_IS
+    ) -> list[Activation]:
+        """Return what each module computes for one batch, in files in a new ``folder``; raise NotRun if it fails."""
+        try:
+            return self.start().opened().activations(batch, folder, computation)
+        except BaseException:
+            self.release()  # it may have ended
+            raise
 
     def labels(
         self, count: int, *, deadline: Deadline | None = None, progress: Progress = silent

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.deployment import Source, resolve
-from cnndeploy.errors import ArtifactError, CnndeployError
+from cnndeploy.errors import ArtifactError, CnndeployError, Stopped
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Precision, Run
 from cnndeploy.verification import checks
@@ -176,28 +176,33 @@ class _Evidence:
         worst = np.argsort(np.where(np.isfinite(difference), -difference, -np.inf))[:IMAGES].tolist()
         eager = Computation(self._maths, simplified=self._simplified)
         exact = replace(self._exact, simplified=self._simplified)
-        rounded: list[str] = []
+        reference = self._opened.reference
+        sides = ((self._opened.runner, AS_IT_IS), (reference, eager), (reference, exact))
         try:
-            reference = self._opened.reference.start().opened()
-            sides = ((self._opened.runner, AS_IT_IS), (reference, eager), (reference, exact))
             with tempfile.TemporaryDirectory() as folder:
                 activations = [
-                    runner.activations(worst, Path(folder, str(number)), computation)
-                    for number, (runner, computation) in enumerate(sides)
+                    side.activations(worst, Path(folder, str(number)), computation)
+                    for number, (side, computation) in enumerate(sides)
                 ]
                 divergence = find_divergence(worst, *activations)
-            rounded = self._rounded_weights(artifact[worst], worst, exact)
+        except Stopped:
+            raise
         except (NotRun, CnndeployError) as error:  # the verdict stands without
             divergence = Divergence(tuple(worst), (), None, f"which module departs is not known: {error}")
         self.report = replace(self.report, divergence=divergence)
-        return [*divergence.reasons(), *rounded]
+        return [*divergence.reasons(), *self._rounded_weights(artifact[worst], worst, exact)]
 
     def _rounded_weights(self, artifact: NDArray[Any], images: list[int], exact: Computation) -> list[str]:
         """Say whether the checkpoint with its weights rounded to a smaller dtype explains the logits."""
-        unrounded, *errors = (
-            float(np.abs(artifact - self._reference(images, replace(exact, weights=dtype))).max())
-            for dtype in (exact.weights, *_SMALLER)
-        )
+        try:
+            unrounded, *errors = (
+                float(np.abs(artifact - self._reference(images, replace(exact, weights=dtype))).max())
+                for dtype in (exact.weights, *_SMALLER)
+            )
+        except Stopped:
+            raise
+        except CnndeployError:  # the verdict stands without
+            return []
         return [
             f"it computes what the checkpoint computes with its weights rounded to {dtype}"
             for dtype, error in zip(_SMALLER, errors, strict=True)
