@@ -88,3 +88,8 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal; raise OSError if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def short_hash(sha256: str | None) -> str:
+    """Return as much of a SHA-256 as people compare, ``unknown`` if there is none."""
+    return f"{sha256[:8]}..." if sha256 else "unknown"

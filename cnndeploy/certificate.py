@@ -1,7 +1,7 @@
 """The certificate: ``<artifact>.verified.json``, what a passed verification leaves beside a file.
 
 It names both files by SHA-256, so that it says nothing about any other file of the same name. Its verdict is
-``equivalent``, or for a file that gives up accuracy on purpose ``within budget``.
+``equivalent``, or for a file that gives up accuracy on purpose ``within budget``. A file has one certificate at most.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from cnndeploy.artifact import Artifact
-from cnndeploy.errors import ArtifactError, CnndeployError
+from cnndeploy.artifact import Artifact, short_hash
+from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
 from cnndeploy.files import write_file
 from cnndeploy.machine import environment
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.serial import dumps
 
 _LOSS_FIGURES = ("budget_points", "loss_points", "loss_low_points", "loss_high_points")
-_FIGURES = ("images", *_LOSS_FIGURES, "artifact_accuracy", "checkpoint_accuracy")
+_OTHER_BYTES = "this verification was of other bytes"
+_FIGURES = (*_LOSS_FIGURES, "artifact_accuracy", "checkpoint_accuracy")
 
 
 class Certifiable(Protocol):
@@ -35,29 +37,72 @@ class Certifiable(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Certification:
+    """What became of the certificate at ``path``; ``none`` if there was none and is none.
+
+    ``earlier`` describes the certificate that was there before, empty if none was. ``reason`` says why it was kept or
+    removed.
+    """
+
+    outcome: Literal["written", "kept", "removed", "none"]
+    path: Path
+    earlier: str = ""
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.outcome == "none":
+            return ""
+        if self.outcome == "written":
+            return f"Certificate: {self.path}{f' (replaces {self.earlier})' if self.earlier else ''}"
+        return f"{self.outcome.capitalize()} {self.earlier}, {self.path}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """The share of ``images`` of the test set that a file is right on, 0 to 1.
+
+    ``checkpoint`` is its checkpoint's share of the same images if the file is lossy, else None: they are the same.
+    """
+
+    accuracy: float
+    images: int
+    checkpoint: float | None = None
+
+
 def certificate_path(artifact: str | os.PathLike[str]) -> Path:
     """Return where the certificate of an artifact lies: beside it."""
     return Path(f"{os.fspath(artifact)}.verified.json")
 
 
-def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str) -> Path | None:
-    """Write the certificate of a pass, or remove the one that a failure has outdated.
+def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str) -> Certification:
+    """Write the certificate of a pass, or remove the one that a failure has outdated; keep one that is stronger.
 
-    ``artifact`` is where the file lies now, ``command`` repeats the verification. Return the certificate's path, None
-    if there is none; raise ArtifactError if it cannot be written or removed.
+    A pass on fewer images does not replace a certificate of the same run. A failure does not remove one that it says
+    nothing about: that of another run, of another checkpoint, or of more images than showed a budget to be exceeded.
+
+    ``artifact`` is where the file lies now, ``command`` repeats the verification. Raise ArtifactError if the
+    certificate cannot be written or removed.
     """
-    path = certificate_path(artifact)
-    if not verdict.passed:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            left = f"the outdated certificate {path} could not be removed"
-            raise ArtifactError(f"{left}: {error.strerror}") from error
-        return None
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    content = {"date": date, "command": command, "environment": environment(), **verdict.to_dict()}
-    write_file(path, dumps(content).encode())
-    return path
+    path, content = certificate_path(artifact), verdict.to_dict()
+    certificate = _existing_certificate(artifact)
+    earlier = _described(certificate)
+    why_kept = _why_not_replaced if verdict.passed else _why_not_outdated
+    if certificate and (reason := why_kept(content, certificate)):
+        return Certification("kept", path, earlier, reason)
+    if verdict.passed:
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {"date": date, "command": command, "environment": environment(), **content}
+        write_file(path, dumps(content).encode())
+        return Certification("written", path, earlier)
+    if certificate is None:
+        return Certification("none", path)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        left = f"the outdated certificate {path} could not be removed"
+        raise ArtifactError(f"{left}: {error.strerror}") from error
+    return Certification("removed", path, earlier, "the file did not pass this verification")
 
 
 def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
@@ -69,40 +114,144 @@ def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
         content = json.loads(certificate_path(artifact.path).read_text())
         # certificates had neither before files could be lossy
         content = {"verdict": "equivalent", "options": {}, **content}
-        options, manifest = RuntimeOptions.of(content["options"]), artifact.manifest
-        lossy = options.lossy or (manifest is not None and manifest.lossy)
+        options = RuntimeOptions.of(content["options"])
+        lossy = _is_lossy(artifact, options)
         if content["verdict"] == "equivalent":
             passes = content["equivalent"] is True and not lossy
         else:
             passes = lossy and _keeps_budget(content)
+        passes = passes and type(content["images"]) is int and content["images"] > 0
         matches = content["artifact"]["sha256"] == artifact.sha256 and content["against"]["sha256"]
-        complete = {"runtime", "device", "images", "date"} <= content.keys()
+        complete = {"runtime", "device", "date"} <= content.keys()
         return content if passes and matches and complete else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def require_certificate(artifact: Artifact, run: Run) -> None:
-    """Raise ArtifactError unless this exact file was verified by this runtime, in the same precision."""
+def require_certificate(artifact: Artifact, run: Run, images: int) -> None:
+    """Raise ArtifactError unless these bytes were verified by this runtime, in this precision, on so many images.
+
+    True is 1: any number of images. Raise InputMismatchError for what is no number of images.
+    """
+    if not isinstance(images, int) or images < 1:
+        raise InputMismatchError(
+            f"require_verified is True or a number of images, at least 1; not {images!r}"
+        )
     certificate = read_certificate(artifact)
-    if certificate is not None:
-        precision = RuntimeOptions.of(certificate["options"]).precision
-        if (certificate["runtime"], precision) == (run.runtime, run.choices.precision):
-            return
-    raise ArtifactError(
-        f"{artifact.path} has no certificate of a verification of exactly its bytes by {run.runtime}. "
-        f"Make one with: cnndeploy verify {artifact.path} --against CHECKPOINT --runtime {run.runtime}"
+    if certificate is None or not _covers(certificate, run):
+        only = "" if certificate is None else f", only {_described(certificate)}"
+        raise ArtifactError(
+            f"{artifact.path} has no certificate of a verification of exactly its bytes by "
+            f"{run.runtime}{run.choices}{only}. {_how_to_verify(artifact, run)}"
+        )
+    if certificate["images"] < images:
+        raise ArtifactError(
+            f"{artifact.path} was verified on {count_images(certificate['images'])}, and at least {images:,} are "
+            "required. Verify it on more with: cnndeploy verify"
+        )
+
+
+def remove_stale_certificate(artifact: str | os.PathLike[str]) -> Certification:
+    """Delete the certificate unless it matches the file's current bytes."""
+    path, certificate = certificate_path(artifact), _existing_certificate(artifact)
+    if certificate is None:
+        return Certification("none", path)
+    if certificate:
+        return Certification("kept", path, _described(certificate), "it is of the bytes that are there")
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        return Certification(
+            "removed", path, _described(certificate), "it says nothing about the file as it is"
+        )
+    return Certification(
+        "kept", path, _described(certificate), "it could not be removed; it counts for nothing"
     )
 
 
-def remove_stale_certificate(artifact: str | os.PathLike[str]) -> None:
-    """Delete the certificate unless it matches the file's current bytes."""
-    path = certificate_path(artifact)
-    with contextlib.suppress(CnndeployError):  # the artifact is gone, or no model file any more
-        if not path.exists() or read_certificate(Artifact.open(artifact)) is not None:
-            return
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+def known_accuracy(artifact: Artifact, run: Run) -> Accuracy | None:
+    """Return the test accuracy of a file that is run so, as far as it is known without running it.
+
+    A file that computes what its checkpoint computes has the checkpoint's accuracy, which its manifest says. A lossy
+    one has its own: that of its certificate by the same runtime in the same precision, else None.
+    """
+    if _is_lossy(artifact, run.choices):
+        certificate = read_certificate(artifact)
+        if certificate is None or not _covers(certificate, run):
+            return None
+        own, checkpoint = certificate["artifact_accuracy"], certificate["checkpoint_accuracy"]
+        return Accuracy(own, certificate["images"], checkpoint)
+    training = {} if artifact.manifest is None else artifact.manifest.training
+    accuracy = training.get("test_accuracy")
+    return None if accuracy is None else Accuracy(accuracy, training.get("test_images", 0))
+
+
+def count_images(images: int) -> str:
+    """Return the number in words, as ``10,000 images``."""
+    return f"{images:,} image{'' if images == 1 else 's'}"
+
+
+def _existing_certificate(artifact: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the certificate beside a file, empty if it is not valid for the file as it is; None if there is none."""
+    if not certificate_path(artifact).exists():
+        return None
+    try:
+        return read_certificate(Artifact.open(artifact)) or {}
+    except CnndeployError:  # the artifact is gone, or no model file any more
+        return {}
+
+
+def _why_not_replaced(passed: Mapping[str, Any], certificate: Mapping[str, Any]) -> str:
+    """Say why a valid certificate is not replaced by one of this pass; empty if it is."""
+    if passed["artifact"]["sha256"] != certificate["artifact"]["sha256"]:
+        return _OTHER_BYTES
+    same_checkpoint = passed["against"]["sha256"] == certificate["against"]["sha256"]
+    same_run = all(passed[name] == certificate[name] for name in ("runtime", "device", "options"))
+    if same_checkpoint and same_run and passed["images"] < certificate["images"]:
+        return f"this pass was on {count_images(passed['images'])}"
+    return ""
+
+
+def _why_not_outdated(failed: Mapping[str, Any], certificate: Mapping[str, Any]) -> str:
+    """Say why a valid certificate is not outdated by this failure; empty if it is."""
+    if failed["artifact"]["sha256"] != certificate["artifact"]["sha256"]:
+        return _OTHER_BYTES
+    against = certificate["against"]
+    if failed["against"]["sha256"] != against["sha256"]:
+        return f"it is against another checkpoint, {against.get('path')} ({short_hash(against['sha256'])})"
+    options = RuntimeOptions.of(failed["options"])
+    # what the certificate is required for, by require_certificate
+    if not _covers(certificate, Run(failed["runtime"], options=options)):
+        return f"this verification was by {failed['runtime']} on {failed['device']}{options}"
+    if certificate["verdict"] == "within budget" and 0 < failed["images"] < certificate["images"]:
+        return f"this verification was on {count_images(failed['images'])}, which tell less"
+    return ""
+
+
+def _described(certificate: Mapping[str, Any] | None) -> str:
+    if certificate is None:
+        return ""
+    if not certificate:
+        return "a certificate that is not of this file"
+    run = f"{certificate['runtime']} on {certificate['device']}{RuntimeOptions.of(certificate['options'])}"
+    return f"the certificate on {count_images(certificate['images'])} by {run}"
+
+
+def _covers(certificate: Mapping[str, Any], run: Run) -> bool:
+    """Whether the certificate is by this runtime, in the same precision."""
+    precision = RuntimeOptions.of(certificate["options"]).precision
+    return (certificate["runtime"], precision) == (run.runtime, run.choices.precision)
+
+
+def _is_lossy(artifact: Artifact, options: RuntimeOptions) -> bool:
+    return options.lossy or (artifact.manifest is not None and artifact.manifest.lossy)
+
+
+def _how_to_verify(artifact: Artifact, run: Run) -> str:
+    if artifact.manifest is None:
+        return "Only a file that cnndeploy wrote can be verified."
+    if artifact.format == "checkpoint" and run.runtime == "eager":
+        return "A checkpoint is what other files are verified against; load a file that was exported from it."
+    return f"Verify it by {run.runtime} with: cnndeploy verify"
 
 
 def _keeps_budget(content: Mapping[str, Any]) -> bool:
@@ -112,6 +261,5 @@ def _keeps_budget(content: Mapping[str, Any]) -> bool:
         (content["verdict"], content["equivalent"], content["within_budget"])
         == ("within budget", False, True)
         and all(type(figure) in (int, float) and math.isfinite(figure) for figure in figures)
-        and content["images"] > 0
         and content["loss_high_points"] <= content["budget_points"]
     )

@@ -171,7 +171,7 @@ def load(
     runtime: str | None = None,
     device: str | None = None,
     threads: Threads | None = None,
-    require_verified: bool = False,
+    require_verified: bool | int = False,
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> Classifier:
@@ -187,14 +187,16 @@ def load(
             milliseconds.
         require_verified: Refuse a file without a certificate ``<path>.verified.json`` for exactly its bytes, run by
             this runtime in the same precision. It must say that the file is equivalent, or if the file is lossy, such
-            as int8, that its loss of accuracy is within its budget. What it says of images, processor and date is for
-            people to read, and it is not signed.
+            as int8, that its loss of accuracy is within its budget. True accepts a verification on any number of
+            images; a number demands at least so many. What the certificate says of processor and date is for people
+            to read, and it is not signed.
         labels: Class names, for an ONNX file that cnndeploy did not write. Its output must be logits: if it ends in a
             softmax, the classes are right and the probabilities wrong.
         preprocessing: From raw images to the input, for an ONNX file that cnndeploy did not write.
 
     Raises:
-        ArtifactError: The file cannot be opened, has no manifest, or is not verified.
+        ArtifactError: The file cannot be opened, has no manifest, or is not verified as required.
+        InputMismatchError: ``require_verified`` is neither a bool nor a number of images.
         DeviceUnavailableError: ``device`` does not work here.
         MissingDependencyError: The runtime is not installed.
 
@@ -206,15 +208,15 @@ def load(
     artifact, run = candidate.artifact, candidate.run
     if candidate.plan is not None and candidate.plan.elsewhere:
         warnings.warn(f"{os.fspath(path)}: {candidate.plan.elsewhere}", PlannedElsewhereWarning, stacklevel=2)
-    if require_verified:
-        require_certificate(artifact, run)
+    if require_verified is not False:
+        require_certificate(artifact, run, require_verified)
     if artifact.manifest is not None and (labels is not None or preprocessing is not None):
         raise ArtifactError(f"{path} has labels and preprocessing of its own; leave yours out")
     if labels is None or preprocessing is None:
         artifact.require_manifest()
     session = open_session(artifact, replace(run, threads="auto" if run.threads is None else run.threads))
     try:
-        if require_verified and not artifact.is_unchanged():
+        if require_verified is not False and not artifact.is_unchanged():
             raise ArtifactError(f"{path} was replaced while it was opened; open it again")
         if labels is None or preprocessing is None:
             return Classifier(session, _own_manifest(session))

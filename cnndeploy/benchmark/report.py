@@ -75,7 +75,8 @@ class Result:
 
     ``threads`` were chosen by measuring if ``auto_threads``. ``peak_memory_bytes`` is of the whole process at this
     batch size, ``first_call_s`` its first call there. ``quantiles_s`` are the samples' 0th to 100th percentiles,
-    ``round_p50_s`` the median of each round. ``accuracy`` is what the file says of itself.
+    ``round_p50_s`` the median of each round. ``accuracy`` is that of
+    :func:`cnndeploy.certificate.known_accuracy`, on ``accuracy_images`` test images; None if it is not known.
     """
 
     artifact: str
@@ -107,6 +108,7 @@ class Result:
     file_bytes: int | None = None
     cold_start: ColdStart | None = None
     accuracy: float | None = None
+    accuracy_images: int | None = None
     settings: Mapping[str, Any] | None = None
     quantiles_s: tuple[float, ...] = ()
     round_p50_s: tuple[float, ...] = ()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from cnndeploy.benchmark.report import ColdStart, Result
+from cnndeploy.certificate import known_accuracy
 from cnndeploy.deployment import Candidate
 from cnndeploy.errors import CnndeployError
 from cnndeploy.process import Message, WorkerProcess
@@ -55,6 +56,7 @@ class Timer(WorkerProcess):
     def row(self, batch_size: int) -> Result:
         """Return its row of a report, without figures."""
         artifact, run = self.candidate.artifact, self.candidate.run
+        known = known_accuracy(artifact, run)
         return Result(
             artifact=str(self.candidate.folder or artifact.path),
             runtime=run.runtime,
@@ -65,7 +67,8 @@ class Timer(WorkerProcess):
             end_to_end=self.end_to_end,
             failure=self.failure,
             file_bytes=artifact.path.stat().st_size,
-            accuracy=artifact.manifest.training.get("test_accuracy") if artifact.manifest else None,
+            accuracy=None if known is None else known.accuracy,
+            accuracy_images=None if known is None else known.images,
             settings=self.facts.get("settings"),
         )
 

@@ -44,8 +44,8 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     from cnndeploy.exporters import export
 
     make_folder(output)
-    # of an earlier run, which a failing one must not seem to confirm
-    for pattern in ("*.verified.json", "*.resume", "bench.json", "report.html"):
+    # of an earlier run, which a failing one must not seem to confirm; a certificate names the bytes that it is of
+    for pattern in ("*.resume", "bench.json", "report.html"):
         for old in output.glob(pattern):
             old.unlink()
     checkpoint = output / f"{architecture}.pt"
@@ -92,12 +92,15 @@ def _verify(
     from cnndeploy.verification.verify import verify
 
     reports = []
+    told = []
     with Reference(checkpoint, data_dir=data_dir) as reference:
         images = min(images, len(reference.test)) if images else None
         for artifact in exported:
             with common.progress_bar(f"Verifying {artifact.path.name}") as update:
                 reports.append(verify(artifact, reference, images=images, progress=update))
             again = common.command_line("verify", artifact.path, "--against", checkpoint)
-            certify(reports[-1], artifact.path, again)
+            told.append(str(certify(reports[-1], artifact.path, again)))
     common.console_for().print(equivalence_table(reports))
+    for line in filter(None, told):
+        click.echo(line)
     return reports

@@ -38,6 +38,7 @@ def command(
       cnndeploy export lenet.pt --format onnx --input image --output-dir app
     """
     from cnndeploy.artifact import Artifact
+    from cnndeploy.certificate import certificate_path
     from cnndeploy.exporters import EXPORTERS, export
     from cnndeploy.files import make_folder
 
@@ -51,9 +52,13 @@ def command(
         make_folder(output_dir)
     for name, exporter in exporters.items():
         path = (output_dir or checkpoint.parent) / f"{checkpoint.stem}{exporter.suffix}"
+        certificate = certificate_path(path)
+        had_certificate = certificate.exists()
         artifact = export(checkpoint, name, path, simplify=not no_simplify, **settings)
         size, manifest = artifact.path.stat().st_size, artifact.require_manifest()
         takes = "raw images" if manifest.takes_images else "prepared tensors"
         click.echo(f"Wrote {path}, which takes {takes}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}")
         if manifest.rewrites:
             click.echo(f"  simplified: {', '.join(manifest.rewrites)}")
+        if had_certificate and not certificate.exists():
+            click.echo(f"  removed {certificate}: it was of the file that was there before")

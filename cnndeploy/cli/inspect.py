@@ -19,12 +19,13 @@ def command(model: Path, as_json: bool) -> None:
     Example:
       cnndeploy inspect lenet.onnx
     """
-    from cnndeploy.certificate import read_certificate
+    from cnndeploy.certificate import known_accuracy, read_certificate
     from cnndeploy.deployment import resolve
     from cnndeploy.display.facts import facts_table
 
     candidate = resolve(model)
     artifact, manifest, plan = candidate.artifact, candidate.artifact.manifest, candidate.plan
+    known = known_accuracy(artifact, candidate.run)
     facts = {
         "path": str(artifact.path),
         "format": artifact.format,
@@ -34,12 +35,14 @@ def command(model: Path, as_json: bool) -> None:
         **({"inputs": [manifest.input], "outputs": manifest.outputs} if manifest else {}),
         **artifact.describe(),
         "certificate": read_certificate(artifact),
+        "accuracy": known and known.accuracy,
+        "accuracy_images": known and known.images,
         **({"plan": plan.to_dict()} if plan else {}),
         "manifest": manifest.to_dict() if manifest else None,
     }
     if as_json:
         common.write_json("-", facts)
         return
-    common.console_for().print(facts_table(facts, manifest))
+    common.console_for().print(facts_table(facts, manifest, known))
     if plan is not None and plan.elsewhere:
         click.echo(f"Note: {plan.elsewhere}", err=True)

@@ -41,7 +41,6 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
       cnndeploy quantize googlenet.pt --budget 0.3 --calibration 1000 --output googlenet-small.onnx
       cnndeploy quantize googlenet.pt --precision float16 --device cuda
     """
-    from cnndeploy.certificate import certificate_path
     from cnndeploy.display.verdict_tables import quantized_table
     from cnndeploy.quantization.quantize import quantize
 
@@ -51,4 +50,4 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     artifact = quantized.artifact
     size = f"{artifact.path.stat().st_size:,} bytes  SHA-256 {artifact.sha256[:16]}"
     click.echo(f"Wrote {artifact.path}  {size}", err=json_file == "-")
-    click.echo(f"Certificate: {certificate_path(artifact.path)}", err=json_file == "-")
+    click.echo(str(quantized.certification), err=json_file == "-")

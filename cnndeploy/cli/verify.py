@@ -51,8 +51,9 @@ def command(
 
     Exits with 0 if the two are equivalent and with 3 if not. A lossy file, such as cnndeploy quantize writes, is never
     equivalent: its loss of accuracy is compared with its budget instead, and the exit code is 5 if it loses more. A
-    pass writes the certificate ARTIFACT.verified.json beside the file; a failure removes it. A folder that cnndeploy
-    tune wrote runs as its plan says; options override the plan.
+    pass writes the certificate ARTIFACT.verified.json beside the file, unless the one that is there is of the same run
+    on more images. A failure removes the certificate that it contradicts. A folder that cnndeploy tune wrote runs as
+    its plan says; options override the plan.
 
     \b
     Examples:
@@ -72,6 +73,7 @@ def command(
         if precision is not None:  # replaces that of the plan, whose other options stay
             options = replace(candidate.run.choices, precision=precision)
             candidate = replace(candidate, run=replace(candidate.run, options=options))
+        _refuse_itself(candidate, against)
         path, budget = candidate.artifact.path, _budget_of(candidate, budget)
         points = {"budget_points": budget or 0.0} if candidate.lossy else {}
         undecided = partial(_undecided, path, against, candidate.run, points)
@@ -81,20 +83,36 @@ def command(
             verdict = _verdict(candidate, against, budget, progress=update, **settings)
     except CnndeployError as error:
         _write(undecided(str(error)), json_file, junit_file)
-        remove_stale_certificate(path)
+        removed = remove_stale_certificate(path)
+        if removed.outcome == "removed":
+            click.echo(str(removed), err=True)
         raise
     _write(verdict, json_file, junit_file)
     common.console_for(json_file).print(verdict_table(verdict))
     if candidate.plan is None or (candidate.is_planned and settings["images"] is None):
         try:
-            if certificate := certify(verdict, path, common.command_line()):
-                click.echo(f"Certificate: {certificate}", err=json_file == "-")
+            if told := str(certify(verdict, path, common.command_line())):
+                click.echo(told, err=json_file == "-")
         except ArtifactError as error:  # the disk may be read-only; the verdict stands all the same
             click.echo(f"No certificate: {error}", err=True)
     else:
         stays = "The folder's certificate is of its plan and all test images; it stays as it was."
         click.echo(stays, err=True)
     verdict.require()
+
+
+def _refuse_itself(candidate: Candidate, against: Path) -> None:
+    """Raise UsageError if a checkpoint would be compared with itself, run as the reference is."""
+    from cnndeploy.artifact import Artifact
+
+    artifact, run = candidate.artifact, candidate.run
+    if (run.runtime, run.device, run.choices.precision) != ("eager", "cpu", "float32"):
+        return
+    if Artifact.open(against).sha256 == artifact.sha256:
+        raise click.UsageError(
+            f"{artifact.path} would be compared with itself: it is the checkpoint {against}, run by eager on the CPU "
+            "as the reference is. Give a file that was exported from it, or another --runtime."
+        )
 
 
 def _budget_of(candidate: Candidate, budget: float | None) -> float | None:

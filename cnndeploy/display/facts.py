@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Group
 
-from cnndeploy.display.cells import counted, duration, pairs, run_line, size
+from cnndeploy.certificate import Accuracy, count_images
+from cnndeploy.display.cells import duration, pairs, run_line, size
 from cnndeploy.display.rows import times
 from cnndeploy.display.tables import facts_of
 from cnndeploy.preprocessing import Preprocessing
@@ -15,31 +16,28 @@ from cnndeploy.run import Run
 from cnndeploy.specs import Manifest, TensorSpec
 
 
-def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
+def facts_table(facts: Mapping[str, Any], manifest: Manifest | None, accuracy: Accuracy | None) -> Group:
     """Show what is known of a file, and what its manifest says of where it came from."""
-    rows = [
-        ("size" if key == "bytes" else key.replace("_", " "), _CELLS.get(key, _cell)(value))
-        for key, value in facts.items()
-        if key != "manifest" and (key != "operators" or value)  # a checkpoint has weights and no graph
-    ]
+    rows = list[tuple[str, str]]()
+    for key, value in facts.items():
+        if key in _BELOW or (key == "operators" and not value):  # a checkpoint has weights and no graph
+            continue
+        no_certificate = key == "certificate" and value is None
+        cell = _no_certificate(facts, manifest) if no_certificate else _CELLS.get(key, _cell)(value)
+        rows.append(("size" if key == "bytes" else key.replace("_", " "), cell))
     if manifest is None:
         return Group(facts_of("", [""], [*rows, ("manifest", "none: cnndeploy did not write this file")]))
-    return Group(facts_of("", [""], [*rows, *_manifest_rows(manifest)], section=len(rows)))
+    return Group(facts_of("", [""], [*rows, *_manifest_rows(manifest, accuracy)], section=len(rows)))
 
 
-def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
+def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tuple[str, str]]:
     training = manifest.training
-    accuracy = training.get("test_accuracy")
     yield "architecture", manifest.architecture
     yield "preprocessing", "in the file: " * manifest.takes_images + _steps(manifest.preprocessing)
     if manifest.checkpoint_sha256 is not None:  # an exported file
         yield "simplified", ", ".join(manifest.rewrites) or "no"
     yield "labels", ", ".join(manifest.labels)
-    known = accuracy is not None
-    yield (
-        "test accuracy",
-        f"{accuracy:.4f} on {counted(training['test_images'], 'image')}" if known else "untrained",
-    )
+    yield "test accuracy", _accuracy_cell(accuracy, training.get("test_accuracy"))
     if recipe := training.get("recipe"):
         yield "recipe", pairs({name: value for name, value in recipe.items() if value is not None})
     yield "checkpoint", manifest.checkpoint_sha256 or "this file"
@@ -64,12 +62,27 @@ def _specs_cell(specs: Sequence[TensorSpec | Mapping[str, Any]]) -> str:
     return "\n".join(f"{spec.name}: {spec}" for spec in known)
 
 
-def _certificate_cell(certificate: Mapping[str, Any] | None) -> str:
-    if certificate is None:
-        return "none for this file; make one with: cnndeploy verify"
+def _accuracy_cell(known: Accuracy | None, checkpoint: float | None) -> str:
+    """Show the file's own accuracy, and if it is lossy its checkpoint's beside it."""
+    if known is None:
+        return "untrained" if checkpoint is None else f"not measured (checkpoint {checkpoint:.4f})"
+    beside = "" if known.checkpoint is None else f" (checkpoint {known.checkpoint:.4f})"
+    return f"{known.accuracy:.4f}{beside} on {count_images(known.images)}"
+
+
+def _no_certificate(facts: Mapping[str, Any], manifest: Manifest | None) -> str:
+    """Say why there is none, and how to make one if the file can have one."""
+    if facts["format"] == "checkpoint":
+        return "none: exported files are verified against it"
+    if manifest is None:
+        return "none: only files that cnndeploy wrote can be verified"
+    return "none for this file; make one with: cnndeploy verify"
+
+
+def _certificate_cell(certificate: Mapping[str, Any]) -> str:
     against = certificate["against"]["sha256"][:16]
     run = f"{certificate['runtime']} on {certificate['device']}"
-    where = f"on {counted(certificate['images'], 'image')}, {run}, {certificate['date']}"
+    where = f"on {count_images(certificate['images'])}, {run}, {certificate['date']}"
     if certificate["verdict"] == "equivalent":
         return f"equivalent to {against} {where}"
     low, high = certificate["loss_low_points"], certificate["loss_high_points"]
@@ -105,6 +118,8 @@ _FIGURES: dict[str, Callable[[Any], str]] = {
     "verdict": str,
     "tried": lambda count: f"{count} tried",
 }
+_BELOW = ("manifest", "accuracy", "accuracy_images")
+"""The facts that have no row of their own."""
 _CELLS: dict[str, Callable[[Any], str]] = {
     "bytes": lambda count: f"{count:,} bytes ({size(count)})",
     "inputs": _specs_cell,

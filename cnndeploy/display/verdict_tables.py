@@ -31,6 +31,12 @@ def verdict_table(verdict: Verdict) -> Group:
     return equivalence_table([cast(EquivalenceReport, verdict)])
 
 
+def _against(verdict: Verdict) -> str:
+    """Return the checkpoint's name if it lies beside the artifact, else its path: another may have the same name."""
+    artifact, against = (Path(one.path) for one in (verdict.artifact, verdict.against))
+    return against.name if against.absolute().parent == artifact.absolute().parent else str(against)
+
+
 def _flipped(flipped: Sequence[int]) -> str:
     first = ", ".join(map(str, flipped[:5])) + " ..." * (len(flipped) > 5)
     return f"{len(flipped)}: image{'s' * (len(flipped) > 1)} {first}" if flipped else "0"
@@ -83,7 +89,7 @@ def _compared(cell: _Cell) -> _Cell:
 
 _ROWS: dict[str, _Cell] = {
     "equivalent": lambda r: yes_or_no(r.passed),
-    "against": lambda r: Path(r.against.path).name,
+    "against": _against,
     "runtime": lambda r: run_line(r.runtime, r.device, r.threads) if r.threads else r.runtime or NOTHING,
     "images": _compared(lambda r: f"{r.images:,}"),
     "batch sizes": _compared(lambda r: _batch_sizes(r.batch_sizes)),
@@ -126,7 +132,7 @@ def budget_table(report: BudgetReport) -> Group:
     rows: dict[str, str | Text] = {
         "within budget": yes_or_no(report.passed),
         "budget": f"{report.budget_points:g} percentage points",
-        "against": Path(report.against.path).name,
+        "against": _against(report),
     }
     if report.threads:
         rows["runtime"] = run_line(report.runtime, report.device, report.threads)

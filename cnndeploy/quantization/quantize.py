@@ -16,7 +16,7 @@ import onnx
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result
-from cnndeploy.certificate import certify
+from cnndeploy.certificate import Certification, certify
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.devices import device_index
 from cnndeploy.errors import (
@@ -52,6 +52,7 @@ class Quantized:
     ``report`` is what the test images say; ``trials`` are the settings that were tried on training images, none for
     float16. ``speed`` is the file's row in a benchmark beside its float file, whose ratio above 1 is faster, None if
     none was asked for; ``speed_warnings`` what to doubt about it. ``float_bytes`` is the size of the float file.
+    ``certification`` says what became of the certificate beside the file.
 
     >>> quantized = cnndeploy.quantize("lenet.pt", "small.onnx", budget=20, calibration=64, images=64, seconds=0)
     >>> quantized.report.verdict, quantized.artifact.path.stat().st_size < quantized.float_bytes
@@ -64,6 +65,7 @@ class Quantized:
     float_bytes: int
     speed: Result | None = None
     speed_warnings: tuple[str, ...] = ()
+    certification: Certification | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -174,9 +176,9 @@ def quantize(
         write_file(target, content)
         report = report.moved_to(target)
         again = ["cnndeploy", "verify", str(target), "--against", str(path), "--budget", f"{budget:g}"]
-        certify(report, target, command or shlex.join(again))
+        certification = certify(report, target, command or shlex.join(again))
         size = float_file.path.stat().st_size
-        quantized = Quantized(Artifact.open(target), report, tuple(trials), size)
+        quantized = Quantized(Artifact.open(target), report, tuple(trials), size, certification=certification)
         reference.release()  # what waits for work may disturb what is timed
         return _timed(quantized, float_file, run, seconds, progress) if seconds else quantized
 

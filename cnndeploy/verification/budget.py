@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cnndeploy.certificate import count_images
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, QuantizationError
 from cnndeploy.progress import Deadline, Progress, silent
@@ -71,9 +72,10 @@ def verify_budget(
         if not reasons:
             try:
                 report = _with_figures(report, *_labels(opened), opened.test.labels)
+                reasons = _beyond_budget(report, len(opened.reference.test))
             except NotRun as error:
                 reasons = [str(error)]
-        return replace(report, reasons=(*report.reasons, *reasons, *opened.replaced()))
+        return replace(report, reasons=(*reasons, *opened.replaced()))
 
 
 def require_budget(budget: float, *, or_zero: bool = False) -> None:
@@ -110,19 +112,29 @@ def _with_figures(
     """Compare the labels (images,) of both sides with the true ones."""
     (lost, gained), count = paired_counts(labels, expected, truth), len(labels)
     low, high = paired_interval(lost, gained, count)
-    loss, most = 100 * (lost - gained) / count, 100 * high
-    loses = f"it loses {loss:.2f} percentage points of accuracy, and as far as {count:,} images can tell"
-    reason = f"{loses} up to {most:.2f}, beyond the budget of {report.budget_points:g}"
     return replace(
         report,
         images=count,
         top1_agreement=float((labels == expected).mean()),
         artifact_accuracy=float((labels == truth).mean()),
         checkpoint_accuracy=float((expected == truth).mean()),
-        loss_points=loss,
+        loss_points=100 * (lost - gained) / count,
         loss_low_points=100 * low,
-        loss_high_points=most,
+        loss_high_points=100 * high,
         gained=gained,
         lost=lost,
-        reasons=(reason,) if most > report.budget_points else (),
     )
+
+
+def _beyond_budget(report: BudgetReport, all_images: int) -> list[str]:
+    """Return what stands against the measured loss, of ``all_images`` that there are; nothing if it is in budget."""
+    loss, low, most = report.loss_points, report.loss_low_points, report.loss_high_points
+    budget = report.budget_points
+    if loss is None or low is None or most is None or most <= budget:
+        return []
+    measured = f"{'loses' if loss >= 0 else 'gains'} {abs(loss):.2f} percentage points of accuracy"
+    on = count_images(report.images)
+    reason = f"it {measured} on {on} and may lose up to {most:.2f}, beyond the budget of {budget:g}"
+    if low <= budget and report.images < all_images:  # then more images may show that it keeps the budget
+        reason += f": measure it on more of the {all_images:,} images before you allow a larger budget"
+    return [reason]

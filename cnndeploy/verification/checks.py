@@ -33,7 +33,7 @@ _HALVINGS = 60
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """An image passes where its largest logit error is at most ``absolute + relative * largest logit``.
+    """An image passes if its largest logit error is at most ``absolute + relative * largest logit``.
 
     float32 rounds to 1.2e-7 of a value, and two correct programs add up a layer's thousands of products in
     different orders. Errors are measured against the image's largest logit, not each logit's own size:
@@ -45,10 +45,10 @@ class Tolerance:
 
     @classmethod
     def of_tf32(cls) -> Tolerance:
-        """For products in TF32, whose factors keep 10 bits: 5e-4 of a value is lost in each.
+        """Return the tolerance for products in TF32, whose factors keep 10 bits: each loses 5e-4 of a value.
 
         Emulated on the CPU, our six networks' largest error of 12 to 48 images and two seeds was 3.0e-3 of the
-        largest logit, where float32's was 1.8e-6.
+        largest logit, and float32's was 1.8e-6.
         """
         return cls(relative=1e-2)
 
@@ -71,7 +71,9 @@ class Comparison:
     def add(self, expected: Logits, actual: Logits) -> str | None:
         """Compare a batch of logits, float32 (batch, classes); return the reason if it cannot be."""
         if (reason := self._incomparable(expected, actual)) is not None:
-            self.max_abs_error = self.max_rel_error = math.inf  # of what cannot be compared nothing is known
+            self.max_abs_error = self.max_rel_error = (
+                math.inf
+            )  # logits that cannot be compared have no known error
             return reason
         self.lowest = np.minimum(self.lowest, expected.min(axis=0))  # (classes,)
         self.highest = np.maximum(self.highest, expected.max(axis=0))
@@ -106,11 +108,11 @@ class Comparison:
 
     @property
     def top1_agreement(self) -> float:
-        """The share of images given the same label, 0 where nothing was compared."""
+        """The share of images given the same label, 0 if nothing was compared."""
         return self.agreeing / self.images if self.images else 0.0
 
     def reasons(self) -> list[str]:
-        """Why this is no pass; empty where it is one.
+        """Return why this is no pass; nothing if it is one.
 
         A label may differ only within the tolerance, which is a tie that rounding decides.
         """
@@ -137,7 +139,7 @@ class OracleCheck:
     """Errors from float64, each image's largest relative to its largest logit.
 
     ``images`` were compared, all of them or a random sample drawn with ``seed``. ``ratio`` is the larger of
-    the two quotients of the artifact's and eager's errors, at the 99.9th percentile and at the maximum, where
+    the two quotients of the artifact's and eager's errors, at the 99.9th percentile and at the maximum;
     eager's count at least ``floor``.
     """
 
@@ -152,7 +154,7 @@ class OracleCheck:
     floor: float = FLOOR
 
     def reasons(self) -> list[str]:
-        """Why this is no pass; empty where it is one."""
+        """Return why this is no pass; nothing if it is one."""
         if self.images and self.ratio <= self.limit:  # a NaN is no pass
             return []
         return [
@@ -192,7 +194,7 @@ class Decisions:
     """Labels and accuracies of both sides over the same images.
 
     ``flipped`` are the numbers, in the test set, of images that got another label. ``certified`` counts the
-    images for which no flip was possible: twice the largest logit error is below the margin between the
+    images whose label was safe: twice the largest logit error is below the margin between the
     checkpoint's two largest logits. ``mcnemar_p`` is the exact two-sided p-value for equal accuracy.
 
     Source: McNemar, Note on the sampling error of the difference between correlated proportions or
@@ -242,7 +244,7 @@ class BatchInvariance:
     limit: float
 
     def reasons(self) -> list[str]:
-        """Why this is no pass; empty where it is one."""
+        """Return why this is no pass; nothing if it is one."""
         if not self.max_rel_repeat_spread <= self.limit:  # a NaN is no pass
             return [
                 f"the same image gives other logits each time, by {self.max_rel_repeat_spread:.3g} of the largest: "
@@ -257,7 +259,7 @@ class BatchInvariance:
 
 
 def probes(images: int) -> list[list[int]]:
-    """Batches that hold an image alone, twice, then first and last in batches of each size that ``images`` allow."""
+    """Return batches of each image alone, twice, then first and last in larger ones, as far as there are images."""
     batches = []
     for row in np.linspace(0, images - 1, min(PROBED_ROWS, images)).astype(int).tolist():
         batches += [[row], [row]]
@@ -292,10 +294,10 @@ def paired_counts(labels: NDArray[Any], expected: NDArray[Any], truth: NDArray[A
 
 
 def paired_interval(lost: int, gained: int, images: int) -> tuple[float, float]:
-    """The 95% interval of the share of images that an artifact loses against its checkpoint.
+    """Return the 95% interval of the share of images that an artifact loses against its checkpoint.
 
     Tango's score interval: the differences that a score test of the paired counts does not reject. Unlike Wald's it
-    has a width where no image differs, and it keeps its level where few do.
+    has a width if no image differs, and it keeps its level if few do.
 
     Args:
         lost: Images that the checkpoint gets right and the artifact wrong.
@@ -319,7 +321,7 @@ def paired_interval(lost: int, gained: int, images: int) -> tuple[float, float]:
 
 
 def _upper(lost: int, gained: int, images: int) -> float:
-    """The difference at which the score falls to -z, by bisection: it falls as the difference grows."""
+    """Return the difference at which the score falls to -z, by bisection: it falls as the difference grows."""
     low, high = (lost - gained) / images, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -331,7 +333,7 @@ def _upper(lost: int, gained: int, images: int) -> float:
 
 
 def _score(lost: int, gained: int, images: int, difference: float) -> float:
-    """The score statistic for a true difference, with the other parameter at its restricted maximum likelihood."""
+    """Return the score statistic for a true difference, with the other parameter at its restricted maximum."""
     surplus = lost - gained - images * difference
     if surplus == 0:
         return 0.0

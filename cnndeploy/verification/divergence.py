@@ -1,6 +1,6 @@
 """First divergence: which module of the network is the first whose output departs, and how.
 
-Both sides run a few images once more and give what each module computed. A module departs by the same rule as
+Both sides run a few images once more and return what each module computed. A module departs by the same rule as
 the logits: its error against float64 is more than four times eager float32's own.
 """
 
@@ -26,7 +26,7 @@ Values = NDArray[Any]
 class ModuleError:
     """Largest errors of one module's output against float64, relative to its largest value.
 
-    The artifact's is None where it cannot be told: another shape, or NaN or infinite values.
+    The artifact's is None if it is not known: another shape, or NaN or infinite values.
     """
 
     module: str
@@ -50,7 +50,7 @@ class Divergence:
     """The module where the artifact departs from its checkpoint on ``images``, which are numbers in the test set.
 
     ``modules`` are those that were compared, in the order computed, so that they show how the error grows.
-    ``first`` is the path of the first that departs, None where none does; ``description`` says so in words.
+    ``first`` is the path of the first that departs, None if none does; ``description`` says so in words.
     """
 
     images: tuple[int, ...]
@@ -59,7 +59,7 @@ class Divergence:
     description: str
 
     def reasons(self) -> list[str]:
-        """What to tell beside the verdict; empty where no module is to blame."""
+        """Return what to tell beside the verdict; nothing if no module is to blame."""
         return [self.description] if self.first is not None else []
 
 
@@ -69,7 +69,7 @@ def find_divergence(
     eager: Sequence[Activation],
     exact: Sequence[Activation],
 ) -> Divergence:
-    """Compare what each module gave for the same images: the artifact, eager float32 and float64.
+    """Compare what each module returned for the same images: the artifact, eager float32 and float64.
 
     The latter two are of the same checkpoint and so name the same modules in the same order.
     """

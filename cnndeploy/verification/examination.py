@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnndeploy.artifact import Artifact, short_hash
 from cnndeploy.data import Images
 from cnndeploy.deployment import Candidate, Source
 from cnndeploy.progress import Deadline, Progress, silent
@@ -70,15 +71,14 @@ class Examination:
     def mismatches(self) -> list[str]:
         """Return what differs between the manifests and graphs of the two, before anything is run."""
         artifact, checkpoint = self.candidate.artifact, self.reference.artifact
+        if another := _another_checkpoint(artifact, checkpoint):
+            return [another]  # whatever else differs follows from it
         manifest, expected = artifact.require_manifest(), checkpoint.require_manifest()
         if manifest.takes_images:
             expected = expected.taking_images()
-        values, wanted, reasons = manifest.to_dict(), expected.to_dict(), []
-        source = artifact.sha256 if artifact.format == "checkpoint" else values["checkpoint_sha256"]
-        if source != checkpoint.sha256:
-            reasons.append(f"it was exported from another checkpoint: {source}, not {checkpoint.sha256}")
+        values, wanted = manifest.to_dict(), expected.to_dict()
         differences = (_first_difference(field, values[field], wanted[field]) for field in _SAME)
-        reasons += [f"the manifests differ: {difference}" for difference in differences if difference]
+        reasons = [f"the manifests differ: {difference}" for difference in differences if difference]
         if random := sorted(name for name in artifact.describe()["operators"] if name.startswith(_RANDOM)):
             reasons.append(
                 f"the graph contains {', '.join(random)}: something random is active, as dropout in training is, even "
@@ -125,6 +125,18 @@ def examination(
         with Runner(candidate, reference.data_dir) as runner:
             reference.start()  # both load at the same time
             yield Examination(runner.opened(), reference, test, deadline or Deadline(), progress)
+
+
+def _another_checkpoint(artifact: Artifact, checkpoint: Artifact) -> str:
+    """Say so if the artifact does not come from this checkpoint, else return nothing."""
+    itself = artifact.format == "checkpoint"
+    source = artifact.sha256 if itself else artifact.require_manifest().checkpoint_sha256
+    if source == checkpoint.sha256:
+        return ""
+    given = f"{checkpoint.path} ({short_hash(checkpoint.sha256)})"
+    if itself:
+        return f"it is another checkpoint ({short_hash(source)}) than {given}"
+    return f"it was exported from another checkpoint ({short_hash(source)}), not from {given}"
 
 
 def _first_difference(name: str, value: Any, wanted: Any) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.certificate import count_images
 from cnndeploy.errors import BudgetError, NotEquivalentError, VerificationFailed
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.checks import BatchInvariance, Decisions, OracleCheck, Tolerance
@@ -67,7 +68,7 @@ class Verdict:
         """The verdict and its main figures, or the reasons against it, in one sentence."""
         if not self.passed:
             return "; ".join(self.reasons)
-        return f"{self._goal} on {self.images:,} images{f': loses {self.loss}' if self.loss else ''}"
+        return f"{self._goal} on {count_images(self.images)}{f': loses {self.loss}' if self.loss else ''}"
 
     @property
     def loss(self) -> str:

@@ -67,7 +67,9 @@ def test_an_export_takes_away_the_certificate_of_what_was_there(
     assert cli("verify", exported, "--against", checkpoint, "--images", 9).exit_code == 0
     assert cli("export", checkpoint, "--format", "onnx").exit_code == 0
     assert certificate.exists()  # of the same bytes
-    assert "takes raw images" in cli("export", checkpoint, "--format", "onnx", "--input", "image").output
+    other = cli("export", checkpoint, "--format", "onnx", "--input", "image")
+    assert "takes raw images" in other.output
+    assert f"removed {certificate}" in other.output
     assert not certificate.exists()
 
 
@@ -345,8 +347,13 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -
 @pytest.mark.slow
 def test_the_demo_leaves_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnndeploy.cli.demo._SECONDS", 0.2)
+    (tmp_path / "demo").mkdir()
+    mine = tmp_path / "demo" / "mine.onnx.verified.json"
+    mine.touch()
     done = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--images", 600)
     assert done.exit_code == 0, done.stderr
+    assert f"Certificate: {tmp_path / 'demo' / 'lenet.onnx.verified.json'}" in done.output
+    mine.unlink()  # the demo leaves what it did not make
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
         "bench.json",
         "lenet.onnx",

@@ -15,14 +15,14 @@ from onnx import helper, numpy_helper
 
 import cnndeploy
 from cnndeploy.artifact import Artifact
-from cnndeploy.certificate import certificate_path, certify, read_certificate
+from cnndeploy.certificate import Accuracy, certificate_path, certify, known_accuracy, read_certificate
 from cnndeploy.errors import ArtifactError, BudgetError, QuantizationError
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.serial import dumps, structure
 from cnndeploy.verification import examination
-from cnndeploy.verification.budget import verify_budget
+from cnndeploy.verification.budget import _beyond_budget, verify_budget
 from cnndeploy.verification.checks import paired_interval
 from cnndeploy.verification.reference import AS_IT_IS, Runner
 from cnndeploy.verification.report import BudgetReport
@@ -230,6 +230,73 @@ def test_verify_refuses_what_does_not_go_together(
     assert (tf32.exit_code, "is lossy" in tf32.output) == (2, True)
 
 
+def _figures(images: int, low: float, loss: float, high: float) -> dict[str, Any]:
+    return {"images": images, "loss_low_points": low, "loss_points": loss, "loss_high_points": high}
+
+
+@pytest.mark.parametrize(
+    ("figures", "words", "more"),
+    [
+        (_figures(500, -0.9, -0.2, 0.56), "it gains 0.20 percentage points of accuracy on 500 images", True),
+        (_figures(500, 0.1, 0.8, 1.5), "it loses 0.80 percentage points of accuracy on 500 images", True),
+        (_figures(500, 0.6, 0.8, 1.5), "may lose up to 1.50, beyond the budget of 0.5", False),
+        (_figures(10_000, 0.3, 0.4, 0.6), "may lose up to 0.60, beyond the budget of 0.5", False),
+    ],
+)
+def test_more_images_are_advised_before_a_larger_budget_if_they_may_do(
+    figures: dict[str, Any], words: str, more: bool, int8: Quantized
+) -> None:
+    (reason,) = _beyond_budget(replace(int8.report, budget_points=0.5, **figures), 10_000)
+    assert words in reason
+    assert ("more of the 10,000 images before you allow a larger budget" in reason) is more
+
+
+def test_a_loss_within_the_budget_is_no_reason(int8: Quantized) -> None:
+    assert (
+        _beyond_budget(replace(int8.report, budget_points=0.5, **_figures(500, 0.1, 0.3, 0.5)), 10_000) == []
+    )
+
+
+@pytest.mark.parametrize(("images", "outcome"), [(319, "kept"), (320, "removed"), (0, "removed")])
+def test_a_budget_that_fewer_images_cannot_show_to_be_kept_takes_no_certificate_away(
+    images: int, outcome: str, int8: Quantized, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(int8.artifact.path, tmp_path / "lenet.int8.onnx"))
+    certify(int8.report, path, "")
+    failed = replace(int8.report, images=images, budget_points=0.01, reasons=("beyond the budget",))
+    assert certify(failed, path, "").outcome == outcome
+
+
+def test_a_lossy_file_shows_its_own_accuracy_or_none(
+    cli: Callable[..., Result], int8: Quantized, trained: Trained, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(int8.artifact.path, tmp_path / "lenet.int8.onnx"))
+    report = replace(int8.report, artifact_accuracy=0.1234, checkpoint_accuracy=0.2345)
+    stated = int8.artifact.require_manifest().training["test_accuracy"]
+
+    def shown() -> tuple[list[float | None], float | None, str]:
+        rows = cnndeploy.bench([trained.onnx, path], seconds=0.05, cold_starts=0).results
+        inspected = json.loads(cli("inspect", path, "--json").output)["accuracy"]
+        return [row.accuracy for row in rows], inspected, cli("inspect", path).output
+
+    rows, inspected, table = shown()
+    assert (rows, inspected) == ([stated, None], None)
+    assert f"not measured (checkpoint {stated:.4f})" in table
+    certify(report, path, "")
+    rows, inspected, table = shown()
+    assert (rows, inspected) == ([stated, 0.1234], 0.1234)
+    assert "0.1234 (checkpoint 0.2345) on 320 images" in table
+    other = known_accuracy(Artifact.open(path), Run("openvino", "cpu"))
+    assert other is None, "it rounds elsewhere, so its accuracy may be another"
+
+
+def test_a_float_file_run_in_bfloat16_has_not_its_checkpoints_accuracy(trained: Trained) -> None:
+    artifact, options = Artifact.open(trained.onnx), RuntimeOptions(precision="bfloat16")
+    assert known_accuracy(artifact, Run("openvino", "cpu", options=options)) is None
+    stated = artifact.require_manifest().training["test_accuracy"]
+    assert known_accuracy(artifact, Run("openvino", "cpu")) == Accuracy(stated, 8000)
+
+
 @pytest.mark.slow
 def test_a_lossy_file_is_never_certified_as_equivalent(
     int8: Quantized, trained: Trained, tmp_path: Path
@@ -257,7 +324,7 @@ def test_a_certificate_that_contradicts_itself_is_none(
 ) -> None:
     path = Path(shutil.copy(int8.artifact.path, tmp_path / "lenet.int8.onnx"))
     artifact = Artifact.open(path)
-    assert certify(int8.report, path, "")
+    assert certify(int8.report, path, "").outcome == "written"
     assert read_certificate(artifact) is not None
     content = json.loads(certificate_path(path).read_text())
     certificate_path(path).write_text(json.dumps({**content, **change}))
@@ -284,11 +351,11 @@ def test_a_run_with_options_is_no_pass_of_a_run_without(trained: Trained, tmp_pa
         reasons=(),
         options={"precision": "bfloat16"},
     )
-    assert certify(report, path, "")
+    assert certify(report, path, "").outcome == "written"
     assert read_certificate(Artifact.open(path)) is not None
     with pytest.raises(ArtifactError, match="no certificate"):
         cnndeploy.load(path, require_verified=True)
-    assert certify(replace(report, options={}), path, "")
+    assert certify(replace(report, options={}), path, "").outcome == "written"
     assert read_certificate(Artifact.open(path)) is None  # of a float file, run as it is
 
 

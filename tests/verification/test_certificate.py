@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import Result
 
 import cnndeploy
 from cnndeploy.artifact import Artifact
-from cnndeploy.certificate import certificate_path, certify, read_certificate
-from cnndeploy.errors import ArtifactError
+from cnndeploy.certificate import Certification, certificate_path, certify, read_certificate
+from cnndeploy.checkpoint import Checkpoint
+from cnndeploy.errors import ArtifactError, InputMismatchError
 from cnndeploy.verification.report import EquivalenceReport, FileIdentity
 from helpers import Trained
 
@@ -33,7 +38,7 @@ def test_a_certificate_may_be_written_beside_a_file_that_is_still_to_be_moved(
     report: EquivalenceReport, trained: Trained, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copy(trained.onnx, tmp_path / "lenet.onnx"))
-    assert certify(report, copy, "cnndeploy verify") == certificate_path(copy)
+    assert certify(report, copy, "cnndeploy verify") == Certification("written", certificate_path(copy))
     certificate = read_certificate(Artifact.open(copy))
     assert certificate is not None
     assert FileIdentity(**certificate["artifact"]) == report.artifact
@@ -49,3 +54,148 @@ def test_a_certificate_with_strange_options_is_of_no_use(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"options": options}))
     with pytest.raises(ArtifactError, match="has no certificate"):
         cnndeploy.load(copy, require_verified=True)
+
+
+@pytest.fixture
+def certified(report: EquivalenceReport, trained: Trained, tmp_path: Path) -> Path:
+    """A file with a certificate on 32 images."""
+    copy = Path(shutil.copy(trained.onnx, tmp_path / "lenet.onnx"))
+    certify(report, copy, "cnndeploy verify")
+    return copy
+
+
+OTHER = FileIdentity("other/lenet.pt", "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"images": 31}, "Kept the certificate on 32 images by onnxruntime on cpu"),
+        ({"artifact": FileIdentity("lenet.onnx", "0" * 64)}, "Kept the certificate on 32 images"),
+        ({}, "(replaces the certificate on 32 images by onnxruntime on cpu)"),
+        ({"images": 33}, "(replaces the certificate on 32 images by onnxruntime on cpu)"),
+        (
+            {"images": 1, "runtime": "openvino"},
+            "(replaces the certificate on 32 images by onnxruntime on cpu)",
+        ),
+        ({"images": 1, "device": "cuda:0"}, "(replaces the certificate on 32 images"),
+        ({"images": 1, "options": {"precision": "tf32"}}, "(replaces the certificate on 32 images"),
+    ],
+)
+def test_a_pass_replaces_a_certificate_unless_that_is_of_the_same_run_on_more_images(
+    changes: dict[str, Any], told: str, report: EquivalenceReport, certified: Path
+) -> None:
+    before, verdict = certificate_path(certified).read_text(), replace(report, **changes)
+    done = certify(verdict, certified, "again")
+    assert told in str(done)
+    now = certificate_path(certified).read_text()
+    if done.outcome == "kept":
+        assert now == before
+    else:
+        assert json.loads(now)["images"] == verdict.images
+        assert json.loads(now)["runtime"] == verdict.runtime
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome", "told"),
+    [
+        ({}, "removed", "Removed the certificate on 32 images by onnxruntime on cpu"),
+        ({"images": 1}, "removed", "did not pass"),
+        ({"device": "cuda:0"}, "removed", "did not pass"),
+        ({"options": {"spinning": False}}, "removed", "did not pass"),
+        ({"against": OTHER}, "kept", "it is against another checkpoint, "),
+        ({"runtime": "openvino"}, "kept", "this verification was by openvino on cpu"),
+        ({"options": {"precision": "tf32"}}, "kept", "by onnxruntime on cpu, precision tf32"),
+        ({"artifact": FileIdentity("lenet.onnx", "0" * 64)}, "kept", "of other bytes"),
+    ],
+)
+def test_a_failure_removes_only_a_certificate_that_it_contradicts(
+    changes: dict[str, Any], outcome: str, told: str, report: EquivalenceReport, certified: Path
+) -> None:
+    done = certify(replace(report, reasons=("why",), **changes), certified, "again")
+    assert done.outcome == outcome
+    assert told in str(done)
+    assert str(certificate_path(certified)) in str(done)
+    assert certificate_path(certified).exists() is (outcome == "kept")
+
+
+def test_a_certificate_of_other_bytes_is_replaced_and_removed_with_a_word(
+    report: EquivalenceReport, trained: Trained, certified: Path
+) -> None:
+    stale = certificate_path(certified).read_text().replace(report.artifact.sha256, "0" * 64)
+    certificate_path(certified).write_text(stale)
+    assert "replaces a certificate that is not of this file" in str(certify(report, certified, "again"))
+    certificate_path(certified).write_text(stale)
+    failed = certify(replace(report, against=OTHER, reasons=("why",)), certified, "again")
+    assert "Removed a certificate that is not of this file" in str(failed)
+    assert not certificate_path(certified).exists()
+
+
+def test_the_wrong_checkpoint_leaves_the_certificate_and_is_named(
+    cli: Callable[..., Result], report: EquivalenceReport, certified: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Checkpoint.untrained("lenet").save(tmp_path / "other" / "lenet.pt")
+    certificate = certificate_path(certified).read_text()
+    done = cli("verify", certified, "--against", other.path, "--json", tmp_path / "r.json")
+    assert done.exit_code == 3
+    assert certificate_path(certified).read_text() == certificate
+    assert "Kept the certificate on 32 images" in done.output
+    source, given = report.against.sha256[:8], other.sha256[:8]
+    (reason,) = json.loads((tmp_path / "r.json").read_text())["reasons"]  # and none on what else differs
+    assert (
+        reason == f"it was exported from another checkpoint ({source}...), not from {other.path} ({given}...)"
+    )
+    cells = [line.split("│")[2].strip() for line in done.output.splitlines() if "│ against " in line]
+    assert str(other.path).startswith(cells[0])
+    assert cells[0] != "lenet.pt"
+
+
+def test_the_command_keeps_the_certificate_on_more_images(
+    cli: Callable[..., Result], trained: Trained, certified: Path
+) -> None:
+    certificate = certificate_path(certified).read_text()
+    done = cli("verify", certified, "--against", trained.checkpoint, "--images", 1)
+    assert done.exit_code == 0, done.output
+    assert "Kept the certificate on 32 images" in done.output
+    assert "this pass was on 1 image" in done.output
+    assert certificate_path(certified).read_text() == certificate
+
+
+def test_a_checkpoint_is_not_compared_with_itself(
+    cli: Callable[..., Result], trained: Trained, tmp_path: Path
+) -> None:
+    first, second = (Path(shutil.copy(trained.checkpoint, tmp_path / name)) for name in ("a.pt", "b.pt"))
+    done = cli("verify", first, "--against", second, "--images", 9, "--json", tmp_path / "r.json")
+    assert done.exit_code == 2
+    assert "compared with itself" in done.output
+    assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+def test_inspect_suggests_to_verify_only_what_can_be_verified(
+    cli: Callable[..., Result], trained: Trained, edited: Callable[..., Path]
+) -> None:
+    foreign = edited(lambda model: model.ClearField("metadata_props"))
+    for path, suggested in ((trained.checkpoint, False), (foreign, False), (trained.onnx_image, True)):
+        assert ("cnndeploy verify" in cli("inspect", path).output) is suggested
+
+
+def test_an_app_can_demand_a_number_of_images(certified: Path) -> None:
+    for enough in (True, 1, 32):
+        cnndeploy.load(certified, require_verified=enough).close()
+    with pytest.raises(ArtifactError, match=r"verified on 32 images, and at least 33 are required"):
+        cnndeploy.load(certified, require_verified=33)
+    for wrong in (0, -1, 32.0, "yes"):
+        with pytest.raises(InputMismatchError, match="a number of images"):
+            cnndeploy.load(certified, require_verified=wrong)  # type: ignore[arg-type]
+    path = certificate_path(certified)
+    for images in (0, True, "32", None):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"images": images}))
+        with pytest.raises(ArtifactError, match="has no certificate"):
+            cnndeploy.load(certified, require_verified=True)
+
+
+def test_the_error_names_the_run_of_the_certificate_that_is_there(certified: Path) -> None:
+    only = "by openvino, only the certificate on 32 images by onnxruntime on cpu"
+    with pytest.raises(ArtifactError, match=only):
+        cnndeploy.load(certified, require_verified=True, runtime="openvino")

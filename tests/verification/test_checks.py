@@ -136,6 +136,7 @@ def test_the_certificate_is_written_on_a_pass_and_removed_on_a_failure(
     )
     assert failed.exit_code == 3
     assert not certificate_path(path).exists()
+    assert "Removed a certificate that is not of this file" in failed.output
     failure = ElementTree.parse(tmp_path / "fail.xml").getroot().find("testcase/failure")  # noqa: S314
     assert failure is not None
     assert "beyond" in (failure.text or "")
@@ -158,13 +159,15 @@ def test_a_verification_that_cannot_be_done_removes_another_files_certificate(
     path = tmp_path / "lenet.onnx"
     path.write_bytes(b"damaged")
     certificate_path(path).write_text("{}")
-    assert cli("verify", path, "--against", trained.checkpoint).exit_code == 1
+    done = cli("verify", path, "--against", trained.checkpoint)
+    assert done.exit_code == 1
     assert not certificate_path(path).exists()
+    assert f"Removed a certificate that is not of this file, {certificate_path(path)}" in done.stderr
 
 
 def test_only_a_pass_is_certified(trained: Trained, tmp_path: Path) -> None:
     from cnndeploy.verification.report import EquivalenceReport
 
     failed = EquivalenceReport.undecided(tmp_path / "a.onnx", trained.checkpoint, "why")
-    assert certify(failed, tmp_path / "a.onnx", "") is None
+    assert certify(failed, tmp_path / "a.onnx", "").outcome == "none"
     assert list(tmp_path.iterdir()) == []

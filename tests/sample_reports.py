@@ -9,6 +9,7 @@ from typing import Any
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.baseline import Change, Comparison
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result
+from cnndeploy.certificate import Accuracy
 from cnndeploy.evaluation import Evaluation
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.quantization.quantize import Quantized
@@ -21,6 +22,7 @@ from cnndeploy.verification.report import BudgetReport, EquivalenceReport, FileI
 
 SHA256 = "b36b90dc0f3c1a5d" * 4
 CHECKPOINT = FileIdentity("models/lenet.pt", "f75f5fde" * 8)
+ACCURACY = Accuracy(0.8796, 10_000)
 LABELS = (
     "T-shirt/top",
     "Trouser",
@@ -251,7 +253,7 @@ def evaluation() -> Evaluation:
     return Evaluation("models/lenet.onnx", SHA256, "onnxruntime", "cpu", 1, LABELS, tuple(map(tuple, counts)))
 
 
-def facts(kind: str) -> tuple[dict[str, Any], Manifest | None]:
+def facts(kind: str) -> tuple[dict[str, Any], Manifest | None, Accuracy | None]:
     """Return what inspect shows of a ``checkpoint``, an ``onnx`` file, a ``folder`` or a ``foreign`` file."""
     lenet = manifest()
     known: dict[str, Any] = {
@@ -265,7 +267,7 @@ def facts(kind: str) -> tuple[dict[str, Any], Manifest | None]:
         "certificate": None,
     }
     if kind == "checkpoint":
-        return known | {"path": "models/lenet.pt", "format": "checkpoint"}, lenet
+        return known | {"path": "models/lenet.pt", "format": "checkpoint"}, lenet, ACCURACY
     graph = {"ir_version": 10, "opset": {"ai.onnx": 20}, "producer": "pytorch"}
     known |= graph | {"operators": {"Conv": 2, "Gemm": 3, "MaxPool": 2, "Relu": 4, "Reshape": 1}}
     if kind == "foreign":
@@ -282,7 +284,8 @@ def facts(kind: str) -> tuple[dict[str, Any], Manifest | None]:
     }
     if kind == "folder":
         known["plan"] = PLAN
-    return known, manifest(checkpoint_sha256=SHA256, rewrites=("merge_linear(classifier.1, classifier.3)",))
+    rewrites = ("merge_linear(classifier.1, classifier.3)",)
+    return known, manifest(checkpoint_sha256=SHA256, rewrites=rewrites), ACCURACY
 
 
 PLAN = {
