@@ -271,9 +271,11 @@ def facts(kind: str) -> tuple[dict[str, Any], Manifest | None, Accuracy | None]:
     graph = {"ir_version": 10, "opset": {"ai.onnx": 20}, "producer": "pytorch"}
     known |= graph | {"operators": {"Conv": 2, "Gemm": 3, "MaxPool": 2, "Relu": 4, "Reshape": 1}}
     if kind == "foreign":
-        return known | {
-            "path": "/srv/models/vision/classification/resnet18/2026-11-28/export/resnet.onnx"
-        }, None
+        return (
+            known | {"path": "/srv/models/vision/classification/resnet18/2026-11-28/export/resnet.onnx"},
+            None,
+            None,
+        )
     known["certificate"] = {
         "verdict": "equivalent",
         "against": {"sha256": SHA256},

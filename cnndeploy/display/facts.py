@@ -110,7 +110,7 @@ _FIGURES: dict[str, Callable[[Any], str]] = {
     "objective": lambda objective: f"for {objective}",
     "batch_size": lambda size: f"batch {size}",
     "budget_points": lambda points: f"budget {points:g} percentage points",
-    "complete": lambda complete: "all contenders timed" if complete else "stopped before all was tried",
+    "complete": lambda complete: "the race was complete" if complete else "the race was cut short",
     "times_as_fast_as_eager": lambda ratio: f"{times(ratio)} times as fast as eager PyTorch",
     "interval": lambda interval: "95% interval {} to {}".format(*map(times, interval)),
     "p50_s": lambda seconds: f"{duration(seconds)} a call",
