@@ -23,6 +23,7 @@ from cnndeploy.verification.report import BudgetReport, EquivalenceReport, FileI
 SHA256 = "b36b90dc0f3c1a5d" * 4
 CHECKPOINT = FileIdentity("models/lenet.pt", "f75f5fde" * 8)
 ACCURACY = Accuracy(0.8796, 10_000)
+ORACLE = OracleCheck(10_000, 0, 1e-7, 1e-6, 1e-7, 1e-6, 1.28)
 LABELS = (
     "T-shirt/top",
     "Trouser",
@@ -46,7 +47,7 @@ ENVIRONMENT = {
 
 def _result(name: str, runtime: str, batch_size: int, p50_s: float, ratio: float, **others: Any) -> Result:
     interval = (0.97 * p50_s, 1.04 * p50_s)
-    figures = {
+    figures: dict[str, Any] = {
         "threads": 2,
         "p50_s": p50_s,
         "p50_interval_s": interval,
@@ -157,7 +158,7 @@ def equivalence(name: str = "lenet.onnx") -> EquivalenceReport:
         batch_sizes=(1, 2, 3, 4, 7, 64, 256),
         max_abs_error=3.34e-06,
         max_rel_error=1.38e-06,
-        oracle=OracleCheck(10_000, 0, 1e-7, 1e-6, 1e-7, 1e-6, 1.28),
+        oracle=ORACLE,
         decisions=Decisions((), 10_000, 0.8796, 0.8796, 1.0),
         batch_invariance=BatchInvariance(3, (2, 7, 64), 0.0, 0.0, 3e-05),
         artifact_side=SideFacts(placement, settings),
@@ -178,7 +179,7 @@ def divergent() -> EquivalenceReport:
         decisions=Decisions((3, 8, 21, 30, 41, 77), 129, 0.8412, 0.8796, 3.1e-05),
         top1_agreement=0.9123,
         divergence=divergence,
-        oracle=replace(equivalence().oracle, ratio=86_412.0),
+        oracle=replace(ORACLE, ratio=86_412.0),
     )
 
 
