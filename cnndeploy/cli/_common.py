@@ -192,9 +192,11 @@ def console_for(json_file: str | None = None) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if json_file == "-" else sys.stdout
-    # Without a terminal rich assumes 80 columns; a log has no width. COLUMNS is rich's to read.
-    is_known = stream.isatty() or os.environ.get("COLUMNS", "").isdecimal()
-    return Console(stderr=json_file == "-", highlight=False, width=None if is_known else 120)
+    told = os.environ.get("COLUMNS", "")
+    columns = int(told) if told.isdecimal() else 0
+    # Without a terminal rich assumes 80 columns; a log has no width.
+    width = columns or (None if stream.isatty() else 120)
+    return Console(stderr=json_file == "-", highlight=False, width=width)
 
 
 @contextlib.contextmanager

@@ -224,7 +224,7 @@ def test_columns_sets_the_width_of_what_is_piped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = benchmark_table(sample.benchmark(1))
-    for told, width in (("80", 80), ("", 120), ("wide", 120)):
+    for told, width in (("80", 80), ("", 120), ("0", 120), ("wide", 120)):
         monkeypatch.setenv("COLUMNS", told)
         console_for().print(table)
         shown = capsys.readouterr().out
