@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import math
+import os
 import shlex
 import signal
 import sys
@@ -190,8 +191,11 @@ def console_for(json_file: str | None = None) -> Console:
     """Return where tables go: standard output, unless JSON goes there."""
     from rich.console import Console
 
-    # Without a terminal rich assumes 80 columns and cuts; a log has no width.
-    width = None if sys.stdout.isatty() else 120
+    stream = sys.stderr if json_file == "-" else sys.stdout
+    told = os.environ.get("COLUMNS", "")
+    columns = int(told) if told.isdecimal() else 0
+    # Without a terminal rich assumes 80 columns; a log has no width.
+    width = columns or (None if stream.isatty() else 120)
     return Console(stderr=json_file == "-", highlight=False, width=width)
 
 

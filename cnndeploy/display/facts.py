@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 
 from cnndeploy.certificate import Accuracy, count_images
-from cnndeploy.display.cells import add_row, pairs, size
+from cnndeploy.display.cells import duration, pairs, run_line, size
+from cnndeploy.display.rows import times
+from cnndeploy.display.tables import facts_of
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.run import Run
 from cnndeploy.specs import Manifest, TensorSpec
@@ -17,22 +18,16 @@ from cnndeploy.specs import Manifest, TensorSpec
 
 def facts_table(facts: Mapping[str, Any], manifest: Manifest | None, accuracy: Accuracy | None) -> Group:
     """Show what is known of a file, and what its manifest says of where it came from."""
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
+    rows = list[tuple[str, str]]()
     for key, value in facts.items():
         if key in _BELOW or (key == "operators" and not value):  # a checkpoint has weights and no graph
             continue
         no_certificate = key == "certificate" and value is None
         cell = _no_certificate(facts, manifest) if no_certificate else _CELLS.get(key, _cell)(value)
-        add_row(table, "size" if key == "bytes" else key, cell)
+        rows.append(("size" if key == "bytes" else key.replace("_", " "), cell))
     if manifest is None:
-        add_row(table, "manifest", "none: cnndeploy did not write this file")
-        return Group(table)
-    table.add_section()
-    for label, text in _manifest_rows(manifest, accuracy):
-        add_row(table, label, text)
-    return Group(table)
+        return Group(facts_of("", [""], [*rows, ("manifest", "none: cnndeploy did not write this file")]))
+    return Group(facts_of("", [""], [*rows, *_manifest_rows(manifest, accuracy)], section=len(rows)))
 
 
 def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tuple[str, str]]:
@@ -95,14 +90,40 @@ def _certificate_cell(certificate: Mapping[str, Any]) -> str:
     return f"within its budget of {certificate['budget_points']:g} percentage points against {against}: {loss} {where}"
 
 
+def _plan_cell(plan: Mapping[str, Any]) -> str:
+    """Show how a deployment runs, what was measured of it, and when; a paragraph each."""
+    run = Run.from_dict(plan)
+    how = run_line(run.runtime, run.device, run.threads, run.choices.changed)
+    figures = ", ".join(_figure(name, value) for name, value in plan["figures"].items() if value is not None)
+    return "\n".join(filter(None, (how, figures, f"{plan['date']}; {plan['command']}")))
+
+
+def _figure(name: str, value: Any) -> str:
+    """Show a figure of a plan with its unit; one that another program wrote, as it is."""
+    try:
+        return _FIGURES[name](value)
+    except (KeyError, TypeError, ValueError):
+        return f"{name.replace('_', ' ')} {value}"
+
+
+_FIGURES: dict[str, Callable[[Any], str]] = {
+    "objective": lambda objective: f"for {objective}",
+    "batch_size": lambda size: f"batch {size}",
+    "budget_points": lambda points: f"budget {points:g} percentage points",
+    "complete": lambda complete: "the race was complete" if complete else "the race was cut short",
+    "times_as_fast_as_eager": lambda ratio: f"{times(ratio)} times as fast as eager PyTorch",
+    "interval": lambda interval: "95% interval {} to {}".format(*map(times, interval)),
+    "p50_s": lambda seconds: f"{duration(seconds)} a call",
+    "accuracy": lambda accuracy: f"test accuracy {accuracy:.4f}",
+    "verdict": str,
+    "tried": lambda count: f"{count} tried",
+}
 _BELOW = ("manifest", "accuracy", "accuracy_images")
 """The facts that have no row of their own."""
 _CELLS: dict[str, Callable[[Any], str]] = {
     "bytes": lambda count: f"{count:,} bytes ({size(count)})",
     "inputs": _specs_cell,
     "outputs": _specs_cell,
-    "plan": lambda plan: (
-        f"{Run.from_dict(plan)}; {pairs(plan['figures'])}; {plan['date']}; {plan['command']}"
-    ),
+    "plan": _plan_cell,
     "certificate": _certificate_cell,
 }
