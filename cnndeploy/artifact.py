@@ -55,29 +55,29 @@ class Artifact:
             raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
         except CnndeployError:
             raise
-        except Exception as error:  # whatever a damaged or hostile file makes its reader do
+        except Exception as error:  # a damaged or hostile file may make its reader raise anything
             raise ArtifactError(f"{path} is damaged ({error!r}). Make it again.") from error
         known = ", ".join(FORMATS.names())
         raise ArtifactError(f"{path} is damaged or not a model file. Known formats: {known}.")
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready facts, at least ``operators``, name to count; raise ArtifactError if the file is damaged."""
+        """Return JSON-ready facts, at least ``operators``, name to count; raise ArtifactError for a damaged file."""
         try:
             return FORMATS.get(self.format).describe(self.path)
         except Exception as error:  # as in open()
             raise ArtifactError(f"{self.path} is damaged ({error!r}). Make it again.") from error
 
     def require_manifest(self) -> Manifest:
-        """The manifest; raise ArtifactError if cnndeploy did not write this file."""
+        """Return the manifest; raise ArtifactError if cnndeploy did not write this file."""
         if self.manifest is None:
             raise ArtifactError(
                 f"{self.path} carries no cnndeploy manifest, so its preprocessing and labels are unknown. "
-                "Write it with cnndeploy export CHECKPOINT, or give load() an ONNX file's labels= and preprocessing=."
+                "Write the file with cnndeploy export CHECKPOINT, or pass labels= and preprocessing= to load()."
             )
         return self.manifest
 
     def is_unchanged(self) -> bool:
-        """Whether the file still holds the bytes that were opened."""
+        """Return whether the file still holds the bytes that were opened."""
         try:
             return sha256_of(self.path) == self.sha256
         except OSError:  # it is gone

@@ -1,4 +1,4 @@
-"""Preprocessing: from raw images to what a network takes, in numpy."""
+"""Preprocessing: from raw images to a network's input, in numpy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_SIDE = 8192  # of images, and of what they are resized to
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """From raw uint8 images to the model's input, in one definition for training and deployment.
+    """The way from raw uint8 images to the model's input; one definition for training and deployment.
 
     uint8 -> float32 times ``scale`` -> bilinear resize to ``size`` (half-pixel centres, no antialiasing)
     -> minus ``mean``, divided by ``std``.
@@ -53,7 +53,7 @@ class Preprocessing:
 
         Args:
             images: uint8 (batch, height, width), 0 is black.
-            dtype: What is computed in; float32 rounds where torch does in training, float64 is as good as exact.
+            dtype: The dtype to compute in; float32 rounds as torch does in training, float64 is as good as exact.
         """
         if images.shape[1:] == self.size:
             prepared: NDArray[Any] = images.astype(dtype) * self.scale  # (batch, *size)
@@ -69,11 +69,10 @@ class Preprocessing:
 
 @lru_cache(maxsize=16)
 def _interpolation(source: int, target: int, dtype: str) -> tuple[NDArray[np.intp], NDArray[Any]]:
-    """Linear interpolation with half-pixel centres, clamped at the edges: the pixels needed, and their weights,
-    (target, pixels needed).
+    """Return the pixels that linear interpolation needs, and their weights, (target, pixels needed).
 
-    In float32 positions are rounded where torch rounds them in training: of a photo of some thousand pixels a side the
-    difference is a tenth of a grey level.
+    Pixels have half-pixel centres, and positions are clamped at the edges. In float32, positions are rounded as torch
+    rounds them in training: for a photo with some thousand pixels a side the difference is a tenth of a grey level.
 
     Source: ONNX operator Resize, mode linear, coordinate_transformation_mode half_pixel.
     """

@@ -1,8 +1,8 @@
-"""Checkpoint: what torch.save wrote, a zip archive with one pickle and the tensors beside it.
+"""Checkpoint: a file of torch.save, which is a zip archive with one pickle and the tensors beside it.
 
-The manifest is the key ``manifest`` of the pickled dict. A pickle is a program, so this one is not run: its
-instructions are read, the manifest is taken from among them, and a file that names anything but tensors is
-refused. torch then loads the weights with ``weights_only=True``.
+The pickled dict has the manifest under its key ``manifest``. A pickle is a program, so it is not run here. Its
+instructions are read, the manifest is found among them, and a file that names anything but tensors is refused. After
+that torch loads the weights with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class CheckpointFormat:
     default_runtime = "eager"
 
     def recognises(self, path: Path) -> bool:
-        """Whether it is a zip archive as torch.save writes it."""
+        """Return whether the file is a zip archive as torch.save writes it."""
         names = member_names(path)
         return "data.pkl" in names and "constants.pkl" not in names
 
     def read_manifest(self, path: Path) -> Manifest:
-        """The manifest; raise CheckpointError if the file would run code or is not ours, ValueError if damaged."""
+        """Return the manifest; raise CheckpointError for a file that would run code or is not ours, else ValueError."""
         check_whole(path)
         pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
         instructions: list[tuple[str, Any]] = [
@@ -55,7 +55,7 @@ class CheckpointFormat:
         raise CheckpointError(f"{path} is no cnndeploy checkpoint. Make one with: cnndeploy train")
 
     def describe(self, path: Path) -> dict[str, Any]:  # noqa: ARG002 - as every format's
-        """A checkpoint holds weights and no graph, so it has no operators."""
+        """Return no operators, because a checkpoint holds weights and no graph."""
         return {"operators": {}}
 
 
