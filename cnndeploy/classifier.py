@@ -40,9 +40,9 @@ class Prediction(NamedTuple):
 class Classifier:
     """An opened model that takes raw images, as :func:`load` returns it; a context manager.
 
-    Images are uint8, 0 to 255, one channel, light on dark as in Fashion-MNIST, of any size; they are prepared as the
-    model's manifest says. Accepted are one array (n, height, width), one image (height, width), a PIL image, whose
-    colours become grey levels, and a list or generator of images, each of its own size.
+    Images are uint8, 0 to 255, one channel, light on dark as in Fashion-MNIST, of any size. They are prepared as the
+    model's manifest says. Pass an array (n, height, width), one image (height, width), a PIL image, whose colours
+    become grey levels, or a list or generator of images, each of its own size.
 
     Threads may share one Classifier. A forked process must load its own.
 
@@ -59,17 +59,17 @@ class Classifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names, in the order of the logits."""
+        """The class names, in the order of the logits."""
         return self.manifest.labels
 
     def logits(self, images: Images) -> NDArray[np.float32]:
-        """Return unnormalised class scores, float32 (n, classes), which the caller owns.
+        """Return unnormalised class scores, float32 (n, classes); the caller owns the array.
 
         Args:
-            images: What the class accepts, up to 8192 pixels a side. Many run in batches.
+            images: Images as the class accepts them, up to 8192 pixels a side. Many images run in batches.
 
         Raises:
-            InputMismatchError: No images, or another dtype or shape.
+            InputMismatchError: There are no images, or they have another dtype or shape.
             ArtifactError: The model returns NaN or infinity, is closed, or was loaded before this process was forked.
 
         >>> with cnndeploy.load("lenet.onnx") as model:
@@ -81,7 +81,7 @@ class Classifier:
         return logits
 
     def probabilities(self, images: Images) -> NDArray[np.float32]:
-        """Return the softmax of :meth:`logits`, float32 (n, classes) that sum to 1; accept and raise the same.
+        """Return the softmax of :meth:`logits`, float32 (n, classes); accept and raise what that does.
 
         >>> with cnndeploy.load("lenet.onnx") as model:
         ...     f"{model.probabilities(np.zeros((28, 28), np.uint8)).sum():.3f}"
@@ -90,9 +90,9 @@ class Classifier:
         return _softmax(self.logits(images))
 
     def classify(self, images: Images, top: int = 1) -> list[Prediction]:
-        """Return the most probable class of each image, and with ``top`` above 1 the next ones as its ``runners_up``.
+        """Return the most probable class of each image; with ``top`` above 1, also the next ones, as ``runners_up``.
 
-        Accepts and raises what :meth:`logits` does.
+        Accept and raise what :meth:`logits` does.
 
         >>> with cnndeploy.load("lenet.onnx") as model:
         ...     (prediction,) = model.classify(np.zeros((28, 28), np.uint8), top=3)
@@ -138,7 +138,7 @@ class Classifier:
         self.close()
 
     def _logits(self, images: Images) -> NDArray[np.float32]:
-        """Like logits(), without the finiteness check."""
+        """Do what logits() does, without the check that all are finite."""
         batches = [self._run(stack) for stack in stacks_of(images, self._most_images)]
         if not batches:
             raise InputMismatchError("no images were given")
@@ -178,9 +178,9 @@ def load(
     """Open an exported file, or a checkpoint, to classify images.
 
     Args:
-        path: What ``cnndeploy export`` or ``cnndeploy train`` wrote; ONNX needs no torch. Or a folder that ``cnndeploy
-            tune`` wrote, which runs as its plan says; arguments override the plan.
-        runtime: What runs it; its format's own by default.
+        path: A file that ``cnndeploy export`` or ``cnndeploy train`` wrote; ONNX needs no torch. Or a folder that
+            ``cnndeploy tune`` wrote, which runs as its plan says; arguments override the plan.
+        runtime: The runtime, by default the format's own.
         device: ``cpu``, the default, ``cuda`` or ``cuda:N``. Loading fails if it is unavailable; it never falls back.
         threads: CPU threads for one run. ``auto``, the default, times one image with one thread and with all that the
             process may use, and takes one if all are not a tenth faster. For a small network that takes some

@@ -187,7 +187,12 @@ def _from_mirror(name: str, progress: Progress) -> bytes:
             content = _uncompressed(_download(f"{mirror}{name}.gz", name, progress), mirror)
             _check(content, name, mirror)
             return content
-        except (OSError, HTTPException, ValueError, DataError) as error:  # from the network, or from the server
+        except (
+            OSError,
+            HTTPException,
+            ValueError,
+            DataError,
+        ) as error:  # from the network, or from the server
             reasons.append(f"{getattr(error, 'reason', None) or error}")
     raise _Unreachable("; ".join(reasons))
 

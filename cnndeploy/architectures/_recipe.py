@@ -57,7 +57,7 @@ def deep(
     """Return the recipes of a deep network of ReLUs.
 
     ``batch_size`` belongs to ``original``, ``epochs`` to ``tuned``. The tuned recipes come from the sources above;
-    which of them were run here to their end stands in docs/RESULTS.md.
+    docs/RESULTS.md says how far they were run here.
     """
     tuned = Recipe(
         epochs, 128, tuned_rate, "he", "one-cycle", weight_decay=0.05, label_smoothing=0.1, flip=True, shift=2

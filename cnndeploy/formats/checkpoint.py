@@ -35,7 +35,7 @@ class CheckpointFormat:
         return "data.pkl" in names and "constants.pkl" not in names
 
     def read_manifest(self, path: Path) -> Manifest:
-        """Return the manifest; raise CheckpointError for a file that would run code or is not ours, else ValueError."""
+        """Return the manifest; raise CheckpointError if the file is not ours or runs code, ValueError if damaged."""
         check_whole(path)
         pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
         instructions: list[tuple[str, Any]] = [

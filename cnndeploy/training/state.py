@@ -1,4 +1,4 @@
-"""What decides the weights of a training, where it stands, and from where it begins or goes on."""
+"""Plan and State: what decides the weights of a training, how far it is, and where it starts or goes on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BEGIN_ANEW = "Train with resume=False to begin anew."
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that decides the weights, but the machine and its number of threads.
+    """Everything that decides the weights, except the machine and its number of threads.
 
     ``recipe_name`` is the recipe that ``recipe`` was made from; ``dataset_sha256`` is of each file, by name.
     ``images``: train on the first so many only; None for all.
@@ -108,7 +108,7 @@ class Epoch:
 
 @dataclass(slots=True)
 class State:
-    """A training after ``step`` steps of the epoch that follows the completed ``epochs``, which are their records.
+    """A training after ``step`` steps of the epoch after the completed ones, whose records are ``epochs``.
 
     ``sums`` are of the epoch under way: loss, right answers and images. ``confusion`` is of the last completed one.
     """
@@ -125,7 +125,7 @@ class State:
 
     @property
     def is_complete(self) -> bool:
-        """Whether there is no epoch left, and only the checkpoint has the weights."""
+        """Whether no epoch is left, so that only the checkpoint has the weights."""
         return 0 < len(self.epochs) == self.plan.recipe.epochs and not self.network
 
     def save(self, output: Path) -> None:
@@ -153,12 +153,12 @@ class State:
 
 
 def state_path(output: str | os.PathLike[str]) -> Path:
-    """Return where the state of the training that writes ``output`` lies."""
+    """Return where the state is for a training that writes ``output``."""
     return Path(f"{os.fspath(output)}.resume")
 
 
 def log_path(output: str | os.PathLike[str]) -> Path:
-    """Return where the epochs of the training that writes ``output`` are listed."""
+    """Return where the epochs are listed for a training that writes ``output``."""
     return Path(f"{os.fspath(output)}.jsonl")
 
 
