@@ -7,6 +7,7 @@ conjunctions, and does not look at modules and classes.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,12 +20,12 @@ FILES = [
     for path in sorted((REPOSITORY / folder).rglob("*.py"))
 ]
 # After one of these words comes half a sentence.
-NEVER_FIRST = frozenset(
-    "After Also And As At Because Before Behind Below Beside But By For From If In Into Like Nor Of On Or Over So Such "
-    "Than That Then To Under Unless Until When Where Which While Whose With Within Without".split()
+NEVER_FIRST = re.compile(
+    r"(After|Also|And|As|At|Because|Before|Behind|Below|Beside|But|By|For|From|If|In|Into|Like|Nor|Of|On|Or|Over|So|"
+    r"Such|Than|That|Then|To|Under|Unless|Until|When|Where|Which|While|Whose|With|Within|Without)\b"
 )
 # These begin a noun phrase, with which a property may begin, and a function may not.
-NO_VERB = frozenset("All Both Each Every How No One Some What Whether Who Why".split())
+NO_VERB = re.compile(r"(All|Both|Each|Every|How|No|One|Some|What|Whether|Who|Why)\b")
 _PROPERTIES = ("property", "cached_property")
 
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -51,9 +52,8 @@ def faults(source: str, module: str) -> list[str]:
         docstring = ast.get_docstring(node)
         if docstring is None:
             continue
-        first = docstring.split(maxsplit=1)[0].strip(",;:")
         is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not _is_property(node)
-        if first in NEVER_FIRST or (is_function and first in NO_VERB):
+        if NEVER_FIRST.match(docstring) or (is_function and NO_VERB.match(docstring)):
             wrong.append(f"{name}: {docstring.splitlines()[0]}")
     return wrong
 
