@@ -53,7 +53,9 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     _heading(1, "Data")
     fetch_data(data_dir)
     _heading(2, "Train")
-    run_training(architecture, checkpoint, None, epochs=epochs, images=images, data_dir=data_dir)
+    run_training(
+        architecture, checkpoint, None, epochs=epochs, images=images, data_dir=data_dir, overwrite=True
+    )
     _heading(3, "Export")
     exported = []
     for name in registry.names("exporters"):
