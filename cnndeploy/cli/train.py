@@ -143,7 +143,7 @@ def _say_what_is_there(output: Path) -> None:
     if Path(f"{output}.resume").exists():
         click.echo(f"Resuming from {output}.resume")
     elif output.exists():
-        click.echo(f"{output} is complete; there is nothing to resume.")
+        click.echo(f"{output} exists already.")
     else:
         click.echo(f"There is nothing to resume at {output}; the training begins at the start.")
 
