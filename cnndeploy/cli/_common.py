@@ -31,19 +31,35 @@ Command = Callable[..., None]
 
 _PARAMETER = re.compile(r"(?<![\w/.-])(\w+)='?([\w+-]+(?:[.:][\w+-]+)*)'?(?![\w/])")
 PATH = click.Path(path_type=Path)
-COUNT = click.IntRange(1, 2**31 - 1)
-THREADS = click.IntRange(1, MOST_THREADS)
 
 
-class _Positive(click.FloatRange):
+class Whole(click.ParamType[int]):
+    """A whole number in a range, which help does not show, for it says what everybody expects."""
+
+    name = "n"
+
+    def __init__(self, low: int = 0, high: int = 2**31 - 1) -> None:
+        self._range = click.IntRange(low, high)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        return int(self._range.convert(value, param, ctx))
+
+
+class _Positive(click.ParamType[float]):
     """A number above zero; click's own range lets NaN through."""
 
+    name = "number"
+    _range = click.FloatRange(min=0, min_open=True, max=1e6)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = float(super().convert(value, param, ctx))
+        number = float(self._range.convert(value, param, ctx))
         return number if math.isfinite(number) else self.fail(f"{value} is not a finite number.", param, ctx)
 
 
-POSITIVE = _Positive(min=0, min_open=True, max=1e6)
+COUNT = Whole(1)
+THREADS = Whole(1, MOST_THREADS)
+POSITIVE = _Positive()
 
 
 class CommaList(click.ParamType[tuple[Any, ...]]):
@@ -93,7 +109,7 @@ device_option = click.option(
     help="Fails if the device is not available; never falls back.  [default: as planned, else cpu]",
 )
 threads_option = click.option(
-    "--threads", type=THREADS, help="CPU threads.  [default: as planned, else all usable CPUs]"
+    "--threads", type=THREADS, help="CPU threads, at most 256.  [default: as planned, else all usable CPUs]"
 )
 model_input_option = click.option(
     "--input",
@@ -110,7 +126,9 @@ def run_options(command: Command) -> Command:
     """Add ``--runtime``, ``--device`` and ``--threads``; the command takes them as one keyword, ``run``."""
 
     @click.option(
-        "--runtime", type=RegisteredName("runtimes"), help="[default: as planned, else the format's own]"
+        "--runtime",
+        type=RegisteredName("runtimes"),
+        help="What runs the file.  [default: as planned, else the format's own]",
     )
     @device_option
     @threads_option

@@ -76,7 +76,7 @@ class _Threads(click.ParamType[int | str]):
 @click.option(
     "--cold-start",
     "cold_starts",
-    type=click.IntRange(0, 100),
+    type=common.Whole(0, 100),
     default=3,
     help="Fresh processes to start for each candidate.",
 )
@@ -87,7 +87,7 @@ class _Threads(click.ParamType[int | str]):
     default=600.0,
     help="Seconds after which a candidate that does not answer is killed.",
 )
-@click.option("--seed", type=int, default=0, help="Random seed for the order in each round.")
+@click.option("--seed", type=int, metavar="N", default=0, help="Random seed for the order in each round.")
 @click.option("--self-test", is_flag=True, help="Time the one file against itself; exit 1 if either wins.")
 @click.option(
     "--compare",

@@ -21,7 +21,7 @@ from cnndeploy.cli import _common as common
 )
 @click.option("--output-dir", type=common.PATH, help="Folder to write to.  [default: that of the checkpoint]")
 @common.model_input_option
-@click.option("--opset", type=int, help="ONNX opset, 18 to 23.  [default: 20]")
+@click.option("--opset", type=int, metavar="N", help="ONNX opset, 18 to 23.  [default: 20]")
 @click.option(
     "--no-simplify",
     is_flag=True,
@@ -30,7 +30,9 @@ from cnndeploy.cli import _common as common
 def command(
     checkpoint: Path, formats: tuple[str, ...], output_dir: Path | None, no_simplify: bool, **settings: Any
 ) -> None:
-    """Export a checkpoint to self-contained files, each checked after it was saved.
+    """Export a checkpoint to self-contained files.
+
+    Each file is checked after it was saved.
 
     \b
     Examples:

@@ -44,11 +44,13 @@ _MOST_IMAGES, _MOST_PIXELS = 64, 2**24
 def command(
     model: Path, images: tuple[str, ...], run: Run, top: int, invert: bool, as_csv: bool, as_json: bool
 ) -> None:
-    """Classify images of any size: light objects on a dark background, as in Fashion-MNIST.
+    """Classify image files.
 
-    IMAGES are files, folders, which are searched with their subfolders, and patterns such as 'photos/**/*.png'. An
-    image that cannot be read is reported on standard error; the others are classified, and the exit code is 1. MODEL
-    may be a folder that cnndeploy tune wrote: it runs as its plan says, and options override the plan.
+    The images may be of any size. They should show light objects on a dark background, as in Fashion-MNIST; use
+    --invert if they are dark on light. IMAGES are files, folders, which are searched with their subfolders, and
+    patterns such as 'photos/**/*.png'. An image that cannot be read is reported on standard error; the others are
+    classified, and the exit code is 1. MODEL may be a folder that cnndeploy tune wrote: it runs as its plan says, and
+    options override the plan.
 
     \b
     Examples:

@@ -21,26 +21,35 @@ from cnndeploy.cli import _common as common
     "--precision", type=click.Choice(["int8", "float16"]), default="int8", help="float16 is meant for CUDA."
 )
 @click.option(
-    "--budget", type=float, default=0.5, help="Percentage points of test accuracy that may be lost."
+    "--budget",
+    type=float,
+    metavar="POINTS",
+    default=0.5,
+    help="Percentage points of test accuracy that may be lost.",
 )
 @click.option(
-    "--calibration", type=int, default=512, help="Training images that the ranges of activations come from."
+    "--calibration",
+    type=int,
+    metavar="N",
+    default=512,
+    help="Training images that the ranges of activations come from.",
 )
 @common.model_input_option
 @common.run_options
 @common.measured_on
 @common.json_file_option
 def command(checkpoint: Path, output: Path | None, json_file: str | None, **settings: Any) -> None:
-    """Write a checkpoint as an ONNX file in int8 that loses no more accuracy than its budget.
+    """Make an int8 file that keeps a budget of accuracy.
 
-    The calibration method, and the layers that stay in float, are chosen on training images; the loss is measured on
-    test images. The upper end of its paired 95% interval must be within the budget. If no file keeps it, nothing is
-    written and the exit code is 5. Whether the file is faster than float32 on this machine is measured too.
+    It is an ONNX file, smaller than that of cnndeploy export. The calibration method, and the layers that stay in
+    float, are chosen on training images; the loss is measured on test images. The upper end of its paired 95%
+    interval must be within the budget. If no file keeps it, nothing is written and the exit code is 5. Whether the
+    file is faster than float32 on this machine is measured too.
 
     \b
     Examples:
       cnndeploy quantize lenet.pt
-      cnndeploy quantize googlenet.pt --budget 0.3 --calibration 1000 --output googlenet-small.onnx
+      cnndeploy quantize googlenet.pt --budget 0.3 --output small.onnx
       cnndeploy quantize googlenet.pt --precision float16 --device cuda
     """
     from cnndeploy.certificate import certificate_path

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     "[default: tuned]",
 )
 @click.option(
-    "--epochs", type=click.IntRange(min=0), help="0 writes untrained weights.  [default: the recipe's]"
+    "--epochs",
+    type=common.Whole(),
+    help="Passes over the training images; 0 writes untrained weights.  [default: the recipe's]",
 )
-@click.option("--batch-size", type=common.COUNT, help="[default: the recipe's]")
+@click.option("--batch-size", type=common.COUNT, help="Images in one step.  [default: the recipe's]")
 @click.option(
     "--lr",
     "learning_rate",
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=common.Whole(0, 2**32 - 1),
     help="Random seed for weights, order of images, augmentation and dropout.  [default: 0]",
 )
 @click.option(
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     metavar="cpu|cuda[:N]",
     help="Fails if the device is not available; never falls back.  [default: cpu]",
 )
-@click.option("--threads", type=common.THREADS, help="CPU threads.  [default: all usable CPUs]")
+@click.option("--threads", type=common.THREADS, help="CPU threads, at most 256.  [default: all usable CPUs]")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
@@ -67,11 +69,11 @@ if TYPE_CHECKING:
 @click.option("--tensorboard", type=common.PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
 @common.data_dir_option
 def command(architecture: str | None, output: Path | None, tensorboard: Path | None, **settings: Any) -> None:
-    """Train a network on Fashion-MNIST and write its checkpoint after every epoch.
+    """Train a network on Fashion-MNIST.
 
-    OUTPUT.jsonl gets a line for each epoch. At the end OUTPUT.curves.png and OUTPUT.confusion.png are drawn. Ctrl-C
-    finishes the step and saves; --resume goes on from there, or after a crash from the last completed epoch. A trained
-    checkpoint is only replaced with --overwrite.
+    The checkpoint is written after every epoch. OUTPUT.jsonl gets a line for each epoch. At the end OUTPUT.curves.png
+    and OUTPUT.confusion.png are drawn. Ctrl-C finishes the step and saves; --resume goes on from there, or after a
+    crash from the last completed epoch. A trained checkpoint is only replaced with --overwrite.
 
     \b
     Examples:

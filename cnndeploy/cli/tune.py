@@ -17,6 +17,7 @@ from cnndeploy.errors import BenchmarkError, Stopped
 @click.option(
     "--budget",
     type=click.FloatRange(0, 100),
+    metavar="POINTS",
     default=0.5,
     help="Percentage points of accuracy that may be lost; 0 allows only equivalent files.",
 )
@@ -29,7 +30,7 @@ from cnndeploy.errors import BenchmarkError, Stopped
 @click.option(
     "--batch-size", type=common.COUNT, help="Images in one call.  [default: 1, or 64 for throughput]"
 )
-@common.threads_option
+@click.option("--threads", type=common.THREADS, help="CPU threads, at most 256.  [default: all usable CPUs]")
 @click.option(
     "--device",
     default="cpu",
@@ -48,11 +49,12 @@ from cnndeploy.errors import BenchmarkError, Stopped
 @common.data_dir_option
 @common.json_file_option
 def command(checkpoint: Path, output: Path | None, json_file: str | None, **settings: Any) -> None:
-    """Find the fastest file, runtime and settings for a checkpoint on this machine.
+    """Find the fastest way to run a checkpoint here.
 
-    Writes a folder with the file, its certificate and plan.json. load, predict, evaluate, bench, verify and inspect
-    open this folder like a file. tuning.json and frontier.png say what else was tried. The file is verified first: it
-    is equivalent, or it is lossy and keeps the budget.
+    Tries files, runtimes and settings on this machine, and writes a folder with the file, its certificate and
+    plan.json. load, predict, evaluate, bench, verify and inspect open this folder like a file. tuning.json and
+    frontier.png say what else was tried. The file is verified first: it is equivalent, or it is lossy and keeps the
+    budget.
 
     \b
     Examples:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--budget",
     type=common.POSITIVE,
+    metavar="POINTS",
     help="Percentage points of accuracy that a lossy file may lose.  [default: what it was made for]",
 )
 @common.measured_on
@@ -47,12 +48,12 @@ def command(
     junit_file: str | None,
     **settings: Any,
 ) -> None:
-    """Verify an exported file against its checkpoint on real test images.
+    """Verify an exported file against its checkpoint.
 
-    Exits with 0 if the two are equivalent and with 3 if not. A lossy file, such as cnndeploy quantize writes, is never
-    equivalent: its loss of accuracy is compared with its budget instead, and the exit code is 5 if it loses more. A
-    pass writes the certificate ARTIFACT.verified.json beside the file; a failure removes it. A folder that cnndeploy
-    tune wrote runs as its plan says; options override the plan.
+    Both run real test images. Exits with 0 if the two are equivalent and with 3 if not. A lossy file, such as
+    cnndeploy quantize writes, is never equivalent: its loss of accuracy is compared with its budget instead, and the
+    exit code is 5 if it loses more. A pass writes the certificate ARTIFACT.verified.json beside the file; a failure
+    removes it. A folder that cnndeploy tune wrote runs as its plan says; options override the plan.
 
     \b
     Examples:
