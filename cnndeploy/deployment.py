@@ -132,7 +132,8 @@ def open_deployment(folder: str | os.PathLike[str]) -> tuple[Artifact, Plan]:
     path = Path(folder, PLAN_FILE)
     if Path(folder).is_dir() and not path.exists():
         wanted = "give a model file, or a folder that cnndeploy tune wrote"
-        raise ArtifactError(f"{folder} is a folder without a {PLAN_FILE}; {wanted}")
+        predict = "To classify the images in a folder: cnndeploy predict MODEL FOLDER"
+        raise ArtifactError(f"{folder} is a folder without a {PLAN_FILE}; {wanted}. {predict}")
     try:
         plan = Plan.from_json(path.read_text())
     except (OSError, ValueError) as error:

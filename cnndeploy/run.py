@@ -11,6 +11,7 @@ from cnndeploy.machine import usable_cpus
 Precision = Literal["float32", "tf32", "bfloat16", "float16", "int8", "float64"]
 """The format of numbers. ``tf32`` keeps 10 of float32's 23 bits of each factor of a product, ``bfloat16`` keeps 7."""
 Threads = int | Literal["auto"]
+MOST_THREADS = 256
 
 
 @dataclass(frozen=True, slots=True)

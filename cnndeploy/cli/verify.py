@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--budget",
     type=common.POSITIVE,
+    metavar="POINTS",
     help="Percentage points of accuracy that a lossy file may lose.  [default: what it was made for]",
 )
 @common.measured_on
@@ -47,12 +48,12 @@ def command(
     junit_file: str | None,
     **settings: Any,
 ) -> None:
-    """Verify an exported file against its checkpoint on real test images.
+    """Verify an exported file against its checkpoint.
 
-    Exits with 0 if the two are equivalent and with 3 if not. A lossy file, such as cnndeploy quantize writes, is never
-    equivalent: its loss of accuracy is compared with its budget instead, and the exit code is 5 if it loses more. A
-    pass writes the certificate ARTIFACT.verified.json beside the file; a failure removes it. A folder that cnndeploy
-    tune wrote runs as its plan says; options override the plan.
+    Both run real test images. Exits with 0 if the two are equivalent and with 3 if not. A lossy file, such as
+    cnndeploy quantize writes, is never equivalent: its loss of accuracy is compared with its budget instead, and the
+    exit code is 5 if it loses more. A pass writes the certificate ARTIFACT.verified.json beside the file; a failure
+    removes it. A folder that cnndeploy tune wrote runs as its plan says; options override the plan.
 
     \b
     Examples:
@@ -94,7 +95,11 @@ def command(
     else:
         stays = "The folder's certificate is of its plan and all test images; it stays as it was."
         click.echo(stays, err=True)
+    common.say_wrote(json_file, junit_file, json_file=json_file)
     verdict.require()
+    common.say_next("bench", against, artifact, json_file=json_file)
+    if precision is None:  # which load does not take
+        common.say_load(artifact, run, json_file)
 
 
 def _budget_of(candidate: Candidate, budget: float | None) -> float | None:
