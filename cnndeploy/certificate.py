@@ -106,7 +106,7 @@ def remove_stale_certificate(artifact: str | os.PathLike[str]) -> None:
 
 
 def _keeps_budget(content: Mapping[str, Any]) -> bool:
-    """Whether the certificate says so, and its figures are there and bear it out."""
+    """Return whether the certificate says so, and its figures are complete and agree."""
     figures = [content[name] for name in _FIGURES]
     return (
         (content["verdict"], content["equivalent"], content["within_budget"])

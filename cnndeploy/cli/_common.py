@@ -173,7 +173,7 @@ class PoliteStop:
         self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def __call__(self) -> bool:
-        """Whether to stop."""
+        """Return whether to stop."""
         return self.exit_code != 0
 
     def __enter__(self) -> Self:
