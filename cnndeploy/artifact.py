@@ -15,7 +15,7 @@ from cnndeploy.specs import Manifest
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A model file as it lies on disk.
+    """A model file on disk.
 
     ``format`` is a name in the registry of formats. ``manifest`` is None for a file of a known format that cnndeploy
     did not write.

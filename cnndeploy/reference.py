@@ -187,7 +187,7 @@ def _convolution_arguments(
             f"x has {x.shape[0]} channels, but the weight {weight.shape} takes {weight.shape[1]}"
         )
     if bias.shape != weight.shape[:1]:
-        raise InputMismatchError(f"The bias is {bias.shape}, not {weight.shape[:1]} as the weight gives")
+        raise InputMismatchError(f"The bias is {bias.shape}, not {weight.shape[:1]} as the weight needs")
     return x, weight, bias
 
 

@@ -31,7 +31,7 @@ class RuntimeOptions:
 
     @property
     def lossy(self) -> bool:
-        """Whether a float32 file run with these options gives up accuracy on purpose."""
+        """Whether these options trade a float32 file's accuracy for speed."""
         return self.precision not in ("float32", "tf32")
 
     @property

@@ -19,7 +19,7 @@ from cnndeploy.simplification import Rewrite, fold_preprocessing, simplify
 from cnndeploy.specs import Manifest
 from cnndeploy.torch_preprocessing import TorchPreprocessing
 
-WRAPPED = "network"  # the attribute of ImageNetwork under which the checkpoint's modules lie
+WRAPPED = "network"  # the attribute of ImageNetwork that holds the checkpoint's modules
 
 
 class ImageNetwork(nn.Module):
