@@ -453,7 +453,7 @@ def test_dark_on_light_warns_and_inverted_is_as_light_on_dark(
     wide = np.kron(drawing, np.ones((9, 7), np.uint8))
     with cnndeploy.load(trained.file_of(kind), threads=1) as model:
         expected = [model.classify(image) for image in (drawing, wide)]  # no warning, which would be an error
-        with pytest.warns(UserWarning, match="pass invert=True") as told:
+        with pytest.warns(UserWarning, match="use invert=True") as told:
             model.classify(255 - drawing)
         assert told[0].filename == __file__
         model.classify(255 - drawing)  # it was said
@@ -510,7 +510,7 @@ def test_the_background_is_recorded_and_files_that_do_not_say_are_dark(
     older = {key: value for key, value in training.items() if key != "background"}
     with (
         cnndeploy.load(edited(lambda model: edit_manifest(model, training=older)), threads=1) as model,
-        pytest.warns(UserWarning, match="pass invert=True"),
+        pytest.warns(UserWarning, match="use invert=True"),
     ):
         model.classify(255 - drawing)
     light = {**training, "background": "light"}
