@@ -43,7 +43,9 @@ class Artifact:
         path = Path(path)
         try:
             if path.is_dir():
-                raise ArtifactError(f"{path} is a folder; give the path of a model file")
+                raise ArtifactError(
+                    f"{path} is a folder; give the path of a file that cnndeploy train or cnndeploy export wrote"
+                )
             if path.exists() and not path.is_file():
                 raise ArtifactError(f"{path} is a device or pipe; give the path of a model file")
             sha256 = sha256_of(path)

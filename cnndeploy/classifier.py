@@ -168,12 +168,15 @@ class Classifier:
         if float(border_contrast(images).max()) < _CONTRAST:
             return
         self._to_look_at = 0
-        advice = (
-            "leave out invert=True" if self._invert else "pass invert=True if your images are dark on light"
-        )
+        image, advice = "an image", "If your images are dark on light, use invert=True."
+        if self._invert:
+            image, advice = (
+                "an image, once inverted,",
+                "If your images are light on dark, leave out invert=True.",
+            )
         warnings.warn(
-            f"{self._session.artifact.path} was trained on light objects on a dark background, but the border of an "
-            f"image{' that was inverted' if self._invert else ''} is brighter than its middle; {advice}",
+            f"{self._session.artifact.path} was trained on light objects on a dark background, but the border of "
+            f"{image} is brighter than its middle. {advice}",
             stacklevel=4,
         )
 

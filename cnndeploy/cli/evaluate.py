@@ -11,7 +11,7 @@ from cnndeploy.cli import _common as common
 from cnndeploy.machine import patient_threads
 
 
-@click.command()
+@click.command(context_settings={"allow_extra_args": True})  # to say what they are for
 @click.argument("file", type=common.PATH)
 @common.run_options
 @click.option("--batch-size", type=common.COUNT, default=256, help="Images in one call.")
@@ -31,6 +31,11 @@ def command(file: Path, json_file: str | None, **settings: Any) -> None:
     from cnndeploy.display.verdict_tables import evaluation_table
     from cnndeploy.evaluation import evaluate
 
+    if others := click.get_current_context().args:
+        predict = common.command_line("predict", file, *others)
+        raise click.UsageError(
+            f"evaluate takes one model file and runs the test images of the data set. For images of your own: {predict}"
+        )
     with common.progress_bar(f"Evaluating {file.name}") as update, patient_threads():
         evaluation = evaluate(file, progress=update, **settings)
     common.show(evaluation, evaluation_table, json_file)

@@ -62,6 +62,10 @@ def command(
 
     if as_csv and as_json:
         raise click.UsageError("choose one of --csv and --json")
+    if model.suffix.lower() in _SUFFIXES:
+        raise click.UsageError(
+            f"{model} is an image; the model comes first: cnndeploy predict MODEL IMAGES..."
+        )
     # load's own default, to try what is fastest for one image, does not suit many
     threads = run.threads or (None if model.is_dir() else usable_cpus())
     with (
