@@ -37,7 +37,8 @@ def commands(text: str) -> Iterator[str]:
 def parse(command: str) -> None:
     """Parse a command line and do nothing; raise click's UsageError if an option or its value is wrong."""
     words = shlex.split(_PROGRAM.sub("", command, count=1), comments=True)
-    group, name = main, ""
+    group: click.Command = main
+    name = ""
     context = click.Context(main)
     while isinstance(group, click.Group):
         name = words.pop(0)
