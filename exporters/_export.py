@@ -70,9 +70,9 @@ def export(
         input: ``tensor``: the file takes float32 (batch, 1, height, width), prepared as the manifest says.
             ``image``: it takes raw images, uint8 (batch, height, width) of any size, does the preprocessing itself, and
             returns ``logits`` and ``probabilities``.
-        opset: ONNX opset, None for the exporter's default. simplify: First apply rewrites that are exact in real
-        numbers, so that the file computes the same with less work.
-            Its manifest lists them. False writes the checkpoint's network layer by layer.
+        opset: ONNX opset, None for the exporter's default.
+        simplify: First apply rewrites that are exact in real numbers, so that the file computes the same with less
+            work. Its manifest lists them. False writes the checkpoint's network layer by layer.
 
     Raises:
         UnknownNameError: There is no such format, or no such input.

@@ -46,9 +46,8 @@ class Session(ABC):
     """An artifact that is open on one device, ready to run; a context manager.
 
     ``run_as`` says how it is run, with the exact device, such as ``cuda:0``. ``inputs`` and ``outputs`` are what the
-    opened file declares, or the manifest's if the format declares none, as torch's formats. :meth:`placement` must
-    return
-    ``placed_on`` for every part.
+    opened file declares, or the manifest's if the format declares none, as torch's formats do. For every part
+    :meth:`placement` must return ``placed_on``.
     """
 
     _library = "the runtime"
