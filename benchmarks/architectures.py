@@ -1,6 +1,6 @@
 """How fast is every architecture on every runtime here? The tables of docs/BENCHMARKS.md.
 
-A network of which no checkpoint lies in the folder is measured with untrained weights: they take as long.
+A network without a checkpoint in the folder is measured with untrained weights, which take as long.
 
     .venv/bin/python benchmarks/architectures.py --folder checkpoints
 """

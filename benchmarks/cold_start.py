@@ -1,8 +1,9 @@
-"""What it costs an app to use cnndeploy instead of ONNX Runtime by hand; prints the table of docs/EMBEDDING.md.
+"""The cost for an app of cnndeploy instead of ONNX Runtime by hand; prints the table of docs/EMBEDDING.md.
 
-Makes an environment with nothing but cnndeploy[cpu], and measures in it, side by side and in random order, whole
-processes: Python itself, `import cnndeploy`, a script against onnxruntime that loads a file and classifies one image,
-and the same with cnndeploy. Then, within one process, a classify() and the session.run() beneath it in turns.
+The script makes an environment with nothing but cnndeploy[cpu], and measures in it, side by side and in random order,
+whole processes: Python itself, `import cnndeploy`, a script against onnxruntime that loads a file and classifies one
+image, and the same with cnndeploy. Then it times, in turns within one process, a classify() and the session.run()
+within it.
 
     .venv/bin/python benchmarks/cold_start.py lenet.onnx
 """

@@ -1,4 +1,4 @@
-"""Is what cnndeploy tune writes the fastest way to run a network here? The table of docs/BENCHMARKS.md.
+"""Compare a tuned folder with other tools: is it the fastest way to run a network here? A table of docs/BENCHMARKS.md.
 
 For each checkpoint in the folder: eager PyTorch, frozen TorchScript, torch.compile, ONNX Runtime and OpenVINO as a
 plain script uses them, both on an int8 file that a plain script quantises, and the tuned folder by the session that
@@ -36,7 +36,7 @@ CALIBRATION = 256
 
 
 class _TrainingImages(CalibrationDataReader):  # type: ignore[misc]
-    """The first training images, one by one, as a plain script would calibrate."""
+    """A reader of the first training images, one by one, as a plain script would calibrate."""
 
     def __init__(self, manifest: Any) -> None:
         images = data.load("train").images[:CALIBRATION]
@@ -47,7 +47,7 @@ class _TrainingImages(CalibrationDataReader):  # type: ignore[misc]
 
 
 def plain_int8(source: Artifact, path: Path) -> Artifact:
-    """What ONNX Runtime's own tool makes of a file when it is asked for static int8, per channel."""
+    """Quantise a file to static int8, per channel, with ONNX Runtime's own tool."""
     quantize_static(
         source.path,
         path,
@@ -59,7 +59,7 @@ def plain_int8(source: Artifact, path: Path) -> Artifact:
 
 
 def candidates(folder: Path, name: str, threads: int, max_minutes: float) -> Iterator[tuple[str, Candidate]]:
-    """Yield each with its name in the table; eager PyTorch first, the tuned folder last."""
+    """Yield each candidate and its name in the table; eager PyTorch first, the tuned folder last."""
     checkpoint = Artifact.open(folder / f"{name}.pt")
     onnx = export(checkpoint.path, "onnx", folder / f"{name}.plain.onnx", simplify=False)
     script = export(checkpoint.path, "torchscript", folder / f"{name}.plain.torchscript", simplify=False)
@@ -86,7 +86,7 @@ def candidates(folder: Path, name: str, threads: int, max_minutes: float) -> Ite
 
 
 class _Said:
-    """A line for each new thing that is done."""
+    """A progress callback that prints a line for each new task."""
 
     def __init__(self) -> None:
         self._last = ""
@@ -104,7 +104,7 @@ def accuracies(labelled: list[tuple[str, Candidate]], folder: Path, name: str, i
     known = {labelled[-1][0]: f"{plan['figures']['accuracy']:.4f}: {plan['figures']['verdict']}"}
     for label, candidate in labelled:
         if label == "OpenVINO, plain script":
-            known[label] = "in bfloat16 where the processor can; not measured"
+            known[label] = "in bfloat16 if the processor can; not measured"
         if "plain int8" in label:
             runtime = "onnxruntime" if candidate.run.runtime == RAW_ONNXRUNTIME else "openvino"
             accuracy = evaluate(candidate.artifact, run=Run(runtime), batch_size=32, images=images).accuracy
@@ -113,10 +113,10 @@ def accuracies(labelled: list[tuple[str, Candidate]], folder: Path, name: str, i
 
 
 def table(labels: list[str], report: BenchmarkReport, known: dict[str, str]) -> str:
-    """Markdown: times as fast as eager, and how many times as fast as each the tuned folder is."""
+    """Return Markdown with each way's speed-up over eager, and the tuned folder's speed-up over each way."""
     ours = report.results[-1]
     lines = [
-        "| way | times as fast as eager | tuned is so many times as fast | a call | test accuracy |",
+        "| way | speed-up over eager | speed-up of tuned over it | a call | test accuracy |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     comparisons = len(labels) - 1
@@ -141,7 +141,7 @@ def _against(row: Result, ours: Result, comparisons: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The tuned folder against the field.")
+    parser = argparse.ArgumentParser(description="Compare the tuned folder with other tools.")
     parser.add_argument("--folder", type=Path, required=True, help="with checkpoints, as lenet.pt")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each candidate (default: 20)")
     parser.add_argument("--threads", type=int, default=2)

@@ -60,17 +60,17 @@ def lenet(rounds: int, workers: int) -> None:
             f"lenet, round {number}: usual {usual:.2f} s, ours {ours:.2f} s, ratio {ratios[-1]:.2f}",
             flush=True,
         )
-    print(f"lenet: an epoch is {statistics.median(ratios):.2f} times as fast (median of {rounds} rounds)")
+    print(f"lenet: the speed-up of an epoch is {statistics.median(ratios):.2f} (median of {rounds} rounds)")
 
 
 def in_a_process(epoch: Callable[..., float], *arguments: int) -> float:
-    """In one of its own, fresh: what ours asks of the C library's allocator would serve the usual one too."""
+    """Run an epoch in a fresh process: our settings of the C library's allocator would help the usual one too."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(epoch, *arguments).result()
 
 
 def usual_epoch(workers: int) -> float:
-    """Seconds of an epoch as most notebooks train."""
+    """Return the seconds of an epoch as most notebooks train."""
     torch.set_num_threads(usable_cpus())
     images = FashionMNIST(data.data_folder(None), train=True, transform=ToTensor())
     loader = DataLoader(images, batch_size=256, shuffle=True, num_workers=workers)
@@ -85,7 +85,7 @@ def usual_epoch(workers: int) -> float:
 
 
 def our_epoch() -> float:
-    """Seconds of an epoch of ours, as it reports them: without the evaluation after it."""
+    """Return the seconds that an epoch of ours reports, without the evaluation after it."""
     epochs: list[Epoch] = []
     with tempfile.TemporaryDirectory() as folder:
         train("lenet", Path(folder) / "lenet.pt", recipe="original", epochs=1, on_epoch=epochs.append)

@@ -1,11 +1,13 @@
-"""How often is verification wrong? Sound files that it rejects, and broken ones that it passes.
+"""The rates at which verification is wrong: sound files that it rejects, and broken ones that it passes.
 
-Exports every architecture in every format, with either input, from networks of several seeds and verifies each:
-every rejection is a false alarm. Then breaks files in every way of tests/broken.py and broken_images.py and verifies
-those: every pass is a miss, and a reason that does not name the defect is counted too. Prints the tables of
-docs/EQUIVALENCE.md; takes over an hour on two cores. Exits with 1 where a rate is not what it should be.
+It exports every architecture in every format, with either input, from networks of several seeds, simplified as
+exports are by default, and verifies each file: every rejection is a false alarm. Then it breaks files in every way of
+tests/broken.py and broken_images.py, and verifies those: every pass is a miss, and so is a reason that does not name
+the defect. It prints the tables of docs/EQUIVALENCE.md in about an hour on two cores, and exits with 1 after a false
+alarm or a miss.
 
-    .venv/bin/python benchmarks/verification_rates.py
+    .venv/bin/python benchmarks/verification_rates.py --part sound
+    .venv/bin/python benchmarks/verification_rates.py --part broken --images 100
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import sys
 import tempfile
 from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 from typing import get_args
 
@@ -21,6 +24,8 @@ from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.display.cells import machine_line
 from cnndeploy.exporters import ModelInput, export
 from cnndeploy.machine import environment
+from cnndeploy.verification.reference import Reference
+from cnndeploy.verification.report import EquivalenceReport
 from cnndeploy.verification.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -43,24 +48,25 @@ def main() -> None:
 
 
 def false_alarms(images: int, seeds: range) -> int:
-    """Verify sound files; gives the number that were rejected."""
+    """Verify sound files; return the number of those that were rejected."""
     alarms = 0
     print("| architecture | format, input | files | rejected | error, times eager's own |")
     print("| --- | --- | ---: | ---: | --- |")
     for architecture in ARCHITECTURES.names():
-        found = defaultdict(list)
+        by_kind: dict[str, list[EquivalenceReport]] = defaultdict(list)
         for seed in seeds:
             with tempfile.TemporaryDirectory() as folder:
                 checkpoint = good_files(architecture, seed, Path(folder), ()).checkpoint
-                for each in FORMATS:
-                    for takes in get_args(ModelInput):
-                        artifact = export(checkpoint, each, input=takes)
-                        found[f"{each}, {takes}"].append(verify(artifact, checkpoint, images=images))
-                        artifact.path.unlink()
-        for each, reports in found.items():
+                with Reference(checkpoint) as reference:
+                    for name in FORMATS:
+                        for takes in get_args(ModelInput):
+                            artifact = export(checkpoint, name, input=takes)
+                            by_kind[f"{name}, {takes}"].append(verify(artifact, reference, images=images))
+                            artifact.path.unlink()
+        for kind, reports in by_kind.items():
             rejected = [report for report in reports if not report.equivalent]
             ratios = ", ".join(f"{report.oracle.ratio:.2f}" if report.oracle else "-" for report in reports)
-            print(f"| {architecture} | {each} | {len(reports)} | {len(rejected)} | {ratios} |", flush=True)
+            print(f"| {architecture} | {kind} | {len(reports)} | {len(rejected)} | {ratios} |", flush=True)
             alarms += len(rejected)
             for report in rejected:
                 print(f"FALSE ALARM: {report.reasons}", file=sys.stderr)
@@ -68,21 +74,22 @@ def false_alarms(images: int, seeds: range) -> int:
 
 
 def misses(images: int) -> int:
-    """Verify broken files; gives the number that passed or whose reasons do not name the defect."""
+    """Verify broken files; return the number of those that passed, or whose reasons do not name the defect."""
     wrong = 0
     print("\n| defect | format | architectures | rejected | named |")
     print("| --- | --- | --- | ---: | ---: |")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        architectures = sorted({each for defect in DEFECTS for each in defect.architectures})
-        good = {each: good_files(each, 0, folder, FORMATS) for each in architectures}
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        folder = Path(scratch)
+        architectures = sorted({name for defect in DEFECTS for name in defect.architectures})
+        good = {name: good_files(name, 0, folder, FORMATS) for name in architectures}
+        references = {name: stack.enter_context(Reference(files.checkpoint)) for name, files in good.items()}
         for number, defect in enumerate(DEFECTS):
             rejected = named = 0
             for architecture in defect.architectures:
                 here = folder / f"{number}-{architecture}"
                 here.mkdir()
                 with importable(here):
-                    outcome = defect.outcome(good[architecture], here, images)
+                    outcome = defect.outcome(good[architecture], here, images, references[architecture])
                 rejected += bool(outcome.reasons)
                 named += outcome.named
                 if not outcome.named:

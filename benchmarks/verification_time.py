@@ -1,4 +1,4 @@
-"""How long verifying a checkpoint's two formats takes, beside another checkout of this repository, in one run.
+"""The time to verify a checkpoint's two formats, compared with another checkout of this repository in one run.
 
     python benchmarks/verification_time.py lenet.pt lenet.onnx lenet.torchscript --other ../other/.venv/bin/python
 

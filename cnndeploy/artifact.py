@@ -15,7 +15,7 @@ from cnndeploy.specs import Manifest
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A model file as it lies on disk.
+    """A model file on disk.
 
     ``format`` is a name in the registry of formats. ``manifest`` is None for a file of a known format that cnndeploy
     did not write.
@@ -42,8 +42,12 @@ class Artifact:
             raise ArtifactError(f"expected the path of a model file, got {type(path).__name__}")
         path = Path(path)
         try:
+            if path.is_dir():
+                raise ArtifactError(
+                    f"{path} is a folder; give the path of a file that cnndeploy train or cnndeploy export wrote"
+                )
             if path.exists() and not path.is_file():
-                raise ArtifactError(f"{path} is a folder or device; give the path of a model file")
+                raise ArtifactError(f"{path} is a device or pipe; give the path of a model file")
             sha256 = sha256_of(path)
             for name in FORMATS.names_in_turn(path.suffix.removeprefix(".")):
                 model_format = FORMATS.get(name)
@@ -55,29 +59,32 @@ class Artifact:
             raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
         except CnndeployError:
             raise
-        except Exception as error:  # whatever a damaged or hostile file makes its reader do
+        except Exception as error:  # a damaged or hostile file may make its reader raise anything
             raise ArtifactError(f"{path} is damaged ({error!r}). Make it again.") from error
+        state = "damaged or not a model file" if path.stat().st_size else "empty"
         known = ", ".join(FORMATS.names())
-        raise ArtifactError(f"{path} is damaged or not a model file. Known formats: {known}.")
+        raise ArtifactError(
+            f"{path} is {state}. Known formats: {known}. cnndeploy train and cnndeploy export write such files."
+        )
 
     def describe(self) -> dict[str, Any]:
-        """JSON-ready facts, at least ``operators``, name to count; raise ArtifactError if the file is damaged."""
+        """Return JSON-ready facts, at least ``operators``, name to count; raise ArtifactError for a damaged file."""
         try:
             return FORMATS.get(self.format).describe(self.path)
         except Exception as error:  # as in open()
             raise ArtifactError(f"{self.path} is damaged ({error!r}). Make it again.") from error
 
     def require_manifest(self) -> Manifest:
-        """The manifest; raise ArtifactError if cnndeploy did not write this file."""
+        """Return the manifest; raise ArtifactError if cnndeploy did not write this file."""
         if self.manifest is None:
             raise ArtifactError(
                 f"{self.path} carries no cnndeploy manifest, so its preprocessing and labels are unknown. "
-                "Write it with cnndeploy export CHECKPOINT, or give load() an ONNX file's labels= and preprocessing=."
+                "Write the file with cnndeploy export CHECKPOINT, or pass labels= and preprocessing= to load()."
             )
         return self.manifest
 
     def is_unchanged(self) -> bool:
-        """Whether the file still holds the bytes that were opened."""
+        """Return whether the file still holds the bytes that were opened."""
         try:
             return sha256_of(self.path) == self.sha256
         except OSError:  # it is gone

@@ -256,7 +256,7 @@ def _how_to_verify(artifact: Artifact, run: Run) -> str:
 
 
 def _keeps_budget(content: Mapping[str, Any]) -> bool:
-    """Whether the certificate says so, and its figures are there and bear it out."""
+    """Return whether the certificate says so, and its figures are complete and agree."""
     figures = [content[name] for name in _FIGURES]
     return (
         (content["verdict"], content["equivalent"], content["within_budget"])

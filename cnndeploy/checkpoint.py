@@ -22,9 +22,9 @@ from cnndeploy.specs import Manifest, TensorSpec
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network's weights, parameter name to tensor on the CPU, and its manifest.
+    """The weights of a network, from parameter name to tensor on the CPU, and its manifest.
 
-    ``sha256`` is that of the file it was loaded from, None if it was not.
+    ``sha256`` is that of the file it was loaded from, or None.
     """
 
     weights: Mapping[str, torch.Tensor]
@@ -33,7 +33,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, name: str, network: torch.nn.Module, training: Mapping[str, Any] | None = None) -> Self:
-        """The present weights of a network of the architecture ``name``."""
+        """Copy the present weights of a network of the architecture ``name``."""
         weights = {
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
             for key, value in network.state_dict().items()
@@ -52,14 +52,15 @@ class Checkpoint:
 
     @classmethod
     def untrained(cls, name: str, seed: int = 0) -> Self:
-        """Initial weights, the same for the same seed and torch."""
+        """Return initial weights, the same for the same seed and version of torch."""
         return cls.of(name, initialised(name, seed))
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Artifact) -> Self:
         """Read a checkpoint, running nothing in it; an opened artifact is not hashed again.
 
-        Raise CheckpointError if it is no checkpoint of ours, is damaged, or wants to run code, else as Artifact.open.
+        Raise CheckpointError if it is not our checkpoint, is damaged, or wants to run code, and what Artifact.open
+        does.
         """
         artifact = source if isinstance(source, Artifact) else Artifact.open(source)
         path = artifact.path
@@ -82,7 +83,7 @@ class Checkpoint:
         return Artifact.open(path)
 
     def network(self) -> torch.nn.Module:
-        """The network, on the CPU, in eval mode; raise CheckpointError if a weight's name, shape or dtype differs."""
+        """Build the network, on the CPU, in eval mode; raise CheckpointError if a name, shape or dtype differs."""
         name = self.manifest.architecture
         network = ARCHITECTURES.get(name).build()
         expected, given = (
@@ -96,12 +97,12 @@ class Checkpoint:
         return network.eval()
 
     def is_finite(self) -> bool:
-        """Whether no weight is NaN or infinite."""
+        """Return whether no weight is NaN or infinite."""
         return all(bool(torch.isfinite(value).all()) for value in self.weights.values())
 
 
 def initialised(name: str, seed: int, initialisation: str | None = None) -> torch.nn.Module:
-    """A network with fresh weights, by default as its original recipe says; leave torch's random state as it was."""
+    """Build a network with fresh weights, by default as its original recipe says; keep torch's random state."""
     architecture = ARCHITECTURES.get(name)
     initialisation = initialisation or architecture.recipes["original"].initialisation
     with torch.random.fork_rng(devices=[]):

@@ -1,6 +1,6 @@
 """Fashion-MNIST: find it, fetch it, check it, load it.
 
-Files lie uncompressed in ``<data folder>/FashionMNIST/raw``, where torchvision's FashionMNIST reads them
+Files are uncompressed in ``<data folder>/FashionMNIST/raw``, where torchvision's FashionMNIST reads them
 too. Each is checked against its SHA-256 whenever it is installed or loaded.
 
 Source: Xiao, Rasul, Vollgraf: Fashion-MNIST, a novel image dataset for benchmarking machine learning
@@ -53,9 +53,9 @@ _LIMIT_BYTES = 64 * 2**20  # the largest file has 47 MB uncompressed
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """One split: ``images`` uint8 (n, 28, 28), 0 is black; ``labels`` uint8 (n,), an index into LABELS.
+    """One split: ``images`` are uint8 (n, 28, 28), 0 is black; ``labels`` are uint8 (n,), indices into LABELS.
 
-    ``sha256`` are the checksums of the two files they were read from, by file name.
+    ``sha256`` holds the checksums of the two files that they were read from, by file name.
     """
 
     images: NDArray[np.uint8]
@@ -66,16 +66,16 @@ class Images:
         return len(self.images)
 
     def first(self, count: int | None) -> Images:
-        """The first ``count`` images, all of them for None; raise DataError if there are fewer."""
+        """Return the first ``count`` images, or all of them for None; raise DataError if there are fewer."""
         if count is None:
             return self
         if not 0 < count <= len(self):
-            raise DataError(f"{count} images were asked for; ask for 1 to {len(self)}, all of the split")
+            raise DataError(f"the split has {len(self)} images; ask for 1 to {len(self)}, not {count}")
         return Images(self.images[:count], self.labels[:count], self.sha256)
 
 
 def data_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """``folder`` if given, else $CNNDEPLOY_DATA, else the user's cache folder."""
+    """Return ``folder`` if it is given, else $CNNDEPLOY_DATA, else the user's cache folder."""
     if chosen := folder or os.environ.get("CNNDEPLOY_DATA"):
         try:
             return Path(chosen).expanduser()
@@ -86,53 +86,63 @@ def data_folder(folder: str | os.PathLike[str] | None = None) -> Path:
 
 
 def raw_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Where the four files lie inside a data folder: torchvision's layout."""
+    """Return where the four files are in a data folder, which has torchvision's layout."""
     return data_folder(folder) / "FashionMNIST" / "raw"
 
 
+def fetch_command(folder: str | os.PathLike[str] | None = None) -> str:
+    """Return the command that fetches the files into this data folder."""
+    import shlex  # not for an app that only reads
+
+    return "cnndeploy data fetch" + (
+        "" if folder is None else f" --data-dir {shlex.quote(os.fspath(folder))}"
+    )
+
+
 def load(split: Split, folder: str | os.PathLike[str] | None = None) -> Images:
-    """Load one split; raise DataError, which says how to get the files, if one is missing or damaged."""
+    """Load one split; raise DataError if a file is missing or damaged. The message says how to get the files."""
     import numpy as np
 
     prefix = "train" if split == "train" else "t10k"
     names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-    images, labels = (np.frombuffer(_read_checked(raw_folder(folder) / name), np.uint8) for name in names)
+    images, labels = (np.frombuffer(_read_checked(folder, name), np.uint8) for name in names)
     # after a header of four bytes each: magic number, n, height, width; magic number, n
     pixels = images[16:].reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
     return Images(pixels, labels[8:], {name: SHA256[name] for name in names})
 
 
 def status(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
-    """File name to ``ok``, ``missing`` or ``damaged``."""
-    return {name: _state(raw_folder(folder) / name) for name in SHA256}
+    """Return ``ok``, ``missing`` or ``damaged`` for each file name."""
+    return {name: _state(folder, name) for name in SHA256}
 
 
-def _state(path: Path) -> str:
+def _state(folder: str | os.PathLike[str] | None, name: str) -> str:
     try:
-        _read_checked(path)
+        _read_checked(folder, name)
     except DataError:
-        return "damaged" if path.exists() else "missing"
+        return "damaged" if (raw_folder(folder) / name).exists() else "missing"
     return "ok"
 
 
 def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress = silent) -> str:
-    """Make sure that all four files are in the data folder, and say where from; two processes may do so at once.
+    """Make sure that all four files are in the data folder, and return where they came from.
 
-    Look in turn at the data folder, the folder of Debian's package, torchvision's mirror, and if there is apt at the
-    package itself, which is unpacked and not installed. A file appears whole or not at all.
+    Look first in the data folder, then in the folder of Debian's package, then at torchvision's mirror. If the
+    machine has apt, last download Debian's package, and unpack it without installing it. A file appears whole or not
+    at all, and two processes may fetch at the same time.
 
     Args:
         folder: The data folder, see :func:`data_folder`.
-        progress: Called with the bytes of a file that are done, of how many, and its name.
+        progress: Called with the bytes of a file that are done, its size in bytes, and its name.
 
     Raises:
-        DataError: A file that is there is damaged, or no source has the files; the message says why for each.
+        DataError: A file in the data folder is damaged, or no source has the files; the message says why for each.
         ArtifactError: The data folder cannot be written.
     """
     raw = raw_folder(folder)
     missing = [name for name in SHA256 if not (raw / name).exists()]
     for name in SHA256.keys() - missing:
-        _read_checked(raw / name)  # a damaged file is an error, so that nothing is overwritten
+        _read_checked(folder, name)  # a damaged file is an error, so that nothing is overwritten
     if not missing:
         return f"already in {raw}"
     make_folder(raw)
@@ -141,7 +151,7 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress = sil
         try:
             for name in missing:
                 content = source(name, progress)
-                _check(content, name, label)
+                _check(content, name, label, folder)
                 write_file(raw / name, content)
         except _Unreachable as reason:
             refusals.append(f"{label}: {reason}")
@@ -154,11 +164,11 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress = sil
 
 
 class _Unreachable(Exception):  # noqa: N818 - never leaves this module
-    """Why a source was passed over."""
+    """A source does not have the files; the message says why."""
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, Callable[[str, Progress], bytes]]]:
-    """Places to look, nearest first, each with a function that returns a file's uncompressed content."""
+    """Yield the places to look, nearest first, each with a function that returns a file's uncompressed content."""
     yield f"files in {folder}", partial(_from_folder, folder)
     yield f"Debian's package in {DEBIAN_FOLDER}", partial(_from_folder, DEBIAN_FOLDER)
     yield "torchvision's mirror", _from_mirror
@@ -186,7 +196,12 @@ def _from_mirror(name: str, progress: Progress) -> bytes:
             content = _uncompressed(_download(f"{mirror}{name}.gz", name, progress), mirror)
             _check(content, name, mirror)
             return content
-        except (OSError, HTTPException, ValueError, DataError) as error:  # of the network, or of who answers
+        except (
+            OSError,
+            HTTPException,
+            ValueError,
+            DataError,
+        ) as error:  # from the network, or from the server
             reasons.append(f"{getattr(error, 'reason', None) or error}")
     raise _Unreachable("; ".join(reasons))
 
@@ -199,7 +214,7 @@ def _download(url: str, name: str, progress: Progress) -> bytes:
             content += chunk
             progress(len(content), total, name)
             if len(content) > _LIMIT_BYTES:
-                raise DataError(f"{url} gives more than {_LIMIT_BYTES:,} bytes")
+                raise DataError(f"{url} sends more than {_LIMIT_BYTES:,} bytes")
     return bytes(content)
 
 
@@ -211,7 +226,7 @@ def _from_apt(scratch: Path, name: str, progress: Progress) -> bytes:
         try:
             _call(["apt-get", "download", DEBIAN_PACKAGE], scratch)
         except _Unreachable:
-            # the machine's package lists were never fetched: fetch them into a folder of our own
+            # the machine has never fetched its package lists: fetch them into a folder of our own
             (scratch / "lists" / "partial").mkdir(parents=True)
             own = ["-o", f"Dir::State::lists={scratch / 'lists'}", "-o", f"Dir::Cache={scratch}"]
             _call(["apt-get", *own, "update"], scratch)
@@ -239,21 +254,22 @@ def _uncompressed(content: bytes, origin: str) -> bytes:
         raise DataError(f"{origin} is damaged ({error}). Delete it and run: cnndeploy data fetch") from error
 
 
-def _read_checked(path: Path) -> bytes:
+def _read_checked(folder: str | os.PathLike[str] | None, name: str) -> bytes:
+    path = raw_folder(folder) / name
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing. Get it with: cnndeploy data fetch") from error
+        raise DataError(f"{path} is missing. Get it with: {fetch_command(folder)}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    _check(content, path.name, str(path))
+    _check(content, name, str(path), folder)
     return content
 
 
-def _check(content: bytes, name: str, origin: str) -> None:
+def _check(content: bytes, name: str, origin: str, folder: str | os.PathLike[str] | None = None) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != SHA256[name]:
         raise DataError(
             f"{name} from {origin} is damaged: SHA-256 is {sha256}, expected {SHA256[name]}. "
-            "Delete it and run: cnndeploy data fetch"
+            f"Delete it and run: {fetch_command(folder)}"
         )

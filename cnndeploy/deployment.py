@@ -1,4 +1,4 @@
-"""Deployment: a folder with a model file, its certificate, and the plan by which it runs fastest, as tune wrote it."""
+"""Deployment: a folder that tune wrote, with a model file, its certificate, and the plan by which it runs fastest."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from cnndeploy.serial import dumps, jsonable, structure
 
 PLAN_FILE = "plan.json"
 Source = str | os.PathLike[str] | Artifact
-"""A model file, a deployment's folder, or a file that was opened before."""
+"""The path of a model file or of a deployment's folder, or an opened file."""
 
 
 class PlannedElsewhereWarning(UserWarning):
-    """A plan was made on another kind of processor, where another one may be fastest."""
+    """The plan was made on another kind of processor; here another plan may be faster."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a deployment runs.
 
-    ``file`` lies in the same folder and has the hash ``sha256``; it is run as ``run`` says. ``machine`` is what the
-    plan was measured on, ``figures`` what was measured, both JSON-ready. ``command`` makes the plan again.
+    ``file`` is in the same folder and has the hash ``sha256``. It is run as ``run`` says. ``machine`` is what the
+    plan was measured on, and ``figures`` what was measured; both are JSON-ready. ``command`` makes the plan again.
     """
 
     file: str
@@ -42,7 +42,7 @@ class Plan:
     date: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, field by field; the run's fields stand among the plan's."""
+        """Return a JSON-ready dict of the fields; those of ``run`` stand among the plan's own."""
         values = jsonable(self)
         del values["run"]
         return {**values, **self.run.to_dict()}
@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def elsewhere(self) -> str:
-        """A warning if the plan does not fit this machine, else empty."""
+        """A warning if the plan does not fit this machine, else an empty text."""
         made, here = str(self.machine.get("cpu", "unknown")), cpu_model()
         again = f"; make it again here with: {self.command}" if self.command else ""
         if made != here:
@@ -87,7 +87,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An artifact and how it is run; ``plan`` is that of the deployment's ``folder`` that it was found in."""
+    """An artifact and how it is run; ``plan`` and ``folder`` are its deployment's, if it comes from one."""
 
     artifact: Artifact
     run: Run
@@ -96,7 +96,7 @@ class Candidate:
 
     @property
     def lossy(self) -> bool:
-        """Whether it gives up accuracy on purpose, so that it has a budget to keep and is never equivalent."""
+        """Whether it trades accuracy for speed or size, and so must keep a budget and is never equivalent."""
         manifest = self.artifact.manifest
         return (manifest is not None and manifest.lossy) or self.run.choices.lossy
 
@@ -107,10 +107,11 @@ class Candidate:
 
 
 def resolve(source: Source, run: Run | None = None) -> Candidate:
-    """Open a model file, or the one in a deployment's folder, which must be its plan's, and settle how it is run.
+    """Open a model file, or the one in a deployment's folder, and settle how it is run.
 
-    What ``run`` says holds, else what the folder's plan says, else the default: the format's runtime, on the CPU. The
-    number of threads stays open, None, if neither says it. Raises what :meth:`Artifact.open` raises.
+    The file in a folder must be the one that the plan was made for. What ``run`` says wins, then what the plan says,
+    then the default: the format's runtime, on the CPU. The number of threads stays None if neither ``run`` nor the
+    plan says it. Raise what :meth:`Artifact.open` raises.
     """
     run = run or Run()
     plan, folder = None, None
@@ -127,11 +128,12 @@ def resolve(source: Source, run: Run | None = None) -> Candidate:
 
 
 def open_deployment(folder: str | os.PathLike[str]) -> tuple[Artifact, Plan]:
-    """Open the model file in a folder, and its plan; raise ArtifactError if it is unreadable or of another file."""
+    """Open the model file and the plan in a folder; raise ArtifactError if they cannot be read or do not match."""
     path = Path(folder, PLAN_FILE)
     if Path(folder).is_dir() and not path.exists():
-        wanted = "give a model file, or what cnndeploy tune wrote"
-        raise ArtifactError(f"{folder} is a folder without a {PLAN_FILE}; {wanted}")
+        wanted = "give a model file, or a folder that cnndeploy tune wrote"
+        predict = "To classify the images in a folder: cnndeploy predict MODEL FOLDER"
+        raise ArtifactError(f"{folder} is a folder without a {PLAN_FILE}; {wanted}. {predict}")
     try:
         plan = Plan.from_json(path.read_text())
     except (OSError, ValueError) as error:

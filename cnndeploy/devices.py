@@ -1,4 +1,4 @@
-"""Devices by their names, and torch's; how often this process was forked, which threads of a runtime do not survive."""
+"""Devices and their names, the devices of torch, and how often this process was forked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def fork_count() -> int:
-    """Count the forks from the process that imported this module to the one that runs it."""
+    """Count the forks from the process that imported this module to this one; a runtime's threads survive none."""
     return len(_forks)
 
 
@@ -34,9 +34,9 @@ class DeviceStatus:
 
 
 def device_index(device: str, runtime: str, devices: Mapping[str, DeviceStatus]) -> int | None:
-    """The GPU that a device names, or None for the CPU, once it is known to work; ``cuda`` is ``cuda:0``.
+    """Return the number of the GPU that a device names, or None for the CPU; ``cuda`` is ``cuda:0``.
 
-    Raise DeviceUnavailableError if it is unknown or does not work here; the message lists those that do.
+    Raise DeviceUnavailableError if the device is unknown or does not work here; the message lists those that do.
     """
     name = "cuda:0" if device == "cuda" else device
     status = devices.get(name, DeviceStatus(False, "no such device is known"))
@@ -52,13 +52,13 @@ def device_index(device: str, runtime: str, devices: Mapping[str, DeviceStatus])
 
 
 def installed(package: str) -> DeviceStatus:
-    """Whether a CPU can be computed on by a package: it can if that is installed."""
+    """Return the status of the CPU for a package: it works if the package is installed."""
     missing = importlib.util.find_spec(package) is None
     return DeviceStatus(not missing, str(MissingDependencyError(package)) if missing else "")
 
 
 def torch_devices() -> dict[str, DeviceStatus]:
-    """The devices that torch can compute on here."""
+    """Return the devices that torch knows here, and whether it can compute on them."""
     devices = {"cpu": installed("torch")}
     if not devices["cpu"].usable:
         return devices
@@ -74,7 +74,7 @@ def torch_devices() -> dict[str, DeviceStatus]:
 
 
 def _probe(index: int) -> DeviceStatus:
-    """Try to compute on a GPU: torch lists one even if its build has no kernels for it."""
+    """Try to compute on a GPU: torch also lists GPUs for which its build has no kernels."""
     import torch
 
     try:
@@ -85,16 +85,16 @@ def _probe(index: int) -> DeviceStatus:
 
 
 def open_device(device: str, runtime: str, threads: int, tf32: bool = False) -> torch.device:
-    """The torch device, once it is known to work.
+    """Return a torch device once it is known to work.
 
-    ``threads``, and on CUDA ``tf32``, is set for the whole process: torch has one of each.
+    Set ``threads``, and on CUDA ``tf32``, for the whole process: torch has one of each.
     """
     import torch
 
     index = device_index(device, runtime, torch_devices())
     if threads > 1 and fork_count():
         raise DeviceUnavailableError(
-            "torch hangs with more than one thread in a process that was forked off one in which it had threads. "
+            "torch hangs with more than one thread in a process that was forked from one in which it had threads. "
             "Open it with threads=1, or start processes by multiprocessing's 'spawn'."
         )
     torch.set_num_threads(threads)
@@ -105,5 +105,5 @@ def open_device(device: str, runtime: str, threads: int, tf32: bool = False) -> 
 
 
 def last_line(error: Exception) -> str:
-    """Return what went wrong, before which torch puts its own stack."""
+    """Return the last line of an error, which says what went wrong; torch puts its own stack before it."""
     return str(error).strip().rpartition("\n")[2].strip() or type(error).__name__

@@ -1,4 +1,4 @@
-"""Evaluation: how often a file is right on the test images, in all and for each class."""
+"""Evaluation: how often a file is right on the test images, overall and for each class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Z_95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class ClassAccuracy:
-    """How many of the ``images`` that show ``label`` were given it: ``correct``."""
+    """The accuracy for one class: ``correct`` of the ``images`` that show ``label`` were classified as such."""
 
     label: str
     correct: int
@@ -32,13 +32,13 @@ class ClassAccuracy:
 
     @property
     def accuracy(self) -> float:
-        """The share that was right; NaN if there was no image."""
+        """The share that was right; NaN if there were no images."""
         return self.correct / self.images if self.images else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """``confusion[i][j]`` images show class i and were given label j.
+    """The result of an evaluation: ``confusion[i][j]`` images show class i and were classified as class j.
 
     >>> evaluation = cnndeploy.evaluate("lenet.onnx", images=100)
     >>> low, high = evaluation.interval
@@ -56,12 +56,12 @@ class Evaluation:
 
     @property
     def images(self) -> int:
-        """How many were run."""
+        """The number of images that were run."""
         return sum(one.images for one in self.per_class)
 
     @property
     def correct(self) -> int:
-        """How many were given their label."""
+        """The number of images that were classified correctly."""
         return sum(one.correct for one in self.per_class)
 
     @property
@@ -76,12 +76,12 @@ class Evaluation:
 
     @property
     def per_class(self) -> tuple[ClassAccuracy, ...]:
-        """Each class by itself, in the labels' order."""
+        """The accuracy for each class, in the order of the labels."""
         rows = enumerate(zip(self.labels, self.confusion, strict=True))
         return tuple(ClassAccuracy(label, row[number], sum(row)) for number, (label, row) in rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the accuracy of a class without images is None."""
+        """Return a JSON-ready dict; the accuracy of a class without images is None."""
         per_class = [{**jsonable(one), "accuracy": jsonable(one.accuracy)} for one in self.per_class]
         derived = {name: getattr(self, name) for name in ("accuracy", "interval", "correct", "images")}
         return {**jsonable(self), **derived, "per_class": per_class}
@@ -99,15 +99,15 @@ def evaluate(
     """Run test images through a checkpoint, an exported file or a deployment, and count the right labels.
 
     Args:
-        artifact: Any file of ours, or a folder that ``cnndeploy tune`` wrote, which runs as its plan says.
-        run: How it runs; what this leaves open is as planned, or the default.
-        images: The first so many test images, all of them by default.
+        artifact: A file that cnndeploy wrote, or a folder that ``cnndeploy tune`` wrote, which runs as its plan says.
+        run: How it is run; what this leaves open is as planned, or the default.
+        images: Use only the first N test images; all of them by default.
         batch_size: Images in one call.
         data_dir: Folder of the data set.
-        progress: Called with the images run and the images to run.
+        progress: Called with the number of images that were run, and of all.
 
     Raises:
-        ArtifactError, CheckpointError, DataError, DeviceUnavailableError: As they say.
+        ArtifactError, CheckpointError, DataError, DeviceUnavailableError: As their names say.
 
     >>> sum(one.images for one in cnndeploy.evaluate("lenet.onnx", images=100).per_class)
     100
@@ -133,9 +133,9 @@ def evaluate(
 def _labels(logits: NDArray[Any] | None, shape: tuple[int, int], artifact: Artifact) -> NDArray[np.intp]:
     if logits is None or logits.shape != shape or logits.dtype != np.float32:
         fault = "it has no such output" if logits is None else f"they are {logits.dtype} {logits.shape}"
-        raise ArtifactError(f"{artifact.path} should give logits float32 {shape}, but {fault}")
+        raise ArtifactError(f"{artifact.path} should return logits, float32 {shape}, but {fault}")
     if not np.isfinite(logits).all():
-        raise ArtifactError(f"{artifact.path} gives NaN or infinite logits; it has no accuracy")
+        raise ArtifactError(f"{artifact.path} returns NaN or infinite logits; it has no accuracy")
     labels: NDArray[np.intp] = logits.argmax(axis=1)
     return labels
 

@@ -1,4 +1,4 @@
-"""How files and folders are written: whole or not at all, with advice if that fails."""
+"""Files and folders: written whole or not at all, with advice if that fails."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from cnndeploy.errors import ArtifactError
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file whole or not at all.
 
-    Yields the path of a temporary file in the same folder. When the block ends well the file is flushed to
-    disk and takes the place of ``path``; when it does not, it is removed and what was there is untouched. Raise
-    ArtifactError if the folder is missing or cannot be written, or the disk is full.
+    Yield the path of a temporary file in the same folder. If the block ends well, the file is flushed to disk and
+    takes the place of ``path``; if not, it is removed and ``path`` stays as it was. Raise ArtifactError if the folder
+    is missing or cannot be written to, or the disk is full.
     """
     import secrets  # not for an app that only reads
 
@@ -43,7 +43,7 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def check_writable(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
-    """Raise ArtifactError before long work if its result cannot be written, or would take the place of an input."""
+    """Raise ArtifactError before long work if its result cannot be written, or would overwrite an input."""
     import tempfile  # not for an app that only reads
 
     path = Path(path)
@@ -61,7 +61,7 @@ def check_writable(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, if they are not there; raise ArtifactError if that fails."""
+    """Make a folder and its parents, unless they exist; raise ArtifactError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,7 +69,7 @@ def make_folder(path: Path) -> None:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    """Follow links, so that the file is replaced and not the link; raise ArtifactError if no file can be there."""
+    """Follow links, so that the file is replaced and not the link; raise ArtifactError if something else is there."""
     real = Path(os.path.realpath(path))
     if real.exists() and not real.is_file():
         raise ArtifactError(f"{path} exists and is not a regular file; choose another output path")

@@ -1,4 +1,4 @@
-"""The machine this runs on: what a process may use of it, and how to name it beside a figure."""
+"""Machine: what a process may use of it, and the facts that a figure needs beside it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, 2**31 - 1  # malloc.h of the GN
 
 
 def usable_cpus() -> int:
-    """How many CPUs this process may use: its affinity and its cgroup's quota, not the machine's size."""
+    """Count the CPUs that this process may use: by its affinity and its cgroup's quota, not the machine's size."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -34,7 +34,7 @@ def usable_cpus() -> int:
 
 
 def busy_cpus(seconds: float) -> float | None:
-    """How many CPUs the whole machine kept busy over the next ``seconds``; None if it does not say.
+    """Measure for some ``seconds`` how many CPUs the whole machine keeps busy; None if it does not say.
 
     Source: proc(5), /proc/stat.
     """
@@ -48,7 +48,7 @@ def busy_cpus(seconds: float) -> float | None:
 
 
 def cpu_ticks() -> dict[str, int] | None:
-    """What the CPUs of the whole machine did since its start, in ticks; None if it does not say."""
+    """Return what the CPUs of the whole machine have done since its start, in ticks; None if it does not say."""
     with contextlib.suppress(OSError, ValueError):
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
         return dict(zip(_TICKS.split(), map(int, fields), strict=True))
@@ -59,11 +59,11 @@ def cpu_ticks() -> dict[str, int] | None:
 def patient_threads() -> Iterator[None]:
     """Limit how long torch's OpenMP threads spin when they wait, unless the user has set it; import torch within.
 
-    By default they spin for milliseconds, even for a thread that another process has pushed off its core: on a
-    busy machine a training epoch then takes many times as long. Measured with LeNet on two cores, in microseconds an
-    image on a quiet machine: asleep at once 53, after 1,000 turns 44, after 10,000 turns 42, by default 36; beside
-    programs that compute with threads, in seconds for 6,000 images: 1.5 to 1.7, 1.4 to 2.2, 2.0 to 3.7. Processes
-    that are started later are not affected.
+    By default they spin for milliseconds, even if the thread that they wait for has lost its core to another process.
+    On a busy machine a training epoch then takes many times as long. Measured with LeNet on two cores, in
+    microseconds an image on a quiet machine: asleep at once 53, after 1,000 turns 44, after 10,000 turns 42, by
+    default 36. Beside programs that compute with threads, in seconds for 6,000 images: 1.5 to 1.7, 1.4 to 2.2, 2.0 to
+    3.7. Processes that are started later are not affected.
 
     Source: libgomp's manual, GOMP_SPINCOUNT; it is read once, when the library is loaded.
     """
@@ -79,7 +79,7 @@ def patient_threads() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what is printed, logged below an error, or warned of within the block from the user."""
+    """Hide from the user what the block prints, warns of, or logs below the level of an error."""
     import logging  # not for an app that only loads a model
 
     disabled = logging.root.manager.disable
@@ -93,7 +93,7 @@ def quiet() -> Iterator[None]:
 
 
 def peak_memory_bytes() -> int | None:
-    """The most memory that this process held at once, since :func:`reset_peak_memory`; None if it is not told.
+    """Return the most memory that this process has held since :func:`reset_peak_memory`; None if it is unknown.
 
     Source: proc(5), /proc/self/status, VmHWM.
     """
@@ -102,7 +102,7 @@ def peak_memory_bytes() -> int | None:
 
 
 def _proc_entry(file: str, name: str) -> str | None:
-    """Return what a file of /proc first says of ``name``; None if it says nothing, or there is no such file."""
+    """Return the first entry for ``name`` in a file of /proc; None if there is none, or no such file."""
     with contextlib.suppress(OSError):
         for line in Path(file).read_text().splitlines():
             if line.startswith(name):
@@ -111,27 +111,27 @@ def _proc_entry(file: str, name: str) -> str | None:
 
 
 def reset_peak_memory() -> None:
-    """Count the peak from now on; source: proc(5), /proc/self/clear_refs."""
+    """Measure the peak from now on. Source: proc(5), /proc/self/clear_refs."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process when the one that started it ends, however that does.
+    """Have the kernel end this process when the process that started it ends, in whatever way.
 
-    Source: prctl(2), PR_SET_PDEATHSIG; where there is none nothing is changed.
+    On systems without prctl nothing changes. Source: prctl(2), PR_SET_PDEATHSIG.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep the memory that it frees, for the next step of a training to use again.
+    """Keep the memory that this process frees, so that the next training step can use it again.
 
-    By default the C library gives large blocks back to the kernel at once, which must then clear and map every page
-    anew: a third of LeNet's epoch on two cores, measured.
+    By default the C library returns large blocks to the kernel at once, which must then clear and map every page
+    again: this took a third of LeNet's epoch on two cores.
 
-    Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD; where there is no such function nothing is changed.
+    On systems without mallopt nothing changes. Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -141,7 +141,7 @@ def keep_freed_memory() -> None:
 
 @dataclass(frozen=True, slots=True)
 class CudaDriver:
-    """The GPUs that the NVIDIA driver shows, by name, and why there are none."""
+    """The names of the GPUs that the NVIDIA driver shows; if there are none, ``reason`` says why."""
 
     gpus: tuple[str, ...]
     version: str | None = None
@@ -173,7 +173,7 @@ def cuda_driver() -> CudaDriver:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a figure or a file depends on, without importing them."""
+    """Return the versions of Python and of the packages that figures and files depend on, without importing them."""
     from importlib import metadata  # not for an app that only loads a model
 
     found = {"python": platform.python_version(), "cnndeploy": metadata.version("cnndeploy")}
@@ -184,7 +184,7 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, Any]:
-    """What a measurement must be read beside: processor, CPUs, memory in bytes, GPUs, system, versions."""
+    """Return what a figure depends on: processor, CPUs, memory in bytes, GPUs, system, versions."""
     return {
         "cpu": cpu_model(),
         "usable_cpus": usable_cpus(),
@@ -197,7 +197,7 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name, as the kernel gives it."""
+    """Return the processor's name, as the kernel tells it."""
     return _proc_entry("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
 
 

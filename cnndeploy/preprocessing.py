@@ -1,4 +1,4 @@
-"""Preprocessing: from raw images to what a network takes, in numpy and Pillow."""
+"""Preprocessing: from raw images to a network's input, in numpy and Pillow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """From raw uint8 images to the model's input, in one definition for training and deployment.
+    """The way from raw uint8 images to the model's input; one definition for training and deployment.
 
     An image is resized, cropped to ``size`` around its centre, scaled, and normalised: minus ``mean``, divided by
     ``std``. ``resize`` is the length of the shorter side, or height and width; by default the image is resized to
@@ -104,7 +104,7 @@ class Preprocessing:
 
         Args:
             images: uint8 (batch, height, width) for one channel or (batch, height, width, 3) for RGB, 0 is black.
-            dtype: What is computed in; float32 rounds where torch does in training, float64 is as good as exact.
+            dtype: The dtype to compute in; float32 rounds as torch does in training, float64 is as good as exact.
         """
         if self.antialias:
             resized = self._resized_by_pillow(self._with_channels(images)).transpose(0, 3, 1, 2)
@@ -186,10 +186,10 @@ def _cropped(images: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 @lru_cache(maxsize=16)
 def _interpolation(source: int, target: int, dtype: str) -> tuple[NDArray[np.intp], NDArray[Any]]:
-    """Return linear interpolation with half-pixel centres, clamped at the edges.
+    """Return the pixels that linear interpolation needs, and their weights, (target, pixels needed).
 
-    That is the pixels needed, and their weights, (target, pixels needed). In float32 positions are rounded where torch
-    rounds them in training: of a photo of some thousand pixels a side the difference is a tenth of a grey level.
+    Pixels have half-pixel centres, and positions are clamped at the edges. In float32, positions are rounded as torch
+    rounds them in training: for a photo with some thousand pixels a side the difference is a tenth of a grey level.
 
     Source: ONNX operator Resize, mode linear, coordinate_transformation_mode half_pixel.
     """
@@ -204,3 +204,20 @@ def _interpolation(source: int, target: int, dtype: str) -> tuple[NDArray[np.int
     weights[row, np.searchsorted(needed, low)] += 1 - (position - low)
     weights[row, np.searchsorted(needed, high)] += position - low
     return needed, weights
+
+
+def border_contrast(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return by how many grey levels the border of each image (n, height, width) is brighter than its middle.
+
+    The border is the outermost pixels, by their median, for objects may reach beyond it. Large images are thinned
+    out first, for photos have millions of pixels.
+    """
+    height, width = images.shape[1:]
+    thinned = images[:, :: max(1, height // RAW_SIDE), :: max(1, width // RAW_SIDE)]
+    edges = (thinned[:, 0], thinned[:, -1], thinned[:, 1:-1, 0], thinned[:, 1:-1, -1])
+    height, width = thinned.shape[1:]
+    middle = thinned[:, height // 4 : height - height // 4, width // 4 : width - width // 4]
+    contrast: NDArray[np.float64] = np.median(np.concatenate(edges, axis=1), axis=1) - middle.mean(
+        axis=(1, 2)
+    )
+    return contrast

@@ -1,7 +1,7 @@
-"""Worker processes, spoken to in frames: what verification and benchmarks run models in.
+"""Worker processes, in which verification and benchmarks run models, and the frames that they exchange.
 
-A frame is a line of JSON and, if that names any, the bytes of arrays: no text to parse for a million logits, and no
-pickle, because a worker opens files that nobody has looked at.
+A frame is a line of JSON and the bytes of the arrays that it names. So a million logits need no parsing, and there is
+no pickle, because a worker opens files that nobody has checked yet.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from cnndeploy.machine import end_with_parent
 from cnndeploy.progress import ShouldStop, never
 
 Message = dict[str, Any]
-"""JSON-ready, but for values that are arrays."""
+"""A dict whose values are JSON-ready or arrays."""
 _GRACE_S = 3.0
 _ARRAYS = "arrays"  # the key of a frame's line that names its arrays
 
 
 class WorkerProcess:
-    """A module of ours, run as a process of its own; a context manager that ends it.
+    """A module of ours that runs as a process of its own; a context manager that ends it.
 
-    ``subject`` says in an error what the process was at work on.
+    Errors name ``subject``, what the process works on.
     """
 
     def __init__(self, module: str, *arguments: str, subject: str) -> None:
         self._subject = subject
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-P", "-m", module, *arguments],  # -P: no module of the folder that we are in
+            [sys.executable, "-P", "-m", module, *arguments],  # -P: import nothing from the current folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # a terminal's Ctrl-C is ours alone; __exit__ ends the worker
@@ -58,15 +58,15 @@ class WorkerProcess:
         """Return the next answer.
 
         Raises:
-            CnndeployError: The error that the worker met, of the same class.
-            ArtifactError: The worker ended without an answer, or was ended because it gave none in time, or none
-                within some seconds after it was to stop.
+            CnndeployError: The worker's own error, of the same class.
+            ArtifactError: The worker ended without an answer, or was ended because it did not answer in time, or not
+                within some seconds after it was asked to stop.
         """
         if (status := self._process.returncode) is not None:
             raise ArtifactError(f"{self._subject}: its process ended before, with status {status}")
         with self._watched(timeout_s, should_stop) as reasons:
             message = self._frame()
-        if message is None:  # not reaped yet: until then its number, and its group's, is no other process's
+        if message is None:  # not reaped yet, so that no other process has its number, or its group's
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             self._kill()
             status = self._process.wait()
@@ -77,7 +77,7 @@ class WorkerProcess:
         if "error" in message:
             kind: type[CnndeployError] = getattr(errors, message["error"], CnndeployError)
             error = kind.__new__(kind)
-            error.args = (message["text"],)  # already made, not what the class makes it from
+            error.args = (message["text"],)  # the finished text; __init__ would expect what makes it up
             raise error
         return message
 
@@ -98,7 +98,7 @@ class WorkerProcess:
 
     @contextlib.contextmanager
     def _watched(self, timeout_s: float, should_stop: ShouldStop) -> Iterator[list[str]]:
-        """While the block waits for an answer: end the worker if it takes too long, and yield why it was ended."""
+        """Watch over a block that waits for an answer: end the worker if it takes too long, and yield the reason."""
         answered, reasons = threading.Event(), list[str]()
 
         def watch() -> None:
@@ -122,7 +122,7 @@ class WorkerProcess:
             watcher.join()
 
     def _kill(self) -> None:
-        """End the worker and what it started itself, such as a compiler, which may outlive it."""
+        """End the worker and what it started itself, such as a compiler, which could outlive it."""
         if self._process.returncode is None:  # else it is reaped, and its number may be another's
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -139,13 +139,13 @@ class WorkerProcess:
 
 
 def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]]) -> None:
-    """Be the worker: hand requests from standard input to ``answers``, and send what it yields.
+    """Work as the worker: pass requests from standard input to ``answers``, and send what it yields.
 
-    An error ends the worker and reaches the parent as what it is.
+    An error ends the worker, and is raised again in the parent.
     """
     end_with_parent()
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not end up among the answers
+    os.dup2(2, 1)  # what a library prints must not end up among the answers
     try:
         for answer in answers(json.loads(line) for line in sys.stdin):
             _send(out, answer)
@@ -153,7 +153,7 @@ def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]
         pass  # the parent has gone
     except CnndeployError as error:
         _send(out, {"error": type(error).__name__, "text": str(error)})
-    except Exception as error:  # noqa: BLE001 - no memory, a runtime's own fault: the parent tells
+    except Exception as error:  # noqa: BLE001 - no memory, a runtime's own fault: the parent reports it
         _send(out, {"error": "ArtifactError", "text": f"{subject} could not be run: {error!r}"})
 
 

@@ -1,7 +1,7 @@
-"""Convolution and pooling by their definitions: what every runtime's operators can be held against.
+"""Convolution and pooling by their definitions, with which every runtime's operators can be compared.
 
-Written to be read and to be right, not to be fast: numpy alone, one loop per sum of the definition. There is
-no batch axis, no dilation and no groups. Every function computes in the floating dtype it is given, so
+The code is written to be read and to be right, not to be fast: numpy alone, one loop per sum of the definition. There
+is no batch axis, no dilation and no groups. Every function computes in the floating dtype of its arguments, so
 float64 stays float64; integers are computed in float64, where they cannot wrap around. Every function raises
 :class:`~cnndeploy.errors.InputMismatchError` for arrays or numbers that do not fit together.
 
@@ -22,17 +22,17 @@ Pair = tuple[int, int]
 
 
 def output_size(n: int, kernel: int, padding: int = 0, stride: int = 1) -> int:
-    """How many places a kernel takes along an axis: ``floor((n - kernel + 2 padding) / stride) + 1``.
+    """Count the places that a kernel takes along an axis: ``floor((n - kernel + 2 padding) / stride) + 1``.
 
     Args:
         n: Length of the axis before padding.
         kernel: Length of the kernel or window along it, m below.
-        padding: What is added at each of the two ends. With stride 1 three cases have names, and
-            :func:`padding_for` gives their p:
+        padding: The length that is added at each of the two ends. With stride 1 three cases have names, and
+            :func:`padding_for` returns their p:
 
             narrow  p = 0             n - m + 1 places: the kernel stays inside
             same    p = (m - 1) / 2   n places: m must be odd
-            wide    p = m - 1         n + m - 1 places: every one where kernel and axis still touch
+            wide    p = m - 1         n + m - 1 places: every one at which kernel and axis still touch
         stride: Steps of the kernel from one place to the next.
     """
     if n < 0 or kernel < 1 or padding < 0 or stride < 1:
@@ -49,7 +49,7 @@ def output_size(n: int, kernel: int, padding: int = 0, stride: int = 1) -> int:
 
 
 def padding_for(case: Literal["narrow", "same", "wide"], kernel: int) -> int:
-    """The padding that makes a convolution of stride 1 narrow, same or wide; see :func:`output_size`.
+    """Return the padding that makes a convolution of stride 1 narrow, same or wide; see :func:`output_size`.
 
     Source of narrow and wide: Kalchbrenner et al., "A Convolutional Neural Network for Modelling Sentences",
     arXiv:1404.2188, section 2.2. Dumoulin and Visin call same half and wide full.
@@ -118,7 +118,7 @@ def conv2d(
 
 
 def conv1x1(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Return (out, h, w) of a 1x1 kernel: one matrix product, applied to the channels of every pixel.
+    """Return the convolution with a 1x1 kernel, (out, h, w): one matrix product for the channels of every pixel.
 
     Args:
         x: (in, h, w).
@@ -152,7 +152,7 @@ def pool2d(
         x: (h, w) or (channels, h, w).
         window: (kh, kw).
         mode: "max" or "average".
-        stride: Down, right; the window where it is None, so that windows touch and do not overlap.
+        stride: Down, right; for None the size of the window, so that windows touch and do not overlap.
         padding: Rows above and below, columns left and right; less than the window, so that no window holds
             padding alone. torch is stricter and takes at most half the window.
     """
@@ -178,7 +178,7 @@ def pool2d(
 def _convolution_arguments(
     x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any] | None
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """The three in one dtype, the bias never None, their shapes checked."""
+    """Check the shapes of the three, and return them in one dtype, with a bias of zeros for None."""
     _check_rank("The weight", weight, "(out, in, kh, kw)")
     x, weight, bias = _floating(x, weight, np.zeros(len(weight), weight.dtype) if bias is None else bias)
     _check_rank("x", x, "(in, h, w)")
@@ -187,7 +187,7 @@ def _convolution_arguments(
             f"x has {x.shape[0]} channels, but the weight {weight.shape} takes {weight.shape[1]}"
         )
     if bias.shape != weight.shape[:1]:
-        raise InputMismatchError(f"The bias is {bias.shape}, not {weight.shape[:1]} as the weight gives")
+        raise InputMismatchError(f"The bias is {bias.shape}, not {weight.shape[:1]} as the weight needs")
     return x, weight, bias
 
 
@@ -197,7 +197,7 @@ def _check_rank(name: str, array: NDArray[Any], axes: str) -> None:
 
 
 def _floating(*arrays: NDArray[Any]) -> list[NDArray[Any]]:
-    """All in the dtype that numpy would compute in, or float64 for integers."""
+    """Return all arrays in the dtype that numpy would compute in, or in float64 if that is an integer."""
     dtype = np.result_type(*arrays)
     if dtype.kind not in "fiub":
         raise InputMismatchError(f"The dtype is {dtype}, not a floating or an integer one")

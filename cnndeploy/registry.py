@@ -1,8 +1,8 @@
-"""What is imported when it is first used: registries, and the names of a package.
+"""Registries, and names of a package that are imported when they are first used.
 
-A registry has a name for each file of a package, its stem, unless that begins with an underscore, and for each entry
-point of another package in the group ``cnndeploy.runtimes`` or its like. It is declared beside the protocol of what it
-holds, and lists names without importing their modules.
+A registry has a name for each file of a package, its stem, unless that begins with an underscore. It also has the
+names of other packages' entry points in its group, such as ``cnndeploy.runtimes``. It is declared beside the protocol
+of what it holds, and lists names without importing their modules.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def names(kind: str) -> list[str]:
 
 
 class Registry(Generic[T]):
-    """The objects of one kind: ``kind`` is the package's name, ``attribute`` what a module calls its object."""
+    """The objects of one kind: ``kind`` is the package's name, ``attribute`` the name of the object in each module."""
 
     def __init__(self, kind: str, attribute: str) -> None:
         self.kind = kind
@@ -39,15 +39,15 @@ class Registry(Generic[T]):
         return names(self.kind)
 
     def names_in_turn(self, likely: str) -> Iterator[str]:
-        """Yield all names, the ``likely`` one first and third parties' last.
+        """Yield all names, the ``likely`` one first and those of other packages last.
 
-        An app starts a tenth faster if it need not read what is installed, nor import what opens other formats.
+        An app starts a tenth faster if it need not read what is installed, nor import modules for other formats.
         """
         yield from sorted(_own(self.kind), key=lambda name: (name != likely, name))
         yield from sorted(_entry_points(self.kind).keys() - _own(self.kind))
 
     def get(self, name: str) -> T:
-        """Import the object of this name; raise UnknownNameError, or MissingDependencyError for a package it needs."""
+        """Import the object of this name; raise UnknownNameError, or MissingDependencyError if it needs a package."""
         try:
             if name in _own(self.kind):
                 module = importlib.import_module(f"cnndeploy.{self.kind}.{name}")
@@ -62,7 +62,7 @@ class Registry(Generic[T]):
 def lazy(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a package's ``__getattr__``, which imports a name's module when the name is first used (PEP 562).
 
-    ``names`` is from a module below the package to the names that it defines, separated by spaces.
+    ``names`` maps each module of the package to the names that it defines, separated by spaces.
     """
     module_of = {name: module for module, defined in names.items() for name in defined.split()}
 

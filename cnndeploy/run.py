@@ -9,17 +9,18 @@ from typing import Any, Literal, Self, get_args
 from cnndeploy.machine import usable_cpus
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16", "int8", "float64"]
-"""What is computed in or stored as. ``tf32`` keeps 10 of float32's 23 bits of each factor, ``bfloat16`` 7."""
+"""The format of numbers. ``tf32`` keeps 10 of float32's 23 bits of each factor of a product, ``bfloat16`` keeps 7."""
 Threads = int | Literal["auto"]
+MOST_THREADS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeOptions:
-    """What some runtimes let a user choose; a runtime's ``options`` say which fields and values it knows.
+    """Options of some runtimes; a runtime's ``options`` say which fields and values it knows.
 
-    ``spinning``: whether threads that wait for work spin, which wakes them sooner and keeps their CPUs busy.
-    ``precision``: what is computed in. In ``bfloat16`` a float32 file is lossy; ``tf32``, on CUDA, has a wider
-    tolerance than float32.
+    ``spinning``: threads that wait for work spin, which wakes them sooner and keeps their CPUs busy.
+    ``precision``: the format of numbers in computation. A float32 file is lossy in ``bfloat16``; ``tf32``, on CUDA, has
+    a wider tolerance than float32.
 
     >>> cnndeploy.RuntimeOptions(spinning=False).changed
     {'spinning': False}
@@ -30,12 +31,12 @@ class RuntimeOptions:
 
     @property
     def lossy(self) -> bool:
-        """Whether a float32 file run with these options gives up accuracy on purpose."""
+        """Whether these options trade a float32 file's accuracy for speed."""
         return self.precision not in ("float32", "tf32")
 
     @property
     def changed(self) -> dict[str, Any]:
-        """JSON-ready: the fields that differ from their defaults."""
+        """The fields that differ from their defaults, JSON-ready."""
         defaults = asdict(_DEFAULTS)
         return {name: value for name, value in asdict(self).items() if value != defaults[name]}
 
@@ -56,11 +57,11 @@ _DEFAULTS = RuntimeOptions()
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How a file is run. What is empty or None is as its deployment's plan says, and without a plan the default.
+    """How a file is run. Values that are empty or None come from its deployment's plan, or without a plan are defaults.
 
     ``runtime`` is a name in ``cnndeploy list``, by default the format's own. ``device`` is ``cpu``, the default,
-    ``cuda`` or ``cuda:N``; no other device is used instead. ``threads`` are CPU threads for one call, by default all
-    that the process may use; ``auto`` takes one if more are no faster.
+    ``cuda`` or ``cuda:N``; no other device is used instead. ``threads`` is the number of CPU threads for one call, by
+    default all that the process may use; ``auto`` takes one if more are no faster.
 
     >>> cnndeploy.Run(threads=1).over(cnndeploy.Run("openvino", "cpu", 2))
     Run(runtime='openvino', device='cpu', threads=1, options=None)
@@ -89,7 +90,7 @@ class Run:
         return self.threads if isinstance(self.threads, int) else usable_cpus()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; of the options only those that differ from their defaults."""
+        """Return a JSON-ready dict; of the options only those that differ from their defaults."""
         return {**asdict(self), "options": self.choices.changed}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Dataclasses to JSON and back: the one place that knows how."""
+"""Dataclasses to JSON and back, in one place."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ T = TypeVar("T")
 
 
 def jsonable(value: Any) -> Any:
-    """Return what JSON can hold: dataclasses as objects, tuples as lists, paths as text.
+    """Return a value that JSON can hold: dataclasses become objects, tuples lists, paths text.
 
-    A number that is not finite becomes None, because JSON has no such number and a report must be written whatever
-    it holds.
+    Infinity and NaN become None, because JSON has no such numbers and a report must be written whatever it holds.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -39,7 +38,10 @@ def dumps(value: Any) -> str:
 
 
 def structure(kind: type[T], value: Any) -> T:
-    """Build a ``kind`` from what :func:`jsonable` made of one, without keys it lacks; raise ValueError for all else."""
+    """Build a ``kind`` from what :func:`jsonable` returned; ignore keys that it does not have.
+
+    Raise ValueError if the value does not fit.
+    """
     try:
         return typing.cast(T, _structure(kind, value))
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -78,7 +80,7 @@ def _structure(kind: Any, value: Any) -> Any:  # noqa: PLR0911 - one for each ki
 
 
 def _of_union(kinds: tuple[Any, ...], value: Any) -> Any:
-    """Build the first kind that fits."""
+    """Build an object of the first kind that fits."""
     if value is None and type(None) in kinds:
         return None
     for kind in kinds:

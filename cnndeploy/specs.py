@@ -1,4 +1,4 @@
-"""What a model takes, what it gives, and where it came from."""
+"""TensorSpec and Manifest: a model's inputs and outputs, and where it came from."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Axis = int | str
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """Name, dtype and shape of one input or output.
+    """The name, dtype and shape of one input or output.
 
-    An axis is an int if its length is fixed, and a name, such as ``"batch"``, if it is not.
+    An axis is an int if its length is fixed, and otherwise a name, such as ``"batch"``.
     """
 
     name: str
@@ -32,16 +32,16 @@ class TensorSpec:
         return f"{self.dtype} ({', '.join(map(str, self.shape))})"
 
     def accepts(self, array: NDArray[Any]) -> bool:
-        """Whether dtype, rank and every fixed axis agree."""
+        """Return whether dtype, rank and every fixed axis agree."""
         if array.dtype != self.dtype or array.ndim != len(self.shape):
             return False
         pairs = zip(self.shape, array.shape, strict=True)
         return all(isinstance(axis, str) or axis == length for axis, length in pairs)
 
     def with_batch(self, batch_size: int, side: int | None = None) -> tuple[int, ...]:
-        """The shape with its first axis, if it is symbolic, set to ``batch_size``, and the others to ``side``.
+        """Return the shape with ``batch_size`` for a symbolic first axis, and ``side`` for the other symbolic ones.
 
-        Raise ValueError if an axis is symbolic and no ``side`` is given, or the first is fixed to another length.
+        Raise ValueError if another axis is symbolic and no ``side`` is given, or the first is fixed to another length.
         """
         if not self.shape:
             raise ValueError(f"{self.name} {self}: it has no batch axis")
@@ -57,15 +57,15 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What travels inside every file: what the model takes and gives, and where it came from.
+    """The facts inside every file: the model's inputs and outputs, and where it came from.
 
-    ``input`` is what ``preprocessing`` returns, float32 (batch, channels, height, width), or for a file that does that
-    itself raw images, uint8 (batch, height, width) of any size. Such a file returns ``probabilities`` too, the softmax
-    of ``output``, the logits. ``training`` holds recipe, accuracy and data set checksums, empty for untrained weights.
-    ``checkpoint_sha256`` names the checkpoint file an artifact was exported from; a checkpoint itself, which cannot
-    hold its own hash, has None. ``rewrites`` are the exact simplifications that the exported network went through, as
-    ``"merge_linear(classifier.1, classifier.3)"``. ``quantization`` says how a file was made that computes in less than
-    float32, and so is ``lossy``.
+    ``input`` is what ``preprocessing`` returns, float32 (batch, channels, height, width). A file that does the
+    preprocessing itself takes raw images, uint8 (batch, height, width), of any size; it also returns
+    ``probabilities``, the softmax of the logits, ``output``. ``training`` holds recipe, accuracy and data set checksums;
+    it is empty for untrained weights. ``checkpoint_sha256`` names the checkpoint file that an artifact was exported
+    from; it is None in a checkpoint, which cannot hold its own hash. ``rewrites`` lists the exact simplifications of the
+    exported network, such as ``"merge_linear(classifier.1, classifier.3)"``. ``quantization`` says how a ``lossy`` file
+    was made, which computes in less than float32.
 
     >>> manifest = cnndeploy.Artifact.open("lenet.onnx").require_manifest()
     >>> print(manifest.input, "->", manifest.output)
@@ -86,7 +86,7 @@ class Manifest:
 
     @property
     def lossy(self) -> bool:
-        """Whether the file gives up accuracy on purpose, so that it has a budget to keep and is never equivalent."""
+        """Whether the file trades accuracy for speed or size, and so must keep a budget and is never equivalent."""
         return self.quantization is not None
 
     @property
@@ -100,7 +100,7 @@ class Manifest:
         return (self.output, *(() if self.probabilities is None else (self.probabilities,)))
 
     def taking_images(self) -> Manifest:
-        """The manifest of the same network in a file that does the preprocessing itself."""
+        """Return the manifest of the same network in a file that does the preprocessing itself."""
         return replace(
             self,
             input=TensorSpec(self.input.name, "uint8", (self.input.shape[0], "height", "width")),
@@ -108,11 +108,11 @@ class Manifest:
         )
 
     def prepared(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """What the file takes for raw images, uint8 (batch, height, width)."""
+        """Turn raw images, uint8 (batch, height, width), into the file's input."""
         return images if self.takes_images else self.preprocessing(images)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, field by field."""
+        """Return a JSON-ready dict of the fields."""
         return dict(jsonable(self))
 
     def to_json(self) -> str:
@@ -121,7 +121,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
-        """Read what :meth:`to_json` wrote; raise ValueError if the text is no manifest."""
+        """Read what :meth:`to_json` wrote; raise ValueError if the text is not a manifest."""
         try:
             manifest = structure(cls, json.loads(text))
         except (ArtifactError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Preprocessing in torch, for training and inside of exported files."""
+"""Preprocessing in torch, for training and inside exported files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from cnndeploy.preprocessing import Preprocessing
 
 
 class TorchPreprocessing(nn.Module):
-    """:class:`~cnndeploy.preprocessing.Preprocessing` in operators that TorchScript and ONNX have too.
+    """A :class:`~cnndeploy.preprocessing.Preprocessing` in operators that TorchScript and ONNX have too.
 
-    ``source`` is the height and width of every image, if they are all alike: of the right size they are not resized.
+    ``source`` is the height and width of the images, if all are alike; images of the right size are not resized.
     """
 
     def __init__(self, preprocessing: Preprocessing, source: tuple[int, ...] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Labels of image files in plain Python; needs `pip install 'cnndeploy[cpu]'` and no PyTorch.
+"""Classify image files in plain Python; needs `pip install 'cnndeploy[cpu]'` and no PyTorch.
 
 python examples/classify.py lenet.onnx shoe.png bag.png
 """

@@ -1,10 +1,10 @@
-"""Learn an edge detector on the reference operators, export it as ONNX, and hold the file to the definition.
+"""Learn an edge detector with the reference operators, export it as ONNX, and check the file by the definition.
 
 Run as: python examples/edge_detector.py [FILE.onnx]
 
 A picture of two white borders around a black middle has an edge where a pixel differs from its neighbour:
-cross-correlation with [1, -1] gives 1 from white to black, -1 from black to white, and 0 elsewhere. From the
-picture and these answers alone gradient descent finds the kernel again. Needs cnndeploy[cpu,torch].
+cross-correlation with [1, -1] is 1 from white to black, -1 from black to white, and 0 elsewhere. From the
+picture and these results alone, gradient descent finds the kernel again. Needs cnndeploy[cpu,torch].
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ TOLERANCE = 1e-6
 
 
 def picture() -> NDArray[np.float64]:
-    """Ones, (6, 8), with columns 2 to 5 zero."""
+    """Return ones, (6, 8), with zeros in columns 2 to 5."""
     image = np.ones((6, 8))
     image[:, 2:6] = 0
     return image
 
 
 def learn(image: NDArray[Any], target: NDArray[Any]) -> tuple[float, NDArray[Any]]:
-    """The last loss, and the kernel (1, 2) for which ``corr2d(image, kernel)`` comes near the target."""
+    """Return the last loss, and the kernel (1, 2) for which ``corr2d(image, kernel)`` is close to the target."""
     kernel = np.random.default_rng(0).normal(size=(1, 2))
     error = corr2d(image, kernel) - target  # (6, 7)
     for step in range(1, STEPS + 1):
@@ -69,15 +69,15 @@ def save(kernel: NDArray[Any], path: str | Path) -> None:
 
 
 def difference(path: str | Path, kernel: NDArray[Any], images: NDArray[np.float32]) -> float:
-    """How far the file in ONNX Runtime is at most from the definition in float64; images is (batch, 6, 8)."""
+    """Return the largest difference between ONNX Runtime and the definition in float64; images is (batch, 6, 8)."""
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (found,) = session.run(["edges"], {"image": images[:, None]})
+    (edges,) = session.run(["edges"], {"image": images[:, None]})
     expected = np.stack([corr2d(image, kernel) for image in images])  # (batch, 6, 7)
-    return float(np.abs(found[:, 0] - expected).max())
+    return float(np.abs(edges[:, 0] - expected).max())
 
 
 def main(path: str | Path) -> tuple[float, NDArray[Any], float]:
-    """Learn, export to ``path`` and compare; gives the loss, the kernel and the maximal difference."""
+    """Learn, export to ``path`` and compare; return the loss, the kernel and the largest difference."""
     image = picture()
     loss, kernel = learn(image, target=corr2d(image, np.array([[1.0, -1.0]])))
     print(f"kernel learned: {np.array2string(kernel, precision=4)}")
@@ -92,8 +92,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("path", nargs="?", default="edge_detector.onnx", help="where to write the ONNX file")
     try:
-        *_, found_difference = main(parser.parse_args().path)
+        *_, largest = main(parser.parse_args().path)
     except CnndeployError as failure:
         sys.exit(str(failure))
-    if not found_difference <= TOLERANCE:  # so that NaN fails too
-        sys.exit(f"ONNX Runtime and the definition disagree: {found_difference:.1e} is more than {TOLERANCE}")
+    if not largest <= TOLERANCE:  # so that NaN fails too
+        sys.exit(f"ONNX Runtime and the definition disagree: {largest:.1e} is more than {TOLERANCE}")

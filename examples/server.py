@@ -1,10 +1,10 @@
-"""A web service around one model: send it images, get their labels.
+"""Serve one model over HTTP: send images, get their labels.
 
     pip install 'cnndeploy[cpu]' fastapi uvicorn python-multipart
     CNNDEPLOY_MODEL=lenet.onnx python examples/server.py
     curl -F image=@shoe.png localhost:8000/classify
 
-HOST and PORT say where it listens, 127.0.0.1 and 8000 by default. On SIGTERM or Ctrl-C it takes no more requests,
+HOST and PORT set where it listens, 127.0.0.1 and 8000 by default. On SIGTERM or Ctrl-C it accepts no more requests,
 answers those that it has, and closes the model.
 """
 
@@ -24,14 +24,14 @@ from numpy.typing import NDArray
 import cnndeploy
 from cnndeploy.errors import DataError, InputMismatchError
 
-# A file of some kilobytes may hold many megapixels, so both are limited.
+# A file of a few kilobytes may hold many megapixels, so both are limited.
 MOST_BYTES, MOST_PIXELS, MOST_IMAGES = 10 * 2**20, 4 * 2**20, 64
 Top = Annotated[int, Query(ge=1)]
 
 
 @asynccontextmanager
 async def opened_model(app: FastAPI) -> AsyncIterator[None]:
-    """One model for all requests: threads may share it."""
+    """Open one model for all requests: threads may share it."""
     with cnndeploy.load(os.environ["CNNDEPLOY_MODEL"]) as model:
         model.warmup()
         app.state.model = model
@@ -44,23 +44,23 @@ app = FastAPI(title="cnndeploy", lifespan=opened_model)
 @app.exception_handler(DataError)
 @app.exception_handler(InputMismatchError)
 def refused(_: Request, error: cnndeploy.CnndeployError) -> JSONResponse:
-    """What was sent is no image that can be classified; any other error is the service's own, and a 500."""
+    """Answer 422 if an image cannot be classified; any other error is the service's own, and a 500."""
     return JSONResponse({"detail": str(error)}, status_code=422)
 
 
 @app.get("/health")
 def health(request: Request) -> dict[str, Any]:
-    """Whether a model is ready, and which; used by what watches the service."""
+    """Report that a model is ready, and which one, to whatever watches the service."""
     model = request.app.state.model
     return {"status": "ready", "architecture": model.manifest.architecture, "labels": model.labels}
 
 
-# These two are no coroutines, so each request runs in a thread and a slow one keeps no other waiting.
+# These two are not coroutines, so each request runs in a thread, and a slow one does not hold up the others.
 
 
 @app.post("/classify")
 def classify(request: Request, image: Annotated[UploadFile, File()], top: Top = 1) -> dict[str, Any]:
-    """The classes of one image."""
+    """Classify one image."""
     (prediction,) = request.app.state.model.classify([_pixels(image)], top=top)
     return {"classes": _classes(prediction)}
 
@@ -69,10 +69,10 @@ def classify(request: Request, image: Annotated[UploadFile, File()], top: Top = 
 def classify_batch(
     request: Request, images: Annotated[list[UploadFile], File()], top: Top = 1
 ) -> dict[str, Any]:
-    """The classes of many images, in the order they were sent; nothing if one of them is damaged."""
+    """Classify many images, in the order they were sent; no answer at all if one of them is damaged."""
     if len(images) > MOST_IMAGES:
         raise HTTPException(413, f"at most {MOST_IMAGES} images a request")
-    # not as a list: each is decoded when its turn comes, and then let go
+    # a generator: each image is decoded when its turn comes, and then freed
     predictions = request.app.state.model.classify((_pixels(image) for image in images), top=top)
     return {
         "images": [
@@ -96,7 +96,7 @@ def _pixels(image: UploadFile) -> NDArray[np.uint8]:
 
 def _classes(prediction: cnndeploy.Prediction) -> list[dict[str, Any]]:
     ranked = (prediction, *prediction.runners_up)
-    return [{"label": each.label, "probability": each.probability} for each in ranked]
+    return [{"label": one.label, "probability": one.probability} for one in ranked]
 
 
 if __name__ == "__main__":

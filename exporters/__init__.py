@@ -1,6 +1,6 @@
 """Exporters: write a checkpoint as a self-contained file. One file each; imported as ``cnndeploy.exporters``.
 
-An exporter checks its own file, reopened from disk, before the file takes its name.
+An exporter reopens its file from disk and checks it before the file gets its name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exporter: one format that a checkpoint can be written in, the registry of all, and how one is used."""
+"""Exporter: a format to write a checkpoint in; the registry of exporters; and export(), which uses one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ModelInput = Literal["tensor", "image"]
 
 @dataclass(frozen=True, slots=True)
 class ExportOptions:
-    """What a user may choose, as :func:`export` says; for ``simplify`` see :mod:`cnndeploy.simplification`."""
+    """The options of :func:`export`; for ``simplify`` see :mod:`cnndeploy.simplification`."""
 
     opset: int | None = None
     input: ModelInput = "tensor"
@@ -30,15 +30,15 @@ class ExportOptions:
 
 
 class Exporter(Protocol):
-    """One format; the module's ``EXPORTER`` is an instance."""
+    """An exporter for one format; the module's ``EXPORTER`` is an instance."""
 
     format: str
     suffix: str
     options: frozenset[str]
-    """The fields of ExportOptions that this exporter heeds."""
+    """The fields of ExportOptions that this exporter uses."""
 
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
-        """Write ``checkpoint`` to ``path``, whole or not at all; the same checkpoint gives the same bytes.
+        """Write ``checkpoint`` to ``path``, whole or not at all; write the same bytes for the same checkpoint.
 
         Raise ExportError if the file does not pass the exporter's own checks, ArtifactError if it cannot be written.
         """
@@ -48,7 +48,7 @@ EXPORTERS: Registry[Exporter] = Registry("exporters", "EXPORTER")
 
 
 def exported_manifest(checkpoint: Checkpoint) -> Manifest:
-    """Return the manifest as it goes into an exported file: it names the checkpoint and the versions."""
+    """Return the manifest for an exported file, which names the checkpoint and the versions."""
     return replace(checkpoint.manifest, checkpoint_sha256=checkpoint.sha256, versions=versions())
 
 
@@ -64,20 +64,20 @@ def export(
     """Export a checkpoint file, beside itself unless ``output`` says otherwise.
 
     Args:
-        checkpoint: What ``cnndeploy train`` wrote.
+        checkpoint: A file that ``cnndeploy train`` wrote.
         model_format: A name in ``cnndeploy list``, such as ``"onnx"``.
         output: The file to write; the checkpoint's name with the format's suffix by default.
-        input: ``tensor``: the file takes float32 (batch, 1, height, width) as the manifest's preprocessing gives it.
-            ``image``: it takes raw images, uint8 (batch, height, width) of any size, does the preprocessing itself,
-            and gives ``logits`` and ``probabilities``.
+        input: ``tensor``: the file takes float32 (batch, 1, height, width), prepared as the manifest says.
+            ``image``: it takes raw images, uint8 (batch, height, width) of any size, does the preprocessing itself, and
+            returns ``logits`` and ``probabilities``.
         opset: ONNX opset, None for the exporter's default.
-        simplify: Apply rewrites first that are exact in real numbers, so that the file computes the same with less
-            work; its manifest lists them. False writes the checkpoint's network layer by layer.
+        simplify: First apply rewrites that are exact in real numbers, so that the file computes the same with less
+            work. Its manifest lists them. False writes the checkpoint's network layer by layer.
 
     Raises:
-        UnknownNameError: No such format, or no such input.
+        UnknownNameError: There is no such format, or no such input.
         CheckpointError: ``checkpoint`` cannot be read.
-        ExportError, ArtifactError: As :meth:`Exporter.export`.
+        ExportError, ArtifactError: As in :meth:`Exporter.export`.
 
     >>> artifact = cnndeploy.export("lenet.pt", "onnx", "lenet-image.onnx", input="image")
     >>> print(artifact.require_manifest().input)

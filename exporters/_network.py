@@ -1,4 +1,4 @@
-"""What an exporter writes, and how: a network, simplified or as it is, perhaps behind its preprocessing."""
+"""The network that an exporter writes, simplified or not, with or without preprocessing, and how it is written."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cnndeploy.simplification import Rewrite, fold_preprocessing, simplify
 from cnndeploy.specs import Manifest
 from cnndeploy.torch_preprocessing import TorchPreprocessing
 
-WRAPPED = "network"  # the attribute of ImageNetwork under which the checkpoint's modules lie
+WRAPPED = "network"  # the attribute of ImageNetwork that holds the checkpoint's modules
 
 
 class ImageNetwork(nn.Module):
-    """From raw images, uint8 (batch, height, width), to logits and probabilities, both float32 (batch, classes)."""
+    """A network from raw images, uint8 (batch, height, width), to logits and probabilities, (batch, classes)."""
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -31,13 +31,13 @@ class ImageNetwork(nn.Module):
         self.preprocessing = TorchPreprocessing(preprocessing)
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and probabilities."""
+        """Return logits and probabilities."""
         logits = self.network(self.preprocessing(image))
         return logits, torch.softmax(logits, dim=1)
 
 
 def network_and_manifest(checkpoint: Checkpoint, options: ExportOptions) -> tuple[nn.Module, Manifest]:
-    """The module to write, in eval mode on the CPU, and the manifest to write with it."""
+    """Return the module to write, in eval mode on the CPU, and the manifest to write with it."""
     network, manifest = checkpoint.network(), exported_manifest(checkpoint)
     preprocessing = manifest.preprocessing
     rewrites: tuple[Rewrite, ...] = ()
@@ -52,7 +52,7 @@ def network_and_manifest(checkpoint: Checkpoint, options: ExportOptions) -> tupl
 
 
 def example(manifest: Manifest, batch: int, side: int = RAW_SIDE) -> torch.Tensor:
-    """Random input for a batch, the same each time; raw images are square, with sides of so many pixels."""
+    """Return random input for a batch, the same each time; raw images are squares of ``side`` pixels."""
     generator = torch.Generator().manual_seed(0)
     shape = manifest.input.with_batch(batch, side)
     if manifest.takes_images:
@@ -61,11 +61,11 @@ def example(manifest: Manifest, batch: int, side: int = RAW_SIDE) -> torch.Tenso
 
 
 def write(path: Path, content: bytes, manifest: Manifest, faults: Callable[[Path], list[str]]) -> Artifact:
-    """Write a file, which takes its name only if it, reopened, has no ``faults`` and its manifest reads back."""
+    """Write a file; give it its name only if, reopened, it has no ``faults`` and its manifest reads back."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
         wrong = faults(temporary)
-        written = Artifact.open(temporary)  # which refuses weights in another file
+        written = Artifact.open(temporary)  # refuses weights in another file
         if written.manifest != manifest:
             wrong.append("its manifest does not read back")
         if wrong:

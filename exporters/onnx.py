@@ -24,12 +24,12 @@ SUPPORTED_OPSETS = range(18, 24)
 
 # torch.export fixes an axis whose example is 1, so the example batch is longer.
 _EXAMPLE_BATCH = 2
-# What torch notes on nodes and values holds absolute paths; the module scopes are worth keeping.
+# torch's notes on nodes and values contain absolute paths; only the module scopes are worth keeping.
 _KEPT_METADATA = ("pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy")
 
 
 class OnnxExporter:
-    """torch.onnx.export with dynamo, cleaned of the machine's paths."""
+    """The exporter of ONNX: torch.onnx.export with dynamo, without the machine's paths."""
 
     format = "onnx"
     suffix = ".onnx"
@@ -65,12 +65,12 @@ def _to_onnx(network: torch.nn.Module, manifest: Manifest, opset: int) -> onnx_i
             verbose=False,
         )
     if program is None:
-        raise ExportError("torch.onnx.export gave no program")
+        raise ExportError("torch.onnx.export returned no program")
     return program.model
 
 
 def _resize(image: Any, size: list[int], align_corners: bool, scale_factors: None) -> Any:
-    """By its last two axes; torch's own translation reads the batch's size from the graph, on the CPU."""
+    """Resize the last two axes; torch's own translation reads the batch's size from the graph, on the CPU."""
     del align_corners, scale_factors
     lengths: Any = opset18.Constant(value_ints=size)
     options: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
@@ -78,7 +78,7 @@ def _resize(image: Any, size: list[int], align_corners: bool, scale_factors: Non
 
 
 def _strip(model: onnx_ir.Model) -> None:
-    """Remove everything that tells of the machine the file was made on."""
+    """Remove everything that reveals the machine on which the file was made."""
     model.doc_string = model.graph.doc_string = None
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
@@ -87,7 +87,7 @@ def _strip(model: onnx_ir.Model) -> None:
         node.doc_string = None
         kept = {key: node.metadata_props[key] for key in _KEPT_METADATA if key in node.metadata_props}
         node.metadata_props.clear()
-        # a module has its name in the checkpoint
+        # modules keep the names that they have in the checkpoint
         node.metadata_props.update({key: note.replace(f"'{WRAPPED}.", "'") for key, note in kept.items()})
         values += node.outputs
     for value in values:
@@ -103,7 +103,7 @@ def _faults(path: Path, manifest: Manifest, opset: int) -> list[str]:
     faults = []
     for kind, values, expected in (
         ("takes", model.graph.input, (manifest.input,)),
-        ("gives", model.graph.output, manifest.outputs),
+        ("returns", model.graph.output, manifest.outputs),
     ):
         specs = tuple(map(_spec, values))
         if specs != expected:
@@ -112,7 +112,7 @@ def _faults(path: Path, manifest: Manifest, opset: int) -> list[str]:
             )
             faults.append(f"it {kind} {written}, not {wanted}; is an axis fixed?")
     others = {
-        "it contains functions, whose insides are not checked": len(model.functions) > 0,
+        "it contains functions, whose contents are not checked": len(model.functions) > 0,
         "it contains Dropout": any(node.op_type == "Dropout" for node in model.graph.node),
         f"its opset is not {opset}": [o.version for o in model.opset_import if o.domain == ""] != [opset],
     }

@@ -22,15 +22,15 @@ from cnndeploy.formats.torchscript import MANIFEST_FILE
 from cnndeploy.machine import quiet
 from cnndeploy.specs import Manifest
 
-# A class scripted for the nth time in a process is named after n, which would make two exports differ.
+# The name of a class counts how often the process has scripted it, which would make two exports differ.
 _MANGLE = re.compile(rb"___torch_mangle_\d+")
 _UNMANGLED = b"___torch_mangle_0"
-# Source paths, and records that the writer makes itself.
+# Records with source paths, and those that the writer makes itself.
 _LEFT_OUT = re.compile(r"\.debug_pkl$|^version$|^\.data/")
 
 
 class TorchScriptExporter:
-    """torch.jit.script and freeze, cleaned of the machine's paths and the process's counters."""
+    """The exporter of TorchScript: torch.jit.script and freeze, without the machine's paths and counters."""
 
     format = "torchscript"
     suffix = ".torchscript"
@@ -39,7 +39,9 @@ class TorchScriptExporter:
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write the file, reopen it, check it, and only then give it its name."""
         network, manifest = network_and_manifest(checkpoint, options)
-        with quiet():  # torch warns that torch.jit is deprecated, and of annotations in its own GraphModule
+        with (
+            quiet()
+        ):  # torch warns that torch.jit is deprecated, and about annotations in its own GraphModule
             frozen = torch.jit.freeze(torch.jit.script(network))
             archive = io.BytesIO()
             torch.jit.save(frozen, archive, _extra_files={MANIFEST_FILE: manifest.to_json()})
@@ -48,10 +50,10 @@ class TorchScriptExporter:
 
 
 def _cleaned(archive: bytes) -> bytes:
-    """The same archive without source paths and with class names that do not depend on the process."""
+    """Return the archive without source paths, and with class names that do not depend on the process."""
     reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
     mangled = {name for record in reader.get_all_records() for name in _MANGLE.findall(record.encode())}
-    if len(mangled) > 1:  # two classes would come to have one name
+    if len(mangled) > 1:  # two classes would get the same name
         raise ExportError(f"the frozen network still has {len(mangled)} classes; freezing should leave one")
     cleaned = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(cleaned)
@@ -77,7 +79,7 @@ def _faults(path: Path, manifest: Manifest, network: torch.nn.Module) -> list[st
             outputs = (result if isinstance(result, tuple) else (result,) for result in results)
             for spec, given, expected in zip(manifest.outputs, *outputs, strict=True):
                 if given.shape != expected.shape or not torch.allclose(given, expected, rtol=1e-4, atol=1e-5):
-                    faults.append(f"a batch of {batch} gives other {spec.name} than the network")
+                    faults.append(f"the {spec.name} of a batch of {batch} differ from the network's")
     return faults
 
 

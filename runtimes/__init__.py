@@ -1,6 +1,6 @@
 """Runtimes: open an artifact on a device and run it. One file each; imported as ``cnndeploy.runtimes``.
 
-A runtime never runs anywhere but on the device it was asked for, and never times itself.
+A runtime runs only on the device that it was asked for, and never times itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Open an artifact on the runtime, device and threads that were asked for, or on none."""
+"""Opening an artifact on the runtime, device and threads that were asked for, or on none."""
 
 from __future__ import annotations
 
@@ -17,31 +17,34 @@ from cnndeploy.errors import ArtifactError, CnndeployError, DeviceUnavailableErr
 from cnndeploy.formats import FORMATS
 from cnndeploy.machine import usable_cpus
 from cnndeploy.preprocessing import RAW_SIDE
-from cnndeploy.run import Run
+from cnndeploy.run import MOST_THREADS, Run
 from cnndeploy.runtimes._session import RUNTIMES, Arrays, Session
 
-# For threads="auto": above so many seconds an image all threads are taken untried; all must be so many times as fast.
+# For threads="auto". A model that takes more than _LARGE_S seconds an image gets all threads without a trial. Otherwise
+# it gets all threads only if they are _WORTH_IT times as fast as one.
 _LARGE_S, _WORTH_IT = 0.005, 1.1
-_MOST_THREADS = 1024
 _TRIAL_S, _FEWEST_TRIALS = 0.001, 5
 
 
 def open_session(artifact: Artifact, run: Run | None = None) -> Session:
-    """Open an artifact as ``run`` says; what it leaves open is the default.
+    """Open an artifact as ``run`` says; what ``run`` leaves open is the default.
 
-    ``auto`` threads times one image with one thread and with all that the process may use, and takes one if all are
-    not a tenth faster.
+    For ``auto`` threads, time one image with one thread and with all that the process may use, and take one unless all
+    are at least a tenth faster.
 
     Raises:
-        ArtifactError, DeviceUnavailableError: As :meth:`Runtime.open`; the latter too if a part of the model is seen
-            to be elsewhere than on the device.
+        ArtifactError, DeviceUnavailableError: As in :meth:`Runtime.open`; the latter also if a part of the model is
+            not on the device.
         MissingDependencyError: The runtime's package is not installed.
     """
     run = resolve(artifact, run).run
-    threads = run.threads
-    if threads not in (None, "auto") and not (type(threads) is int and 1 <= threads <= _MOST_THREADS):
+    threads, most = (
+        run.threads,
+        max(MOST_THREADS, usable_cpus()),
+    )  # all CPUs are the default, so never too many
+    if threads not in (None, "auto") and not (type(threads) is int and 1 <= threads <= most):
         raise DeviceUnavailableError(
-            f"threads are a whole number from 1 to {_MOST_THREADS}, or 'auto', not {threads!r}"
+            f"threads are a whole number from 1 to {most}, or 'auto', not {threads!r}"
         )
     if threads == "auto":
         return _fewest_threads(lambda count: _open(artifact, replace(run, threads=count)))
@@ -49,7 +52,7 @@ def open_session(artifact: Artifact, run: Run | None = None) -> Session:
 
 
 def _open(artifact: Artifact, run: Run) -> Session:
-    """Open an artifact once its runtime is known to be able to do what is asked for."""
+    """Check that the runtime can do what is asked for, then open the artifact."""
     name, runtime = run.runtime, RUNTIMES.get(run.runtime)
     if artifact.format not in runtime.formats:
         raise ArtifactError(
@@ -58,11 +61,11 @@ def _open(artifact: Artifact, run: Run) -> Session:
         )
     if importlib.util.find_spec(runtime.package) is None:
         raise MissingDependencyError(runtime.package)
-    # before the runtime is asked, because one that ignores its device would open the file all the same
+    # before the runtime opens the file, because one that ignores its device would open it all the same
     index = device_index(run.device, name, runtime.devices())
     for option, value in run.choices.changed.items():
         if value not in runtime.options.get(option, ()):
-            raise ArtifactError(f"the runtime {name} has no {option} {value}; leave it out")
+            raise ArtifactError(f"the runtime {name} does not support {option} {value}; leave it out")
     if run.choices.precision == "tf32" and index is None:
         raise DeviceUnavailableError("TF32 is a format of CUDA GPUs; leave it out, or use the device cuda")
     run = replace(run, device="cpu" if index is None else f"cuda:{index}")
@@ -80,7 +83,9 @@ def _check_opened(session: Session, run: Run) -> None:
     if session.options != run.choices:
         raise DeviceUnavailableError(f"{run.runtime} opened {path} with other options")
     if not placement:
-        raise DeviceUnavailableError(f"{run.runtime} shows no part of {path} that it computes; is there any?")
+        raise DeviceUnavailableError(
+            f"{run.runtime} shows no part of {path} that it computes; is the model empty?"
+        )
     on_cpu = run.device == "cpu"
     elsewhere = [
         part
@@ -89,13 +94,13 @@ def _check_opened(session: Session, run: Run) -> None:
     ]
     if elsewhere or session.device != run.device:
         raise DeviceUnavailableError(
-            f"{run.runtime} put {len(elsewhere)} of {len(placement)} parts of {path} elsewhere than "
-            f"on {run.device}: {', '.join(elsewhere[:5])}. Use the device cpu, or a build that has these operators."
+            f"{run.runtime} put {len(elsewhere)} of {len(placement)} parts of {path} elsewhere than on {run.device}: "
+            f"{', '.join(elsewhere[:5])}. Use the device cpu, or a build that has these operators."
         )
 
 
 def _fewest_threads(opened_with: Callable[[int], Session]) -> Session:
-    """Return the session with all threads, or with one if that is no slower: it leaves the other CPUs to the app."""
+    """Return the session with all threads, or with one if that is as fast, which leaves the other CPUs to the app."""
     session = opened_with(usable_cpus())
     if usable_cpus() == 1 or session.device != "cpu":
         return session
@@ -106,18 +111,18 @@ def _fewest_threads(opened_with: Callable[[int], Session]) -> Session:
             return session
         alone = opened_with(1)
         one_s = _median_seconds(alone, image)
-    # its shape is not known, its type not numpy's, or it does not run
+    # the input's shape is not known, its type is not numpy's, or the model does not run
     except (ValueError, TypeError, CnndeployError):
         return session
     session.close()
     if one_s < _WORTH_IT * all_s:
         return alone
-    alone.close()  # and opened again: torch has one number of threads for the whole process, the last one set
+    alone.close()  # open again: torch has one number of threads for the whole process, the one that was set last
     return opened_with(usable_cpus())
 
 
 def _median_seconds(session: Session, feeds: Arrays) -> float:
-    """Return the median over many runs; of a large model, over few."""
+    """Return the median over many runs, or over few runs of a large model."""
     seconds: list[float] = []
     while len(seconds) < _FEWEST_TRIALS or sum(seconds) < _TRIAL_S:
         start = time.perf_counter()

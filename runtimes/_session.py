@@ -1,4 +1,4 @@
-"""Runtime: one way to open artifacts. Session: an artifact opened on one device, ready to run."""
+"""Runtime: a way to run artifacts. Session: an artifact that is open on one device, ready to run."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _inherited: list[Session] = []
 
 
 if hasattr(os, "register_at_fork"):
-    # what was open is never released in a fork, for a runtime may wait for threads that are not there
+    # a fork never releases what was open, because a runtime could wait for threads that the fork does not have
     os.register_at_fork(after_in_child=lambda: _inherited.extend(_open_sessions))
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """What one module of a network computes: its path, such as ``features.3``, its class, and its values.
+    """The output of one module of a network: the module's path, such as ``features.3``, its class, and the values.
 
     The path is empty if the file does not name it.
     """
@@ -43,11 +43,11 @@ class Activation:
 
 
 class Session(ABC):
-    """An artifact opened on one device, ready to run; a context manager.
+    """An artifact that is open on one device, ready to run; a context manager.
 
-    ``run_as`` says how it is run, with the very device, as ``cuda:0``. ``inputs`` and ``outputs`` are what the opened
-    file says of itself; a format that says nothing, as those of torch, has its manifest's. ``placed_on`` is what
-    :meth:`placement` must return for every part.
+    ``run_as`` says how it is run, with the exact device, such as ``cuda:0``. ``inputs`` and ``outputs`` are what the
+    opened file declares, or the manifest's if the format declares none, as torch's formats do. For every part
+    :meth:`placement` must return ``placed_on``.
     """
 
     _library = "the runtime"
@@ -70,24 +70,24 @@ class Session(ABC):
         _open_sessions.add(self)
 
     def run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        """Run one batch through the graph; returns when the results are there.
+        """Run one batch through the graph, and return when the results are there.
 
         Args:
-            feeds: Input name to array; ``image`` is float32 (batch, 1, height, width), NCHW, preprocessed.
+            feeds: The array for each input name; ``image`` is float32 (batch, 1, height, width), NCHW, preprocessed.
 
         Returns:
-            Output name to array; ``logits`` is float32 (batch, classes), unnormalised. The caller owns it.
+            The array for each output name; ``logits`` is float32 (batch, classes), unnormalised. The caller owns it.
 
         Raises:
             InputMismatchError: A name, dtype or fixed axis differs from ``inputs``.
-            ArtifactError: The session is closed or of another process, or the runtime failed on this batch.
+            ArtifactError: The session is closed, belongs to another process, or failed on this batch.
         """
         if self._closed:
             raise self._failure()
         if self._forks != fork_count():
             raise ArtifactError(
-                f"{self.artifact.path} was opened before this process was forked, and a runtime's threads do not live "
-                "on in a fork. Open it in this process, or start processes by multiprocessing's 'spawn'."
+                f"{self.artifact.path} was opened before this process was forked, and a runtime's threads do not "
+                "survive a fork. Open it in this process, or start processes with multiprocessing's 'spawn'."
             )
         for spec in self.inputs:
             array = feeds.get(spec.name)
@@ -96,7 +96,7 @@ class Session(ABC):
                     f"input {spec.name!r} is missing; expected {spec}, got {sorted(feeds)}"
                 )
             seen = (array.dtype, array.shape)
-            # checking every run again would take a microsecond of each
+            # checking again in every run would cost a microsecond
             if self._accepted.get(spec.name) != seen:
                 if not spec.accepts(array):
                     given = TensorSpec("", str(array.dtype), array.shape)
@@ -109,40 +109,40 @@ class Session(ABC):
             return self._run(feeds)
         except CnndeployError:
             raise
-        except Exception as error:  # whatever a runtime makes of a file that may be anybody's
+        except Exception as error:  # a runtime may raise anything for a file that may be anybody's
             raise self._failure(feeds, error) from error
 
     @abstractmethod
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        """Run feeds that fit; what it raises becomes an ArtifactError, and of a closed session says so."""
+        """Run feeds that fit; :meth:`run` turns whatever this raises into an ArtifactError."""
 
     def activations(self, feeds: Arrays) -> list[Activation]:  # noqa: ARG002 - for those that can
-        """Return what each module computes for one batch, in the order computed; takes what :meth:`run` takes.
+        """Return what each module computes for one batch, in order; take what :meth:`run` takes.
 
-        Empty if the runtime cannot look inside. To be seen, outputs are kept that the runtime may otherwise fuse away,
-        so this run need not compute the same bits as :meth:`run`.
+        The list is empty if the runtime cannot look inside. Outputs that the runtime would otherwise fuse away are
+        kept, so this need not compute the same bits as :meth:`run`.
         """
         return []
 
     @abstractmethod
     def placement(self) -> dict[str, str]:
-        """Return where the work is done: node or tensor name to execution provider or device."""
+        """Return where each part is computed: node or tensor name to execution provider or device."""
 
     def settings(self) -> dict[str, Any]:
-        """Return JSON-ready what else bears on the numbers; at least ``threads`` and ``tf32``."""
+        """Return what else influences the numbers, JSON-ready; at least ``threads`` and ``tf32``."""
         return {"threads": self.threads, "tf32": self.options.precision == "tf32"}
 
     def synchronize(self) -> None:  # noqa: B027 - nothing to wait for is the common case
-        """Wait until all work handed to the device is done."""
+        """Wait until the device has done all its work."""
 
     def close(self) -> None:
-        """Release the model; closing twice is harmless, and so is closing while another thread runs it."""
+        """Release the model; it is safe to close twice, or while another thread runs the model."""
         self._closed = True
         if self._forks == fork_count():
             self._release()
 
     def _release(self) -> None:  # noqa: B027 - a runtime that holds nothing needs none
-        """Drop the model, its memory and its threads; may be called twice."""
+        """Release the model, its memory and its threads; may be called twice."""
 
     def _failure(self, feeds: Arrays | None = None, error: Exception | None = None) -> ArtifactError:
         if self._closed or error is None:  # perhaps by another thread, just now
@@ -159,33 +159,33 @@ class Session(ABC):
 
 
 class Runtime(Protocol):
-    """One way to run artifacts; the module's ``RUNTIME`` is an instance.
+    """A way to run artifacts; the module's ``RUNTIME`` is an instance.
 
-    Its module imports without the package it drives, so that ``formats`` can be read and ``cnndeploy list`` can say
-    what is missing.
+    Its module can be imported without the package that it uses, so that ``formats`` can be read and ``cnndeploy
+    list`` can say what is missing.
     """
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """Names of the formats that it opens."""
+        """The names of the formats that it opens."""
 
     @property
     def package(self) -> str:
-        """The import name of the package that it drives."""
+        """The import name of the package that it uses."""
 
     @property
     def options(self) -> Mapping[str, tuple[Any, ...]]:
-        """The fields of RuntimeOptions that it heeds, each with the values beside the default that it knows."""
+        """The fields of RuntimeOptions that it uses, each with the values that it knows besides the default."""
 
     def devices(self) -> dict[str, DeviceStatus]:
-        """Return every device this runtime knows, and whether it works on this machine; never raise."""
+        """Return every device that this runtime knows, and whether it works on this machine; never raise."""
 
     def open(self, artifact: Artifact, run: Run) -> Session:
-        """Open an artifact of one of ``formats``, once open_session() knows that ``package`` is installed.
+        """Open an artifact in one of ``formats``; open_session() has checked that ``package`` is installed.
 
-        Every field of ``run`` is filled in. Its ``device`` is ``cpu`` or ``cuda:N``; those of its options
-        that differ from the default are among this runtime's. Raise ArtifactError if the file cannot be opened, and
-        DeviceUnavailableError if the device does not work here, for there is no fallback.
+        Every field of ``run`` is filled in. Its ``device`` is ``cpu`` or ``cuda:N``. Options that differ from the
+        default are among this runtime's. Raise ArtifactError if the file cannot be opened, and DeviceUnavailableError
+        if the device does not work here; never fall back to another.
         """
 
 

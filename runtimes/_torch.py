@@ -1,4 +1,4 @@
-"""What the runtimes that need torch share: how they are opened, and a session around a module."""
+"""Torch: the code that the runtimes that need torch share, and a session around a module."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TorchRuntime:
-    """A runtime of torch's: ``load`` puts an artifact's module on a device that works, ``session`` is around it."""
+    """A runtime of torch: ``load`` puts an artifact's module on a device that works, ``session`` wraps it."""
 
     name: str
     formats: tuple[str, ...]
@@ -37,7 +37,7 @@ class TorchRuntime:
 
 
 class TorchSession(Session):
-    """A module that maps one tensor to one, or to a tuple, on one device."""
+    """A module that maps one tensor to a tensor or a tuple of tensors, on one device."""
 
     _library = "torch"
     _words = staticmethod(last_line)
@@ -54,7 +54,7 @@ class TorchSession(Session):
         module: Any = self._module
         (image,) = feeds.values()
         with torch.inference_mode():
-            # torch takes neither negative strides nor, without a warning, what may not be written to
+            # torch refuses negative strides, and warns of arrays that are read-only
             tensor = torch.from_numpy(np.require(image, requirements=("C", "W")))
             result = module(tensor.to(self._torch_device))
             outputs = result if isinstance(result, tuple) else (result,)

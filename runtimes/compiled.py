@@ -1,4 +1,4 @@
-"""torch.compile of a checkpoint's network. It compiles at the first run of each batch size, for that size alone."""
+"""Compiled: torch.compile of a checkpoint's network. The first run of each batch size compiles for that size alone."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _BATCH_SIZES = 64
 
 
 class CompiledSession(EagerSession):
-    """A network that torch.compile has taken over."""
+    """A network that torch.compile runs."""
 
     def activations(self, feeds: Arrays) -> list[Activation]:  # noqa: ARG002 - as every session's
-        """Return nothing: what is fused has no inner outputs."""
+        """Return nothing, because fused code has no inner outputs."""
         return []
 
 
@@ -32,19 +32,19 @@ def _devices() -> dict[str, DeviceStatus]:
     """Return torch's devices; the CPU only if there is a compiler."""
     devices = torch_devices()
     if devices["cpu"].usable and not any(map(shutil.which, (os.environ.get("CXX", ""), *_COMPILERS))):
-        reason = "torch.compile needs a C++ compiler, as g++; install one, or name it in CXX"
+        reason = "torch.compile needs a C++ compiler, such as g++; install one, or set CXX to its name"
         devices["cpu"] = DeviceStatus(False, reason)
     return devices
 
 
 def _load(artifact: Artifact, device: torch.device) -> torch.nn.Module:
-    """Load the network and mark it to be compiled whole: what cannot be is an error, not a fall back to eager."""
+    """Load the network and mark it to be compiled as a whole; it never falls back to eager."""
     import torch._dynamo
 
     network = network_of(artifact, device)
     # by default eight batch sizes are too many
     torch._dynamo.config.recompile_limit = max(_BATCH_SIZES, torch._dynamo.config.recompile_limit)
-    # it warns of a CUDA toolkit without a GPU, which is nothing to a CPU
+    # it warns of a CUDA toolkit without a GPU, which does not matter on a CPU
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # in this process, so that no compiler process outlives it
     network.compile(fullgraph=True, dynamic=False, options={"compile_threads": 1})

@@ -1,4 +1,4 @@
-"""Eager PyTorch: runs a checkpoint as Python calls it, layer by layer. The reference for every other."""
+"""Eager PyTorch: runs a checkpoint layer by layer from Python. The reference for all other runtimes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class EagerSession(TorchSession):
         return {} if module is None else {name: str(p.device) for name, p in module.named_parameters()}
 
     def activations(self, feeds: Arrays) -> list[Activation]:
-        """Use forward hooks; leave out a container that gives what its last module gave."""
+        """Use forward hooks; leave out a container that returns what its last module returned."""
         assert self._module is not None  # noqa: S101 - as for run()
-        found: dict[str, Activation] = {}
-        given: list[torch.Tensor] = []
+        activations: dict[str, Activation] = {}
+        seen: list[torch.Tensor] = []
 
         def keep(name: str, module: torch.nn.Module, output: torch.Tensor) -> None:
             is_leaf = next(module.children(), None) is None
-            if is_leaf or not any(output is each for each in given):
-                given.append(output)
-                found[name] = Activation(name, type(module).__name__, output.cpu().clone().numpy())
+            if is_leaf or not any(output is other for other in seen):
+                seen.append(output)
+                activations[name] = Activation(name, type(module).__name__, output.cpu().clone().numpy())
 
         hooks = [
             module.register_forward_hook(lambda module, _, output, name=name: keep(name, module, output))
@@ -46,16 +46,17 @@ class EagerSession(TorchSession):
         finally:
             for hook in hooks:
                 hook.remove()
-        return list(found.values())
+        return list(activations.values())
 
     def computed(
         self, precision: Precision = "float32", *, weights: Precision = "float32", simplified: bool = False
     ) -> EagerSession:
-        """Open the same network computed otherwise, on the CPU: what an artifact is held against.
+        """Open the same network, computed in another way, on the CPU, to compare an artifact with.
 
-        ``float64`` is the oracle, whose rounding is a billionth of float32's; it takes and gives float64. ``tf32``
-        computes as a GPU's TF32 does: what is multiplied is rounded to 10 bits first, sums are float32's. The weights
-        are rounded to the dtype ``weights`` first; ``simplified`` is the network as exporters simplify it.
+        ``float64`` is as good as exact, because its rounding is a billionth of float32's; inputs and outputs are
+        float64.
+        ``tf32`` computes as a GPU does in TF32: factors are rounded to 10 bits first, sums are float32. The weights are
+        rounded to the dtype ``weights`` first; ``simplified`` is the network as exporters simplify it.
 
         Source: NVIDIA A100 Tensor Core GPU architecture, 2020, on TF32.
         """
@@ -79,7 +80,7 @@ class EagerSession(TorchSession):
 
 
 def _to_tf32(values: torch.Tensor) -> torch.Tensor:
-    """Round float32 to the nearest number with 10 bits of mantissa, to even if two are as near."""
+    """Round float32 to the nearest number with 10 bits of mantissa, and ties to even."""
     import torch
 
     bits = values.contiguous().view(torch.int32)

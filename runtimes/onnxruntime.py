@@ -1,7 +1,7 @@
 """ONNX Runtime, on its CPU and CUDA execution providers.
 
-Left to itself ONNX Runtime runs on the CPU, with a line in a log, what it cannot run on the GPU. Here
-every node's placement is read back after a session is made; open_session() refuses one node elsewhere.
+By default ONNX Runtime runs on the CPU, with a line in a log, what it cannot run on the GPU. Here every node's
+placement is read back after a session is made, and open_session() refuses a session with a single node elsewhere.
 
 Source: onnxruntime_session_options_config_keys.h, session.disable_cpu_ep_fallback and
 session.record_ep_graph_assignment_info.
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 _DTYPES = {"float": "float32", "double": "float64"}  # the others have numpy's names
-# What torch's exporter notes on a node: the modules it is in, from the network down, and their classes.
+# torch's exporter notes these on a node: the modules that it is in, from the network down, and their classes.
 _SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
-# The smallest model that computes, y = Relu(x) with x float32 (1,), opset 13: shows whether a provider runs.
+# The smallest model that computes something, y = Relu(x) with x float32 (1,), opset 13, to see if a provider runs.
 _PROBE = (
     b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02'
     b"\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
@@ -42,7 +42,7 @@ _PROBE = (
 
 
 class OnnxRuntimeSession(Session):
-    """An InferenceSession, and where ONNX Runtime put each node."""
+    """An InferenceSession, and the place where ONNX Runtime put each node."""
 
     _library = "ONNX Runtime"
 
@@ -56,27 +56,27 @@ class OnnxRuntimeSession(Session):
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         names = self._output_names
         values = self._session.run(names, feeds)
-        # for one output without zip, a microsecond of the few that an app has to pay for this layer
+        # for one output without zip, which would cost an app another microsecond
         return {names[0]: values[0]} if len(names) == 1 else dict(zip(names, values, strict=True))
 
     def placement(self) -> dict[str, str]:
-        """Node name to execution provider, as ONNX Runtime assigned them."""
+        """Return the execution provider of each node, by name."""
         return dict(self._placement)
 
     def settings(self) -> dict[str, Any]:
-        """As every session's, ONNX Runtime's own graph optimisation level, and whether its threads spin."""
+        """Return what every session does, ONNX Runtime's graph optimisation level, and whether its threads spin."""
         level = str(self._session.get_session_options().graph_optimization_level).rpartition(".")[2]
         return {**super().settings(), "graph_optimization_level": level, "spinning": self.options.spinning}
 
     def activations(self, feeds: Arrays) -> list[Activation]:
-        """By a copy of the file with more outputs, for modules that torch's exporter noted on the nodes."""
+        """Run a copy of the file with more outputs, one for each module that torch's exporter noted on the nodes."""
         try:
             import onnx
         except ModuleNotFoundError as error:
             raise MissingDependencyError("onnx") from error
         model = onnx.load(self.artifact.path)
         modules = _modules(model.graph)
-        if not modules:  # of no names ONNX Runtime gives all outputs
+        if not modules:  # for an empty list of names ONNX Runtime returns all outputs
             return []
         outputs = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in modules.keys() - outputs)
@@ -85,7 +85,7 @@ class OnnxRuntimeSession(Session):
             values = session.run(list(modules), feeds)
         except _ort_errors() as error:
             raise ArtifactError(
-                f"ONNX Runtime cannot give the inner outputs of {self.artifact.path}: {error}"
+                f"ONNX Runtime cannot return the inner outputs of {self.artifact.path}: {error}"
             ) from error
         named = zip(modules.values(), values, strict=True)
         return [Activation(module, kind, computed) for (module, kind), computed in named]
@@ -95,19 +95,19 @@ class OnnxRuntimeSession(Session):
 
 
 class OnnxRuntimeRuntime:
-    """Opens ONNX files, ours or anybody's."""
+    """The runtime ONNX Runtime, for ONNX files of any origin."""
 
     formats = ("onnx",)
     package = "onnxruntime"
     options: ClassVar = {"spinning": (False,), "precision": ("tf32",)}
 
     def devices(self) -> dict[str, DeviceStatus]:
-        """Return the CPU, and each GPU that the CUDA execution provider really runs on."""
+        """Return the CPU, and each GPU on which the CUDA execution provider really runs."""
         cpu = installed("onnxruntime")
         return {"cpu": cpu} | (_cuda_devices() if cpu.usable else {})
 
     def open(self, artifact: Artifact, run: Run) -> OnnxRuntimeSession:
-        """Make a session that has no provider but the one asked for."""
+        """Make a session that has only the provider asked for."""
         try:
             return OnnxRuntimeSession(artifact, run, _session(str(artifact.path), run))
         except _ort_errors() as error:
@@ -120,7 +120,7 @@ class OnnxRuntimeRuntime:
 
 
 def _session(model: str | bytes, run: Run) -> Any:
-    """Make an InferenceSession on one provider that may not hand nodes to another; a GPU as ``cuda:N``."""
+    """Make an InferenceSession on one provider, which may not pass nodes to another; a GPU is ``cuda:N``."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -131,7 +131,7 @@ def _session(model: str | bytes, run: Run) -> Any:
     if run.device == "cpu":
         return ort.InferenceSession(model, options, providers=[_CPU])
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    # The default search times algorithms for every new shape, so that results may differ from run to run.
+    # The default search times algorithms for every new shape, so results may differ from run to run.
     settings = {
         "device_id": run.device.removeprefix("cuda:"),
         "use_tf32": str(int(run.choices.precision == "tf32")),
@@ -158,11 +158,11 @@ def _cuda_devices() -> dict[str, DeviceStatus]:
 
 
 def _probe(index: int, missing: str) -> DeviceStatus:
-    """Whether the smallest model runs on a GPU; ``missing`` is what is known of why it might not."""
+    """Try the smallest model on a GPU; ``missing`` is a known reason why it might not run."""
     import onnxruntime as ort
 
     unusable = "the CUDA execution provider does not start"
-    # it logs a failed provider to stderr, which here is an answer, not a fault
+    # it logs a failed provider to stderr, but here that is an answer and not a fault
     ort.set_default_logger_severity(4)
     try:
         session = _session(_PROBE, Run(device=f"cuda:{index}", threads=1))
@@ -184,17 +184,23 @@ def _placement(session: Any) -> dict[str, str]:
 
 
 def _modules(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
-    """Name of each value that a module gives, which is the last one computed within it, to path and class.
+    """Map the name of each value that a module returns to the module's path and class.
 
-    Where a container gives what its last module gave, it is that module that is named.
+    A module returns the last value that is computed within it. If a container returns what its last module returned,
+    the value belongs to that module. For example, from these nodes with their scopes
+
+        conv  -> a   ["", "features", "features.0", "conv2d"]
+        relu  -> b   ["", "features", "features.1", "relu"]
+
+    the result is a: features.0 and b: features.1; features, which also returns b, is left out.
     """
     last: dict[str, tuple[str, str]] = {}
     for node in graph.node:
         notes = {entry.key: entry.value for entry in node.metadata_props}
         # not strict, because notes may be strange
         inner = zip(_listed(notes.get(_SCOPES)), _listed(notes.get(_CLASSES)), strict=False)
-        for scope, name in list(inner)[:-1]:  # but the node itself
-            if scope:  # the network has no name, and is not noted at all where torch.fx rebuilt it
+        for scope, name in list(inner)[:-1]:  # the last entry is the node itself
+            if scope:  # the network has no name, and is not noted at all if torch.fx rebuilt it
                 last[scope] = (node.output[0], name.rpartition(".")[2])
     deepest_last = sorted(last.items(), key=lambda entry: entry[0].count("."))
     modules = {value: (scope, kind) for scope, (value, kind) in deepest_last}
@@ -202,7 +208,7 @@ def _modules(graph: onnx.GraphProto) -> dict[str, tuple[str, str]]:
 
 
 def _listed(note: str | None) -> list[str]:
-    """The list of strings that a note is, empty where it is none."""
+    """Parse a note as a list of strings; return an empty list if it is something else."""
     try:
         values = ast.literal_eval(note or "[]")
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -211,7 +217,7 @@ def _listed(note: str | None) -> list[str]:
 
 
 def _ort_errors() -> tuple[type[Exception], ...]:
-    """ONNX Runtime's exceptions have no base class of their own."""
+    """Return ONNX Runtime's exceptions, which have no base class of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     kinds = (kind for kind in vars(state).values() if isinstance(kind, type))
@@ -219,7 +225,7 @@ def _ort_errors() -> tuple[type[Exception], ...]:
 
 
 def tensor_spec(argument: Any) -> TensorSpec:
-    """An input or output of an InferenceSession."""
+    """Describe an input or output of an InferenceSession."""
     shape = tuple(axis if isinstance(axis, int) else str(axis or "unknown") for axis in argument.shape)
     kind = argument.type.removeprefix("tensor(").removesuffix(")")
     return TensorSpec(argument.name, _DTYPES.get(kind, kind), shape)

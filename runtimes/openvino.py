@@ -1,6 +1,6 @@
-"""OpenVINO, on the CPU, opening ONNX files.
+"""OpenVINO, on the CPU, for ONNX files.
 
-Left to itself OpenVINO computes in bfloat16 where the processor can; here it does so only where it is asked to.
+By default OpenVINO computes in bfloat16 if the processor can; here it does so only if it is asked to.
 
 Source: OpenVINO's properties inference_precision, inference_num_threads and performance_mode.
 """
@@ -28,7 +28,7 @@ _RAW_AXES = ("batch", "height", "width")  # of raw images; OpenVINO keeps no nam
 
 
 class OpenVinoSession(Session):
-    """A compiled model and a request for each thread, which may not share one."""
+    """A compiled model, and a request for each thread, because threads may not share one."""
 
     _library = "OpenVINO"
 
@@ -46,14 +46,14 @@ class OpenVinoSession(Session):
         return {spec.name: outputs[spec.name] for spec in self.outputs}
 
     def placement(self) -> dict[str, str]:
-        """Node name to the device that the model was compiled for."""
+        """Return the device that the model was compiled for, for each node's name."""
         if self._model is None:
             return {}
         (device,) = self._model.get_property("EXECUTION_DEVICES")
         return {node.friendly_name: device for node in self._model.get_runtime_model().get_ops()}
 
     def settings(self) -> dict[str, Any]:
-        """As every session's, and the type that is computed in."""
+        """Return what every session does, and the precision that is computed in."""
         precision = self._model.get_property("INFERENCE_PRECISION_HINT")
         return {**super().settings(), "precision": precision.to_string()}
 
@@ -63,18 +63,18 @@ class OpenVinoSession(Session):
 
 
 class OpenVinoRuntime:
-    """Opens ONNX files."""
+    """The runtime OpenVINO."""
 
     formats = ("onnx",)
     package = "openvino"
     options: ClassVar = {"precision": ("bfloat16",)}
 
     def devices(self) -> dict[str, DeviceStatus]:
-        """The CPU."""
+        """Return the CPU."""
         return {"cpu": installed("openvino")}
 
     def open(self, artifact: Artifact, run: Run) -> OpenVinoSession:
-        """Compile the file for the CPU, in the precision asked for, for the shortest time of one request.
+        """Compile the file for the CPU, in the precision asked for, so that one request takes the shortest time.
 
         Raises:
             ArtifactError: OpenVINO cannot open the file.
@@ -100,7 +100,7 @@ class OpenVinoRuntime:
 
 
 def tensor_spec(port: Any) -> TensorSpec:
-    """An input or output of a compiled model."""
+    """Describe an input or output of a compiled model."""
     rank = len(port.partial_shape)
     names = (
         _RAW_AXES if rank == len(_RAW_AXES) else ("batch", *(f"axis{number}" for number in range(1, rank)))

@@ -1,4 +1,4 @@
-"""TorchScript: runs an exported archive with torch, without the Python code of its network.
+"""TorchScript: an exported archive run by torch, without the Python code of its network.
 
 A TorchScript archive is a program: open only what you trust. torch.jit is deprecated as a whole and
 unsupported from Python 3.14; prefer ONNX for new deployments.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 
-# An archive keeps no names of modules once it is frozen, only the operators they became.
+# A frozen archive keeps no names of modules, only the operators that they became.
 _KINDS = {
     "_convolution": "Conv2d",
     "addmm": "Linear",
@@ -36,10 +36,10 @@ _KINDS = {
 
 
 class TorchScriptSession(TorchSession):
-    """An archive; one that we wrote is frozen, so that its weights are constants of the graph."""
+    """An archive; those that we write are frozen, so that the weights are constants of the graph."""
 
     def placement(self) -> dict[str, str]:
-        """Return the name of each constant tensor, parameter and buffer to its device."""
+        """Return the device of each constant tensor, parameter and buffer, by name."""
         import torch
 
         module: Any = self._module
@@ -52,19 +52,19 @@ class TorchScriptSession(TorchSession):
         return placed | {name: str(value.device) for name, value in module.state_dict().items()}
 
     def activations(self, feeds: Arrays) -> list[Activation]:
-        """Run a copy of the graph that returns what every operator outside of branches and loops does."""
+        """Run a copy of the graph that returns the output of every operator outside branches and loops."""
         try:
             return self._operators(feeds)
-        except Exception as error:  # an archive is a program, and torch gives its graphs no promises
+        except Exception as error:  # an archive is a program, and torch promises nothing about its graphs
             what = f"the inner outputs of {self.artifact.path}"
-            raise ArtifactError(f"torch cannot give {what}: {last_line(error)}") from error
+            raise ArtifactError(f"torch cannot return {what}: {last_line(error)}") from error
 
     def _operators(self, feeds: Arrays) -> list[Activation]:
         import torch
 
         module: Any = self._module
         graph = module.inlined_graph.copy()
-        # an operator in a branch or loop, or one that works in place, has no output that can be kept
+        # the output of an operator in a branch or loop, or one that works in place, cannot be kept
         if any(node.kind().endswith("_") for node in graph.nodes()) or any(
             len(graph.findAllNodes(f"aten::{kind}", recurse=True))
             != len(graph.findAllNodes(f"aten::{kind}", recurse=False))

@@ -275,7 +275,7 @@ def test_cpp(
     _check_lines(_run(program, trained.torchscript_image, *grey), expected)
     for model, picture, reason in (
         (trained.torchscript, grey[0], "takes no raw images"),
-        (trained.torchscript_image, pictures[0], "is no binary PGM file"),
+        (trained.torchscript_image, pictures[0], "is not an 8-bit binary PGM file"),
         (tmp_path / "none", grey[0], "Error: .*none"),
         (trained.torchscript_image, tmp_path / "none.pgm", "none.pgm cannot be opened"),
     ):

@@ -114,11 +114,20 @@ def test_only_regular_files_are_replaced(path: str, tmp_path: Path, monkeypatch:
     assert Path(path).exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"random bytes" * 50, os.urandom(4096), b"PK\x05\x06" + bytes(18)])
-def test_what_is_no_model_is_refused(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "state"),
+    [
+        (b"", "empty"),
+        *(
+            (content, "damaged or not a model file")
+            for content in (b"random bytes" * 50, os.urandom(4096), b"PK\x05\x06" + bytes(18))
+        ),
+    ],
+)
+def test_what_is_no_model_is_refused(content: bytes, state: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match="damaged or not a model file"):
+    with pytest.raises(ArtifactError, match=f"model.onnx is {state}.*cnndeploy train and cnndeploy export"):
         Artifact.open(path)
 
 

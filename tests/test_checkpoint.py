@@ -98,8 +98,54 @@ def test_other_weights_than_the_architectures_are_refused(tmp_path: Path) -> Non
 
 def test_what_torch_saved_but_not_we_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": {}}, tmp_path / "foreign.pt")
-    with pytest.raises(CheckpointError, match="no cnndeploy checkpoint"):
+    with pytest.raises(CheckpointError, match="not a cnndeploy checkpoint"):
         Checkpoint.load(tmp_path / "foreign.pt")
+
+
+def _network() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda network: network.state_dict(),
+        lambda network: dict(network.state_dict()),
+        lambda network: dict(network.named_parameters()),
+        lambda network: {"epoch": 3, "model": network.state_dict()},
+    ],
+    ids=["state_dict", "dict", "parameters", "nested"],
+)
+def test_a_plain_state_dict_is_not_called_dangerous(make: Any, tmp_path: Path) -> None:
+    torch.save(make(_network()), tmp_path / "resnet.pt")
+    with pytest.raises(CheckpointError, match=r"is a plain state_dict.*neither the architecture") as error:
+        Artifact.open(tmp_path / "resnet.pt")
+    assert "cnndeploy train" in str(error.value)
+    assert "refused" not in str(error.value)
+
+
+def test_a_pickled_module_is_refused_with_the_line_that_saves_its_weights(tmp_path: Path) -> None:
+    torch.save(_network(), tmp_path / "whole.pt")
+    with pytest.raises(CheckpointError, match=r"refused: it asks to run torch\.nn.*Sequential") as error:
+        Artifact.open(tmp_path / "whole.pt")
+    assert "torch.save(model.state_dict(), 'weights.pt')" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["state_dict", "ours"])
+def test_a_bomb_among_weights_is_refused(kind: str, trained: Trained, tmp_path: Path) -> None:
+    weights = dict(_network().state_dict())
+    content = weights if kind == "state_dict" else torch.load(trained.checkpoint, weights_only=True)
+    torch.save({**content, "bomb": Bomb(tmp_path / "exploded")}, tmp_path / "bomb.pt")
+    with pytest.raises(CheckpointError, match=r"refused: it asks to run (os|posix)\.mkdir"):
+        Artifact.open(tmp_path / "bomb.pt")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_checkpoint_of_ours_may_not_set_attributes(trained: Trained, tmp_path: Path) -> None:
+    content = torch.load(trained.checkpoint, weights_only=True)
+    torch.save({**content, "weights": _network().state_dict()}, tmp_path / "build.pt")
+    with pytest.raises(CheckpointError, match="refused: it asks to run BUILD"):
+        Artifact.open(tmp_path / "build.pt")
 
 
 def test_an_exported_file_is_no_checkpoint(trained: Trained) -> None:

@@ -439,6 +439,104 @@ with cnndeploy.load(sys.argv[1], threads=1) as model:
         assert int(done.stdout) < 5 * 2**20
 
 
+@pytest.fixture(scope="module")
+def drawing() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A T-shirt, light on dark."""
+    test = data.load("test")
+    return test.images[int(np.flatnonzero(test.labels == 0)[0])]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_dark_on_light_warns_and_inverted_is_as_light_on_dark(
+    kind: str, trained: Trained, drawing: np.ndarray[Any, np.dtype[np.uint8]]
+) -> None:
+    wide = np.kron(drawing, np.ones((9, 7), np.uint8))
+    with cnndeploy.load(trained.file_of(kind), threads=1) as model:
+        expected = [model.classify(image) for image in (drawing, wide)]  # no warning, which would be an error
+        with pytest.warns(UserWarning, match="use invert=True") as told:
+            model.classify(255 - drawing)
+        assert told[0].filename == __file__
+        model.classify(255 - drawing)  # it was said
+    with cnndeploy.load(trained.file_of(kind), threads=1, invert=True) as model:
+        model.warmup(64)  # black images tell nothing
+        assert [model.classify(255 - image) for image in (drawing, wide)] == expected
+        pictures = [Image.fromarray(255 - drawing), Image.fromarray(255 - wide)]
+        assert [each.label for each in model.classify(pictures)] == [each[0].label for each in expected]
+        with pytest.warns(UserWarning, match="leave out invert=True"):
+            model.probabilities(drawing)
+
+
+def test_every_way_to_classify_warns_of_dark_on_light_at_the_callers_line(
+    trained: Trained, drawing: np.ndarray[Any, np.dtype[np.uint8]]
+) -> None:
+    for method in ("classify", "logits", "probabilities"):
+        with (
+            cnndeploy.load(trained.onnx, threads=1) as model,
+            pytest.warns(UserWarning, match="trained on light objects") as told,
+        ):
+            getattr(model, method)(np.stack([drawing, 255 - drawing]))
+        assert [each.filename for each in told] == [__file__]
+
+
+def test_only_the_first_images_are_looked_at(
+    trained: Trained, drawing: np.ndarray[Any, np.dtype[np.uint8]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    contrast = classifier.border_contrast
+
+    def watched(images: Any) -> Any:
+        looked.append(len(images))
+        return contrast(images)
+
+    monkeypatch.setattr(classifier, "border_contrast", watched)
+    with cnndeploy.load(trained.onnx, threads=1) as model:
+        for _ in range(3):
+            model.classify(np.stack([drawing] * 5))
+        model.classify(255 - drawing)  # later ones may be what they will
+    assert looked == [5, 3]
+
+
+def test_no_image_of_the_data_set_is_taken_for_dark_on_light() -> None:
+    images = data.load("test").images
+    assert classifier.border_contrast(images).max() < classifier._CONTRAST
+    assert (classifier.border_contrast(255 - images) >= classifier._CONTRAST).mean() > 0.95
+
+
+def test_the_background_is_recorded_and_files_that_do_not_say_are_dark(
+    trained: Trained, edited: Edited, drawing: np.ndarray[Any, np.dtype[np.uint8]]
+) -> None:
+    training = Artifact.open(trained.onnx).require_manifest().training
+    assert training["background"] == "dark"
+    older = {key: value for key, value in training.items() if key != "background"}
+    with (
+        cnndeploy.load(edited(lambda model: edit_manifest(model, training=older)), threads=1) as model,
+        pytest.warns(UserWarning, match="use invert=True"),
+    ):
+        model.classify(255 - drawing)
+    light = {**training, "background": "light"}
+    with cnndeploy.load(edited(lambda model: edit_manifest(model, training=light)), threads=1) as model:
+        model.classify(255 - drawing)
+    told: dict[str, Any] = {"labels": data.LABELS, "preprocessing": cnndeploy.Preprocessing(size=(28, 28))}
+    with cnndeploy.load(edited(_without_manifest), threads=1, **told) as model:
+        model.classify(255 - drawing)  # nobody knows what it was trained on
+
+
+def test_a_file_of_others_for_colours_says_that_it_takes_three_channels(
+    tmp_path: Path, edited: Edited
+) -> None:
+    def colours(model: onnx.ModelProto) -> None:
+        _without_manifest(model)
+        convolution = model.graph.node[0]
+        weights = next(each for each in model.graph.initializer if each.name == convolution.input[1])
+        values = np.repeat(numpy_helper.to_array(weights), 3, axis=1)
+        weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
+
+    told: dict[str, Any] = {"labels": data.LABELS, "preprocessing": cnndeploy.Preprocessing(size=(28, 28))}
+    with pytest.raises(ArtifactError, match=r"takes images of 3 channels.*grey images, of 1 channel, only"):
+        cnndeploy.load(edited(colours), **told)
+
+
 def test_a_closed_classifier_says_so(trained: Trained) -> None:
     model = cnndeploy.load(trained.onnx)
     model.warmup(2)
@@ -459,7 +557,7 @@ def test_what_cannot_be_loaded(trained: Trained, tmp_path: Path) -> None:
     ):
         with pytest.raises(ArtifactError, match=reason):
             cnndeploy.load(path)  # type: ignore[arg-type]
-    for threads in (0, -1, 1.5, "all", True, 10**6):
+    for threads in (0, -1, 1.5, "all", True, 999, 10**6):
         with pytest.raises(DeviceUnavailableError, match="threads are a whole number from 1 to"):
             cnndeploy.load(trained.onnx, threads=threads)  # type: ignore[arg-type]
     with cnndeploy.load(trained.onnx, threads=1) as model:

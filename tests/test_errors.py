@@ -27,6 +27,18 @@ def test_unknown_name_suggests_the_nearest() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet", "densenet", "", "x"])
+def test_a_name_that_is_no_slip_gets_no_far_fetched_suggestion(name: str) -> None:
+    known = ["alexnet", "googlenet", "lenet", "nin", "vgg11"]
+    message = str(errors.UnknownNameError("architecture", name, known))
+    assert message == f"Unknown architecture {name!r}. Known are: alexnet, googlenet, lenet, nin, vgg11."
+
+
+@pytest.mark.parametrize(("slip", "meant"), [("lenett", "lenet"), ("LeNet", "lenet"), ("vgg16", "vgg11")])
+def test_a_slip_gets_one(slip: str, meant: str) -> None:
+    assert errors.nearest(slip, ["alexnet", "googlenet", "lenet", "nin", "vgg11"]) == meant
+
+
 @pytest.mark.parametrize(
     ("package", "expected"),
     [

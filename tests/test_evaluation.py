@@ -84,11 +84,11 @@ def test_nan_and_foreign_outputs_have_no_accuracy(
     def rename(model: onnx.ModelProto) -> None:
         model.graph.node[-1].output[0] = model.graph.output[0].name = "scores"
 
-    with pytest.raises(ArtifactError, match="should give logits"):
+    with pytest.raises(ArtifactError, match="should return logits"):
         evaluate(edited(rename), images=3)
     checkpoint = Checkpoint.load(trained.checkpoint)
     weights = {name: value * float("nan") for name, value in checkpoint.weights.items()}
-    with pytest.raises(ArtifactError, match="gives NaN"):
+    with pytest.raises(ArtifactError, match="returns NaN"):
         evaluate(replace(checkpoint, weights=weights).save(tmp_path / "nan.pt").path, images=3)
 
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A network, what it takes and how it is trained.
+    """A network, its input, and how it is trained.
 
-    ``build`` makes it with fresh weights; it maps float32 (batch, 1, *preprocessing.size) to float32 logits
-    (batch, 10). ``recipes`` are ``original``, that of the network's first training here, and ``tuned``, the best
-    that was found, by trial or in the literature. ``paper`` is its source.
+    ``build`` makes it with fresh weights. It maps float32 (batch, 1, *preprocessing.size) to float32 logits
+    (batch, 10). ``recipes`` are ``original``, with which the network was first trained here, and ``tuned``, the best
+    that was found by trial or in the literature. ``paper`` is its source.
     """
 
     build: Callable[[], torch.nn.Module]

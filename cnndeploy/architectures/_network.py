@@ -1,4 +1,4 @@
-"""Network: what the networks here share."""
+"""Network: the base of the networks here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class Network(nn.Module):
-    """``features`` of images, and a ``classifier`` that makes logits of them."""
+    """A network of two parts: ``features`` of images, and a ``classifier`` that turns them into logits."""
 
     def __init__(self, features: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
@@ -15,6 +15,6 @@ class Network(nn.Module):
         self.classifier = classifier
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Logits, (batch, 10)."""
+        """Return logits, (batch, 10)."""
         logits: torch.Tensor = self.classifier(self.features(image))
         return logits

@@ -12,17 +12,18 @@ _START, _END = 1 / 25, 1 / 10_000
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Adam on the cross-entropy of ``batch_size`` images, ``epochs`` times over the training images.
+    """A recipe: Adam on the cross-entropy of ``batch_size`` images, ``epochs`` times over the training images.
 
-    - ``initialisation``: ``torch``, each layer's own default; ``he``, normal with a variance of 2 over the
-      fan-in, without which the signal dies on its way through a deep network of ReLUs; ``xavier``, uniform with a
-      variance of 2 over fan-in plus fan-out, times the 4 that makes up for a sigmoid's slope of a quarter. Biases
-      begin at zero in the latter two.
-    - ``schedule``: of the learning rate; ``constant``, or ``one-cycle``, up to ``learning_rate`` over the first
-      third and down to nearly nothing by the last step.
-    - ``weight_decay``: decoupled from the gradient, as in AdamW; 0 is Adam.
-    - ``label_smoothing``: this share of each label is spread over all classes.
-    - ``flip``: mirror each image left to right by chance. ``shift``: move it by up to so many pixels, black coming in.
+    - ``initialisation``: ``torch`` is each layer's own default. ``he`` is normal with a variance of 2 over the fan-in,
+      without which the signal dies on its way through a deep network of ReLUs. ``xavier`` is uniform with a variance of
+      2 over fan-in plus fan-out, times the 4 that makes up for a sigmoid's slope of a quarter. With the latter two,
+      biases begin at zero.
+    - ``schedule`` of the learning rate: ``constant``, or ``one-cycle``, which rises to ``learning_rate`` over the first
+      third and falls to nearly nothing by the last step.
+    - ``weight_decay`` is decoupled from the gradient, as in AdamW; 0 is Adam.
+    - ``label_smoothing`` is the share of each label that is spread over all classes.
+    - ``flip``: half of the images, chosen at random, are mirrored left to right.
+    - ``shift``: each image is moved at random by up to that many pixels; black fills the gap.
 
     Sources: He et al.: Delving deep into rectifiers, 2015, equation 10. Glorot, Bengio: Understanding the difficulty
     of training deep feedforward neural networks, 2010, equation 16; the 4 as in the Deep Learning Tutorials of their
@@ -42,7 +43,7 @@ class Recipe:
     shift: int = 0
 
     def learning_rate_at(self, step: int, steps: int) -> float:
-        """Of ``step``, from 0, of all the ``steps`` of a training."""
+        """Return the learning rate at ``step``, counted from 0, of a training's ``steps``."""
         if self.schedule == "constant" or steps < 2:
             return self.learning_rate
         done = step / (steps - 1)
@@ -55,8 +56,8 @@ def deep(
 ) -> dict[str, Recipe]:
     """Return the recipes of a deep network of ReLUs.
 
-    ``batch_size`` is of the first one, ``epochs`` of the second, which is from the sources above and was never run
-    here to its end, see docs/RESULTS.md.
+    ``batch_size`` belongs to ``original``, ``epochs`` to ``tuned``. The tuned recipes come from the sources above;
+    docs/RESULTS.md says how far they were run here.
     """
     tuned = Recipe(
         epochs, 128, tuned_rate, "he", "one-cycle", weight_decay=0.05, label_smoothing=0.1, flip=True, shift=2

@@ -11,7 +11,7 @@ from cnndeploy.preprocessing import Preprocessing
 
 
 class AlexNet(Network):
-    """46,764,746 parameters; takes (batch, 1, 224, 224)."""
+    """AlexNet, with 46,764,746 parameters; takes (batch, 1, 224, 224)."""
 
     def __init__(self) -> None:
         features = nn.Sequential(

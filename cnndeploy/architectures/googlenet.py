@@ -14,7 +14,7 @@ Pair = tuple[int, int]
 
 
 def convolution(channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Module:
-    """A convolution with ReLU."""
+    """Return a convolution followed by ReLU."""
     return nn.Sequential(nn.Conv2d(channels, width, kernel_size, stride, padding), nn.ReLU())
 
 
@@ -32,12 +32,12 @@ class Inception(nn.Module):
         self.pool = nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), convolution(channels, pool, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, one + three[1] + five[1] + pool, height, width)."""
+        """Return (batch, one + three[1] + five[1] + pool, height, width)."""
         return torch.cat((self.one(x), self.three(x), self.five(x), self.pool(x)), dim=1)
 
 
 class GoogLeNet(Network):
-    """5,977,530 parameters; takes (batch, 1, 96, 96)."""
+    """GoogLeNet, with 5,977,530 parameters; takes (batch, 1, 96, 96)."""
 
     def __init__(self) -> None:
         features = nn.Sequential(

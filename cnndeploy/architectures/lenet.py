@@ -11,7 +11,7 @@ from cnndeploy.preprocessing import Preprocessing
 
 
 class LeNet(Network):
-    """44,426 parameters; takes (batch, 1, 28, 28)."""
+    """LeNet, with 44,426 parameters; takes (batch, 1, 28, 28)."""
 
     def __init__(self) -> None:
         features = nn.Sequential(

@@ -11,14 +11,14 @@ from cnndeploy.preprocessing import Preprocessing
 
 
 def nin_block(channels: int, width: int, kernel_size: int, stride: int = 1, padding: int = 0) -> nn.Module:
-    """A convolution and two 1x1 convolutions, each with ReLU."""
+    """Return a convolution and two 1x1 convolutions, each followed by ReLU."""
     first = nn.Conv2d(channels, width, kernel_size, stride, padding)
     second, third = (nn.Conv2d(width, width, kernel_size=1) for _ in range(2))
     return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU())
 
 
 class NiN(Network):
-    """1,992,166 parameters; takes (batch, 1, 224, 224)."""
+    """Network in Network, with 1,992,166 parameters; takes (batch, 1, 224, 224)."""
 
     def __init__(self) -> None:
         features = nn.Sequential(

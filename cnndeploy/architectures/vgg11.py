@@ -11,9 +11,9 @@ from cnndeploy.preprocessing import Preprocessing
 
 
 class VGG11(Network):
-    """128,806,154 parameters; takes (batch, 1, 224, 224).
+    """VGG-11, with 128,806,154 parameters; takes (batch, 1, 224, 224).
 
-    Every width, and the hidden units, are divided by ``divisor``.
+    All widths and the numbers of hidden units are divided by ``divisor``.
     """
 
     def __init__(self, divisor: int = 1) -> None:

@@ -29,7 +29,7 @@ from cnndeploy.serial import jsonable
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When measuring ends, and the seed of the order; :func:`bench` says what each means."""
+    """The limits of a benchmark, and the seed of its order; :func:`bench` says what each means."""
 
     until: float
     seconds: float

@@ -23,15 +23,21 @@ _SECONDS = 5.0  # a demonstration; the command's own default is more patient
 
 
 @click.command()
-@click.option("--architecture", type=common.RegisteredName("architectures"), default="lenet")
+@click.option(
+    "--architecture", type=common.RegisteredName("architectures"), default="lenet", help="Network to train."
+)
 @click.option("--output", type=common.PATH, default=Path("cnndeploy-demo"), help="Folder for all files.")
-@click.option("--epochs", type=common.COUNT, default=5, help="More are better; the recipe takes more.")
+@click.option(
+    "--epochs", type=common.COUNT, default=5, help="Passes over the training images; more are better."
+)
 @click.option(
     "--images", type=common.COUNT, help="Use only the first N images of each split, for a large network."
 )
 @common.data_dir_option
 def command(architecture: str, output: Path, epochs: int, images: int | None, data_dir: Path | None) -> None:
-    """Fetch the data, train, export, verify, measure, and leave a report.
+    """Run every step, from the data set to a report.
+
+    Fetches the data, trains, exports, verifies and measures. The folder is replaced by the next demo that writes there.
 
     \b
     Example:
@@ -53,7 +59,9 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     _heading(1, "Data")
     fetch_data(data_dir)
     _heading(2, "Train")
-    run_training(architecture, checkpoint, None, epochs=epochs, images=images, data_dir=data_dir)
+    run_training(
+        architecture, checkpoint, None, epochs=epochs, images=images, data_dir=data_dir, overwrite=True
+    )
     _heading(3, "Export")
     exported = []
     for name in registry.names("exporters"):

@@ -13,11 +13,15 @@ from cnndeploy.cli import _common as common
 @click.argument("model", type=common.PATH)
 @common.json_flag
 def command(model: Path, as_json: bool) -> None:
-    """Print a file's manifest, inputs, outputs, opset, operators, size and SHA-256, and a deployment's plan.
+    """Print what a model file is, without running it.
+
+    That is its inputs, outputs, operators, opset, size, SHA-256 and certificate, its manifest, which says where it came
+    from, and the plan of a folder that cnndeploy tune wrote.
 
     \b
-    Example:
+    Examples:
       cnndeploy inspect lenet.onnx
+      cnndeploy inspect lenet.deploy --json
     """
     from cnndeploy.certificate import known_accuracy, read_certificate
     from cnndeploy.deployment import resolve

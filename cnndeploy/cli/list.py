@@ -15,7 +15,9 @@ from cnndeploy.errors import MissingDependencyError
 @click.command()
 @common.json_flag
 def command(as_json: bool) -> None:
-    """List architectures, exporters and runtimes, and which devices work here.
+    """List architectures, exporters, runtimes and devices.
+
+    For each runtime and device it says whether it works on this machine, and if not, why.
 
     \b
     Example:

@@ -22,50 +22,58 @@ if TYPE_CHECKING:
 @click.option(
     "--recipe",
     type=click.Choice(["tuned", "original"]),
-    help="tuned by trial or the literature, or as the network was trained first.  [default: tuned]",
+    help="tuned aims at accuracy; original is the plain recipe that the network was first trained with.  "
+    "[default: tuned]",
 )
 @click.option(
-    "--epochs", type=click.IntRange(min=0), help="0 writes untrained weights.  [default: the recipe's]"
+    "--epochs",
+    type=common.Whole(),
+    help="Passes over the training images; 0 writes untrained weights.  [default: the recipe's]",
 )
-@click.option("--batch-size", type=common.COUNT, help="[default: the recipe's]")
+@click.option("--batch-size", type=common.COUNT, help="Images in one step.  [default: the recipe's]")
 @click.option(
     "--lr",
     "learning_rate",
     type=common.POSITIVE,
-    help="Adam's learning rate, at its height.  [default: the recipe's]",
+    help="Adam's highest learning rate.  [default: the recipe's]",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    help="Of weights, order, variation and dropout.  [default: 0]",
+    type=common.Whole(0, 2**32 - 1),
+    help="Random seed for weights, order of images, augmentation and dropout.  [default: 0]",
 )
-@click.option("--device", help="cpu, cuda or cuda:N; never another than asked for.  [default: cpu]")
-@common.threads_option
+@click.option(
+    "--device",
+    metavar="cpu|cuda[:N]",
+    help="Fails if the device is not available; never falls back.  [default: cpu]",
+)
+@click.option("--threads", type=common.THREADS, help="CPU threads, at most 256.  [default: all usable CPUs]")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
-    help="bfloat16 is used where that is safe (autocast).  [default: float32]",
+    help="With bfloat16 torch's autocast chooses what is safe to compute in it.  [default: float32]",
 )
 @click.option(
     "--compile", "compiled", is_flag=True, default=None, help="Run the network through torch.compile."
 )
 @click.option("--images", type=common.COUNT, help="Use only the first N images, for a quick trial.")
-@click.option("--resume", is_flag=True, help="Go on where the training of this output stopped.")
+@click.option("--resume", is_flag=True, help="Go on where the training of OUTPUT stopped.")
+@click.option("--overwrite", is_flag=True, help="Train again, though OUTPUT exists.")
 @click.option(
     "--from-checkpoint-recipe",
     "recipe_of",
     type=common.PATH,
     metavar="CHECKPOINT",
-    help="Train as this checkpoint was: network, recipe, seed, images, precision, device, threads.",
+    help="Train as CHECKPOINT was trained: network, recipe, seed, images, precision, device, threads.",
 )
 @click.option("--tensorboard", type=common.PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
 @common.data_dir_option
 def command(architecture: str | None, output: Path | None, tensorboard: Path | None, **settings: Any) -> None:
-    """Train a network on Fashion-MNIST and write its checkpoint after every epoch.
+    """Train a network on Fashion-MNIST.
 
-    Beside OUTPUT lie OUTPUT.jsonl, a line for each epoch, and at the end OUTPUT.curves.png and
-    OUTPUT.confusion.png. Ctrl-C ends the step and saves; --resume goes on from there, and after a crash from the
-    last completed epoch.
+    The checkpoint is written after every epoch. OUTPUT.jsonl gets a line for each epoch. At the end OUTPUT.curves.png
+    and OUTPUT.confusion.png are drawn. Ctrl-C finishes the step and saves; --resume goes on from there, or after a
+    crash from the last completed epoch. A trained checkpoint is only replaced with --overwrite.
 
     \b
     Examples:
@@ -83,8 +91,8 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
         recorded = manifest.training.get("processes", 1)
         if first and int(os.environ.get("WORLD_SIZE", "1")) != recorded:
             click.echo(
-                f"{recipe_of} was trained by {recorded} processes; with another number the weights agree but for "
-                f"rounding. For the same: torchrun --nproc-per-node {recorded} -m cnndeploy train ...",
+                f"{recipe_of} was trained by {recorded} processes. With another number the weights differ by "
+                f"rounding. For the same weights: torchrun --nproc-per-node {recorded} -m cnndeploy train ...",
                 err=True,
             )
     elif architecture is None:
@@ -101,7 +109,9 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
             _say_how_to_resume(architecture, output, settings["data_dir"])
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     if first:
-        _draw(output)
+        common.say_wrote(output)
+        common.say_wrote(*_draw(output))
+        common.say_next("export", output, "--format", "onnx")
 
 
 def run_training(architecture: str, output: Path, tensorboard: Path | None, **settings: Any) -> None:
@@ -116,7 +126,7 @@ def run_training(architecture: str, output: Path, tensorboard: Path | None, **se
         click.echo(
             f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.train_loss:.3f}  "
             f"train accuracy {epoch.train_accuracy:.3f}  test accuracy {epoch.test_accuracy:.4f} "
-            f"({epoch.test_images:,} images)  {epoch.seconds:.1f} s"
+            f"({common.counted(epoch.test_images, 'image')})  {epoch.seconds:.1f} s"
         )
         if log is not None:
             log(epoch)
@@ -132,9 +142,12 @@ def run_training(architecture: str, output: Path, tensorboard: Path | None, **se
 
 
 def _say_what_is_there(output: Path) -> None:
-    anew = f"Nothing to resume at {output}; starting anew."
-    there = f"{output} is there already." if output.exists() else anew
-    click.echo(f"Resuming from {output}.resume" if Path(f"{output}.resume").exists() else there)
+    if Path(f"{output}.resume").exists():
+        click.echo(f"Resuming from {output}.resume")
+    elif output.exists():
+        click.echo(f"{output} exists already.")
+    else:
+        click.echo(f"There is nothing to resume at {output}; the training begins at the start.")
 
 
 def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -> None:
@@ -149,21 +162,20 @@ def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -
     click.echo(f"\n{text}", err=True)
 
 
-def _draw(output: Path) -> None:
-    """Draw the plots beside a finished checkpoint."""
+def _draw(output: Path) -> list[Path]:
+    """Draw the plots of a finished training; return what lies beside its checkpoint."""
     from cnndeploy.artifact import Artifact
 
-    click.echo(f"Wrote {output}")
     manifest = Artifact.open(output).require_manifest()
     if not manifest.training:  # untrained
-        return
+        return []
     try:
         from cnndeploy.display.plots import plot_confusion, plot_curves
     except ModuleNotFoundError:
         click.echo("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
-        return
+        return []
     log, curves, confusion = (Path(f"{output}{end}") for end in (".jsonl", ".curves.png", ".confusion.png"))
     if log.exists():  # else it was removed since
         plot_curves(log, curves)
     plot_confusion(manifest.training["confusion"], manifest.labels, confusion)
-    click.echo(f"Wrote {', '.join(str(file) for file in (log, curves, confusion) if file.exists())}")
+    return [file for file in (log, curves, confusion) if file.exists()]

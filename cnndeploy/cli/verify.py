@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--budget",
     type=common.POSITIVE,
+    metavar="POINTS",
     help="Percentage points of accuracy that a lossy file may lose.  [default: what it was made for]",
 )
 @common.measured_on
@@ -47,13 +48,13 @@ def command(
     junit_file: str | None,
     **settings: Any,
 ) -> None:
-    """Verify an exported file against its checkpoint on real test images.
+    """Verify an exported file against its checkpoint.
 
-    Exits with 0 if the two are equivalent and with 3 if not. A lossy file, such as cnndeploy quantize writes, is never
-    equivalent: its loss of accuracy is compared with its budget instead, and the exit code is 5 if it loses more. A
-    pass writes the certificate ARTIFACT.verified.json beside the file, unless the one that is there is of the same run
-    on more images. A failure removes the certificate that it contradicts. A folder that cnndeploy tune wrote runs as
-    its plan says; options override the plan.
+    Both run real test images. Exits with 0 if the two are equivalent and with 3 if not. A lossy file, such as
+    cnndeploy quantize writes, is never equivalent: its loss of accuracy is compared with its budget instead, and the
+    exit code is 5 if it loses more. A pass writes the certificate ARTIFACT.verified.json beside the file, unless there
+    is one of the same run on more images. A failure removes the certificate that it contradicts. A folder that
+    cnndeploy tune wrote runs as its plan says; options override the plan.
 
     \b
     Examples:
@@ -98,7 +99,11 @@ def command(
     else:
         stays = "The folder's certificate is of its plan and all test images; it stays as it was."
         click.echo(stays, err=True)
+    common.say_wrote(json_file, junit_file, json_file=json_file)
     verdict.require()
+    common.say_next("bench", against, artifact, json_file=json_file)
+    if precision is None:  # which load does not take
+        common.say_load(artifact, run, json_file)
 
 
 def _refuse_itself(candidate: Candidate, against: Path) -> None:

@@ -1,7 +1,7 @@
 """File formats: how a model file is recognised, and read without the framework that wrote it.
 
-``cnndeploy predict`` and ``inspect`` work in an environment with neither torch nor onnx, so each format
-reads its manifest with the standard library alone.
+``cnndeploy predict`` and ``inspect`` work without torch and onnx, so each format reads its manifest with the standard
+library alone.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from cnndeploy.specs import Manifest
 class Format(Protocol):
     """One file format; the module's ``FORMAT`` is an instance.
 
-    Files may be damaged or hostile. Any exception but a CnndeployError of these methods means just that;
-    :class:`~cnndeploy.artifact.Artifact` calls them and says so.
+    Files may be damaged or hostile. If these methods raise anything but a CnndeployError, that is what it means;
+    :class:`~cnndeploy.artifact.Artifact`, which calls them, says so.
     """
 
     default_runtime: str
 
     def recognises(self, path: Path) -> bool:
-        """Whether the content, not the name, is of this format."""
+        """Return whether the content, not the name, is in this format."""
 
     def read_manifest(self, path: Path) -> Manifest | None:
-        """Return the manifest inside the file, None if cnndeploy did not write the file."""
+        """Return the manifest inside the file, or None if cnndeploy did not write it."""
 
     def describe(self, path: Path) -> dict[str, Any]:
-        """Return JSON-ready facts of the format's own: at least ``operators``, name to count."""
+        """Return the format's own JSON-ready facts: at least ``operators``, name to count."""
 
 
 FORMATS: Registry[Format] = Registry("formats", "FORMAT")

@@ -1,6 +1,6 @@
-"""What the two formats that are zip archives share.
+"""Zip archives: code that the two formats made of them share.
 
-torch puts everything into one folder named after the file it was saved to; names here are without it.
+torch puts everything into one folder that is named after the file; names here leave that folder out.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-# A manifest or the code of a network takes some kB; more is a zip bomb.
+# A manifest or the code of a network takes a few kB; much more is a zip bomb.
 _LIMIT_BYTES = 64 * 2**20
 
 
 def member_names(path: Path) -> list[str]:
-    """Return the names of the members, none if the file is no zip archive."""
+    """Return the names of the members, or none if the file is not a zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.partition("/")[2] for name in archive.namelist()]
@@ -23,7 +23,7 @@ def member_names(path: Path) -> list[str]:
 
 
 def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """Return names and contents of the members that are wanted; raise ValueError if one is unreasonably large."""
+    """Return the contents of the wanted members by name; raise ValueError if one is unreasonably large."""
     with zipfile.ZipFile(path) as archive:
         members = {member.filename.partition("/")[2]: member for member in archive.infolist()}
         members = {name: member for name, member in members.items() if wanted(name)}
@@ -34,7 +34,7 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
 
 
 def check_whole(path: Path) -> None:
-    """Raise ValueError if a member's content is not what its CRC-32 says; torch itself does not look."""
+    """Raise ValueError if a member's content does not match its CRC-32; torch itself does not check that."""
     with zipfile.ZipFile(path) as archive:
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")

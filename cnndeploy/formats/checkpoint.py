@@ -1,8 +1,8 @@
-"""Checkpoint: what torch.save wrote, a zip archive with one pickle and the tensors beside it.
+"""Checkpoint: a file of torch.save, which is a zip archive with one pickle and the tensors beside it.
 
-The manifest is the key ``manifest`` of the pickled dict. A pickle is a program, so this one is not run: its
-instructions are read, the manifest is taken from among them, and a file that names anything but tensors is
-refused. torch then loads the weights with ``weights_only=True``.
+The pickled dict has the manifest under its key ``manifest``. A pickle is a program, so it is not run here. Its
+instructions are read, the manifest is found among them, and a file that names anything but tensors is refused. After
+that torch loads the weights with ``weights_only=True``.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ from cnndeploy.specs import Manifest
 
 WEIGHTS_KEY, MANIFEST_KEY = "weights", "manifest"
 
-# Other ways to name or call something; torch.save, at its protocol 2, uses none of them.
+# Other ways to name or call something; torch.save, at its protocol 2, uses none of them for our checkpoints.
 _FORBIDDEN = {"STACK_GLOBAL", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2", "EXT4", "PERSID"}
-_ALLOWED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
+_REBUILD = "torch._utils _rebuild_tensor_v2"
+_ALLOWED = {"collections OrderedDict", _REBUILD}
 _MEMOISING = {"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"}
+# What the state_dict of a module asks for besides: BUILD attaches its version numbers, and parameters are tensors.
+_OF_STATE_DICTS = {"BUILD", "torch._utils _rebuild_parameter"}
+
+_Instruction = tuple[str, Any]
 
 
 class CheckpointFormat:
@@ -30,36 +35,61 @@ class CheckpointFormat:
     default_runtime = "eager"
 
     def recognises(self, path: Path) -> bool:
-        """Whether it is a zip archive as torch.save writes it."""
+        """Return whether the file is a zip archive as torch.save writes it."""
         names = member_names(path)
         return "data.pkl" in names and "constants.pkl" not in names
 
     def read_manifest(self, path: Path) -> Manifest:
-        """The manifest; raise CheckpointError if the file would run code or is not ours, ValueError if damaged."""
+        """Return the manifest; raise CheckpointError if the file is not ours or runs code, ValueError if damaged."""
         check_whole(path)
         pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
-        instructions: list[tuple[str, Any]] = [
+        instructions: list[_Instruction] = [
             (code.name, argument)
             for code, argument, _ in pickletools.genops(pickled)
             if code.name not in _MEMOISING
         ]
-        for name, argument in instructions:
-            if name in _FORBIDDEN or (name in ("GLOBAL", "INST") and not _harmless(argument)):
-                raise CheckpointError(
-                    f"{path} is refused: it asks to run {str(argument or name).replace(' ', '.')} when opened. "
-                    "Open only checkpoints you trust."
-                )
-        for (_, key), (name, value) in itertools.pairwise(instructions):
-            if key == MANIFEST_KEY and name == "BINUNICODE":
-                return Manifest.from_json(value)
-        raise CheckpointError(f"{path} is no cnndeploy checkpoint. Make one with: cnndeploy train")
+        manifest, risks = _manifest_text(instructions), _risks(instructions)
+        if manifest is None and set(risks) <= _OF_STATE_DICTS and ("GLOBAL", _REBUILD) in instructions:
+            raise CheckpointError(
+                f"{path} is a plain state_dict of PyTorch: it holds weights, but neither the architecture nor the "
+                "preprocessing and labels. Models of your own cannot be imported yet; make a checkpoint with: "
+                "cnndeploy train"
+            )
+        if risks:
+            raise CheckpointError(
+                f"{path} is refused: it asks to run {risks[0].replace(' ', '.')} when opened, as a pickled module or "
+                "a malicious file does. If you trust it, save only its weights: torch.save(model.state_dict(), "
+                "'weights.pt')"
+            )
+        if manifest is None:
+            raise CheckpointError(
+                f"{path} is not a cnndeploy checkpoint: it has no manifest. Make one with: cnndeploy train"
+            )
+        return Manifest.from_json(manifest)
 
     def describe(self, path: Path) -> dict[str, Any]:  # noqa: ARG002 - as every format's
-        """A checkpoint holds weights and no graph, so it has no operators."""
+        """Return no operators, because a checkpoint holds weights and no graph."""
         return {"operators": {}}
 
 
-def _harmless(argument: str) -> bool:
+def _risks(instructions: list[_Instruction]) -> list[str]:
+    """Return what the pickle names or calls that a checkpoint of ours does not, in order."""
+    return [
+        str(argument or name)
+        for name, argument in instructions
+        if name in _FORBIDDEN or (name in ("GLOBAL", "INST") and not _is_harmless(argument))
+    ]
+
+
+def _manifest_text(instructions: list[_Instruction]) -> str | None:
+    """Return the value of the key ``manifest``, None if there is none."""
+    for (_, key), (name, value) in itertools.pairwise(instructions):
+        if key == MANIFEST_KEY and name == "BINUNICODE":
+            return str(value)
+    return None
+
+
+def _is_harmless(argument: str) -> bool:
     return argument in _ALLOWED or (argument.startswith("torch ") and argument.endswith("Storage"))
 
 

@@ -1,7 +1,7 @@
 """ONNX: one protobuf message, ModelProto.
 
-The onnx package is no dependency of an app that only runs a model, so the few fields that matter are read
-from the wire format directly: lengths are checked against the file, tensors are skipped, nothing is copied.
+An app that only runs a model does not need the onnx package, so the few fields that matter are read from the wire
+format directly. Lengths are checked against the file, tensors are skipped, and nothing is copied.
 
 Source: protobuf.dev, "Encoding"; field numbers from onnx.proto, ModelProto and below.
 """
@@ -39,7 +39,7 @@ class OnnxFormat:
     default_runtime = "onnxruntime"
 
     def recognises(self, path: Path) -> bool:
-        """Whether the bytes parse as a ModelProto with an IR version and a graph."""
+        """Return whether the bytes parse as a ModelProto with an IR version and a graph."""
         try:
             with _mapped(path) as model:
                 return {_MODEL_IR_VERSION, _MODEL_GRAPH} <= {number for number, _ in _fields(model)}
@@ -47,19 +47,19 @@ class OnnxFormat:
             return False
 
     def read_manifest(self, path: Path) -> Manifest | None:
-        """Raise ArtifactError if the weights lie in other files, which this one's SHA-256 says nothing about."""
+        """Return the manifest; raise ArtifactError for weights in other files, which the SHA-256 does not cover."""
         with _mapped(path) as model:
             fields = (field for tensor in _tensors(model) for field in _fields(tensor))
             if any(value and number in _TENSOR_EXTERNAL for number, value in fields):
                 advice = "Save it as one file with: onnx.save(onnx.load(PATH), PATH)"
-                raise ArtifactError(f"{path} is not self-contained: its weights lie in other files. {advice}")
+                raise ArtifactError(f"{path} is not self-contained: its weights are in other files. {advice}")
             for entry in _messages(model, _MODEL_METADATA):
                 if _text(entry, 1) == MANIFEST_KEY:
                     return Manifest.from_json(_text(entry, 2))
         return None
 
     def describe(self, path: Path) -> dict[str, Any]:
-        """IR version, opset of each domain, producer, operator counts, the graph's inputs and outputs."""
+        """Return IR version, opset of each domain, producer, operator counts, and the graph's inputs and outputs."""
         with _mapped(path) as model:
             (graph,) = _messages(model, _MODEL_GRAPH)
             operators = Counter(_text(node, _NODE_OP_TYPE) for node in _nodes(model))
@@ -76,13 +76,16 @@ class OnnxFormat:
 
 @contextlib.contextmanager
 def _mapped(path: Path) -> Iterator[_Message]:
-    """Map a file into memory; an empty one, which cannot be mapped, is a ValueError."""
+    """Map a file into memory; raise ValueError for an empty one, which cannot be mapped."""
     with path.open("rb") as file:
         yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _value_info(value: _Message) -> TensorSpec:
-    """ValueInfoProto: name 1, type 2; TypeProto.tensor_type 1; elem_type 1, shape 2; dim 1; value 1, name 2."""
+    """Read a ValueInfoProto.
+
+    Fields: name 1, type 2; TypeProto.tensor_type 1; elem_type 1, shape 2; dim 1; value 1, name 2.
+    """
     tensor = _message(_message(value, 2), 1)  # empty for a sequence, map or optional
     axes = [(_number(axis, 1), _text(axis, 2)) for axis in _messages(_message(tensor, 2), 1)]
     shape = tuple((name or "?") if length is None else length for length, name in axes)
@@ -90,7 +93,7 @@ def _value_info(value: _Message) -> TensorSpec:
 
 
 def _graphs(model: _Message) -> Iterator[_Message]:
-    """The model's graph, and those in the attributes of nodes, as the branches of an If."""
+    """Yield the model's graph, and those in the attributes of nodes, such as the branches of an If."""
     functions = _within(_messages(model, _MODEL_FUNCTION), _FUNCTION_NODE)
     waiting = [*_messages(model, _MODEL_GRAPH), *_inner_graphs(functions)]
     while waiting:
@@ -104,20 +107,20 @@ def _inner_graphs(nodes: Iterable[_Message]) -> Iterator[_Message]:
 
 
 def _nodes(model: _Message) -> Iterator[_Message]:
-    """Every node, of functions and inner graphs too."""
+    """Yield every node, those of functions and inner graphs too."""
     yield from _within(_messages(model, _MODEL_FUNCTION), _FUNCTION_NODE)
     yield from _within(_graphs(model), _GRAPH_NODE)
 
 
 def _tensors(model: _Message) -> Iterator[_Message]:
-    """Every TensorProto, the values and indices of sparse ones too."""
+    """Yield every TensorProto, the values and indices of sparse ones too."""
     yield from _within(_graphs(model), _GRAPH_INITIALIZER)
     yield from _within(_within(_nodes(model), _NODE_ATTRIBUTE), *_ATTRIBUTE_TENSORS)
     yield from _within(_within(_graphs(model), _GRAPH_SPARSE), 1, 2)
     yield from _within(_within(_within(_nodes(model), _NODE_ATTRIBUTE), *_ATTRIBUTE_SPARSE), 1, 2)
 
 
-# If a field that is meant to stand once stands twice, protobuf takes the last.
+# If a field that should appear once appears twice, protobuf takes the last.
 
 
 def _text(message: _Message, wanted: int) -> str:
@@ -142,7 +145,7 @@ def _within(messages: Iterable[_Message], *wanted: int) -> Iterator[_Message]:
 
 
 def _fields(message: _Message) -> Iterator[tuple[int, int | _Message]]:
-    """Field numbers and values: int for a varint, a view for anything else."""
+    """Yield field numbers and values: an int for a varint, a view for anything else."""
     position = count = 0
     while position < len(message):
         count += 1
@@ -176,7 +179,7 @@ def _varint(message: _Message, position: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-    raise ValueError("a number does not end where it must")
+    raise ValueError("a number has too many bytes")
 
 
 FORMAT = OnnxFormat()

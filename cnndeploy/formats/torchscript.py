@@ -1,6 +1,6 @@
 """TorchScript: a zip archive of code and constants, with the manifest as an extra file.
 
-A TorchScript archive is a program: run only what you trust. Reading it here runs nothing.
+A TorchScript archive is a program: run only what you trust. This module runs nothing in it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ class TorchScriptFormat:
     default_runtime = "torchscript"
 
     def recognises(self, path: Path) -> bool:
-        """Whether it is a zip archive with TorchScript's constants and code."""
+        """Return whether the file is a zip archive with TorchScript's constants and code."""
         names = member_names(path)
         return "constants.pkl" in names and any(name.startswith("code/") for name in names)
 
     def read_manifest(self, path: Path) -> Manifest | None:
-        """The manifest among the extra files."""
+        """Read the manifest among the extra files."""
         check_whole(path)
         content = read_members(path, lambda name: name == f"extra/{MANIFEST_FILE}")
         return next(map(Manifest.from_json, content.values()), None)
 
     def describe(self, path: Path) -> dict[str, Any]:
-        """Counts of the operators that the archived code calls."""
+        """Count the operators that the archived code calls."""
         operators: Counter[str] = Counter()
         sources = read_members(path, lambda name: name.startswith("code/") and name.endswith(".py"))
         for source in sources.values():

@@ -1,9 +1,9 @@
 """Simplification: a network that computes the same function with less work, by rewrites exact in real numbers.
 
-A rewrite is one file here. It makes one change to a traced network, or none; its docstring says what the graph must
-be like (Requires), what it is like afterwards (Ensures), and why that computes the same (Proof). New weights are
-computed in float64 by one thread, so that they depend on no number of threads, and rounded once, at the end. A layer
-that takes over the work of several has the name of the last of them, whose output it computes.
+A rewrite is one file here. It makes one change to a traced network, or none. Its docstring says what the graph must
+be like before (Requires) and is like afterwards (Ensures), and why that computes the same (Proof). New weights are
+computed in float64 and rounded once, at the end; one thread computes them, so that they do not depend on the number of
+threads. A layer that takes over the work of several has the name of the last one, whose output it computes.
 """
 
 from cnndeploy.simplification._trace import Rewrite as Rewrite

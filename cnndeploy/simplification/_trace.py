@@ -1,4 +1,4 @@
-"""A network as a graph of calls, which rewrites search and change, and the layers that they make."""
+"""Tracing: a network as a graph of calls, which rewrites search and change, and the layers that they make."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ N = TypeVar("N", bound=nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """One change that was made: the rewrite's name, and the paths of the modules that it took.
+    """A change that was made: the rewrite's name, and the paths of the modules that it changed.
 
     >>> from cnndeploy.simplification._trace import Rewrite
     >>> print(Rewrite("merge_linear", ("classifier.1", "classifier.3")))
@@ -46,15 +46,15 @@ class Call(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A network's graph, and by path the modules that it calls. Rewrites change both."""
+    """A network's graph, and the modules that it calls, by path. Rewrites change both."""
 
     graph: fx.Graph
     modules: dict[str, nn.Module]
 
     def call(self, node: object, *kinds: type[M]) -> Call[M] | None:
-        """Return a node's call of a module of exactly one of these kinds on one value, or None.
+        """Return a node's call of a module whose class is one of these kinds, on one value; else None.
 
-        A module that is called elsewhere too is no match, nor is one with hooks, which may change its output.
+        A module does not match if it is called elsewhere too, or has hooks, which may change its output.
         """
         if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1 or node.kwargs:
             return None
@@ -67,7 +67,7 @@ class Traced:
     def pairs(
         self, first: tuple[type[M], ...], last: tuple[type[N], ...]
     ) -> Iterator[tuple[Call[M], Call[N]]]:
-        """Yield every call of a ``last`` kind with the call of a ``first`` kind whose output it alone takes.
+        """Yield pairs of calls, of a ``first`` and a ``last`` kind, if only the last takes the first one's output.
 
         Modules that do nothing may stand between the two.
         """
@@ -77,7 +77,7 @@ class Traced:
                 yield before, after
 
     def _source(self, node: fx.Node) -> fx.Node | None:
-        """Return the node whose output a node takes, past modules that do nothing; None if more nodes take it."""
+        """Return the node whose output a node takes, past modules that do nothing; None if other nodes take it too."""
         before = node.args[0]
         while isinstance(before, fx.Node) and len(before.users) == 1:
             call = self.call(before, nn.Identity, nn.Dropout, nn.Dropout2d)
@@ -87,7 +87,7 @@ class Traced:
         return None
 
     def merge(self, name: str, calls: Sequence[Call[Any]], module: nn.Module) -> Rewrite:
-        """Let ``module`` compute at the last of the calls what they computed one after the other."""
+        """Replace a chain of calls by one call of ``module``, in the last one's place, which computes the same."""
         last, taken = calls[-1], calls[0].node.args[0]
         between, last.node.args = last.node.args[0], (taken,)
         self.modules[last.path] = module.eval()
@@ -98,7 +98,7 @@ class Traced:
         return Rewrite(name, tuple(call.path for call in calls))
 
     def built(self) -> fx.GraphModule:
-        """Build the network, in eval mode, in float32; it shares nothing with the one that was traced."""
+        """Build the network, in eval mode and float32; it shares nothing with the one that was traced."""
         used = {str(node.target): node for node in self.graph.nodes if node.op == "call_module"}
         modules = copy.deepcopy({path: self.modules[path] for path in used})
         network = fx.GraphModule({path: module.float() for path, module in modules.items()}, self.graph)
@@ -107,19 +107,19 @@ class Traced:
 
 
 def trace(network: nn.Module) -> Traced | None:
-    """Trace a network; None if that fails, it is not in eval mode, or it has weights that are not float32."""
+    """Trace a network; return None if that fails, it is not in eval mode, or a weight is not float32."""
     has_hooks = network._forward_hooks or network._forward_pre_hooks  # of which the graph would know nothing
     if network.training or has_hooks or any(weight.dtype != torch.float32 for weight in network.parameters()):
         return None
     try:
         graph = fx.Tracer().trace(network)
-    except Exception:  # noqa: BLE001 - a forward() may do anything with a value that stands for all values
+    except Exception:  # noqa: BLE001 - a forward() may do anything with the tracer's stand-in for a value
         return None
     if any(node.op == "get_attr" for node in graph.nodes):
-        return None  # a tensor of the network's own, or one made while it was traced and so made only once
+        return None  # the network uses a tensor directly, perhaps one that was made only once, while tracing
     for node in graph.nodes:
         node.type = None  # which TorchScript cannot read
-        node.meta.clear()  # torch.onnx would name the modules by what they were before
+        node.meta.clear()  # torch.onnx would use the names that the modules had before
     paths = {str(node.target) for node in graph.nodes if node.op == "call_module"}
     return Traced(graph, {path: network.get_submodule(path) for path in sorted(paths)})
 
@@ -151,7 +151,7 @@ def linear(weight: torch.Tensor, bias: torch.Tensor) -> nn.Linear:
 
 
 def convolution(like: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv2d:
-    """Make a convolution of these weights, with strides, padding and groups as another's."""
+    """Make a convolution of these weights, with the strides, padding and groups of ``like``."""
     layer = copy.deepcopy(like)
     layer.in_channels, layer.out_channels = weight.shape[1] * like.groups, weight.shape[0]
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
@@ -159,5 +159,5 @@ def convolution(like: nn.Conv2d, weight: torch.Tensor, bias: torch.Tensor) -> nn
 
 
 def pads(layer: nn.Conv2d) -> bool:
-    """Return whether a convolution sees more than the image."""
+    """Return whether a convolution pads its input."""
     return layer.padding not in ("valid", (0, 0))

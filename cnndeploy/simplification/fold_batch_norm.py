@@ -15,10 +15,10 @@ _KEEP_AXES = (nn.Linear, nn.Dropout, nn.Identity, nn.ReLU, nn.Sigmoid, nn.Tanh, 
 def fold_batch_norm(traced: Traced) -> Rewrite | None:
     """Fold batch normalisation into the convolution or linear layer before it.
 
-    Requires: normalisation by running statistics that alone takes the layer's output. Behind a linear layer, a value
-    known to be (batch, features): normalisation is by the second axis, which is the features' only then.
+    Requires: normalisation by running statistics, and nothing else takes the layer's output. After a linear layer, the
+    value is known to be (batch, features), because normalisation is by the second axis.
     Ensures: the layer computes both, exact in real numbers.
-    Proof: g (W x + c - m) / s + b = (g / s) W x + (g / s) (c - m) + b with s = sqrt(variance + eps), all by output
+    Proof: g (W x + c - m) / s + b = (g / s) W x + (g / s) (c - m) + b with s = sqrt(variance + eps), for each output
     channel.
     """
     for first, last in traced.pairs((nn.Conv2d, nn.Linear), (nn.BatchNorm2d, nn.BatchNorm1d)):

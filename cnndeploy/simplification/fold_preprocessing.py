@@ -14,18 +14,18 @@ from cnndeploy.simplification._trace import Rewrite, convolution, exact, one_thr
 def fold_preprocessing(
     network: nn.Module, preprocessing: Preprocessing
 ) -> tuple[nn.Module, Preprocessing, tuple[Rewrite, ...]]:
-    """Let a network's first convolution do what preprocessing does beside resizing.
+    """Fold scaling and normalisation into a network's first convolution.
 
-    Requires: one input, which goes into one convolution and nowhere else; padding, if any, is with zeros.
-    Ensures: the network behind the remaining preprocessing computes the same, exact in real numbers.
+    Requires: one input, which goes into one convolution and nowhere else; any padding is with zeros.
+    Ensures: the remaining preprocessing and the network compute the same, exact in real numbers.
 
     Proof: with scale s, mean m and standard deviation d, and r the resized raw image, prepared is (s r - m) / d =
     (s / d) (r - m / s), because resizing is linear and its weights sum to 1. A convolution with weights W s / d maps
     r - m / s as W maps prepared, and its padding, zero, is zero in both. If it pads nothing, every weight meets a
     pixel, and m / s goes into its bias too: W ((s / d) r - m / d) + b = (W s / d) r + b - (sum of W) m / d.
 
-    Return a network that takes what the remaining preprocessing computes, that preprocessing, and the rewrite; network
-    and preprocessing as they came and no rewrite if it does not apply.
+    Return the network, the remaining preprocessing, and the rewrite; if it does not apply, return network and
+    preprocessing unchanged, and no rewrite.
     """
     traced = trace(network)
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder"] if traced is not None else []

@@ -9,17 +9,17 @@ from cnndeploy.simplification._trace import Rewrite, Traced, convolution, exact,
 
 
 def merge_convolutions(traced: Traced) -> Rewrite | None:
-    """Make one convolution of two, one of which is 1 x 1, where that takes fewer multiplications.
+    """Make one convolution of two, one of which is 1 x 1, if that takes fewer multiplications.
 
-    Requires: two convolutions without groups, of which the second alone takes the output of the first. If the
-    1 x 1 is the first, and the second pads, that is with zeros and the first has no bias.
-    Ensures: they are one, exact in real numbers, with the other's kernel, stride and padding.
+    Requires: two convolutions without groups, and only the second takes the output of the first. If the 1 x 1 is the
+    first and the second pads, it pads with zeros and the first has no bias.
+    Ensures: one convolution, exact in real numbers, with the kernel, stride and padding of the one that is not 1 x 1.
 
-    Proof, 1 x 1 last: it maps the channels of each position, y = B (A * x + a) + b = (B A) * x + (B a + b), whatever
-    stride and padding A has; positions are the same, so multiplications are counted per position.
+    Proof, 1 x 1 last: it maps the channels of each position, y = B (A * x + a) + b = (B A) * x + (B a + b), for any
+    stride and padding of A; the positions are the same, so multiplications are counted per position.
     Proof, 1 x 1 first: B * (A x + a) + b = (B A) * x + (sum of B) a + b, if every weight of B meets a value of
-    A x + a. Padding puts zeros there instead, which is the same only if a is zero. Fewer channels in than between take
-    fewer multiplications, whatever the positions.
+    A x + a. Padding puts zeros there instead, which is the same only if a is zero. If fewer channels come in than lie
+    between, the one convolution takes fewer multiplications, whatever the positions.
     """
     for first, last in traced.pairs((nn.Conv2d,), (nn.Conv2d,)):
         if (merged := _merged(first.module, last.module)) is not None:

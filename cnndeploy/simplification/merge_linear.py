@@ -11,11 +11,11 @@ from cnndeploy.simplification._trace import Rewrite, Traced, exact, linear
 
 
 def merge_linear(traced: Traced) -> Rewrite | None:
-    """Make one linear layer of several, where that takes fewer multiplications.
+    """Make one linear layer of several, if that takes fewer multiplications.
 
-    Requires: linear layers of which each alone takes the output of the one before.
-    Ensures: the run of them that saves most is one layer, exact in real numbers. Of a longer chain those runs are
-    merged that leave the fewest multiplications per image, the sum of inputs times outputs.
+    Requires: a chain of linear layers; only the next layer takes the output of each.
+    Ensures: the stretch that saves most is one layer, exact in real numbers. A longer chain is cut so that the fewest
+    multiplications are left for an image: the sum, over the layers, of inputs times outputs.
     Proof: B (A x + a) + b = (B A) x + (B a + b).
     """
     chains = {last.node: [first, last] for first, last in traced.pairs((nn.Linear,), (nn.Linear,))}
@@ -33,7 +33,7 @@ def merge_linear(traced: Traced) -> Rewrite | None:
 
 
 def fewest_multiplications(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Return where to cut a chain of layers with these sizes so that one layer for each piece multiplies least.
+    """Return where to cut a chain of layers of these sizes, so that one layer for each piece multiplies least.
 
     >>> from cnndeploy.simplification.merge_linear import fewest_multiplications
     >>> fewest_multiplications([25088, 4096, 4096, 10])
@@ -43,7 +43,7 @@ def fewest_multiplications(sizes: Sequence[int]) -> tuple[int, ...]:
     for end in range(1, len(sizes)):
         ways = [
             (best[start][0] + sizes[start] * sizes[end], (*best[start][1], end))
-            for start in reversed(range(end))  # of equals the first is taken, which merges least
+            for start in reversed(range(end))  # min() takes the first of equals, which merges least
         ]
         best.append(min(ways, key=lambda way: way[0]))
     return best[-1][1]

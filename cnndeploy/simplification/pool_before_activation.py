@@ -12,12 +12,12 @@ _NEVER_FALL = (nn.Sigmoid, nn.Tanh, nn.ReLU)
 
 
 def may_swap(activation: nn.Module, pool: nn.Module) -> bool:
-    """Return whether an activation may move behind the pooling that takes its output, and has less to do there.
+    """Return whether an activation may move behind the pooling that takes its output, where it has less to do.
 
     Proof: a sigmoid, tanh or ReLU never falls, so the largest of the results is the result of the largest value. That
-    holds bit for bit if the activation as it is computed never falls either. Every window holds at least one value,
-    and padding, minus infinity, is never the largest: pooling that both pads and dilates is refused, for which that
-    need not hold. An activation that works in place is refused, because it changes what others take.
+    holds bit for bit if the computed activation never falls either. Every window holds at least one value, and padding,
+    minus infinity, is never the largest. Pooling that both pads and dilates is refused, because a window may then hold
+    padding alone. An activation that works in place is refused, because it changes what others take.
     """
     if type(activation) not in _NEVER_FALL or type(pool) is not nn.MaxPool2d or pool.return_indices:
         return False
@@ -29,11 +29,11 @@ def may_swap(activation: nn.Module, pool: nn.Module) -> bool:
 def pool_before_activation(traced: Traced) -> Rewrite | None:
     """Move an activation behind the max pooling that takes its output.
 
-    Requires: two modules that :func:`may_swap`, of which the pooling alone takes the activation's output, and no ReLU
-    right behind a convolution, within which runtimes compute it.
-    Ensures: the activation is computed once for each window, and the output is the same bit for bit if the activation
-    as it is computed never falls. The activation takes the pooling's name, because it computes what that did; the
-    pooling takes a new one.
+    Requires: two modules that :func:`may_swap`, and only the pooling takes the activation's output. A ReLU right behind
+    a convolution stays, because runtimes compute it within the convolution.
+    Ensures: the activation is computed once for each window, and the output is the same bit for bit if the computed
+    activation never falls. The activation gets the pooling's name, because it computes what that did; the pooling gets
+    a new one.
     """
     for first, last in traced.pairs(_NEVER_FALL, (nn.MaxPool2d,)):
         if not may_swap(first.module, last.module) or _is_fused(traced, first):
@@ -49,10 +49,10 @@ def pool_before_activation(traced: Traced) -> Rewrite | None:
 
 
 def pool_first(network: nn.Module) -> None:
-    """For training, move activations behind the max pooling that follows at once, in place, if the two may be swapped.
+    """Move activations, in place, behind the max pooling that directly follows, if the two may swap; for training.
 
-    There is a quarter as much to compute if windows are 2 x 2. A gradient goes back through the same value; if several
-    values of a window are the largest, or a sigmoid rounds them to the same, it may go through another of these.
+    With windows of 2 x 2 there is a quarter as much to compute. A gradient goes back through the same value. If several
+    values of a window are the largest, or a sigmoid rounds them to the same value, it may go through another of these.
     """
     for module in network.modules():
         if isinstance(module, nn.Sequential):

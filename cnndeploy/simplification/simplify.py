@@ -1,4 +1,4 @@
-"""Apply every rewrite for as long as one applies."""
+"""The loop that applies every rewrite for as long as one applies."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ REWRITES = (fold_batch_norm, merge_convolutions, merge_linear, pool_before_activ
 def simplify(network: nn.Module) -> tuple[nn.Module, tuple[Rewrite, ...]]:
     """Apply every rewrite for as long as one applies.
 
-    ``network``, in eval mode and with float32 weights, is not changed. Return the simplified network, and what was
-    done; ``network`` itself and nothing if no rewrite applies, or if torch.fx cannot trace it.
+    ``network`` must be in eval mode and have float32 weights; it is not changed. Return the simplified network and the
+    rewrites; if no rewrite applies, or torch.fx cannot trace the network, return ``network`` itself and none.
     """
     traced = trace(network)
     rewrites: list[Rewrite] = []

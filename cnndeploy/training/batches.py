@@ -19,9 +19,9 @@ Batch = tuple[torch.Tensor, torch.Tensor, int]
 
 
 class Batches:
-    """The images, held once as uint8; what comes of an epoch depends on seed and epoch alone.
+    """The images, held once as uint8; the batches of an epoch depend only on seed and epoch.
 
-    Each process gives its share of every global batch, so that all together take the same steps as one would.
+    Each process gets its share of every global batch, so that all together take the same steps as one would.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Batches:
         self._recipe, self._seed, self._processes = recipe, seed, processes
 
     def __len__(self) -> int:
-        """Steps in an epoch."""
+        """Count the steps in an epoch."""
         return math.ceil(len(self._images) / self._recipe.batch_size)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
@@ -66,13 +66,13 @@ class Batches:
 
 
 def generator(purpose: str, *numbers: int) -> torch.Generator:
-    """Random numbers that depend on these arguments alone, the same on every machine."""
+    """Return a generator of random numbers that depend only on these arguments, on every machine."""
     digest = hashlib.sha256(repr((purpose, *numbers)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _shifted(images: torch.Tensor, moves: torch.Tensor, reach: int) -> torch.Tensor:
-    """Each image (n, height, width) cut from itself within a black frame, at its ``moves`` (n, 2)."""
+    """Move each image (n, height, width) by cutting it, at its ``moves`` (n, 2), out of itself in a black frame."""
     height, width = images.shape[1:]
     framed = functional.pad(images, (reach,) * 4)
     rows = (moves[:, :1] + torch.arange(height, device=images.device))[:, :, None]  # (n, height, 1)

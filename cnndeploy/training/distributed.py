@@ -1,4 +1,4 @@
-"""Several processes that train one network, as ``torchrun`` starts them; one process where it did not.
+"""Several processes that train one network, as ``torchrun`` starts them, or a single process.
 
 Source: Li et al.: PyTorch Distributed: experiences on accelerating data parallel training, 2020.
 """
@@ -19,7 +19,7 @@ from cnndeploy.errors import TrainingError
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process is number ``rank`` of ``count``; ``local_rank`` of ``local_count`` on its machine."""
+    """The place of this process: ``rank`` of ``count`` processes, ``local_rank`` of ``local_count`` on its machine."""
 
     rank: int = 0
     count: int = 1
@@ -27,22 +27,22 @@ class Processes:
     local_count: int = 1
 
     def device(self, name: str) -> str:
-        """Return this process's device if ``name`` is asked for; raise TrainingError if several would share a GPU."""
+        """Return this process's own device for ``name``; raise TrainingError if several would share a GPU."""
         if name not in ("cpu", "cuda") and self.local_count > 1:
             advice = "use device='cuda'"
             raise TrainingError(f"{name} is one GPU and there are {self.local_count} processes; {advice}")
         return f"cuda:{self.local_rank}" if name == "cuda" and self.count > 1 else name
 
     def share(self, batch: torch.Tensor) -> torch.Tensor:
-        """The rows of a global batch that this process computes."""
+        """Return the rows of a global batch that this process computes."""
         return batch[self.rank :: self.count]
 
     def wrapped(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network, or one around it that averages gradients over the processes."""
+        """Return the network, wrapped to average gradients over the processes if there are several."""
         return network if self.count == 1 else DistributedDataParallel(network)
 
     def total(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """Each value summed over the processes."""
+        """Return each value summed over the processes."""
         if self.count == 1:
             return list(values)
         sums = torch.tensor(list(values), dtype=torch.float64, device=device)
@@ -50,13 +50,13 @@ class Processes:
         return list(sums.tolist())
 
     def wait(self) -> None:
-        """For the others to come here."""
+        """Wait until all other processes call this too."""
         if self.count > 1:
             distributed.barrier()
 
 
 def from_environment() -> Processes:
-    """What torchrun says in the environment variables that it sets."""
+    """Read the environment variables that torchrun sets."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -65,7 +65,7 @@ def from_environment() -> Processes:
 
 @contextmanager
 def joined(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Connected to the others: over NCCL on GPUs, over Gloo on CPUs."""
+    """Connect to the other processes: over NCCL on GPUs, over Gloo on CPUs."""
     if processes.count == 1 or distributed.is_initialized():
         yield
         return

@@ -1,4 +1,4 @@
-"""The epochs of a training, for TensorBoard."""
+"""A log of a training's epochs for TensorBoard."""
 
 from __future__ import annotations
 

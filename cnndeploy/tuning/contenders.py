@@ -67,7 +67,7 @@ class Job:
 
     @property
     def stopped(self) -> Deadline:
-        """Over only if the caller asks for the end, whatever the time."""
+        """A deadline that passes only if the caller asks for the end, whatever the time."""
         return Deadline(should_stop=self.deadline.should_stop)
 
     def check_stop(self) -> None:

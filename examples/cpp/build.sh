@@ -1,9 +1,9 @@
 #!/bin/sh
-# Compiles classify.cpp beside itself, or to the path given, against the torch that `python`, or $PYTHON, imports.
+# Compile classify.cpp beside itself, or to the given path, with the torch that `python`, or $PYTHON, imports.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 torch=$("${PYTHON:-python}" -c 'import torch, pathlib; print(pathlib.Path(torch.__file__).parent)') || {
-    echo "Error: this python has no torch; activate an environment that has, or name its python in PYTHON" >&2
+    echo "Error: this python has no torch; activate an environment that has it, or set PYTHON to its python" >&2
     exit 1
 }
 "${CXX:-g++}" -std=c++20 -O1 "$here/classify.cpp" -o "${1:-$here/classify}" \

@@ -1,9 +1,9 @@
-// Labels of images in C++, with libtorch and a file that takes raw images:
+// Classify images in C++, with libtorch and a file that takes raw images:
 //
 //     cnndeploy export lenet.pt --format torchscript --input image
 //     ./classify lenet.torchscript shoe.pgm bag.pgm
 //
-// The images are binary PGM files without comments, 8-bit and of any size; the labels lie in the file itself. build.sh
+// The images are 8-bit binary PGM files without comments, of any size. The labels are in the model file. build.sh
 // compiles this against the libtorch in a Python environment's torch package.
 
 #include <torch/script.h>
@@ -16,16 +16,16 @@
 #include <string>
 #include <vector>
 
-// A binary PGM file as uint8 (1, height, width).
+// Reads a binary PGM file as uint8 (1, height, width).
 at::Tensor read_pgm(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) throw std::runtime_error(path + " cannot be opened");
   std::string magic;
   int64_t width = 0, height = 0, largest = 0;
   if (!(file >> magic >> width >> height >> largest) || magic != "P5" || largest != 255)
-    throw std::runtime_error(path + " is no binary PGM file of 8 bits without comments");
+    throw std::runtime_error(path + " is not an 8-bit binary PGM file without comments");
   if (width < 1 || height < 1 || width > 8192 || height > 8192)
-    throw std::runtime_error(path + " has no size that is taken here");
+    throw std::runtime_error(path + " has a side of less than 1 or more than 8192 pixels");
   file.get();  // one white space ends the header
   at::Tensor image = at::empty({1, height, width}, at::kByte);
   if (!file.read(reinterpret_cast<char*>(image.data_ptr<uint8_t>()), height * width))
@@ -33,16 +33,16 @@ at::Tensor read_pgm(const std::string& path) {
   return image;
 }
 
-// The list of strings under a key of the manifest, which is JSON; an app that has a JSON library uses that.
+// Returns the strings under a key of the manifest, which is JSON; an app that has a JSON library uses that.
 std::vector<std::string> strings_under(const std::string& key, const std::string& manifest) {
   std::smatch list;
   std::regex_search(manifest, list, std::regex("\"" + key + "\": \\[([^\\]]*)\\]"));
   const std::string items = list[1];
   const std::regex item("\"([^\"]*)\"");
-  std::vector<std::string> found;
+  std::vector<std::string> strings;
   for (std::sregex_iterator each(items.begin(), items.end(), item), end; each != end; ++each)
-    found.push_back((*each)[1]);
-  return found;
+    strings.push_back((*each)[1]);
+  return strings;
 }
 
 int run(const std::string& model_path, const std::vector<std::string>& image_paths) {

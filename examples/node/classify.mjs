@@ -1,4 +1,4 @@
-// Labels of images in Node.js, with ONNX Runtime and a file that takes raw images:
+// Classify images in Node.js, with ONNX Runtime and a file that takes raw images:
 //
 //     cnndeploy export lenet.pt --format onnx --input image
 //     cnndeploy inspect lenet.onnx --json > lenet.json
@@ -9,7 +9,7 @@ import { readFile } from "node:fs/promises";
 import ort from "onnxruntime-node";
 import { PNG } from "pngjs";
 
-// Grey levels of a PNG file, uint8 (1, height, width); what is transparent is background, which is black.
+// Reads a PNG file as grey levels, uint8 (1, height, width); transparent pixels become black, the background.
 async function readImage(path) {
   const file = await readFile(path);
   let picture;

@@ -6,14 +6,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import Result
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.cli import main
 from helpers import Trained
 
 Cli = Callable[..., Result]
@@ -45,13 +47,35 @@ def _process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[
     return done
 
 
+def _commands(command: click.Command, *names: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield each command with its names, subcommands too."""
+    yield names, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from _commands(inner, *names, name)
+
+
+def test_help_fits_80_columns_and_explains_every_option(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for names, command in _commands(main):
+        text = cli(*names, "--help").output
+        assert max(map(len, text.splitlines())) <= 80, names
+        assert "..." not in text.partition("Commands:")[2], "a summary is cut"
+        assert "Example" in text
+        for option in command.params:
+            assert not isinstance(option, click.Option) or option.help, (names, option.name)
+            assert not isinstance(option, click.Option) or option.help[0] != "[", (names, option.name)
+
+
 def test_help_lists_every_command_and_each_shows_an_example(cli: Cli) -> None:
     overview = cli("--help")
     assert {path.stem for path in COMMANDS_FOLDER.glob("[!_]*.py")} == set(COMMANDS)
     for name in COMMANDS:
         assert f"\n  {name} " in overview.output
-        if name != "data":
-            assert f"cnndeploy {name} " in cli(name, "--help").output
+        assert f"cnndeploy {name} " in cli(name, "--help").output
     for name in ("fetch", "info"):
         assert f"cnndeploy data {name}" in cli("data", name, "--help").output
 
@@ -63,12 +87,15 @@ def test_an_export_takes_away_the_certificate_of_what_was_there(
     checkpoint, exported = tmp_path / "lenet.pt", tmp_path / "lenet.onnx"
     shutil.copy(trained.checkpoint, checkpoint)
     certificate = tmp_path / "lenet.onnx.verified.json"
-    assert "takes prepared tensors" in cli("export", checkpoint, "--format", "onnx").output
+    assert (
+        "(input: float32 (batch, 1, 28, 28), preprocessed)"
+        in cli("export", checkpoint, "--format", "onnx").output
+    )
     assert cli("verify", exported, "--against", checkpoint, "--images", 9).exit_code == 0
     assert cli("export", checkpoint, "--format", "onnx").exit_code == 0
     assert certificate.exists()  # of the same bytes
     other = cli("export", checkpoint, "--format", "onnx", "--input", "image")
-    assert "takes raw images" in other.output
+    assert "(input: uint8 (batch, height, width), raw images)" in other.output
     assert f"removed {certificate}" in other.output
     assert not certificate.exists()
 

@@ -13,7 +13,7 @@ from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, DataError, Stopped, TrainingError, UnknownNameError
-from cnndeploy.training.state import Epoch, Plan, Precision, Step
+from cnndeploy.training.state import Epoch, Plan, Precision, Step, state_path
 from cnndeploy.training.train import train
 
 
@@ -127,6 +127,54 @@ def test_an_older_files_words_are_read(tmp_path: Path) -> None:
     again = train("lenet", tmp_path / "again.pt", recipe_of=path).path
     weights = Checkpoint.load(again).weights
     assert all(torch.equal(weights[name], value) for name, value in checkpoint.weights.items())
+
+
+QUICK: dict[str, Any] = {"epochs": 1, "images": 300, "threads": 1}
+
+
+def test_a_trained_checkpoint_is_replaced_only_if_that_is_asked(tmp_path: Path) -> None:
+    path = train("lenet", tmp_path / "lenet.pt", **QUICK).path
+    before = path.read_bytes()
+    for arguments in (QUICK, QUICK | {"epochs": 0}):
+        with pytest.raises(
+            TrainingError, match=r"is trained already, to a test accuracy of 0\..*overwrite=True"
+        ):
+            train("lenet", path, **arguments)
+    assert path.read_bytes() == before
+    with pytest.raises(TrainingError, match="choose one"):
+        train("lenet", path, resume=True, overwrite=True, **QUICK)
+    train("lenet", path, overwrite=True, seed=1, **QUICK)
+    assert Artifact.open(path).require_manifest().training["seed"] == 1
+
+
+def test_untrained_weights_are_replaced_and_files_of_others_are_not(tmp_path: Path) -> None:
+    path = train("lenet", tmp_path / "lenet.pt", **QUICK | {"epochs": 0}).path
+    train("lenet", path, **QUICK)
+    (tmp_path / "empty.pt").touch()
+    train("lenet", tmp_path / "empty.pt", **QUICK | {"epochs": 0})
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "theirs.pt")
+    (tmp_path / "notes.txt").write_text("mine")
+    for theirs in ("theirs.pt", "notes.txt"):
+        with pytest.raises(TrainingError, match="exists, and it is not a checkpoint of cnndeploy"):
+            train("lenet", tmp_path / theirs, **QUICK)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_an_unfinished_training_is_begun_again_only_if_that_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "lenet.pt"
+    with pytest.raises(Stopped):
+        train("lenet", path, should_stop=lambda: True, **QUICK)
+    with pytest.raises(TrainingError, match=r"resume=True to go on with it, or with overwrite=True"):
+        train("lenet", path, **QUICK)
+
+    def crash(_: object) -> None:
+        raise RuntimeError("the machine fails before anything is saved")
+
+    with pytest.raises(RuntimeError):
+        train("lenet", path, overwrite=True, on_step=crash, seed=1, **QUICK)
+    assert not state_path(path).exists()  # else the old one would be gone on with
+    train("lenet", path, overwrite=True, seed=1, **QUICK)
+    assert Artifact.open(path).require_manifest().training["seed"] == 1
 
 
 def test_a_training_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path) -> None:
