@@ -373,8 +373,12 @@ def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_the_demo_leaves_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_leaves_a_report(
+    cli: Cli, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cnndeploy.cli.demo._SECONDS", 0.2)
+    (tmp_path / "demo").mkdir()
+    shutil.copy(trained.checkpoint, tmp_path / "demo" / "lenet.pt")  # of an earlier demo, which it replaces
     done = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--images", 600)
     assert done.exit_code == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
