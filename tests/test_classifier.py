@@ -25,6 +25,7 @@ from cnndeploy.certificate import certificate_path, certify
 from cnndeploy.errors import ArtifactError, DataError, DeviceUnavailableError, InputMismatchError
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.images import read_image
+from cnndeploy.preprocessing import border_contrast
 from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES, Session, open_session
 from cnndeploy.specs import TensorSpec
@@ -443,7 +444,8 @@ with cnndeploy.load(sys.argv[1], threads=1) as model:
 def drawing() -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A T-shirt, light on dark."""
     test = data.load("test")
-    return test.images[int(np.flatnonzero(test.labels == 0)[0])]
+    shirt: np.ndarray[Any, np.dtype[np.uint8]] = test.images[int(np.flatnonzero(test.labels == 0)[0])]
+    return shirt
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -482,7 +484,7 @@ def test_only_the_first_images_are_looked_at(
     trained: Trained, drawing: np.ndarray[Any, np.dtype[np.uint8]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[int] = []
-    contrast = classifier.border_contrast
+    contrast = border_contrast
 
     def watched(images: Any) -> Any:
         looked.append(len(images))
@@ -498,8 +500,8 @@ def test_only_the_first_images_are_looked_at(
 
 def test_no_image_of_the_data_set_is_taken_for_dark_on_light() -> None:
     images = data.load("test").images
-    assert classifier.border_contrast(images).max() < classifier._CONTRAST
-    assert (classifier.border_contrast(255 - images) >= classifier._CONTRAST).mean() > 0.95
+    assert border_contrast(images).max() < classifier._CONTRAST
+    assert (border_contrast(255 - images) >= classifier._CONTRAST).mean() > 0.95
 
 
 def test_the_background_is_recorded_and_files_that_do_not_say_are_dark(

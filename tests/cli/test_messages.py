@@ -54,11 +54,11 @@ def _load_line(result: Result) -> str:
 @pytest.mark.slow
 @pytest.mark.usefixtures("folder")
 def test_each_step_names_the_next_one_which_runs(cli: Cli) -> None:
-    given = ("train", "lenet", "--output", "my net.pt", *TRAIN)
+    given: list[object] = ["train", "lenet", "--output", "my net.pt", *TRAIN]
     for name in ("train", "export", "verify"):
         result = cli(*given)
         assert result.exit_code == 0, result.output
-        given = tuple(_next_command(result))
+        given = [*_next_command(result)]
         assert given[0] == {"train": "export", "export": "verify", "verify": "bench"}[name]
     assert cli(*given, *QUICK).exit_code == 0
     call = ast.parse(_load_line(result), mode="eval").body
