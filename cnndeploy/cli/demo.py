@@ -10,16 +10,18 @@ import click
 from cnndeploy import registry
 from cnndeploy.cli import _common as common
 from cnndeploy.cli.data import fetch_data
-from cnndeploy.cli.train import run_training
+from cnndeploy.cli.train import draw_training, run_training
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.files import make_folder, write_file
 
 if TYPE_CHECKING:
     from cnndeploy.artifact import Artifact
+    from cnndeploy.display.samples import Sample
     from cnndeploy.verification.report import EquivalenceReport
 
 _BATCH_SIZES = (1, 64)
 _SECONDS = 5.0  # a demonstration; the command's own default is more patient
+_LOOKED_AT = 200  # test images, from which the page shows some that are labelled right and some that are not
 
 
 @click.command()
@@ -44,8 +46,8 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     from cnndeploy.exporters import export
 
     make_folder(output)
-    # of an earlier run, which a failing one must not seem to confirm
-    for pattern in ("*.verified.json", "*.resume", "bench.json", "report.html"):
+    # what an earlier run left must not seem to confirm one that fails
+    for pattern in ("*.verified.json", "*.resume", "*.png", "bench.json", "report.html"):
         for old in output.glob(pattern):
             old.unlink()
     checkpoint = output / f"{architecture}.pt"
@@ -54,6 +56,7 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     fetch_data(data_dir)
     _heading(2, "Train")
     run_training(architecture, checkpoint, None, epochs=epochs, images=images, data_dir=data_dir)
+    draw_training(checkpoint)
     _heading(3, "Export")
     exported = []
     for name in registry.names("exporters"):
@@ -70,7 +73,8 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     page = output / "report.html"
     sizes = ",".join(map(str, _BATCH_SIZES))
     again = common.command_line("bench", *measured, "--batch-size", sizes, "--seconds", f"{_SECONDS:g}")
-    write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings, again).encode())
+    artifacts, samples = [Artifact.open(checkpoint), *exported], _samples(checkpoint, data_dir)
+    write_file(page, render(artifacts, reports, timings, again, samples).encode())
     click.echo(f"Open {page}")
     for report in reports:
         report.require()
@@ -80,6 +84,19 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
 
 def _heading(number: int, step: str) -> None:
     click.secho(f"\n[{number}/6] {step}", bold=True)
+
+
+def _samples(checkpoint: Path, data_dir: Path | None) -> list[Sample]:
+    """Return test images as the checkpoint labels them."""
+    from cnndeploy.classifier import load
+    from cnndeploy.data import load as load_data
+    from cnndeploy.display.samples import Sample
+
+    test = load_data("test", data_dir).first(_LOOKED_AT)
+    with load(checkpoint) as model:
+        given = [prediction.label for prediction in model.classify(test.images)]
+        labels = [model.labels[number] for number in test.labels]
+    return list(map(Sample, test.images, labels, given))
 
 
 def _verify(

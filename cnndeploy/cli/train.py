@@ -101,7 +101,7 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
             _say_how_to_resume(architecture, output, settings["data_dir"])
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     if first:
-        _draw(output)
+        draw_training(output)
 
 
 def run_training(architecture: str, output: Path, tensorboard: Path | None, **settings: Any) -> None:
@@ -149,21 +149,23 @@ def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -
     click.echo(f"\n{text}", err=True)
 
 
-def _draw(output: Path) -> None:
-    """Draw the plots beside a finished checkpoint."""
+def draw_training(output: Path) -> None:
+    """Draw the plots beside a finished checkpoint, and say what was written."""
     from cnndeploy.artifact import Artifact
+    from cnndeploy.files import write_file
+    from cnndeploy.machine import environment
 
     click.echo(f"Wrote {output}")
     manifest = Artifact.open(output).require_manifest()
     if not manifest.training:  # untrained
         return
     try:
-        from cnndeploy.display.plots import plot_confusion, plot_curves
+        from cnndeploy.display.plots import training_plots
     except ModuleNotFoundError:
         click.echo("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
         return
-    log, curves, confusion = (Path(f"{output}{end}") for end in (".jsonl", ".curves.png", ".confusion.png"))
-    if log.exists():  # else it was removed since
-        plot_curves(log, curves)
-    plot_confusion(manifest.training["confusion"], manifest.labels, confusion)
-    click.echo(f"Wrote {', '.join(str(file) for file in (log, curves, confusion) if file.exists())}")
+    files = [log] if (log := Path(f"{output}.jsonl")).exists() else []  # else it was removed since
+    for name, plot in training_plots(manifest, environment()).items():
+        files.append(Path(f"{output}.{name}.png"))
+        write_file(files[-1], plot.png())
+    click.echo(f"Wrote {', '.join(map(str, files))}")

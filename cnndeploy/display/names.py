@@ -1,0 +1,31 @@
+"""Names of candidates: the file, and of how it is run only what tells it from the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from cnndeploy.benchmark.report import Result
+
+
+def candidate_names(rows: Sequence[Result], *, brief: bool = False) -> list[str]:
+    """Return a different name for each candidate: its file, its runtime, and its threads if they differ.
+
+    A ``brief`` name is the file alone, if no file occurs twice.
+    """
+    if brief and len({row.artifact for row in rows}) == len(rows):
+        return [row.artifact for row in rows]
+    threads_differ = len({row.threads for row in rows}) > 1
+    names, seen = list[str](), Counter[str]()
+    for row in rows:
+        device = "" if row.device == "cpu" else f" on {row.device}"
+        threads = f", {count_threads(row.threads)}" if threads_differ else ""
+        name = f"{row.artifact}, {row.runtime}{device}{threads}"
+        seen[name] += 1
+        names.append(f"{name} ({seen[name]})" if seen[name] > 1 else name)
+    return names
+
+
+def count_threads(threads: int | None) -> str:
+    """Return ``1 thread`` or ``2 threads``; None means that it was not found out."""
+    return f"{'?' if threads is None else threads} {'thread' if threads == 1 else 'threads'}"

@@ -1,0 +1,99 @@
+"""The plot of a tuning: what was tried, how fast it is, and how accurate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from cnndeploy.display.cells import duration
+from cnndeploy.display.names import count_threads
+from cnndeploy.display.plots.axes import ROW_IN, Bar, draw_bars, name_points, scatter_axes
+from cnndeploy.display.plots.figure import COLOURS, INK, Plot, machine_context
+from cnndeploy.tuning.report import Row, TuneReport
+
+_KINDS = {
+    "PyTorch": COLOURS[6],
+    "TorchScript": COLOURS[1],
+    "ONNX plain": COLOURS[0],
+    "ONNX simplified": COLOURS[2],
+    "ONNX int8": COLOURS[3],
+}
+
+
+def tuning_plot(report: TuneReport) -> Plot:
+    """Return accuracy against latency of what was tried, or its latencies if all are equally accurate."""
+    timed = sorted((row for row in report.rows if row.p50_s), key=lambda row: row.p50_s or 0.0)
+    context = machine_context(report.environment)
+    if len({row.accuracy for row in timed if row.accuracy is not None}) > 1:
+        return _scatter(report, [row for row in timed if row.accuracy is not None], context)
+    return _latencies(timed, report.batch_size, context)
+
+
+def _kind(row: Row) -> str:
+    if row.variant == "checkpoint":
+        return "PyTorch"
+    if row.runtime == "torchscript":
+        return "TorchScript"
+    return f"ONNX {'plain' if row.variant == 'float' else row.variant}"
+
+
+def _name(row: Row) -> str:
+    """Return what was run, on what, with how many threads and which options."""
+    words = {"spinning": "threads sleep when idle"}
+    options = [words.get(name, f"{value}") for name, value in row.options.items()]
+    plain = " plain" if row.variant == "float" else f" {row.variant}"
+    kind = f"TorchScript{plain}" if row.runtime == "torchscript" else f"{_kind(row)}, {row.runtime}"
+    return ", ".join((kind, count_threads(row.threads), *options))
+
+
+def _latencies(rows: list[Row], batch_size: int, context: str) -> Plot:
+    def draw(figure: Figure) -> None:
+        axes: Any = figure.subplots()
+        bars = []
+        for row in rows:
+            p50_s, chosen = row.p50_s or 0.0, row.outcome == "chosen"
+            name = f"{_name(row)}{' (chosen)' if chosen else ''}"
+            bars.append(Bar(name, duration(p50_s), [(1e3 * p50_s, _KINDS[_kind(row)])], bold=chosen))
+        if not bars:
+            axes.set_axis_off()
+            axes.text(0, 0.5, "Nothing was timed.")
+            return
+        draw_bars(axes, bars, f"median milliseconds a call, batch {batch_size}")
+
+    known = [row for row in rows if row.accuracy is not None]
+    accuracy = f"All have the same test accuracy, {known[0].accuracy:.2%}. " if known else ""
+    note = f"{accuracy}Shorter is faster."
+    return Plot(
+        "Latency of what was tried", note, draw, height=0.7 + ROW_IN * max(1, len(rows)), context=context
+    )
+
+
+def _scatter(report: TuneReport, rows: list[Row], context: str) -> Plot:
+    """Draw all points, and name those that none beats first."""
+    best = list(report.frontier)
+    rows = sorted(rows, key=lambda row: (row.outcome != "chosen", row not in best))
+    points = [_point(row) for row in rows]
+
+    def draw(figure: Figure) -> None:
+        axes = scatter_axes(figure, points, report.batch_size)
+        for row, point in zip(rows, points, strict=True):
+            axes.plot(*point, "o", color=_KINDS[_kind(row)])
+            if row.outcome == "chosen":
+                axes.plot(*point, "o", markersize=13, markerfacecolor="none", color=INK)
+        if len(best) > 1:
+            axes.plot(*zip(*map(_point, best), strict=True), "-", color=INK, linewidth=1, zorder=1)
+        name_points(axes, points, list(map(_name, rows)))
+        for kind in dict.fromkeys(map(_kind, rows)):
+            axes.plot([], [], "o", color=_KINDS[kind], label=kind)
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=3, fontsize=10)
+
+    note = (
+        "What was tried and whose accuracy is known; up and to the left is better. The ring is what was chosen, the "
+        "line joins what nothing beats in both."
+    )
+    return Plot("Accuracy against latency", note, draw, height=4.6, context=context)
+
+
+def _point(row: Row) -> tuple[float, float]:
+    return 1e3 * (row.p50_s or 0.0), row.accuracy or 0.0
