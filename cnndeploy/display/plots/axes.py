@@ -104,7 +104,7 @@ def draw_bars(axes: Any, bars: Sequence[Bar], unit: str) -> None:
 
 
 def name_points(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
-    """Write names beside points, the first first, if there is room that neither a point nor another name takes.
+    """Write names beside the first points, if there is room that neither a point nor another name takes.
 
     The limits of the axes must be final. A name far from its point has a line to it.
     """
@@ -112,7 +112,7 @@ def name_points(axes: Any, points: Sequence[tuple[float, float]], names: Sequenc
     pixels = axes.figure.dpi / 72
     frame = axes.get_window_extent()
     taken = [_box(x, y, x, y, _GAP * pixels) for x, y in axes.transData.transform(points)]
-    for point, name in zip(points, names, strict=True):
+    for point, name in zip(points, names, strict=False):
         for sideways, up in _offsets():
             side = "center" if sideways == 0 else "left" if sideways > 0 else "right"
             text = _text(axes, name, point, (sideways, up), ha=side, va="center", fontsize=FONT_SIZE - 1)
@@ -148,7 +148,7 @@ def scatter_axes(figure: Figure, points: Sequence[tuple[float, float]], batch_si
     """Return axes of accuracy against milliseconds, with room around the points for their names."""
     axes: Any = figure.subplots()
     times, accuracies = zip(*points, strict=True)
-    margin = 0.3 * max(1e-4, max(accuracies) - min(accuracies))
+    margin = 0.3 * (max(accuracies) - min(accuracies))
     axes.set(xlabel=f"median milliseconds a call, batch {batch_size}", ylabel="test accuracy")
     axes.set_ylim(min(accuracies) - margin, max(accuracies) + margin)
     log_axis(axes.xaxis, min(times) / 1.6, max(times) * 1.6)

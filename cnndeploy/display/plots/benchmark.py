@@ -73,13 +73,14 @@ def _latency(groups: dict[int, _Named], context: str) -> Plot:
         for axes, (size, rows) in zip(panels, groups.items(), strict=True):
             bars = []
             for name, colour, row in rows:
-                low, high = 1e3 * row.quantiles_s[1], 1e3 * row.quantiles_s[99]
                 median = row.p50_s or 0.0
-                bars.append(Bar(name, duration(median), [(1e3 * median, colour)], low, high))
+                low, high = row.p50_interval_s or (median, median)
+                bar = Bar(name, duration(median), [(1e3 * median, colour)], 1e3 * low, 1e3 * high)
+                bars.append(bar)
             draw_bars(axes, bars, "milliseconds a call")
             axes.set_title(f"Batch {size}", loc="left", fontsize=11)
 
-    note = "Bars: median. Whiskers: 1st to 99th percentile. Shorter is faster."
+    note = "Median with its 95% interval. Shorter is faster."
     rows = sum(map(len, groups.values()))
     return Plot("Latency", note, draw, height=0.9 * len(groups) + ROW_IN * rows, context=context)
 

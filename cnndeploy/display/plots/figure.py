@@ -84,5 +84,6 @@ def machine_context(environment: Mapping[str, Any], *facts: str) -> str:
     """Return in one line the machine, the versions of what ran on it, and what else the reader of a file must know."""
     versions = environment.get("versions", {})
     libraries = (f"{name} {versions[name]}" for name in _LIBRARIES if name in versions)
-    machine = environment.get("cpu"), *environment.get("gpus", ())
-    return "; ".join(filter(None, (*facts, ", ".join(filter(None, machine)), ", ".join(libraries))))
+    cpus = f"{environment['usable_cpus']} CPUs" if "usable_cpus" in environment else ""
+    machine = filter(None, (environment.get("cpu"), cpus, *environment.get("gpus", ())))
+    return "; ".join(filter(None, (*facts, ", ".join(machine), ", ".join(libraries))))

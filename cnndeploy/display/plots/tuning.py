@@ -12,6 +12,7 @@ from cnndeploy.display.plots.axes import ROW_IN, Bar, draw_bars, name_points, sc
 from cnndeploy.display.plots.figure import COLOURS, INK, Plot, machine_context
 from cnndeploy.tuning.report import Row, TuneReport
 
+_ALIKE = 0.001  # accuracies; points that are closer would lie on a line
 _KINDS = {
     "PyTorch": COLOURS[6],
     "TorchScript": COLOURS[1],
@@ -22,11 +23,13 @@ _KINDS = {
 
 
 def tuning_plot(report: TuneReport) -> Plot:
-    """Return accuracy against latency of what was tried, or its latencies if all are equally accurate."""
+    """Return accuracy against latency of what was tried, or its latencies if all are about equally accurate."""
     timed = sorted((row for row in report.rows if row.p50_s), key=lambda row: row.p50_s or 0.0)
+    known = [row for row in timed if row.accuracy is not None]
+    accuracies = [row.accuracy or 0.0 for row in known]
     context = machine_context(report.environment)
-    if len({row.accuracy for row in timed if row.accuracy is not None}) > 1:
-        return _scatter(report, [row for row in timed if row.accuracy is not None], context)
+    if known and max(accuracies) - min(accuracies) > _ALIKE:
+        return _scatter(report, known, context)
     return _latencies(timed, report.batch_size, context)
 
 
@@ -48,31 +51,41 @@ def _name(row: Row) -> str:
 
 
 def _latencies(rows: list[Row], batch_size: int, context: str) -> Plot:
+    accuracies = {row.accuracy for row in rows}
+
     def draw(figure: Figure) -> None:
         axes: Any = figure.subplots()
         bars = []
         for row in rows:
             p50_s, chosen = row.p50_s or 0.0, row.outcome == "chosen"
             name = f"{_name(row)}{' (chosen)' if chosen else ''}"
-            bars.append(Bar(name, duration(p50_s), [(1e3 * p50_s, _KINDS[_kind(row)])], bold=chosen))
-        if not bars:
+            accuracy = "accuracy unknown" if row.accuracy is None else f"{row.accuracy:.2%}"
+            figures = duration(p50_s) if len(accuracies) == 1 else f"{duration(p50_s)}, {accuracy}"
+            bars.append(Bar(name, figures, [(1e3 * p50_s, _KINDS[_kind(row)])], bold=chosen))
+        if bars:
+            draw_bars(axes, bars, f"median milliseconds a call, batch {batch_size}")
+        else:
             axes.set_axis_off()
             axes.text(0, 0.5, "Nothing was timed.")
-            return
-        draw_bars(axes, bars, f"median milliseconds a call, batch {batch_size}")
 
-    known = [row for row in rows if row.accuracy is not None]
-    accuracy = f"All have the same test accuracy, {known[0].accuracy:.2%}. " if known else ""
-    note = f"{accuracy}Shorter is faster."
+    same = (
+        f" All have the test accuracy {rows[0].accuracy:.2%}."
+        if accuracies - {None} and len(accuracies) == 1
+        else ""
+    )
+    height = 0.7 + ROW_IN * max(1, len(rows))
     return Plot(
-        "Latency of what was tried", note, draw, height=0.7 + ROW_IN * max(1, len(rows)), context=context
+        "Latency of what was tried", f"Shorter is faster.{same}", draw, height=height, context=context
     )
 
 
 def _scatter(report: TuneReport, rows: list[Row], context: str) -> Plot:
-    """Draw all points, and name those that none beats first."""
+    """Draw all points, and name what was chosen, what nothing beats, and the fastest of each kind."""
     best = list(report.frontier)
-    rows = sorted(rows, key=lambda row: (row.outcome != "chosen", row not in best))
+    fastest = {_kind(row): row for row in reversed(rows)}
+    named = [row for row in rows if row.outcome == "chosen"]
+    named += [row for row in (*best, *fastest.values()) if row not in named]
+    rows = [*named, *(row for row in rows if row not in named)]
     points = [_point(row) for row in rows]
 
     def draw(figure: Figure) -> None:
@@ -83,13 +96,13 @@ def _scatter(report: TuneReport, rows: list[Row], context: str) -> Plot:
                 axes.plot(*point, "o", markersize=13, markerfacecolor="none", color=INK)
         if len(best) > 1:
             axes.plot(*zip(*map(_point, best), strict=True), "-", color=INK, linewidth=1, zorder=1)
-        name_points(axes, points, list(map(_name, rows)))
+        name_points(axes, points, list(map(_name, named)))
         for kind in dict.fromkeys(map(_kind, rows)):
             axes.plot([], [], "o", color=_KINDS[kind], label=kind)
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=3, fontsize=10)
 
     note = (
-        "What was tried and whose accuracy is known; up and to the left is better. The ring is what was chosen, the "
+        "What was tried and whose accuracy is known. Up and to the left is better. The ring is what was chosen; the "
         "line joins what nothing beats in both."
     )
     return Plot("Accuracy against latency", note, draw, height=4.6, context=context)
