@@ -40,7 +40,7 @@ figure { margin: .6rem 0; } figure svg { display: block; width: 100%; max-width:
 figcaption { font-size: .8rem; line-height: 1.3; margin-top: .25rem; } summary { cursor: pointer; }
 @media (max-width: 40rem) { body { margin-top: 1rem; } h1 { font-size: 1.35rem; } table { font-size: .8rem; }
   th, td { padding-right: .5rem; } code .rest { display: none; } code .rest + span::after { content: "\\2026"; }
-  td:first-child { min-width: 4.6rem; } td.n.wide { white-space: normal; } }
+  td:first-child { min-width: 4.6rem; } td.n span { display: block; } }
 """
 # Sorts each part of a table by the column whose heading is clicked; by its numbers where the cells carry them.
 _SORT = """
@@ -81,8 +81,13 @@ def sortable(columns: Sequence[Column], groups: Iterable[tuple[str, Sequence[Res
 
     def cell(column: Column, row: Result) -> str | tuple[str, object]:
         text = escape(column.text(row))
-        key = column.key and column.key(row)
-        return (text, "" if key is None else key) if column.key else text
+        if column.key is None:
+            return text
+        figure, bracket, interval = text.partition(" (")
+        if bracket:  # a narrow screen shows an interval below its figure
+            text = f"{figure} <span>({interval}</span>"
+        key = column.key(row)
+        return text, "" if key is None else key
 
     heads = (f'<button type="button">{escape(column.heading)}</button>' for column in columns)
     cells = [
@@ -99,9 +104,7 @@ def _framed(
         parts = []
         for column, cell in enumerate(cells):
             content, key = (cell, "") if isinstance(cell, str) else (cell[0], f' data-key="{cell[1]}"')
-            # a figure with its interval may be set in two lines
-            wide = " wide" if "(" in content else ""
-            look = f' class="n{wide}"' if column in numbers else ""
+            look = ' class="n"' if column in numbers else ""
             parts.append(f"<{tag}{look}{key}>{content}</{tag}>")
         return f"<tr>{''.join(parts)}</tr>"
 

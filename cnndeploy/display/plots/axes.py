@@ -95,7 +95,7 @@ def draw_bars(axes: Any, bars: Sequence[Bar], unit: str) -> None:
         if bar.low is not None and bar.high is not None:
             axes.plot([bar.low, bar.high], [-row, -row], color=INK, linewidth=1)
             axes.plot([bar.low, bar.high], [-row, -row], "|", color=INK, markersize=6)
-        _text(axes, bar.name, (0, _ABOVE_BAR - row), (0, 0), ha="left", va="bottom", fontweight=weight)
+        _text(axes, bar.name, (0, _ABOVE_BAR - row), (3, 0), ha="left", va="bottom", fontweight=weight)
         _text(axes, bar.figure, (bar.end, -row), (5, 0), ha="left", va="center", fontweight="bold")
     axes.set_yticks([])
     linear_axis(axes.xaxis)
