@@ -42,8 +42,10 @@ class Artifact:
             raise ArtifactError(f"expected the path of a model file, got {type(path).__name__}")
         path = Path(path)
         try:
+            if path.is_dir():
+                raise ArtifactError(f"{path} is a folder; give the path of a model file")
             if path.exists() and not path.is_file():
-                raise ArtifactError(f"{path} is a folder or device; give the path of a model file")
+                raise ArtifactError(f"{path} is a device or pipe; give the path of a model file")
             sha256 = sha256_of(path)
             for name in FORMATS.names_in_turn(path.suffix.removeprefix(".")):
                 model_format = FORMATS.get(name)
@@ -57,8 +59,11 @@ class Artifact:
             raise
         except Exception as error:  # whatever a damaged or hostile file makes its reader do
             raise ArtifactError(f"{path} is damaged ({error!r}). Make it again.") from error
+        state = "damaged or not a model file" if path.stat().st_size else "empty"
         known = ", ".join(FORMATS.names())
-        raise ArtifactError(f"{path} is damaged or not a model file. Known formats: {known}.")
+        raise ArtifactError(
+            f"{path} is {state}. Known formats: {known}. cnndeploy train and cnndeploy export write such files."
+        )
 
     def describe(self) -> dict[str, Any]:
         """JSON-ready facts, at least ``operators``, name to count; raise ArtifactError if the file is damaged."""

@@ -90,13 +90,22 @@ def raw_folder(folder: str | os.PathLike[str] | None = None) -> Path:
     return data_folder(folder) / "FashionMNIST" / "raw"
 
 
+def fetch_command(folder: str | os.PathLike[str] | None = None) -> str:
+    """Return the command that fetches the files into this data folder."""
+    import shlex  # not for an app that only reads
+
+    return "cnndeploy data fetch" + (
+        "" if folder is None else f" --data-dir {shlex.quote(os.fspath(folder))}"
+    )
+
+
 def load(split: Split, folder: str | os.PathLike[str] | None = None) -> Images:
     """Load one split; raise DataError, which says how to get the files, if one is missing or damaged."""
     import numpy as np
 
     prefix = "train" if split == "train" else "t10k"
     names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-    images, labels = (np.frombuffer(_read_checked(raw_folder(folder) / name), np.uint8) for name in names)
+    images, labels = (np.frombuffer(_read_checked(folder, name), np.uint8) for name in names)
     # after a header of four bytes each: magic number, n, height, width; magic number, n
     pixels = images[16:].reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
     return Images(pixels, labels[8:], {name: SHA256[name] for name in names})
@@ -104,14 +113,14 @@ def load(split: Split, folder: str | os.PathLike[str] | None = None) -> Images:
 
 def status(folder: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """File name to ``ok``, ``missing`` or ``damaged``."""
-    return {name: _state(raw_folder(folder) / name) for name in SHA256}
+    return {name: _state(folder, name) for name in SHA256}
 
 
-def _state(path: Path) -> str:
+def _state(folder: str | os.PathLike[str] | None, name: str) -> str:
     try:
-        _read_checked(path)
+        _read_checked(folder, name)
     except DataError:
-        return "damaged" if path.exists() else "missing"
+        return "damaged" if (raw_folder(folder) / name).exists() else "missing"
     return "ok"
 
 
@@ -132,7 +141,7 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress = sil
     raw = raw_folder(folder)
     missing = [name for name in SHA256 if not (raw / name).exists()]
     for name in SHA256.keys() - missing:
-        _read_checked(raw / name)  # a damaged file is an error, so that nothing is overwritten
+        _read_checked(folder, name)  # a damaged file is an error, so that nothing is overwritten
     if not missing:
         return f"already in {raw}"
     make_folder(raw)
@@ -141,7 +150,7 @@ def fetch(folder: str | os.PathLike[str] | None = None, progress: Progress = sil
         try:
             for name in missing:
                 content = source(name, progress)
-                _check(content, name, label)
+                _check(content, name, label, folder)
                 write_file(raw / name, content)
         except _Unreachable as reason:
             refusals.append(f"{label}: {reason}")
@@ -239,21 +248,22 @@ def _uncompressed(content: bytes, origin: str) -> bytes:
         raise DataError(f"{origin} is damaged ({error}). Delete it and run: cnndeploy data fetch") from error
 
 
-def _read_checked(path: Path) -> bytes:
+def _read_checked(folder: str | os.PathLike[str] | None, name: str) -> bytes:
+    path = raw_folder(folder) / name
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing. Get it with: cnndeploy data fetch") from error
+        raise DataError(f"{path} is missing. Get it with: {fetch_command(folder)}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    _check(content, path.name, str(path))
+    _check(content, name, str(path), folder)
     return content
 
 
-def _check(content: bytes, name: str, origin: str) -> None:
+def _check(content: bytes, name: str, origin: str, folder: str | os.PathLike[str] | None = None) -> None:
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != SHA256[name]:
         raise DataError(
             f"{name} from {origin} is damaged: SHA-256 is {sha256}, expected {SHA256[name]}. "
-            "Delete it and run: cnndeploy data fetch"
+            f"Delete it and run: {fetch_command(folder)}"
         )

@@ -130,8 +130,9 @@ def open_deployment(folder: str | os.PathLike[str]) -> tuple[Artifact, Plan]:
     """Open the model file in a folder, and its plan; raise ArtifactError if it is unreadable or of another file."""
     path = Path(folder, PLAN_FILE)
     if Path(folder).is_dir() and not path.exists():
-        wanted = "give a model file, or what cnndeploy tune wrote"
-        raise ArtifactError(f"{folder} is a folder without a {PLAN_FILE}; {wanted}")
+        wanted = "give a model file, or a folder that cnndeploy tune wrote"
+        predict = "To classify the images in a folder: cnndeploy predict MODEL FOLDER"
+        raise ArtifactError(f"{folder} is a folder without a {PLAN_FILE}; {wanted}. {predict}")
     try:
         plan = Plan.from_json(path.read_text())
     except (OSError, ValueError) as error:

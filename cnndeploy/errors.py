@@ -34,15 +34,26 @@ class CnndeployError(Exception):
     exit_code = 1
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that ``name`` is probably a slip of, None if there is none.
+
+    A slip rarely changes the first letter; 'mobilenet' is not meant to be 'lenet'.
+    """
+    import difflib  # not for an app in which nothing goes wrong
+
+    alike = [one for one in known if one[:1] == name[:1].lower()]
+    near = difflib.get_close_matches(name.lower(), alike, n=1, cutoff=0.65)
+    return near[0] if near else None
+
+
 class UnknownNameError(CnndeployError):
     """A name that the registry does not know; the nearest known one is suggested."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        import difflib  # not for an app in which nothing goes wrong
-
         known = list(known)
-        hints = [f" Did you mean {near!r}?" for near in difflib.get_close_matches(name, known, n=1)]
-        super().__init__(f"Unknown {kind} {name!r}.{''.join(hints)} Known: {', '.join(known)}.")
+        near = nearest(name, known)
+        hint = f" Did you mean {near!r}?" if near else ""
+        super().__init__(f"Unknown {kind} {name!r}.{hint} Known are: {', '.join(known)}.")
 
 
 class MissingDependencyError(CnndeployError):

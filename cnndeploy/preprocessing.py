@@ -88,3 +88,20 @@ def _interpolation(source: int, target: int, dtype: str) -> tuple[NDArray[np.int
     weights[row, np.searchsorted(needed, low)] += 1 - (position - low)
     weights[row, np.searchsorted(needed, high)] += position - low
     return needed, weights
+
+
+def border_contrast(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return by how many grey levels the border of each image (n, height, width) is brighter than its middle.
+
+    The border is the outermost pixels, by their median, for objects may reach beyond it. Large images are thinned
+    out first, for photos have millions of pixels.
+    """
+    height, width = images.shape[1:]
+    thinned = images[:, :: max(1, height // RAW_SIDE), :: max(1, width // RAW_SIDE)]
+    edges = (thinned[:, 0], thinned[:, -1], thinned[:, 1:-1, 0], thinned[:, 1:-1, -1])
+    height, width = thinned.shape[1:]
+    middle = thinned[:, height // 4 : height - height // 4, width // 4 : width - width // 4]
+    contrast: NDArray[np.float64] = np.median(np.concatenate(edges, axis=1), axis=1) - middle.mean(
+        axis=(1, 2)
+    )
+    return contrast

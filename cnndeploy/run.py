@@ -11,6 +11,7 @@ from cnndeploy.machine import usable_cpus
 Precision = Literal["float32", "tf32", "bfloat16", "float16", "int8", "float64"]
 """What is computed in or stored as. ``tf32`` keeps 10 of float32's 23 bits of each factor, ``bfloat16`` 7."""
 Threads = int | Literal["auto"]
+MOST_THREADS = 256
 
 
 @dataclass(frozen=True, slots=True)

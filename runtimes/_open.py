@@ -17,12 +17,11 @@ from cnndeploy.errors import ArtifactError, CnndeployError, DeviceUnavailableErr
 from cnndeploy.formats import FORMATS
 from cnndeploy.machine import usable_cpus
 from cnndeploy.preprocessing import RAW_SIDE
-from cnndeploy.run import Run
+from cnndeploy.run import MOST_THREADS, Run
 from cnndeploy.runtimes._session import RUNTIMES, Arrays, Session
 
 # For threads="auto": above so many seconds an image all threads are taken untried; all must be so many times as fast.
 _LARGE_S, _WORTH_IT = 0.005, 1.1
-_MOST_THREADS = 1024
 _TRIAL_S, _FEWEST_TRIALS = 0.001, 5
 
 
@@ -38,10 +37,13 @@ def open_session(artifact: Artifact, run: Run | None = None) -> Session:
         MissingDependencyError: The runtime's package is not installed.
     """
     run = resolve(artifact, run).run
-    threads = run.threads
-    if threads not in (None, "auto") and not (type(threads) is int and 1 <= threads <= _MOST_THREADS):
+    threads, most = (
+        run.threads,
+        max(MOST_THREADS, usable_cpus()),
+    )  # all CPUs are the default, so never too many
+    if threads not in (None, "auto") and not (type(threads) is int and 1 <= threads <= most):
         raise DeviceUnavailableError(
-            f"threads are a whole number from 1 to {_MOST_THREADS}, or 'auto', not {threads!r}"
+            f"threads are a whole number from 1 to {most}, or 'auto', not {threads!r}"
         )
     if threads == "auto":
         return _fewest_threads(lambda count: _open(artifact, replace(run, threads=count)))

@@ -19,7 +19,7 @@ from cnndeploy.cli._group import Commands, on_interrupt, on_terminate
 @click.version_option(package_name="cnndeploy")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
-    """Take a convolutional classifier from data to deployment and prove every step.
+    """Take an image classifier from PyTorch to deployment, and show with evidence that every step was right.
 
     \b
     Example:

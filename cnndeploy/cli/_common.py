@@ -6,9 +6,11 @@ import contextlib
 import functools
 import itertools
 import math
+import re
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +21,7 @@ from cnndeploy import registry
 from cnndeploy.errors import UnknownNameError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.progress import Progress
-from cnndeploy.run import Run
+from cnndeploy.run import MOST_THREADS, Run
 from cnndeploy.serial import dumps
 
 if TYPE_CHECKING:
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+_PARAMETER = re.compile(r"(?<![\w/.-])(\w+)='?([\w+-]+(?:[.:][\w+-]+)*)'?(?![\w/])")
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(1, 2**31 - 1)
+THREADS = click.IntRange(1, MOST_THREADS)
 
 
 class _Positive(click.FloatRange):
@@ -76,8 +80,9 @@ class RegisteredName(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name itself."""
+        del param  # click's own error would list all names twice
         if value not in self._known:
-            self.fail(str(UnknownNameError(self.name, value, self._known)), param, ctx)
+            raise click.UsageError(str(UnknownNameError(self.name, value, self._known)), ctx)
         return str(value)
 
 
@@ -85,16 +90,16 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 device_option = click.option(
     "--device",
     metavar="cpu|cuda[:N]",
-    help="Fails if unavailable; never falls back.  [default: as planned, else cpu]",
+    help="Fails if the device is not available; never falls back.  [default: as planned, else cpu]",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(1, 256), help="CPU threads.  [default: as planned, else all usable CPUs]"
+    "--threads", type=THREADS, help="CPU threads.  [default: as planned, else all usable CPUs]"
 )
 model_input_option = click.option(
     "--input",
     type=click.Choice(["tensor", "image"]),
     default="tensor",
-    help="What the file takes: a prepared tensor, or raw 8-bit images, so that no app needs preprocessing code.",
+    help="What the file takes: a preprocessed tensor, or raw 8-bit images, so that no app needs preprocessing code.",
 )
 data_dir_option = click.option(
     "--data-dir", type=PATH, help="Folder of the data set.  [default: $CNNDEPLOY_DATA, else the cache folder]"
@@ -172,6 +177,11 @@ def command_line(*arguments: object) -> str:
     return shlex.join(["cnndeploy", *map(str, arguments or sys.argv[1:])])
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number and what it counts, such as ``1 image`` and ``10,000 images``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def write_json(target: str | Path | None, values: Any) -> None:
     """Write JSON to a file, whole or not at all, to standard output for ``-``, or nowhere for None."""
     if target == "-":
@@ -184,6 +194,60 @@ def show(report: Any, table: Callable[[Any], RenderableType], json_file: str | N
     """Write a report, which has ``to_dict()``, as JSON, if that is wanted, and print its table."""
     write_json(json_file, report.to_dict())
     console_for(json_file).print(table(report))
+    say_wrote(json_file, json_file=json_file)
+
+
+def say_wrote(*files: object, json_file: str | None = None) -> None:
+    """Name the files that a command wrote, without those that are None or standard output.
+
+    It goes to standard output, unless JSON goes there.
+    """
+    if named := [str(file) for file in files if file not in (None, "-")]:
+        click.echo(f"Wrote {', '.join(named)}", err=json_file == "-")
+
+
+def say_next(*arguments: object, json_file: str | None = None) -> None:
+    """Print the command that usually comes next, unless JSON goes to standard output."""
+    if json_file != "-":
+        click.echo(f"Next: {command_line(*arguments)}")
+
+
+def say_load(path: Path, run: Run | None = None, json_file: str | None = None) -> None:
+    """Print how an app opens what was made, run as it was here, unless JSON goes to standard output."""
+    if json_file == "-":
+        return
+    run = run or Run()
+    chosen = {"runtime": run.runtime, "device": run.device, "threads": run.threads}
+    keywords = "".join(f", {name}={value!r}" for name, value in chosen.items() if value)
+    click.echo(f"In an app: cnndeploy.load({str(path)!r}{keywords})")
+
+
+def in_options(message: str, command: click.Command | None) -> str:
+    """Return a message of the library with the parameters that it names, as ``seed=3``, as options of the command."""
+    parameters = [] if command is None else command.params
+    options = {one.name: one.opts[-1] for one in parameters if isinstance(one, click.Option)}
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if name not in options:
+            return match[0]
+        return options[name] if value == "True" else f"{options[name]} {value}"
+
+    return _PARAMETER.sub(option, message)
+
+
+@contextlib.contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print each warning as a line on standard error, in the words of the command that runs."""
+    command = click.get_current_context().command
+
+    def show_line(message: Warning | str, *_: object, **__: object) -> None:
+        click.echo(f"Warning: {in_options(str(message), command)}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show_line
+        yield
 
 
 def console_for(json_file: str | None = None) -> Console:

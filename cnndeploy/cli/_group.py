@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import signal
 import sys
@@ -11,7 +10,8 @@ from typing import NoReturn
 
 import click
 
-from cnndeploy.errors import CnndeployError, missing_dependency
+from cnndeploy.cli._common import in_options
+from cnndeploy.errors import CnndeployError, missing_dependency, nearest
 
 _interrupts: list[int] = []
 
@@ -35,9 +35,9 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Do as click does, and suggest the nearest name if there is no such command."""
-        near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-        if near and near[0] != args[0] and not args[0].startswith("-"):
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        near = nearest(args[0], self.list_commands(ctx))
+        if near not in (None, args[0]):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near!r}?")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
@@ -51,7 +51,8 @@ class Commands(click.Group):
             if ctx.params["debug"] or isinstance(error, BrokenPipeError):
                 raise
             expected = missing_dependency(error) if isinstance(error, ModuleNotFoundError) else error
-            click.echo(f"Error: {expected}", err=True)
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            click.echo(f"Error: {in_options(str(expected), command)}", err=True)
             ctx.exit(getattr(expected, "exit_code", 1))
         except Exception:
             if _interrupts:  # a library, as torch, may turn Ctrl-C into an error of its own

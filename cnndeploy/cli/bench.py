@@ -28,7 +28,7 @@ class _Threads(click.ParamType[int | str]):
     name = "threads"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        return "auto" if value == "auto" else click.IntRange(1, 256).convert(value, param, ctx)
+        return "auto" if value == "auto" else common.THREADS.convert(value, param, ctx)
 
 
 @click.command()
@@ -39,7 +39,8 @@ class _Threads(click.ParamType[int | str]):
     type=common.RegisteredName("runtimes", *RAW),
     multiple=True,
     metavar="RUNTIME",
-    help="What runs the files; repeatable. Those named raw are as a plain script uses them.  [default: each format's]",
+    help="What runs the files; repeatable. Those named raw call their library as a plain script does.  "
+    "[default: each format's own]",
 )
 @click.option(
     "--batch-size",
@@ -54,18 +55,23 @@ class _Threads(click.ParamType[int | str]):
     type=common.CommaList(_Threads()),
     multiple=True,
     metavar="N,N,...|auto",
-    help="CPU threads; auto takes one if more are no faster.  [default: as planned, or all usable CPUs]",
+    help="CPU threads; auto takes one if more are no faster.  [default: as planned, else all usable CPUs]",
 )
 @common.device_option
-@click.option("--end-to-end", is_flag=True, help="From raw uint8 images to labels, not the model alone.")
 @click.option(
-    "--until", type=common.POSITIVE, default=0.02, help="Stop when every ratio is known to this share."
+    "--end-to-end", is_flag=True, help="Time the way from raw images to labels, not the model alone."
+)
+@click.option(
+    "--until",
+    type=common.POSITIVE,
+    default=0.02,
+    help="Stop when every ratio is known to within this share; 0.02 is 2%.",
 )
 @click.option(
     "--seconds",
     type=common.POSITIVE,
     default=20.0,
-    help="Or after so many seconds for each candidate and batch size.",
+    help="Time limit in seconds for each candidate and batch size.",
 )
 @click.option(
     "--cold-start",
@@ -79,20 +85,20 @@ class _Threads(click.ParamType[int | str]):
     "timeout_s",
     type=common.POSITIVE,
     default=600.0,
-    help="Seconds after which a candidate that does not answer is ended.",
+    help="Seconds after which a candidate that does not answer is killed.",
 )
-@click.option("--seed", type=int, default=0, help="Of the order in each round.")
+@click.option("--seed", type=int, default=0, help="Random seed for the order in each round.")
 @click.option("--self-test", is_flag=True, help="Time the one file against itself; exit 1 if either wins.")
 @click.option(
     "--compare",
     "baseline",
     type=common.PATH,
     metavar="JSON",
-    help="An earlier --json; exit 4 if a line got slower.",
+    help="Compare with an earlier --json; exit 4 if a line got slower.",
 )
-@click.option("--any-machine", is_flag=True, help="Compare though the baseline is of another machine.")
+@click.option("--any-machine", is_flag=True, help="Compare although the baseline is from another machine.")
 @common.json_file_option
-@click.option("--html", type=common.PATH, metavar="FILE", help="Write a page with plots, in one file.")
+@click.option("--html", type=common.PATH, metavar="FILE", help="Write a web page with plots, in one file.")
 @click.option("--csv", type=common.PATH, metavar="FILE", help="Write the rows as CSV.")
 @click.option("--markdown", type=common.PATH, metavar="FILE", help="Write the table as Markdown.")
 @click.option("--plots", type=common.PATH, metavar="FOLDER", help="Write each plot as SVG and PNG.")
@@ -109,14 +115,15 @@ def command(
 ) -> None:
     """Time model files against the first of them.
 
-    Each runs in a process of its own; they take turns in random order, and ratios are taken within a turn. FASTER and
-    SLOWER are said if the 95% interval of the ratio lies wholly beyond 2%, SAME if it lies within.
+    Each file runs in a process of its own. They take turns in random order, and each ratio is taken within a round. The
+    verdict is FASTER or SLOWER if the whole 95% interval of the ratio lies more than 2% away from 1, SAME if it lies
+    within 2%, and AMBIGUOUS otherwise.
 
     \b
-    Example:
-      cnndeploy bench lenet.pt lenet.onnx lenet.torchscript --batch-size 1,64 --html bench.html
-      cnndeploy bench lenet.pt lenet.onnx --runtime eager --runtime onnxruntime --runtime openvino --threads 1,2
-      cnndeploy bench lenet.onnx --compare baseline.json
+    Examples:
+      cnndeploy bench lenet.pt lenet.onnx --batch-size 1,64 --html bench.html
+      cnndeploy bench lenet.onnx --runtime onnxruntime --runtime openvino
+      cnndeploy bench lenet.pt lenet.onnx --compare baseline.json
     """
     from cnndeploy.benchmark.bench import bench
 
@@ -181,25 +188,27 @@ def _write(
         console.print(benchmark_table(report))
         if judged is not None:
             console.print(comparison_table(judged))
+    common.say_wrote(json_file, json_file=json_file)
     for name, path in outputs.items():
         with attempt():
-            _write_output(name, path, report)
+            common.say_wrote(*_write_output(name, path, report), json_file=json_file)
     if errors:
         raise errors[0]
     return judged
 
 
-def _write_output(name: str, path: Path, report: BenchmarkReport) -> None:
-    """Write what one of the options asks for; plots go to a folder."""
+def _write_output(name: str, path: Path, report: BenchmarkReport) -> list[Path]:
+    """Write what one of the options asks for; return the files. Plots go to a folder."""
     from cnndeploy.display import benchmark_tables, rows
 
     if name == "plots":
         from cnndeploy.display.plots import benchmark_plots
 
-        for stem, plot in benchmark_plots(report).items():
+        drawn = benchmark_plots(report)
+        for stem, plot in drawn.items():
             write_file(path / f"{stem}.svg", plot.svg())
             write_file(path / f"{stem}.png", plot.png())
-        return
+        return [path / f"{stem}{suffix}" for stem in drawn for suffix in (".svg", ".png")]
     if name == "html":
         from cnndeploy.display.page import render_benchmark
 
@@ -207,6 +216,7 @@ def _write_output(name: str, path: Path, report: BenchmarkReport) -> None:
     else:
         text = (rows.as_csv if name == "csv" else benchmark_tables.benchmark_markdown)(report)
     write_file(path, text.encode("utf-8", "backslashreplace"))
+    return [path]
 
 
 def _read_baseline(path: Path, any_machine: bool) -> BenchmarkReport:
@@ -234,7 +244,7 @@ def _outcome(report: BenchmarkReport, judged: Comparison | None, self_test: bool
             noisy = "this machine is too noisy now for a benchmark to be believed"
             click.echo(f"Error: a file was found to be {second.verdict} than itself: {noisy}.", err=True)
             return 1
-        rounds = f"{second.rounds} rounds"
+        rounds = common.counted(second.rounds, "round")
         click.echo(f"Self-test passed: no winner between a file and itself in {rounds}.", err=True)
     if report.failures or (judged is not None and judged.undecided):
         return 1

@@ -11,26 +11,34 @@ from cnndeploy.cli import _common as common
 
 @click.group()
 def command() -> None:
-    """Find or fetch the data set, Fashion-MNIST."""
+    """Find or fetch the data set, Fashion-MNIST.
+
+    \b
+    Examples:
+      cnndeploy data fetch
+      cnndeploy data info
+    """
 
 
 @command.command()
 @common.data_dir_option
 def fetch(data_dir: Path | None) -> None:
-    """Make sure the data set is there, whole.
+    """Make sure that the data set is there and undamaged.
 
-    Looks in the data folder, the folder of Debian's package dataset-fashion-mnist, torchvision's mirror, and
-    the package itself by apt-get download. Every file's SHA-256 is checked.
+    It is looked for in the data folder, in the folder of Debian's package dataset-fashion-mnist and on torchvision's
+    mirror; then the package itself is tried, by apt-get download. The SHA-256 of every file is checked.
 
     \b
     Example:
       cnndeploy data fetch
     """
     fetch_data(data_dir)
+    if not Path("lenet.pt").exists():
+        common.say_next("train", "lenet", *(() if data_dir is None else ("--data-dir", data_dir)))
 
 
 def fetch_data(data_dir: Path | None) -> None:
-    """Fetch the data set with a progress bar, and say where it is from and where it lies."""
+    """Fetch the data set with a progress bar, and say where it came from and where it is."""
     from cnndeploy import data
 
     with common.progress_bar("Fashion-MNIST") as update:
@@ -74,4 +82,4 @@ def info(data_dir: Path | None, as_json: bool) -> None:
     else:
         damaged = "damaged" in files.values()
         first = "Delete what is damaged, then get it" if damaged else "Get what is missing"
-        click.echo(f"{first} with: cnndeploy data fetch")
+        click.echo(f"{first} with: {data.fetch_command(data_dir)}")

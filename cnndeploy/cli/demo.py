@@ -55,8 +55,10 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     _heading(1, "Data")
     fetch_data(data_dir)
     _heading(2, "Train")
-    run_training(architecture, checkpoint, None, epochs=epochs, images=images, data_dir=data_dir)
-    draw_training(checkpoint)
+    run_training(
+        architecture, checkpoint, None, epochs=epochs, images=images, data_dir=data_dir, overwrite=True
+    )
+    common.say_wrote(checkpoint, *draw_training(checkpoint))
     _heading(3, "Export")
     exported = []
     for name in registry.names("exporters"):

@@ -20,11 +20,13 @@ from cnndeploy.machine import patient_threads
 def command(file: Path, json_file: str | None, **settings: Any) -> None:
     """Measure the accuracy of a checkpoint, an exported file or a deployment on the test images.
 
-    A folder that cnndeploy tune wrote runs as its plan says; options override the plan.
+    A folder that cnndeploy tune wrote runs as its plan says; options override the plan. To classify images of your own,
+    use cnndeploy predict.
 
     \b
-    Example:
+    Examples:
       cnndeploy evaluate lenet.onnx
+      cnndeploy evaluate lenet.pt --images 1000 --json accuracy.json
     """
     from cnndeploy.display.verdict_tables import evaluation_table
     from cnndeploy.evaluation import evaluate

@@ -17,15 +17,15 @@ from cnndeploy.cli import _common as common
     "formats",
     type=common.RegisteredName("exporters"),
     multiple=True,
-    help="Repeatable.  [default: all]",
+    help="The file format; repeatable.  [default: all]",
 )
-@click.option("--output-dir", type=common.PATH, help="[default: beside the checkpoint]")
+@click.option("--output-dir", type=common.PATH, help="Folder to write to.  [default: that of the checkpoint]")
 @common.model_input_option
 @click.option("--opset", type=int, help="ONNX opset, 18 to 23.  [default: 20]")
 @click.option(
     "--no-simplify",
     is_flag=True,
-    help="Write the network layer by layer, without the exact rewrites that make it compute the same with less work.",
+    help="Write the network as it is, without the exact rewrites that compute the same with less work.",
 )
 def command(
     checkpoint: Path, formats: tuple[str, ...], output_dir: Path | None, no_simplify: bool, **settings: Any
@@ -49,11 +49,14 @@ def command(
     Artifact.open(checkpoint)  # before a folder is made for what comes of it
     if output_dir is not None:
         make_folder(output_dir)
+    paths = {}
     for name, exporter in exporters.items():
         path = (output_dir or checkpoint.parent) / f"{checkpoint.stem}{exporter.suffix}"
         artifact = export(checkpoint, name, path, simplify=not no_simplify, **settings)
         size, manifest = artifact.path.stat().st_size, artifact.require_manifest()
-        takes = "raw images" if manifest.takes_images else "prepared tensors"
-        click.echo(f"Wrote {path}, which takes {takes}  {size:,} bytes  SHA-256 {artifact.sha256[:16]}")
+        takes = f"{manifest.input}, {'raw images' if manifest.takes_images else 'preprocessed'}"
+        click.echo(f"Wrote {path} (input: {takes})  {size:,} bytes  SHA-256 {artifact.sha256[:16]}")
         if manifest.rewrites:
             click.echo(f"  simplified: {', '.join(manifest.rewrites)}")
+        paths[name] = path
+    common.say_next("verify", paths.get("onnx", path), "--against", checkpoint)

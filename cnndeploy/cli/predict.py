@@ -38,18 +38,22 @@ _MOST_IMAGES, _MOST_PIXELS = 64, 2**24
 @click.argument("images", nargs=-1, required=True)
 @common.run_options
 @click.option("--top", type=common.COUNT, default=1, help="How many classes to show for each image.")
+@click.option("--invert", is_flag=True, help="Invert the images first: for objects that are dark on light.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each image.")
 @common.json_flag
-def command(model: Path, images: tuple[str, ...], run: Run, top: int, as_csv: bool, as_json: bool) -> None:
-    """Classify images: light on dark, as in Fashion-MNIST, of any size.
+def command(
+    model: Path, images: tuple[str, ...], run: Run, top: int, invert: bool, as_csv: bool, as_json: bool
+) -> None:
+    """Classify images of any size: light objects on a dark background, as in Fashion-MNIST.
 
-    IMAGES are files, folders, which are searched with all that is below them, and patterns such as 'photos/**/*.png'.
-    An image that cannot be read is reported on standard error; the others go on, and the exit code is 1. MODEL may be a
-    folder that cnndeploy tune wrote: it runs as its plan says, and options override the plan.
+    IMAGES are files, folders, which are searched with their subfolders, and patterns such as 'photos/**/*.png'. An
+    image that cannot be read is reported on standard error; the others are classified, and the exit code is 1. MODEL
+    may be a folder that cnndeploy tune wrote: it runs as its plan says, and options override the plan.
 
     \b
     Examples:
       cnndeploy predict lenet.onnx shoe.png --top 3
+      cnndeploy predict lenet.onnx drawings/ --invert
       cnndeploy predict lenet.onnx photos/ --csv > labels.csv
     """
     from cnndeploy.classifier import load
@@ -58,7 +62,10 @@ def command(model: Path, images: tuple[str, ...], run: Run, top: int, as_csv: bo
         raise click.UsageError("choose one of --csv and --json")
     # load's own default, to try what is fastest for one image, does not suit many
     threads = run.threads or (None if model.is_dir() else usable_cpus())
-    with load(model, runtime=run.runtime, device=run.device, threads=threads) as classifier:
+    with (
+        common.warnings_as_lines(),
+        load(model, runtime=run.runtime, device=run.device, threads=threads, invert=invert) as classifier,
+    ):
         top = min(top, len(classifier.labels))
         content: dict[str, Any] = {"model": _printable(str(model)), "predictions": [], "failures": []}
         show = _csv_rows(top) if as_csv else partial(_keep, content) if as_json else _print_line

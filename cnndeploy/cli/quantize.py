@@ -13,7 +13,9 @@ from cnndeploy.cli import _common as common
 @click.command()
 @click.argument("checkpoint", type=common.PATH)
 @click.option(
-    "--output", type=common.PATH, help="[default: CHECKPOINT's name with .int8.onnx or .float16.onnx]"
+    "--output",
+    type=common.PATH,
+    help="File to write.  [default: CHECKPOINT's name with .int8.onnx or .float16.onnx]",
 )
 @click.option(
     "--precision", type=click.Choice(["int8", "float16"]), default="int8", help="float16 is meant for CUDA."
@@ -22,7 +24,7 @@ from cnndeploy.cli import _common as common
     "--budget", type=float, default=0.5, help="Percentage points of test accuracy that may be lost."
 )
 @click.option(
-    "--calibration", type=int, default=512, help="Training images to take the ranges of activations from."
+    "--calibration", type=int, default=512, help="Training images that the ranges of activations come from."
 )
 @common.model_input_option
 @common.run_options
@@ -31,9 +33,9 @@ from cnndeploy.cli import _common as common
 def command(checkpoint: Path, output: Path | None, json_file: str | None, **settings: Any) -> None:
     """Write a checkpoint as an ONNX file in int8 that loses no more accuracy than its budget.
 
-    Ways to calibrate, and layers to leave in float, are chosen on training images; the loss is measured on test
-    images. The budget is held against the upper end of the paired 95% interval of the loss. If nothing keeps it,
-    nothing is written and the exit code is 5. Whether the file is faster than float32 here is measured too.
+    The calibration method, and the layers that stay in float, are chosen on training images; the loss is measured on
+    test images. The upper end of its paired 95% interval must be within the budget. If no file keeps it, nothing is
+    written and the exit code is 5. Whether the file is faster than float32 on this machine is measured too.
 
     \b
     Examples:
@@ -52,3 +54,4 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     size = f"{artifact.path.stat().st_size:,} bytes  SHA-256 {artifact.sha256[:16]}"
     click.echo(f"Wrote {artifact.path}  {size}", err=json_file == "-")
     click.echo(f"Certificate: {certificate_path(artifact.path)}", err=json_file == "-")
+    common.say_load(artifact.path, settings["run"], json_file)

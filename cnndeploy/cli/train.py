@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @click.option(
     "--recipe",
     type=click.Choice(["tuned", "original"]),
-    help="tuned by trial or the literature, or as the network was trained first.  [default: tuned]",
+    help="tuned aims at accuracy; original is the plain recipe that the network was first trained with.  "
+    "[default: tuned]",
 )
 @click.option(
     "--epochs", type=click.IntRange(min=0), help="0 writes untrained weights.  [default: the recipe's]"
@@ -32,40 +33,45 @@ if TYPE_CHECKING:
     "--lr",
     "learning_rate",
     type=common.POSITIVE,
-    help="Adam's learning rate, at its height.  [default: the recipe's]",
+    help="Adam's highest learning rate.  [default: the recipe's]",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
-    help="Of weights, order, variation and dropout.  [default: 0]",
+    help="Random seed for weights, order of images, augmentation and dropout.  [default: 0]",
 )
-@click.option("--device", help="cpu, cuda or cuda:N; never another than asked for.  [default: cpu]")
-@common.threads_option
+@click.option(
+    "--device",
+    metavar="cpu|cuda[:N]",
+    help="Fails if the device is not available; never falls back.  [default: cpu]",
+)
+@click.option("--threads", type=common.THREADS, help="CPU threads.  [default: all usable CPUs]")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
-    help="bfloat16 is used where that is safe (autocast).  [default: float32]",
+    help="With bfloat16 torch's autocast chooses what is safe to compute in it.  [default: float32]",
 )
 @click.option(
     "--compile", "compiled", is_flag=True, default=None, help="Run the network through torch.compile."
 )
 @click.option("--images", type=common.COUNT, help="Use only the first N images, for a quick trial.")
-@click.option("--resume", is_flag=True, help="Go on where the training of this output stopped.")
+@click.option("--resume", is_flag=True, help="Go on where the training of OUTPUT stopped.")
+@click.option("--overwrite", is_flag=True, help="Train again, though OUTPUT exists.")
 @click.option(
     "--from-checkpoint-recipe",
     "recipe_of",
     type=common.PATH,
     metavar="CHECKPOINT",
-    help="Train as this checkpoint was: network, recipe, seed, images, precision, device, threads.",
+    help="Train as CHECKPOINT was trained: network, recipe, seed, images, precision, device, threads.",
 )
 @click.option("--tensorboard", type=common.PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
 @common.data_dir_option
 def command(architecture: str | None, output: Path | None, tensorboard: Path | None, **settings: Any) -> None:
     """Train a network on Fashion-MNIST and write its checkpoint after every epoch.
 
-    Beside OUTPUT lie OUTPUT.jsonl, a line for each epoch, and at the end OUTPUT.curves.png and
-    OUTPUT.confusion.png. Ctrl-C ends the step and saves; --resume goes on from there, and after a crash from the
-    last completed epoch.
+    OUTPUT.jsonl gets a line for each epoch. At the end OUTPUT.curves.png and OUTPUT.confusion.png are drawn. Ctrl-C
+    finishes the step and saves; --resume goes on from there, or after a crash from the last completed epoch. A trained
+    checkpoint is only replaced with --overwrite.
 
     \b
     Examples:
@@ -83,8 +89,8 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
         recorded = manifest.training.get("processes", 1)
         if first and int(os.environ.get("WORLD_SIZE", "1")) != recorded:
             click.echo(
-                f"{recipe_of} was trained by {recorded} processes; with another number the weights agree but for "
-                f"rounding. For the same: torchrun --nproc-per-node {recorded} -m cnndeploy train ...",
+                f"{recipe_of} was trained by {recorded} processes. With another number the weights differ by "
+                f"rounding. For the same weights: torchrun --nproc-per-node {recorded} -m cnndeploy train ...",
                 err=True,
             )
     elif architecture is None:
@@ -101,7 +107,9 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
             _say_how_to_resume(architecture, output, settings["data_dir"])
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     if first:
-        draw_training(output)
+        common.say_wrote(output)
+        common.say_wrote(*draw_training(output))
+        common.say_next("export", output, "--format", "onnx")
 
 
 def run_training(architecture: str, output: Path, tensorboard: Path | None, **settings: Any) -> None:
@@ -116,7 +124,7 @@ def run_training(architecture: str, output: Path, tensorboard: Path | None, **se
         click.echo(
             f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.train_loss:.3f}  "
             f"train accuracy {epoch.train_accuracy:.3f}  test accuracy {epoch.test_accuracy:.4f} "
-            f"({epoch.test_images:,} images)  {epoch.seconds:.1f} s"
+            f"({common.counted(epoch.test_images, 'image')})  {epoch.seconds:.1f} s"
         )
         if log is not None:
             log(epoch)
@@ -132,9 +140,12 @@ def run_training(architecture: str, output: Path, tensorboard: Path | None, **se
 
 
 def _say_what_is_there(output: Path) -> None:
-    anew = f"Nothing to resume at {output}; starting anew."
-    there = f"{output} is there already." if output.exists() else anew
-    click.echo(f"Resuming from {output}.resume" if Path(f"{output}.resume").exists() else there)
+    if Path(f"{output}.resume").exists():
+        click.echo(f"Resuming from {output}.resume")
+    elif output.exists():
+        click.echo(f"{output} exists already.")
+    else:
+        click.echo(f"There is nothing to resume at {output}; the training begins at the start.")
 
 
 def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -> None:
@@ -149,23 +160,19 @@ def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -
     click.echo(f"\n{text}", err=True)
 
 
-def draw_training(output: Path) -> None:
-    """Draw the plots beside a finished checkpoint, and say what was written."""
+def draw_training(output: Path) -> list[Path]:
+    """Draw the plots of a finished training; return what lies beside its checkpoint."""
     from cnndeploy.artifact import Artifact
     from cnndeploy.files import write_file
     from cnndeploy.machine import environment
 
-    click.echo(f"Wrote {output}")
-    manifest = Artifact.open(output).require_manifest()
-    if not manifest.training:  # untrained
-        return
+    files = [log] if (log := Path(f"{output}.jsonl")).exists() else []  # else it was removed since
     try:
         from cnndeploy.display.plots import training_plots
     except ModuleNotFoundError:
         click.echo("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
-        return
-    files = [log] if (log := Path(f"{output}.jsonl")).exists() else []  # else it was removed since
-    for name, plot in training_plots(manifest, environment()).items():
+        return files
+    for name, plot in training_plots(Artifact.open(output).require_manifest(), environment()).items():
         files.append(Path(f"{output}.{name}.png"))
         write_file(files[-1], plot.png())
-    click.echo(f"Wrote {', '.join(map(str, files))}")
+    return files

@@ -18,29 +18,41 @@ from cnndeploy.errors import BenchmarkError, Stopped
     "--budget",
     type=click.FloatRange(0, 100),
     default=0.5,
-    help="Percentage points of accuracy that may be lost; 0 admits equivalent files only.",
+    help="Percentage points of accuracy that may be lost; 0 allows only equivalent files.",
 )
 @click.option(
     "--objective",
     type=click.Choice(["latency", "throughput"]),
     default="latency",
-    help="Of a call, or in images a second; chooses the batch size.",
+    help="latency: the shortest time for a call; throughput: the most images a second.",
 )
-@click.option("--batch-size", type=common.COUNT, help="Images in a call.  [default: 1, or 64 for throughput]")
-@common.threads_option
-@click.option("--device", default="cpu", metavar="cpu|cuda[:N]", help="Fails if unavailable.")
 @click.option(
-    "--max-minutes", type=common.POSITIVE, default=5.0, help="Then the best so far is verified and written."
+    "--batch-size", type=common.COUNT, help="Images in one call.  [default: 1, or 64 for throughput]"
 )
-@click.option("--calibration", type=common.COUNT, default=512, help="Training images to calibrate int8 on.")
+@common.threads_option
+@click.option(
+    "--device",
+    default="cpu",
+    metavar="cpu|cuda[:N]",
+    help="Fails if the device is not available; never falls back.",
+)
+@click.option(
+    "--max-minutes",
+    type=common.POSITIVE,
+    default=5.0,
+    help="Time limit; when it is over, the best so far is verified and written.",
+)
+@click.option(
+    "--calibration", type=common.COUNT, default=512, help="Training images that int8 is calibrated on."
+)
 @common.data_dir_option
 @common.json_file_option
 def command(checkpoint: Path, output: Path | None, json_file: str | None, **settings: Any) -> None:
     """Find the fastest file, runtime and settings for a checkpoint on this machine.
 
-    Writes a folder with the file, its certificate and plan.json, which load, predict, evaluate, bench, verify and
-    inspect open; tuning.json and frontier.png say what else was tried. Only a file that is verified, or if it is lossy
-    loses no more than the budget, is written.
+    Writes a folder with the file, its certificate and plan.json. load, predict, evaluate, bench, verify and inspect
+    open this folder like a file. tuning.json and frontier.png say what else was tried. The file is verified first: it
+    is equivalent, or it is lossy and keeps the budget.
 
     \b
     Examples:
@@ -65,3 +77,4 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
         raise
     common.show(report, tuning_table, json_file)
     write_file(Path(report.folder, "frontier.png"), tuning_plot(report).png())
+    common.say_load(Path(report.folder), json_file=json_file)

@@ -94,7 +94,11 @@ def command(
     else:
         stays = "The folder's certificate is of its plan and all test images; it stays as it was."
         click.echo(stays, err=True)
+    common.say_wrote(json_file, junit_file, json_file=json_file)
     verdict.require()
+    common.say_next("bench", against, artifact, json_file=json_file)
+    if precision is None:  # which load does not take
+        common.say_load(artifact, run, json_file)
 
 
 def _budget_of(candidate: Candidate, budget: float | None) -> float | None:

@@ -18,10 +18,15 @@ from cnndeploy.specs import Manifest
 
 WEIGHTS_KEY, MANIFEST_KEY = "weights", "manifest"
 
-# Other ways to name or call something; torch.save, at its protocol 2, uses none of them.
+# Other ways to name or call something; torch.save, at its protocol 2, uses none of them for our checkpoints.
 _FORBIDDEN = {"STACK_GLOBAL", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2", "EXT4", "PERSID"}
-_ALLOWED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
+_REBUILD = "torch._utils _rebuild_tensor_v2"
+_ALLOWED = {"collections OrderedDict", _REBUILD}
 _MEMOISING = {"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"}
+# What the state_dict of a module asks for besides: BUILD attaches its version numbers, and parameters are tensors.
+_OF_STATE_DICTS = {"BUILD", "torch._utils _rebuild_parameter"}
+
+_Instruction = tuple[str, Any]
 
 
 class CheckpointFormat:
@@ -38,28 +43,53 @@ class CheckpointFormat:
         """The manifest; raise CheckpointError if the file would run code or is not ours, ValueError if damaged."""
         check_whole(path)
         pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
-        instructions: list[tuple[str, Any]] = [
+        instructions: list[_Instruction] = [
             (code.name, argument)
             for code, argument, _ in pickletools.genops(pickled)
             if code.name not in _MEMOISING
         ]
-        for name, argument in instructions:
-            if name in _FORBIDDEN or (name in ("GLOBAL", "INST") and not _harmless(argument)):
-                raise CheckpointError(
-                    f"{path} is refused: it asks to run {str(argument or name).replace(' ', '.')} when opened. "
-                    "Open only checkpoints you trust."
-                )
-        for (_, key), (name, value) in itertools.pairwise(instructions):
-            if key == MANIFEST_KEY and name == "BINUNICODE":
-                return Manifest.from_json(value)
-        raise CheckpointError(f"{path} is no cnndeploy checkpoint. Make one with: cnndeploy train")
+        manifest, risks = _manifest_text(instructions), _risks(instructions)
+        if manifest is None and set(risks) <= _OF_STATE_DICTS and ("GLOBAL", _REBUILD) in instructions:
+            raise CheckpointError(
+                f"{path} is a plain state_dict of PyTorch: it holds weights, but neither the architecture nor the "
+                "preprocessing and labels. Models of your own cannot be imported yet; make a checkpoint with: "
+                "cnndeploy train"
+            )
+        if risks:
+            raise CheckpointError(
+                f"{path} is refused: it asks to run {risks[0].replace(' ', '.')} when opened, as a pickled module or "
+                "a malicious file does. If you trust it, save only its weights: torch.save(model.state_dict(), "
+                "'weights.pt')"
+            )
+        if manifest is None:
+            raise CheckpointError(
+                f"{path} is not a cnndeploy checkpoint: it has no manifest. Make one with: cnndeploy train"
+            )
+        return Manifest.from_json(manifest)
 
     def describe(self, path: Path) -> dict[str, Any]:  # noqa: ARG002 - as every format's
         """A checkpoint holds weights and no graph, so it has no operators."""
         return {"operators": {}}
 
 
-def _harmless(argument: str) -> bool:
+def _risks(instructions: list[_Instruction]) -> list[str]:
+    """Return what the pickle names or calls that a checkpoint of ours does not, in order."""
+    return [
+        str(argument or name)
+        for name, argument in instructions
+        if name in _FORBIDDEN or (name in ("GLOBAL", "INST") and not _is_harmless(argument))
+    ]
+
+
+def _manifest_text(instructions: list[_Instruction]) -> str | None:
+    """Return the value of the key ``manifest``, None if there is none."""
+    for (_, key), (name, value) in itertools.pairwise(instructions):
+        if key == MANIFEST_KEY and name == "BINUNICODE":
+            return str(value)
+    return None
+
+
+def _is_harmless(argument: str) -> bool:
     return argument in _ALLOWED or (argument.startswith("torch ") and argument.endswith("Storage"))
 
 

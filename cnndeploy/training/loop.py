@@ -20,6 +20,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint, initialised
 from cnndeploy.errors import Stopped, TrainingError
 from cnndeploy.files import write_file
+from cnndeploy.preprocessing import border_contrast
 from cnndeploy.simplification.pool_before_activation import pool_first
 from cnndeploy.torch_preprocessing import TorchPreprocessing
 from cnndeploy.training.batches import Batch, Batches, generator
@@ -27,6 +28,7 @@ from cnndeploy.training.distributed import Processes
 from cnndeploy.training.state import Epoch, State, Step, log_path, state_path
 
 _EVALUATION_BATCH = 256
+_BACKGROUND_IMAGES = 1000
 
 
 @dataclass
@@ -63,8 +65,8 @@ class Loop:
                 self.optimizer.load_state_dict(self.state.optimizer)
             except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise TrainingError(
-                    f"{state_path(self.output)} holds weights of another network, as of another version; "
-                    "remove it to begin anew."
+                    f"{state_path(self.output)} holds weights of another network, perhaps of another version. "
+                    "Train with overwrite=True to begin again."
                 ) from error
         if self.processes.rank > 0:  # the sums of what was done before count once
             self.state.sums = (0.0, 0.0, 0.0)
@@ -130,7 +132,7 @@ class Loop:
 
     def _diverged(self, what: str) -> TrainingError:
         return TrainingError(
-            f"{what}. The learning rate is probably too high; begin anew with a tenth of it, "
+            f"{what}. The learning rate is probably too high. Train again with overwrite=True and a tenth of it, "
             f"learning_rate={self.recipe.learning_rate / 10:g}."
         )
 
@@ -183,6 +185,7 @@ class Loop:
             "processes": self.processes.count,
             "train_images": len(self.training_set),
             "test_images": len(self.test_set),
+            "background": _background(self.training_set),
             "test_accuracy": state.epochs[-1]["test_accuracy"],
             "confusion": state.confusion,
             # without the times, so that the same training writes the same bytes
@@ -205,3 +208,8 @@ class Loop:
                 np.add.at(counts, (labels[start : start + size], answers), 1)
         total = self.processes.total(counts.ravel().tolist(), self.device)
         return np.array(total).astype(int).reshape(counts.shape).tolist()
+
+
+def _background(images: data.Images) -> str:
+    """Return ``dark`` or ``light``: what most images show at their border, so that apps can be warned of others."""
+    return "light" if float(np.median(border_contrast(images.images[:_BACKGROUND_IMAGES]))) > 0 else "dark"

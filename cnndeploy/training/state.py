@@ -16,14 +16,14 @@ import torch
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import TrainingError, UnknownNameError
+from cnndeploy.errors import CnndeployError, TrainingError, UnknownNameError
 from cnndeploy.files import write_file
 from cnndeploy.serial import jsonable, structure
 
 Precision = Literal["float32", "bfloat16"]
 
 _JSON = "cnndeploy.training"
-_BEGIN_ANEW = "Train with resume=False to begin anew."
+_BEGIN_ANEW = "To begin again instead, train with overwrite=True and without resume=True."
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class State:
             raise
         except Exception as error:  # whatever a damaged file makes torch raise
             raise TrainingError(
-                f"{path} cannot be resumed from: it is damaged, or not ours. Remove it to begin anew."
+                f"{path} cannot be resumed from: it is damaged, or not ours. Remove it to begin again."
             ) from error
 
 
@@ -169,20 +169,19 @@ def resolve(
     changes: Mapping[str, Any],
     *,
     resume: bool,
+    overwrite: bool,
     recipe_of: str | os.PathLike[str] | None,
 ) -> State:
     """Return the state from which to train; its device and threads are those of what it goes on with or is like.
 
     With ``resume`` it goes on with what lies at ``output``; it is like the checkpoint ``recipe_of``, or what it goes
     on with. ``recipe`` is a name, None for that of the training it is like, else the default. ``changes`` are fields
-    of the plan and its recipe. Raises TrainingError if what lies at ``output`` or ``recipe_of`` does not fit.
+    of the plan and its recipe. Raises TrainingError if what lies at ``output`` or ``recipe_of`` does not fit, or if
+    neither ``resume`` nor ``overwrite`` says what to do with it.
     """
-    unfinished = state_path(output).exists()
-    if unfinished and not resume:
-        raise TrainingError(
-            f"{state_path(output)} holds an unfinished training. Train with resume=True to go on with it, "
-            "or remove it to begin anew."
-        )
+    if resume and overwrite:
+        raise TrainingError("resume=True goes on with a training, overwrite=True begins it again; choose one")
+    unfinished = resume and state_path(output).exists()
     previous = State.load(output) if unfinished else None
     if resume and not unfinished and output.exists():
         previous = _completed(output, architecture, f". {_BEGIN_ANEW}")
@@ -191,6 +190,8 @@ def resolve(
                 f"{output} is unfinished, and {state_path(output)} is not there. {_BEGIN_ANEW}"
             )
     like = previous if recipe_of is None else _completed(recipe_of, architecture)
+    if not resume and not overwrite:
+        _refuse_to_replace(output)
     if (
         like is not None
         and like.plan.architecture == architecture
@@ -209,6 +210,38 @@ def resolve(
     if like is not None:
         state.device, state.threads = like.device, like.threads
     return state
+
+
+def _refuse_to_replace(output: Path) -> None:
+    """Raise TrainingError if an unfinished training, trained weights or somebody's file lie at ``output``."""
+    if (state := state_path(output)).exists():
+        raise TrainingError(
+            f"{state} holds an unfinished training. Train with resume=True to go on with it, or with overwrite=True to "
+            "begin again."
+        )
+    if not output.is_file() or output.stat().st_size == 0:  # what cannot be written to is found out later
+        return
+    artifact: Artifact | None
+    try:
+        artifact = Artifact.open(output)
+    except CnndeployError:  # some other file
+        artifact = None
+    if artifact is None or artifact.format != "checkpoint":
+        raise TrainingError(
+            f"{output} exists, and it is not a checkpoint of cnndeploy. Choose another output, or train with "
+            "overwrite=True to replace it."
+        )
+    if (
+        training := artifact.require_manifest().training
+    ):  # else its weights are untrained, and a seed makes them again
+        accuracy = training.get("test_accuracy")
+        trained = "is trained already" + (
+            "" if accuracy is None else f", to a test accuracy of {accuracy:.4f}"
+        )
+        raise TrainingError(
+            f"{output} {trained}. Train with overwrite=True to replace it, with resume=True to keep it if it is "
+            "complete, or choose another output."
+        )
 
 
 def _completed(path: str | os.PathLike[str], architecture: str, to_resume: str = "") -> State | None:

@@ -37,6 +37,7 @@ def train(
     images: int | None = None,
     data_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     recipe_of: str | os.PathLike[str] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[Step], None] | None = None,
@@ -54,7 +55,7 @@ def train(
         recipe: ``tuned``, the default, or ``original``.
         epochs: Passes over the training images; 0 writes untrained weights. The recipe's by default, as
             ``batch_size``, over all processes, and ``learning_rate`` are.
-        seed: Of the initial weights, the order of the images, their variation and dropout; 0 by default.
+        seed: Random seed for the initial weights, the order of the images, their variation and dropout; 0 by default.
         device: ``cpu``, the default, ``cuda`` or ``cuda:N``; if something is gone on with or repeated, its own.
         threads: CPU threads, all that the process may use by default.
         precision: ``float32``, the default, or ``bfloat16``, by autocast if the hardware has it.
@@ -62,8 +63,9 @@ def train(
         images: Train on the first ``images`` only, and test on at most as many.
         data_dir: Folder of the data set, see :func:`cnndeploy.data.data_folder`.
         resume: Go on from where the training that wrote to ``output`` stopped, by its own recipe, device and threads
-            unless others are given; the weights at the end are those of an unbroken one. Begins anew if nothing is
-            there.
+            unless others are given; the weights at the end are those of an unbroken one. Begins at the start if nothing
+            is there.
+        overwrite: Train again, though ``output`` is a trained checkpoint, an unfinished training or another file.
         recipe_of: A checkpoint whose recipe, seed, images, precision, device and threads are taken unless others are
             given.
         should_stop: Asked after every step; if it returns true, training saves its state and raises Stopped.
@@ -72,8 +74,8 @@ def train(
 
     Raises:
         UnknownNameError, DeviceUnavailableError, DataError: As they say.
-        TrainingError: The loss became infinite or NaN, memory ran out, ``output`` cannot be resumed so, or an
-            unfinished training lies there and ``resume`` is false.
+        TrainingError: The loss became infinite or NaN, memory ran out, ``output`` cannot be resumed so, or something
+            lies there that a training would replace, and neither ``resume`` nor ``overwrite`` is true.
         ArtifactError: ``output`` cannot be written; found out before training, if it can be.
         Stopped: ``should_stop`` returned true.
 
@@ -84,7 +86,15 @@ def train(
     path = Path(output)
     of_recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     of_plan = {"seed": seed, "precision": precision, "compiled": compiled, "images": images}
-    state = resolve(path, architecture, recipe, of_recipe | of_plan, resume=resume, recipe_of=recipe_of)
+    state = resolve(
+        path,
+        architecture,
+        recipe,
+        of_recipe | of_plan,
+        resume=resume,
+        overwrite=overwrite,
+        recipe_of=recipe_of,
+    )
     count = state.plan.images
     training_set, test_set = data.load("train", data_dir).first(count), data.load("test", data_dir)
     test_set = test_set.first(min(count or len(test_set), len(test_set)))
@@ -98,6 +108,8 @@ def train(
     torch_device = _open_device(state, processes, device, threads)
     for target in (path, state_path(path), log_path(path)):
         check_writable(target)
+    if overwrite and processes.rank == 0:  # else a crash in the first epoch would leave the old one to resume
+        state_path(path).unlink(missing_ok=True)
     keep_freed_memory()
     with _enough_memory(state.plan.recipe.batch_size), joined(processes, torch_device):
         callbacks = (should_stop, on_step, on_epoch)
@@ -129,6 +141,6 @@ def _enough_memory(batch_size: int) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise TrainingError(
-            f"Memory ran out: {last_line(error)} Begin anew with a smaller batch, as "
+            f"Memory ran out: {last_line(error)} Train again with overwrite=True and a smaller batch, such as "
             f"batch_size={max(1, batch_size // 2)}."
         ) from error
