@@ -11,7 +11,7 @@ from cnndeploy import registry
 from cnndeploy.cli import _common as common
 from cnndeploy.cli.data import fetch_data
 from cnndeploy.cli.train import draw_training, run_training
-from cnndeploy.errors import BenchmarkError
+from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.files import make_folder, write_file
 
 if TYPE_CHECKING:
@@ -89,15 +89,18 @@ def _heading(number: int, step: str) -> None:
 
 
 def _samples(checkpoint: Path, data_dir: Path | None) -> list[Sample]:
-    """Return test images as the checkpoint labels them."""
+    """Return test images as the checkpoint labels them; none if it cannot, which verification has said already."""
     from cnndeploy.classifier import load
     from cnndeploy.data import load as load_data
     from cnndeploy.display.samples import Sample
 
     test = load_data("test", data_dir).first(_LOOKED_AT)
-    with load(checkpoint) as model:
-        given = [prediction.label for prediction in model.classify(test.images)]
-        labels = [model.labels[number] for number in test.labels]
+    try:
+        with load(checkpoint) as model:
+            given = [prediction.label for prediction in model.classify(test.images)]
+            labels = [model.labels[number] for number in test.labels]
+    except ArtifactError:
+        return []
     return list(map(Sample, test.images, labels, given))
 
 

@@ -166,13 +166,16 @@ def draw_training(output: Path) -> list[Path]:
     from cnndeploy.files import write_file
     from cnndeploy.machine import environment
 
+    manifest = Artifact.open(output).require_manifest()
+    if not manifest.training:  # untrained
+        return []
     files = [log] if (log := Path(f"{output}.jsonl")).exists() else []  # else it was removed since
     try:
         from cnndeploy.display.plots import training_plots
     except ModuleNotFoundError:
         click.echo("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
         return files
-    for name, plot in training_plots(Artifact.open(output).require_manifest(), environment()).items():
+    for name, plot in training_plots(manifest, environment()).items():
         files.append(Path(f"{output}.{name}.png"))
         write_file(files[-1], plot.png())
     return files

@@ -19,7 +19,7 @@ ROW_IN = 0.5
 _GAP = 4.0  # points between a point's name and whatever else there is
 
 
-def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+def log_ticks(low: float, high: float, most: int) -> list[float]:
     """Return few round numbers within the range of a logarithmic axis."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps, stride in (((1, 1.5, 2, 3, 5, 7), 1), ((1, 2, 5), 1), ((1,), 1), ((1,), 2), ((1,), 4)):
@@ -34,7 +34,7 @@ def log_axis(axis: Any, low: float, high: float) -> None:
     """Make an x or y axis logarithmic, from ``low`` to ``high``, with 0.02 and 10,000 at its few ticks."""
     name = axis.axis_name
     axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low, high)})
-    set_ticks(axis, log_ticks(low, high))
+    set_ticks(axis, log_ticks(low, high, 5 if name == "x" else 6))
 
 
 def set_ticks(axis: Any, ticks: Sequence[float]) -> None:
