@@ -118,5 +118,5 @@ def test_a_folder_without_a_plan_and_a_plan_that_is_no_json_are_refused(folder: 
 def test_inspect_shows_the_plan(folder: Path, cli) -> None:  # type: ignore[no-untyped-def]
     shown = cli("inspect", folder)
     assert shown.exit_code == 0
-    assert "spinning False" in shown.output
+    assert "threads sleep when idle" in shown.output
     assert json.loads(cli("inspect", folder, "--json").output)["plan"]["threads"] == 2

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import math
+import os
 import re
 import shlex
 import signal
@@ -254,9 +255,10 @@ def console_for(json_file: str | None = None) -> Console:
     """Return where tables go: standard output, unless JSON goes there."""
     from rich.console import Console
 
-    # Without a terminal rich assumes 80 columns and cuts; a log has no width.
-    width = None if sys.stdout.isatty() else 120
-    return Console(stderr=json_file == "-", highlight=False, width=width)
+    stream = sys.stderr if json_file == "-" else sys.stdout
+    # Without a terminal rich assumes 80 columns; a log has no width. COLUMNS is rich's to read.
+    is_known = stream.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    return Console(stderr=json_file == "-", highlight=False, width=None if is_known else 120)
 
 
 @contextlib.contextmanager

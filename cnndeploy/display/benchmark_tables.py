@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from cnndeploy.benchmark.baseline import Comparison
 from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.display import rows
-from cnndeploy.display.cells import duration, machine_line, pairs, table_of
-from cnndeploy.display.rows import DEPLOYMENT, LATENCY, Column
+from cnndeploy.display.cells import NOTHING, duration, machine_line, settings_line
+from cnndeploy.display.rows import DEPLOYMENT, FILE, LATENCY, RUNTIME, Column
+from cnndeploy.display.tables import Cell, FittedTable, TableColumn, table_of
 from cnndeploy.tuning.report import Row, TuneReport
+
+_VARIANTS = {"float": "plain", "simplified": "simplified", "int8": "int8"}
 
 
 def benchmark_table(report: BenchmarkReport) -> Group:
@@ -31,20 +33,29 @@ def benchmark_table(report: BenchmarkReport) -> Group:
     return Group(*tables, Text(machine_line(report.environment)), *notes)
 
 
-def _of_rows(title: str, columns: Sequence[Column], results: Sequence[Result]) -> Table:
-    return table_of(
-        title,
-        [column.heading for column in columns],
-        ([column.text(result) for column in columns] for result in results),
-        numbers=[at for at, column in enumerate(columns) if column.key],
-        folds=range(len(columns)),
+def _of_rows(title: str, columns: Sequence[Column], results: Sequence[Result]) -> FittedTable:
+    implied = all(RUNTIME.text(row) == rows.implied_runtime(row.artifact) for row in results)
+    shown = (
+        TableColumn(
+            column.heading,
+            "name" if column is FILE else "piece",
+            right=column.key is not None,
+            drop=1 if column is RUNTIME and implied else column.drop,
+            setting=column.setting,
+            phrase=column.phrase,
+        )
+        for column in columns
     )
+    cells = ([column.text(result) for column in columns] for result in results)
+    return table_of(title, shown, cells, note=rows.UNSURE_NOTE)
 
 
 def benchmark_markdown(report: BenchmarkReport) -> str:
     """Return the same tables in Markdown."""
     report = rows.shortened(report)
     notes = [machine_line(report.environment), *(f"Warning: {warning}" for warning in report.warnings)]
+    if any(map(rows.is_unsure, report.results)):
+        notes.insert(0, rows.UNSURE_NOTE)
     tables = (_as_markdown(LATENCY, report.results), _as_markdown(DEPLOYMENT, rows.candidates(report)))
     return "\n".join([*tables, *(f"{note}\n" for note in (*notes, *rows.failure_lines(report)))])
 
@@ -60,11 +71,21 @@ def _as_markdown(columns: Sequence[Column], results: Sequence[Result]) -> str:
 
 def comparison_table(comparison: Comparison) -> Group:
     """Show a row for each line that is in both reports."""
+    implied = all(change.runtime == rows.implied_runtime(change.artifact) for change in comparison.changes)
+    columns = (
+        TableColumn("file", "name"),
+        TableColumn("runtime", drop=implied, setting=True),
+        TableColumn("threads", right=True, setting=True, phrase=rows.threads_phrase),
+        TableColumn("batch", right=True, setting=True, phrase="batch {}".format),
+        TableColumn("speed-up since then", right=True, phrase=rows.times_as_fast),
+        TableColumn("by", drop=2, phrase="by {}".format),
+        TableColumn("verdict"),
+    )
     cells = (
         (
             Path(change.artifact).name,
             change.runtime,
-            str(change.threads),
+            "auto" if change.threads is None else str(change.threads),
             str(change.batch_size),
             f"{change.ratio:.3f} ({change.ratio_low:.3f} to {change.ratio_high:.3f})",
             "ratio to the reference" if change.by == "ratio" else "time",
@@ -72,18 +93,24 @@ def comparison_table(comparison: Comparison) -> Group:
         )
         for change in comparison.changes
     )
-    headings = ("file", "runtime", "threads", "batch", "times as fast as then", "by", "verdict")
-    table = table_of("Against the baseline", headings, cells, numbers=(2, 3, 4), folds=(0,))
     undecided = (Text(f"Not judged: {why}", "bold red") for why in comparison.undecided)
+    table = table_of("Against the baseline", columns, cells)
     return Group(table, *undecided, *map(Text, comparison.notes))
 
 
 def tuning_table(report: TuneReport) -> Group:
-    """A row for each contender, fastest first, with what became of it and why."""
+    """Show a row for each contender, fastest first, with what became of it and why."""
+    columns = (
+        TableColumn("file", "text", least=15),
+        TableColumn("runtime", "text", setting=True, least=12),
+        TableColumn("threads", right=True, setting=True, phrase=rows.threads_phrase),
+        TableColumn("speed-up over eager", right=True, phrase=rows.times_as_fast),
+        TableColumn("a call", right=True, drop=1, phrase="{} a call".format),
+        TableColumn("accuracy", right=True, setting=True, phrase="accuracy {}".format),
+        TableColumn("outcome", "text", below=True, least=32),
+    )
     title = f"Tuned for {report.objective}, batch {report.batch_size}"
-    headings = ("file", "runtime", "threads", "times as fast as eager", "a call", "accuracy", "outcome")
-    table = table_of(title, headings, map(_contender_cells, report.rows), numbers=range(2, 6), folds=(6,))
-    table.columns[-1].min_width = 40
+    table = table_of(title, columns, map(_contender_cells, report.rows))
     minutes = f"in {report.seconds / 60:.1f} minutes"
     notes, end = list(report.notes), f"Nothing was written {minutes}: nothing can be deployed."
     if best := ": this is the best so far" * any(row.outcome == "chosen" for row in report.rows):
@@ -94,14 +121,23 @@ def tuning_table(report: TuneReport) -> Group:
     return Group(table, machine, *(Text(note, "yellow") for note in notes), Text(end))
 
 
-def _contender_cells(row: Row) -> tuple[str | Text, ...]:
+def variant_words(row: Row) -> str:
+    """Say which file a contender is: ``PyTorch``, ``ONNX simplified``, ``TorchScript plain``."""
+    if row.variant == "checkpoint":
+        return "PyTorch"
+    kind = "TorchScript" if row.runtime == "torchscript" else "ONNX"
+    return f"{kind} {_VARIANTS[row.variant]}" if row.variant in _VARIANTS else row.variant
+
+
+def _contender_cells(row: Row) -> tuple[Cell, ...]:
     low, high = row.ratio_interval or (0, 0)
+    reason = f"{row.outcome}: {row.reason}" if row.reason else row.outcome
     return (
-        row.variant,
-        f"{row.runtime}, {pairs(row.options)}" if row.options else row.runtime,
+        variant_words(row),
+        ", ".join(filter(None, (row.runtime, settings_line(row.options)))),
         str(row.threads),
-        "-" if row.ratio is None else f"{row.ratio:.3g} ({low:.3g} to {high:.3g})",
-        "-" if row.p50_s is None else duration(row.p50_s),
+        NOTHING if row.ratio is None else f"{row.ratio:.3g} ({low:.3g} to {high:.3g})",
+        NOTHING if row.p50_s is None else duration(row.p50_s),
         "unknown" if row.accuracy is None else f"{row.accuracy:.4f}",
-        Text(f"{row.outcome}: {row.reason}", "bold green" if row.outcome == "chosen" else ""),
+        Text(reason, "bold green" if row.outcome == "chosen" else ""),
     )

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 
-from cnndeploy.display.cells import add_row, pairs, size
+from cnndeploy.display.cells import counted, duration, pairs, run_line, size
+from cnndeploy.display.rows import times
+from cnndeploy.display.tables import facts_of
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.run import Run
 from cnndeploy.specs import Manifest, TensorSpec
@@ -16,19 +17,14 @@ from cnndeploy.specs import Manifest, TensorSpec
 
 def facts_table(facts: Mapping[str, Any], manifest: Manifest | None) -> Group:
     """Show what is known of a file, and what its manifest says of where it came from."""
-    table = Table(show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for key, value in facts.items():
-        if key != "manifest" and (key != "operators" or value):  # a checkpoint has weights and no graph
-            add_row(table, "size" if key == "bytes" else key, _CELLS.get(key, _cell)(value))
+    rows = [
+        ("size" if key == "bytes" else key.replace("_", " "), _CELLS.get(key, _cell)(value))
+        for key, value in facts.items()
+        if key != "manifest" and (key != "operators" or value)  # a checkpoint has weights and no graph
+    ]
     if manifest is None:
-        add_row(table, "manifest", "none: cnndeploy did not write this file")
-        return Group(table)
-    table.add_section()
-    for label, text in _manifest_rows(manifest):
-        add_row(table, label, text)
-    return Group(table)
+        return Group(facts_of("", [""], [*rows, ("manifest", "none: cnndeploy did not write this file")]))
+    return Group(facts_of("", [""], [*rows, *_manifest_rows(manifest)], section=len(rows)))
 
 
 def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -40,7 +36,10 @@ def _manifest_rows(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "simplified", ", ".join(manifest.rewrites) or "no"
     yield "labels", ", ".join(manifest.labels)
     known = accuracy is not None
-    yield "test accuracy", f"{accuracy:.4f} on {training['test_images']:,} images" if known else "untrained"
+    yield (
+        "test accuracy",
+        f"{accuracy:.4f} on {counted(training['test_images'], 'image')}" if known else "untrained",
+    )
     if recipe := training.get("recipe"):
         yield "recipe", pairs({name: value for name, value in recipe.items() if value is not None})
     yield "checkpoint", manifest.checkpoint_sha256 or "this file"
@@ -70,7 +69,7 @@ def _certificate_cell(certificate: Mapping[str, Any] | None) -> str:
         return "none for this file; make one with: cnndeploy verify"
     against = certificate["against"]["sha256"][:16]
     run = f"{certificate['runtime']} on {certificate['device']}"
-    where = f"on {certificate['images']:,} images, {run}, {certificate['date']}"
+    where = f"on {counted(certificate['images'], 'image')}, {run}, {certificate['date']}"
     if certificate["verdict"] == "equivalent":
         return f"equivalent to {against} {where}"
     low, high = certificate["loss_low_points"], certificate["loss_high_points"]
@@ -78,12 +77,38 @@ def _certificate_cell(certificate: Mapping[str, Any] | None) -> str:
     return f"within its budget of {certificate['budget_points']:g} percentage points against {against}: {loss} {where}"
 
 
+def _plan_cell(plan: Mapping[str, Any]) -> str:
+    """Show how a deployment runs, what was measured of it, and when; a paragraph each."""
+    run = Run.from_dict(plan)
+    how = run_line(run.runtime, run.device, run.threads, run.choices.changed)
+    figures = ", ".join(_figure(name, value) for name, value in plan["figures"].items() if value is not None)
+    return "\n".join(filter(None, (how, figures, f"{plan['date']}; {plan['command']}")))
+
+
+def _figure(name: str, value: Any) -> str:
+    """Show a figure of a plan with its unit; one that another program wrote, as it is."""
+    try:
+        return _FIGURES[name](value)
+    except (KeyError, TypeError, ValueError):
+        return f"{name.replace('_', ' ')} {value}"
+
+
+_FIGURES: dict[str, Callable[[Any], str]] = {
+    "objective": lambda objective: f"for {objective}",
+    "batch_size": lambda size: f"batch {size}",
+    "budget_points": lambda points: f"budget {points:g} percentage points",
+    "complete": lambda complete: "all contenders timed" if complete else "stopped before all was tried",
+    "times_as_fast_as_eager": lambda ratio: f"{times(ratio)} times as fast as eager PyTorch",
+    "interval": lambda interval: "95% interval {} to {}".format(*map(times, interval)),
+    "p50_s": lambda seconds: f"{duration(seconds)} a call",
+    "accuracy": lambda accuracy: f"test accuracy {accuracy:.4f}",
+    "verdict": str,
+    "tried": lambda count: f"{count} tried",
+}
 _CELLS: dict[str, Callable[[Any], str]] = {
     "bytes": lambda count: f"{count:,} bytes ({size(count)})",
     "inputs": _specs_cell,
     "outputs": _specs_cell,
-    "plan": lambda plan: (
-        f"{Run.from_dict(plan)}; {pairs(plan['figures'])}; {plan['date']}; {plan['command']}"
-    ),
+    "plan": _plan_cell,
     "certificate": _certificate_cell,
 }

@@ -12,51 +12,90 @@ from pathlib import Path
 from typing import Any
 
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result
-from cnndeploy.display.cells import duration, size
+from cnndeploy.display.cells import NOTHING, counted, duration, size
+from cnndeploy.formats import FORMATS
+
+UNSURE = "?"
+"""What follows a quantile whose interval is not known."""
+UNSURE_NOTE = f"{UNSURE} its interval is not known yet: more calls are needed"
+_FORMATS_BY_SUFFIX = {".pt": "checkpoint"}  # other suffixes are their format's name
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading and what stands below it; ``key`` is what a column of numbers is sorted by."""
+    """A heading and what stands below it; ``key`` is what a column of numbers is sorted by.
+
+    On a terminal that is too narrow columns are left out in the order of ``drop``, those with 0 never. A ``setting``,
+    which tells rows apart, is left out if it is the same in all rows. ``phrase`` is how a cell reads in a sentence.
+    """
 
     heading: str
     text: Callable[[Result], str]
     key: Callable[[Result], float | None] | None = None
+    drop: int = 0
+    setting: bool = False
+    phrase: Callable[[str], str] = str
 
 
-def _number(heading: str, value: Callable[[Result], Any], show: Callable[[Any], str]) -> Column:
-    return Column(heading, lambda row: "-" if (number := value(row)) is None else show(number), value)
+def _number(
+    heading: str, value: Callable[[Result], Any], show: Callable[[Any], str], *, drop: int = 0
+) -> Column:
+    def text(row: Result) -> str:
+        return NOTHING if (number := value(row)) is None else show(number)
+
+    return Column(heading, text, value, drop, phrase=_after(heading))
 
 
-def _quantile(name: str) -> Column:
-    def text(result: Result) -> str:
-        seconds, missing = getattr(result, f"{name}_s"), (result.more_calls_needed or {}).get(name)
-        if seconds is None:
-            return f"+{missing:,} calls" if missing else "-"
-        return duration(seconds)
-
-    return Column(name, text, attrgetter(f"{name}_s"))
+def _after(heading: str) -> Callable[[str], str]:
+    """Return what puts the heading before a cell."""
+    return lambda cell: f"{heading} {cell}"
 
 
-def _cold(part: str) -> Column:
+def _quantile(name: str, drop: int) -> Column:
+    def text(row: Result) -> str:
+        if (seconds := getattr(row, f"{name}_s")) is None:
+            return NOTHING
+        return duration(seconds) + UNSURE * (getattr(row, f"{name}_interval_s") is None)
+
+    return Column(name, text, attrgetter(f"{name}_s"), drop, phrase=_after(name))
+
+
+def _cold(part: str, drop: int) -> Column:
     heading = part.removesuffix("_s").replace("_", " ")
-    return _number(heading, lambda row: getattr(row.cold_start, part, None), duration)
+    return _number(heading, lambda row: getattr(row.cold_start, part, None), duration, drop=drop)
 
 
 def _ratio(result: Result) -> str:
     if result.ratio is None:
-        return "-"
+        return NOTHING
     if result.verdict == "REFERENCE":
         return "1"
-    return f"{_times(result.ratio)} ({_times(result.ratio_low)} to {_times(result.ratio_high)})"
+    return f"{times(result.ratio)} ({times(result.ratio_low)} to {times(result.ratio_high)})"
 
 
-def _times(ratio: float | None) -> str:
+def times(ratio: float | None) -> str:
     """Return three digits, and no fewer if it is nearly 1."""
     if ratio is None or ratio <= 0:
-        return "-"
+        return NOTHING
     decimals = 3 if 0.1 <= ratio < 2 else max(0, 2 - math.floor(math.log10(ratio)))
     return f"{ratio:,.{decimals}f}"
+
+
+def times_as_fast(cell: str) -> str:
+    """Return a ratio as a sentence says it, ``10.8 times as fast (10.7 to 10.9)``; empty for the reference's own."""
+    ratio, *interval = cell.split(" ", 1)
+    return " ".join((ratio, "times as fast", *interval)) if interval else ""
+
+
+def _runtime(row: Result) -> str:
+    return row.runtime if row.device == "cpu" else f"{row.runtime} on {row.device}"
+
+
+def implied_runtime(name: str) -> str:
+    """Return the runtime that a file of this name has by default; empty if its suffix does not tell."""
+    suffix = Path(name).suffix
+    kind = _FORMATS_BY_SUFFIX.get(suffix, suffix.removeprefix("."))
+    return FORMATS.get(kind).default_runtime if kind in FORMATS.names() else ""
 
 
 def _threads(result: Result) -> str:
@@ -65,26 +104,43 @@ def _threads(result: Result) -> str:
     return str(result.threads)
 
 
+def threads_phrase(cell: str) -> str:
+    """Return the number of threads as a sentence says it: ``1 thread``, ``2 threads (auto)``."""
+    count, *auto = cell.split(" ", 1)
+    return " ".join((counted(count, "thread"), *auto))
+
+
+FILE = Column("file", lambda row: row.artifact)
+RUNTIME = Column("runtime", _runtime, setting=True)
 _WHO = (
-    Column("file", lambda row: row.artifact),
-    Column("runtime", lambda row: row.runtime if row.device == "cpu" else f"{row.runtime} on {row.device}"),
-    Column("threads", _threads, lambda row: row.threads),
+    FILE,
+    RUNTIME,
+    Column("threads", _threads, lambda row: row.threads, setting=True, phrase=threads_phrase),
 )
 LATENCY = (
     *_WHO,
-    _number("batch", lambda row: row.batch_size, str),
-    Column("times as fast", _ratio, lambda row: row.ratio),
-    Column("verdict", lambda row: "FAILED" if row.failure else row.verdict or "-"),
-    *map(_quantile, ("p50", "p90", "p99")),
-    _number("images/s", lambda row: row.images_per_s, "{:,.0f}".format),
+    Column("batch", lambda row: str(row.batch_size), lambda row: row.batch_size, 0, True, _after("batch")),
+    Column("speed-up", _ratio, lambda row: row.ratio, phrase=times_as_fast),
+    Column("verdict", lambda row: "FAILED" if row.failure else row.verdict or NOTHING),
+    *(_quantile(name, drop) for name, drop in (("p50", 0), ("p90", 4), ("p99", 3))),
+    _number("images/s", lambda row: row.images_per_s, "{:,.0f}".format, drop=2),
 )
 DEPLOYMENT = (
     *_WHO,
-    *map(_cold, ("import_s", "open_s", "first_run_s", "second_run_s")),
-    _number("peak memory", lambda row: row.peak_memory_bytes, size),
-    _number("file size", lambda row: row.file_bytes, size),
-    _number("accuracy", lambda row: row.accuracy, "{:.4f}".format),
+    *map(_cold, ("import_s", "open_s", "first_run_s", "second_run_s"), (5, 3, 7, 2)),
+    _number("peak memory", lambda row: row.peak_memory_bytes, size, drop=6),
+    _number("file size", lambda row: row.file_bytes, size, drop=4),
+    _number("accuracy", lambda row: row.accuracy, "{:.4f}".format, drop=8),
 )
+
+
+def is_unsure(row: Result) -> bool:
+    """Return whether a quantile is shown whose interval is not known."""
+    quantiles = (f"p{share}" for share in (50, 90, 99))
+    return any(
+        getattr(row, f"{name}_s") is not None and getattr(row, f"{name}_interval_s") is None
+        for name in quantiles
+    )
 
 
 def shortened(report: BenchmarkReport) -> BenchmarkReport:

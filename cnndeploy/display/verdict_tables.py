@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from rich.console import Group
 from rich.text import Text
 
-from cnndeploy.display.cells import add_row, pairs, run_line, size, table_of, yes_or_no
+from cnndeploy.display.cells import NOTHING, counted, run_line, settings_line, size, yes_or_no
+from cnndeploy.display.tables import TableColumn, facts_of, table_of
 from cnndeploy.evaluation import Evaluation, wilson
 from cnndeploy.verification.divergence import ModuleError
 from cnndeploy.verification.report import BudgetReport, EquivalenceReport, SideFacts, Verdict
+from cnndeploy.verification.verify import BATCH_SIZES
 
 if TYPE_CHECKING:
     from cnndeploy.quantization.quantize import Quantized
@@ -29,21 +31,30 @@ def verdict_table(verdict: Verdict) -> Group:
     return equivalence_table([cast(EquivalenceReport, verdict)])
 
 
-def _error(error: float | None) -> str:
-    return "not compared" if error is None else f"{error:.3g}"
-
-
 def _flipped(flipped: Sequence[int]) -> str:
-    first = ", ".join(map(str, flipped[:5]))
-    return f"{len(flipped)}: images {first}{' ...' if len(flipped) > 5 else ''}" if flipped else "0"
+    first = ", ".join(map(str, flipped[:5])) + " ..." * (len(flipped) > 5)
+    return f"{len(flipped)}: image{'s' * (len(flipped) > 1)} {first}" if flipped else "0"
+
+
+def _batch_sizes(sizes: Sequence[int]) -> str:
+    """List the sizes that verification takes in turn, and then that of the images that were left over."""
+    turns, left = ([size for size in sizes if (size in BATCH_SIZES) is known] for known in (True, False))
+    return "; the last ".join(", ".join(map(str, part)) for part in (turns, left) if part)
+
+
+def _oracle(report: EquivalenceReport) -> str:
+    if (oracle := report.oracle) is None:
+        return NOTHING
+    error = f"{oracle.ratio:,.2f} x PyTorch's own (at most {oracle.limit:g} x)"
+    return error if oracle.images == report.images else f"{error}, {counted(oracle.images, 'image')}"
 
 
 def _side(side: SideFacts) -> str:
     """Count the parts on each place, and list the settings."""
-    placed = (f"{count} parts on {place}" for place, count in Counter(side.placement.values()).items())
-    words = {True: "on", False: "off"}
-    settings = {name: words[v] if isinstance(v, bool) else v for name, v in side.settings.items()}
-    return f"{', '.join(placed)}; {pairs(settings)}"
+    placed = (
+        f"{counted(count, 'part')} on {place}" for place, count in Counter(side.placement.values()).items()
+    )
+    return f"{', '.join(placed)}\n{settings_line(side.settings)}"
 
 
 def _growth(modules: Sequence[ModuleError]) -> str:
@@ -58,60 +69,56 @@ def _growth(modules: Sequence[ModuleError]) -> str:
             lines.append(f"{module.module} ({module.kind}): {shown}, eager {module.eager_error:.1e}")
         elif lines and lines[-1] != "...":
             lines.append("...")
-    return "\n".join(lines) or "-"
+    return "\n".join(lines) or NOTHING
 
 
 def _part(part: Callable[[EquivalenceReport], T | None], show: Callable[[T], str]) -> _Cell:
-    return lambda report: "-" if (value := part(report)) is None else show(value)
+    return lambda report: NOTHING if (value := part(report)) is None else show(value)
+
+
+def _compared(cell: _Cell) -> _Cell:
+    """Show a figure only if something was compared."""
+    return lambda report: cell(report) if report.images else NOTHING
 
 
 _ROWS: dict[str, _Cell] = {
     "equivalent": lambda r: yes_or_no(r.passed),
     "against": lambda r: Path(r.against.path).name,
-    "runtime": lambda r: run_line(r.runtime, r.device, r.threads),
-    "images": lambda r: f"{r.images:,}",
-    "batch sizes": lambda r: ", ".join(map(str, r.batch_sizes)),
-    "max absolute error": lambda r: _error(r.max_abs_error),
-    "max relative error": lambda r: f"{_error(r.max_rel_error)} (tolerance {r.tolerance.relative:g})",
-    "top-1 agreement": lambda r: f"{r.top1_agreement:.2%}" if r.images else "not compared",
-    "against float64": _part(
-        lambda r: r.oracle,
-        lambda o: f"{o.ratio:.2f} times eager's own error (limit {o.limit:g}), {o.images:,} images",
+    "runtime": lambda r: run_line(r.runtime, r.device, r.threads) if r.threads else r.runtime or NOTHING,
+    "images": _compared(lambda r: f"{r.images:,}"),
+    "batch sizes": _compared(lambda r: _batch_sizes(r.batch_sizes)),
+    "max absolute error": _part(lambda r: r.max_abs_error, "{:.3g}".format),
+    "max relative error": lambda r: (
+        NOTHING if r.max_rel_error is None else f"{r.max_rel_error:.3g} (tolerance {r.tolerance.relative:g})"
     ),
-    "alone or in a batch": _part(
-        lambda r: r.batch_invariance, lambda i: f"spread {i.max_rel_spread:.3g} (limit {i.limit:g})"
+    "top-1 agreement": _compared(lambda r: f"{r.top1_agreement:.2%}"),
+    "error against float64": _oracle,
+    "same result alone and in a batch": _part(
+        lambda r: r.batch_invariance, lambda i: f"difference {i.max_rel_spread:.3g} (limit {i.limit:g})"
     ),
     "labels that flipped": _part(lambda r: r.decisions, lambda d: _flipped(d.flipped)),
-    "no flip was possible": _part(lambda r: r.decisions, lambda d: f"{d.certified:,} images"),
+    "label provably safe": lambda r: (
+        f"{r.decisions.certified:,} of {counted(r.images, 'image')}" if r.decisions else NOTHING
+    ),
     "test accuracy": _part(
         lambda r: r.decisions,
         lambda d: (
             f"{d.artifact_accuracy:.4f}, checkpoint {d.checkpoint_accuracy:.4f} (p = {d.mcnemar_p:.2g})"
         ),
     ),
-    "artifact was run": _part(lambda r: r.artifact_side, _side),
-    "checkpoint was run": _part(lambda r: r.against_side, _side),
-    "images of other sizes": lambda r: ", ".join(f"{h} x {w}" for h, w in r.other_image_sizes) or "-",
+    "ran on": _part(lambda r: r.artifact_side, _side),
+    "checkpoint ran on": _part(lambda r: r.against_side, _side),
+    "images of other sizes": lambda r: ", ".join(f"{h} x {w}" for h, w in r.other_image_sizes) or NOTHING,
     "first divergence": _part(lambda r: r.divergence, lambda d: d.description),
     "error growth": _part(lambda r: r.divergence, lambda d: _growth(d.modules)),
 }
-_RARE = {
-    "images of other sizes": "other_image_sizes",
-    "first divergence": "divergence",
-    "error growth": "divergence",
-}
-"""Rows that are shown only if a report has this."""
 
 
 def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
     """Show verdicts and figures, a column for each artifact."""
-    cells = (
-        (label, *map(cell, reports))
-        for label, cell in _ROWS.items()
-        if label not in _RARE or any(getattr(report, _RARE[label]) for report in reports)
-    )
-    names = ("", *(Path(report.artifact.path).name for report in reports))
-    return Group(table_of("Equivalence with eager PyTorch", names, cells, folds=range(1, len(names))))
+    cells = ((label, *map(cell, reports)) for label, cell in _ROWS.items())
+    names = [Path(report.artifact.path).name for report in reports]
+    return Group(facts_of("Equivalence with eager PyTorch", names, cells))
 
 
 def budget_table(report: BudgetReport) -> Group:
@@ -120,33 +127,47 @@ def budget_table(report: BudgetReport) -> Group:
         "within budget": yes_or_no(report.passed),
         "budget": f"{report.budget_points:g} percentage points",
         "against": Path(report.against.path).name,
-        "runtime": run_line(report.runtime, report.device, report.threads),
     }
+    if report.threads:
+        rows["runtime"] = run_line(report.runtime, report.device, report.threads)
     if report.options:
-        rows["options"] = pairs(report.options)
+        rows["options"] = settings_line(report.options)
     if report.images:
         rows |= {
             "images": f"{report.images:,}",
             "test accuracy": f"{report.artifact_accuracy:.4f}, checkpoint {report.checkpoint_accuracy:.4f}",
             "loss": f"{report.loss_points:.2f} points",
             "paired 95% interval": f"{report.loss_low_points:.2f} to {report.loss_high_points:.2f} points",
-            "right before, wrong now": f"{report.lost:,} images",
-            "wrong before, right now": f"{report.gained:,} images",
+            "right before, wrong now": counted(report.lost, "image"),
+            "wrong before, right now": counted(report.gained, "image"),
             "top-1 agreement": f"{report.top1_agreement:.2%}",
         }
-    return Group(table_of(f"Loss of {Path(report.artifact.path).name}", ("", ""), rows.items(), folds=(1,)))
+    return Group(facts_of(f"Loss of {Path(report.artifact.path).name}", [""], rows.items()))
 
 
 def quantized_table(quantized: Quantized) -> Group:
     """Show the settings that were tried, and what became of the one that was chosen."""
-    cells = []
-    for trial in quantized.trials:
-        shares = (f"{trial.logit_error:.2%}", f"{trial.changed:.2%}")
-        loss = f"up to {trial.predicted_high_points:.2f} points"
-        cells.append((trial.method, f"{len(trial.float_layers)}", *shares, loss))
-    title = f"Settings tried on {quantized.trials[0].images if cells else 0:,} training images"
-    headings = ("method", "layers in float", "logit error", "labels changed", "loss expected on test images")
-    trials = [table_of(title, headings, cells, numbers=range(1, 5))] if cells else []
+    columns = (
+        TableColumn("method", "text", least=12),
+        TableColumn("layers in float", right=True, phrase="{} layers in float".format),
+        TableColumn("logit error", right=True, phrase="logit error {}".format),
+        TableColumn("labels changed", right=True, phrase="{} labels changed".format),
+        TableColumn("loss expected on test images", right=True, phrase="loss expected {}".format),
+    )
+    cells = [
+        (
+            trial.method,
+            f"{len(trial.float_layers)}",
+            f"{trial.logit_error:.2%}",
+            f"{trial.changed:.2%}",
+            f"up to {trial.predicted_high_points:.2f} points",
+        )
+        for trial in quantized.trials
+    ]
+    trials = []
+    if cells:
+        images = counted(quantized.trials[0].images, "training image")
+        trials.append(table_of(f"Settings tried on {images}", columns, cells))
     return Group(*trials, budget_table(quantized.report), *map(Text, _outcome(quantized)))
 
 
@@ -175,11 +196,16 @@ def _outcome(quantized: Quantized) -> Iterator[str]:
 def evaluation_table(evaluation: Evaluation) -> Group:
     """Show the accuracy on all images and for each class."""
     title = f"Accuracy of {Path(evaluation.artifact).name}"
-    headings = ("class", "images", "right", "accuracy", "95% interval")
-    classes = (_accuracy(one.label, one.correct, one.images) for one in evaluation.per_class if one.images)
-    table = table_of(title, headings, classes, numbers=range(1, 5))
-    table.add_section()
-    add_row(table, *_accuracy("all", evaluation.correct, evaluation.images))
+    columns = (
+        TableColumn("class", "text"),
+        TableColumn("images", right=True, phrase=lambda images: counted(images, "image")),
+        TableColumn("right", right=True, drop=1, phrase="{} right".format),
+        TableColumn("accuracy", right=True, phrase="accuracy {}".format),
+        TableColumn("95% interval", right=True, phrase="95% interval {}".format),
+    )
+    classes = [_accuracy(one.label, one.correct, one.images) for one in evaluation.per_class if one.images]
+    total = _accuracy("all", evaluation.correct, evaluation.images)
+    table = table_of(title, columns, [*classes, total], section=len(classes))
     return Group(table, Text(run_line(evaluation.runtime, evaluation.device, evaluation.threads)))
 
 

@@ -71,7 +71,7 @@ def test_every_kind_of_report_is_written(cli: Cli, trained: Trained, tmp_path: P
     ]
     assert "<svg" in page.read_text()
     assert len(csv.read_text().splitlines()) == 5
-    assert "| times as fast |" in markdown.read_text()
+    assert "| speed-up |" in markdown.read_text()
     assert {path.suffix for path in (tmp_path / "plots").iterdir()} == {".svg", ".png"}
 
 
