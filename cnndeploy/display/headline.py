@@ -8,7 +8,9 @@ from pathlib import Path
 from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.display.cells import duration
 from cnndeploy.display.names import candidate_names
-from cnndeploy.display.rows import candidates, shortened
+from cnndeploy.display.rows import candidates, shortened, times
+
+_EAGER = "eager PyTorch"
 
 
 def headline(report: BenchmarkReport, equivalent: Collection[str] | None = None) -> str:
@@ -24,13 +26,13 @@ def headline(report: BenchmarkReport, equivalent: Collection[str] | None = None)
     if not others:
         return f"{first} takes {duration(reference.p50_s or 0.0)} a call ({size})"
     if reference.runtime == "eager" and len({Path(row.artifact).stem for _, row in named}) == 1:
-        first = "eager PyTorch"
+        first = _EAGER
     admitted = [pair for pair in others if equivalent is None or pair[1].artifact in equivalent]
     faster = [pair for pair in admitted if pair[1].verdict == "FASTER"]
     if faster:
         return _fastest(faster, first, reference, also="" if equivalent is None else " and equivalent")
     if all(row.verdict == "SLOWER" for _, row in others):
-        return f"{first[0].upper()}{first[1:]} is the fastest ({size})"
+        return f"{first.replace('eager', 'Eager', 1) if first == _EAGER else first} is the fastest ({size})"
     known = "known to be " if any(row.verdict == "AMBIGUOUS" for _, row in admitted) else ""
     what = "file" if equivalent is None else "equivalent file"
     return f"No {what} is {known}faster than {first} ({size})"
@@ -38,8 +40,7 @@ def headline(report: BenchmarkReport, equivalent: Collection[str] | None = None)
 
 def _fastest(faster: list[tuple[str, Result]], first: str, reference: Result, also: str) -> str:
     name, best = max(faster, key=lambda pair: pair[1].ratio or 0.0)
-    ratio = float(f"{best.ratio:.3g}")
-    text = f"{name} is {ratio:,g} times as fast as {first} (batch {best.batch_size}){also}"
+    text = f"{name} is {times(best.ratio)} times as fast as {first} (batch {best.batch_size}){also}"
     rivals = [
         other for other, row in faster if row is not best and (row.ratio_high or 0) >= (best.ratio_low or 0)
     ]

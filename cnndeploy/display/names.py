@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cnndeploy.benchmark.report import Result
+from cnndeploy.display.cells import counted
 
 
 def candidate_names(rows: Sequence[Result], *, brief: bool = False) -> list[str]:
@@ -19,13 +20,8 @@ def candidate_names(rows: Sequence[Result], *, brief: bool = False) -> list[str]
     names, seen = list[str](), Counter[str]()
     for row in rows:
         device = "" if row.device == "cpu" else f" on {row.device}"
-        threads = f", {count_threads(row.threads)}" if threads_differ else ""
+        threads = f", {counted(row.threads or '?', 'thread')}" if threads_differ else ""
         name = f"{row.artifact}, {row.runtime}{device}{threads}"
         seen[name] += 1
         names.append(f"{name} ({seen[name]})" if seen[name] > 1 else name)
     return names
-
-
-def count_threads(threads: int | None) -> str:
-    """Return ``1 thread`` or ``2 threads``; None means that it was not found out."""
-    return f"{'?' if threads is None else threads} {'thread' if threads == 1 else 'threads'}"

@@ -13,21 +13,29 @@ from cnndeploy.display.cells import machine_line, size
 from cnndeploy.display.document import document, sortable, table
 from cnndeploy.display.headline import headline
 from cnndeploy.display.plots import Plot, benchmark_plots, training_plots
-from cnndeploy.display.rows import DEPLOYMENT, LATENCY, candidates, failure_lines, shortened
+from cnndeploy.display.rows import (
+    DEPLOYMENT,
+    LATENCY,
+    UNSURE_NOTE,
+    candidates,
+    failure_lines,
+    is_unsure,
+    shortened,
+)
 from cnndeploy.display.samples import Sample, render_samples
 from cnndeploy.verification.report import EquivalenceReport
 
 # What a reader looks for first; "batch" is the heading of a group of rows.
-_FIRST = ("file", "times as fast", "verdict", "p50")
+_FIRST = ("file", "speed-up", "verdict", "p50")
 _COLUMNS = (
     *(column for name in _FIRST for column in LATENCY if column.heading == name),
     *(column for column in LATENCY if column.heading not in (*_FIRST, "batch")),
 )
 _NOTE = (
-    "Each candidate runs in a process of its own. They take turns in random order, and a ratio is taken within a turn. "
-    "Its interval, of 95% for all rows together, decides the verdict; 2% count as the same. Click a heading to sort."
+    "Each candidate runs in a process of its own. They take turns in random order, and a speed-up is a ratio taken "
+    "within a turn. Its interval, of 95% for all rows together, decides the verdict; 2% count as the same. Click a "
+    "heading to sort."
 )
-_UNSURE = "A percentile with ? has no known interval: there were too few calls for one."
 
 
 def render(
@@ -76,13 +84,13 @@ def _speed(report: BenchmarkReport) -> Sequence[str]:
     report = shortened(report)
     failures = "".join(f'<p class="bad">{escape(line)}</p>' for line in failure_lines(report))
     warnings = "".join(f'<p class="warn">{escape(warning)}</p>' for warning in report.warnings)
-    unsure = any(column.text(row).endswith("?") for column in LATENCY if column.key for row in report.results)
+    unsure = f"<p>{escape(UNSURE_NOTE)}</p>" if any(map(is_unsure, report.results)) else ""
     groups: dict[str, list[Result]] = {}
     for row in report.results:
         groups.setdefault(f"Batch {row.batch_size}", []).append(row)
     return (
         f"<h2>Speed</h2>{failures}{warnings}{sortable(_COLUMNS, groups.items())}",
-        f"<p>{_NOTE}{f' {_UNSURE}' if unsure else ''}</p>",
+        f"{unsure}<p>{_NOTE}</p>",
         f'<div class="plots">{"".join(plots)}</div>',
         f"<h2>Cold start and size</h2>{sortable(DEPLOYMENT, [('', candidates(report))])}",
     )

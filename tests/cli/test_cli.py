@@ -352,6 +352,8 @@ def test_the_demo_leaves_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.
         "lenet.onnx",
         "lenet.onnx.verified.json",
         "lenet.pt",
+        "lenet.pt.confusion.png",
+        "lenet.pt.curves.png",
         "lenet.pt.jsonl",
         "lenet.torchscript",
         "lenet.torchscript.verified.json",
@@ -360,7 +362,10 @@ def test_the_demo_leaves_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.
     page = (tmp_path / "demo" / "report.html").read_text()
     for word in (
         "lenet",
-        "every exported file is equivalent",
+        "Every exported file is equivalent",
+        "Confusion matrix",
+        "Labelled right",
+        "Labelled wrong",
         "lenet.onnx",
         "REFERENCE",
         "<svg",
@@ -368,5 +373,6 @@ def test_the_demo_leaves_a_report(cli: Cli, tmp_path: Path, monkeypatch: pytest.
         "Machine",
     ):
         assert word in page
-    for outside in ("http:", "https:", "src=", "<link", "@import"):
+    for outside in ("http:", "https:", "<link", "@import"):
         assert outside not in page
+    assert page.count("src=") == page.count('src="data:')

@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cnndeploy.benchmark.report import BenchmarkReport, Result
-from cnndeploy.display.cells import duration
-from cnndeploy.display.names import candidate_names, count_threads
+from cnndeploy.display.cells import counted, duration
+from cnndeploy.display.names import candidate_names
 from cnndeploy.display.plots.axes import (
     ROW_IN,
     Bar,
@@ -35,7 +35,7 @@ def benchmark_plots(report: BenchmarkReport) -> dict[str, Plot]:
     report = shortened(report)
     groups = _by_batch_size(report)
     threads = {row.threads for row in report.results}
-    alike = (f"{count_threads(*threads)} each",) if len(threads) == 1 else ()
+    alike = (f"{counted(threads.pop() or '?', 'thread')} each",) if len(threads) == 1 else ()
     context = machine_context(report.environment, *alike)
     size, firsts = next(iter(groups.items()), (1, []))
     cold = [row for row in firsts if row[2].cold_start]
@@ -127,7 +127,7 @@ def _cold_start(rows: _Named, context: str) -> Plot:
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3)
 
     starts = rows[0][2].cold_start.starts if rows[0][2].cold_start else 0
-    note = f"From the start of a process. Medians of {starts} {'start' if starts == 1 else 'starts'} each."
+    note = f"From the start of a process. Medians of {counted(starts, 'start')} each."
     return Plot("Cold start", note, draw, height=1.1 + ROW_IN * len(rows), context=context)
 
 

@@ -56,7 +56,7 @@ def _curves(epochs: Sequence[Mapping[str, Any]], context: str) -> Plot:
         accuracy.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         accuracy.set_xlabel("epoch")
 
-    note = "In training, images are varied and dropout is on, so that its accuracy may be the lower one."
+    note = "Accuracy in training is counted while the network still learns, that on test images after each epoch."
     return Plot("Training curves", note, draw, height=4.4, context=context)
 
 

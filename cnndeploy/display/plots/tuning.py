@@ -6,16 +6,17 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from cnndeploy.display.cells import duration
-from cnndeploy.display.names import count_threads
+from cnndeploy.display.benchmark_tables import variant_words
+from cnndeploy.display.cells import duration, settings_line
 from cnndeploy.display.plots.axes import ROW_IN, Bar, draw_bars, name_points, scatter_axes
 from cnndeploy.display.plots.figure import COLOURS, INK, Plot, machine_context
 from cnndeploy.tuning.report import Row, TuneReport
 
 _ALIKE = 0.001  # accuracies; points that are closer would lie on a line
-_KINDS = {
+_COLOURS_OF = {
     "PyTorch": COLOURS[6],
-    "TorchScript": COLOURS[1],
+    "TorchScript plain": COLOURS[1],
+    "TorchScript simplified": COLOURS[5],
     "ONNX plain": COLOURS[0],
     "ONNX simplified": COLOURS[2],
     "ONNX int8": COLOURS[3],
@@ -33,21 +34,15 @@ def tuning_plot(report: TuneReport) -> Plot:
     return _latencies(timed, report.batch_size, context)
 
 
-def _kind(row: Row) -> str:
-    if row.variant == "checkpoint":
-        return "PyTorch"
-    if row.runtime == "torchscript":
-        return "TorchScript"
-    return f"ONNX {'plain' if row.variant == 'float' else row.variant}"
+def _colour(row: Row) -> str:
+    return _COLOURS_OF.get(variant_words(row), COLOURS[4])
 
 
 def _name(row: Row) -> str:
     """Return what was run, on what, with how many threads and which options."""
-    words = {"spinning": "threads sleep when idle"}
-    options = [words.get(name, f"{value}") for name, value in row.options.items()]
-    plain = " plain" if row.variant == "float" else f" {row.variant}"
-    kind = f"TorchScript{plain}" if row.runtime == "torchscript" else f"{_kind(row)}, {row.runtime}"
-    return ", ".join((kind, count_threads(row.threads), *options))
+    file = variant_words(row)
+    on = "" if file.startswith("TorchScript") else row.runtime
+    return ", ".join(filter(None, (file, on, settings_line({"threads": row.threads, **row.options}))))
 
 
 def _latencies(rows: list[Row], batch_size: int, context: str) -> Plot:
@@ -61,7 +56,7 @@ def _latencies(rows: list[Row], batch_size: int, context: str) -> Plot:
             name = f"{_name(row)}{' (chosen)' if chosen else ''}"
             accuracy = "accuracy unknown" if row.accuracy is None else f"{row.accuracy:.2%}"
             figures = duration(p50_s) if len(accuracies) == 1 else f"{duration(p50_s)}, {accuracy}"
-            bars.append(Bar(name, figures, [(1e3 * p50_s, _KINDS[_kind(row)])], bold=chosen))
+            bars.append(Bar(name, figures, [(1e3 * p50_s, _colour(row))], bold=chosen))
         if bars:
             draw_bars(axes, bars, f"median milliseconds a call, batch {batch_size}")
         else:
@@ -82,7 +77,7 @@ def _latencies(rows: list[Row], batch_size: int, context: str) -> Plot:
 def _scatter(report: TuneReport, rows: list[Row], context: str) -> Plot:
     """Draw all points, and name what was chosen, what nothing beats, and the fastest of each kind."""
     best = list(report.frontier)
-    fastest = {_kind(row): row for row in reversed(rows)}
+    fastest = {variant_words(row): row for row in reversed(rows)}
     named = [row for row in rows if row.outcome == "chosen"]
     named += [row for row in (*best, *fastest.values()) if row not in named]
     rows = [*named, *(row for row in rows if row not in named)]
@@ -91,14 +86,14 @@ def _scatter(report: TuneReport, rows: list[Row], context: str) -> Plot:
     def draw(figure: Figure) -> None:
         axes = scatter_axes(figure, points, report.batch_size)
         for row, point in zip(rows, points, strict=True):
-            axes.plot(*point, "o", color=_KINDS[_kind(row)])
+            axes.plot(*point, "o", color=_colour(row))
             if row.outcome == "chosen":
                 axes.plot(*point, "o", markersize=13, markerfacecolor="none", color=INK)
         if len(best) > 1:
             axes.plot(*zip(*map(_point, best), strict=True), "-", color=INK, linewidth=1, zorder=1)
         name_points(axes, points, list(map(_name, named)))
-        for kind in dict.fromkeys(map(_kind, rows)):
-            axes.plot([], [], "o", color=_KINDS[kind], label=kind)
+        for kind, colour in {variant_words(row): _colour(row) for row in rows}.items():
+            axes.plot([], [], "o", color=colour, label=kind)
         axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.1, 1.0), ncols=3, fontsize=10)
 
     note = (
