@@ -96,7 +96,7 @@ def _samples(checkpoint: Path, data_dir: Path | None) -> list[Sample]:
 
     test = load_data("test", data_dir).first(_LOOKED_AT)
     try:
-        with load(checkpoint) as model:
+        with load(checkpoint, threads=1) as model:
             given = [prediction.label for prediction in model.classify(test.images)]
             labels = [model.labels[number] for number in test.labels]
     except ArtifactError:

@@ -67,9 +67,6 @@ def test_the_page_stands_alone_and_shows_every_row(report: BenchmarkReport) -> N
 def test_there_is_a_plot_of_what_was_measured_and_no_other(report: BenchmarkReport) -> None:
     plots = benchmark_plots(report)
     assert list(plots) == ["latency", "throughput", "cold_start"], "all are equally accurate"
-    for plot in plots.values():
-        assert plot.png().startswith(b"\x89PNG")
-        assert b"<svg" in plot.svg()
     bare = [replace(row, cold_start=None, accuracy=None) for row in report.results if row.batch_size == 1]
     assert list(benchmark_plots(replace(report, results=tuple(bare)))) == ["latency"]
     failed = replace(report, results=report.failures)
