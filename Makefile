@@ -10,13 +10,14 @@ PYTEST_OPTIONS ?=
 # onnxruntime-gpu, which also runs on the CPU, has wheels for Linux on x86-64 only (of what make runs on).
 RUNTIME := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cpu)
 
-.PHONY: help setup demo test test-fast lint clean
+.PHONY: help setup demo test test-fast lint pictures clean
 
 help:
 	@echo "make demo       train, export, verify, measure, and leave a report in cnndeploy-demo/"
 	@echo "make test       run the tests"
 	@echo "make test-fast  run those that take no long time"
 	@echo "make lint       ruff, the layers of the package, and mypy --strict"
+	@echo "make pictures   make the pictures in docs/ again: ten minutes, on a machine that does nothing else"
 	@echo "make setup      install into $(VENV), which the others do by themselves"
 	@echo "make clean      remove everything that make made"
 
@@ -51,6 +52,10 @@ lint: setup
 	@cd $(TYPING) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p cnndeploy
 	@cd $(TYPING) && MYPYPATH=tests $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
 		--explicit-package-bases tests
+
+# What it ran for them stays in build/pictures; the pictures are in the repository.
+pictures: setup
+	@$(BIN)/python docs/pictures.py build/pictures
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info cnndeploy-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

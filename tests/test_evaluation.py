@@ -14,7 +14,6 @@ from click.testing import Result
 from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
-from cnndeploy.display.plots import plot_confusion, plot_curves
 from cnndeploy.errors import ArtifactError
 from cnndeploy.evaluation import Evaluation, evaluate, wilson
 from cnndeploy.runtimes import open_session
@@ -109,12 +108,3 @@ def test_a_class_without_images_has_no_accuracy() -> None:
     assert found.per_class[1].images == 0
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["per_class"][1]["accuracy"] is None
     assert found.accuracy == 0.75
-
-
-def test_plots_are_pngs(trained: Trained, tmp_path: Path) -> None:
-    plot_curves(Path(f"{trained.checkpoint}.jsonl"), tmp_path / "curves.png")
-    plot_confusion([[3, 1], [0, 0]], ("a", "b"), tmp_path / "confusion.png")
-    for name in ("curves.png", "confusion.png"):
-        content = (tmp_path / name).read_bytes()
-        assert content.startswith(b"\x89PNG")
-        assert len(content) > 10_000

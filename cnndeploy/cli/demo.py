@@ -10,16 +10,18 @@ import click
 from cnndeploy import registry
 from cnndeploy.cli import _common as common
 from cnndeploy.cli.data import fetch_data
-from cnndeploy.cli.train import run_training
-from cnndeploy.errors import BenchmarkError
+from cnndeploy.cli.train import draw_training, run_training
+from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.files import make_folder, write_file
 
 if TYPE_CHECKING:
     from cnndeploy.artifact import Artifact
+    from cnndeploy.display.samples import Sample
     from cnndeploy.verification.report import EquivalenceReport
 
 _BATCH_SIZES = (1, 64)
 _SECONDS = 5.0  # a demonstration; the command's own default is more patient
+_LOOKED_AT = 200  # test images, from which the page shows some that are labelled right and some that are not
 
 
 @click.command()
@@ -51,7 +53,7 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
 
     make_folder(output)
     # of an earlier run, which a failing one must not seem to confirm; a certificate names the bytes that it is of
-    for pattern in ("*.resume", "bench.json", "report.html"):
+    for pattern in (f"{architecture}.pt.resume", f"{architecture}.pt.*.png", "bench.json", "report.html"):
         for old in output.glob(pattern):
             old.unlink()
     checkpoint = output / f"{architecture}.pt"
@@ -62,6 +64,7 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     run_training(
         architecture, checkpoint, None, epochs=epochs, images=images, data_dir=data_dir, overwrite=True
     )
+    common.say_wrote(checkpoint, *draw_training(checkpoint))
     _heading(3, "Export")
     exported = []
     for name in registry.names("exporters"):
@@ -78,7 +81,8 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     page = output / "report.html"
     sizes = ",".join(map(str, _BATCH_SIZES))
     again = common.command_line("bench", *measured, "--batch-size", sizes, "--seconds", f"{_SECONDS:g}")
-    write_file(page, render([Artifact.open(checkpoint), *exported], reports, timings, again).encode())
+    artifacts, samples = [Artifact.open(checkpoint), *exported], _samples(checkpoint, data_dir)
+    write_file(page, render(artifacts, reports, timings, again, samples).encode())
     click.echo(f"Open {page}")
     for report in reports:
         report.require()
@@ -88,6 +92,22 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
 
 def _heading(number: int, step: str) -> None:
     click.secho(f"\n[{number}/6] {step}", bold=True)
+
+
+def _samples(checkpoint: Path, data_dir: Path | None) -> list[Sample]:
+    """Return test images as the checkpoint labels them; none if it cannot, which verification has said already."""
+    from cnndeploy.classifier import load
+    from cnndeploy.data import load as load_data
+    from cnndeploy.display.samples import Sample
+
+    test = load_data("test", data_dir).first(_LOOKED_AT)
+    try:
+        with load(checkpoint, threads=1) as model:
+            given = [prediction.label for prediction in model.classify(test.images)]
+            labels = [model.labels[number] for number in test.labels]
+    except ArtifactError:
+        return []
+    return list(map(Sample, test.images, labels, given))
 
 
 def _verify(

@@ -110,7 +110,7 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     if first:
         common.say_wrote(output)
-        common.say_wrote(*_draw(output))
+        common.say_wrote(*draw_training(output))
         common.say_next("export", output, "--format", "onnx")
 
 
@@ -162,20 +162,22 @@ def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -
     click.echo(f"\n{text}", err=True)
 
 
-def _draw(output: Path) -> list[Path]:
+def draw_training(output: Path) -> list[Path]:
     """Draw the plots of a finished training; return what lies beside its checkpoint."""
     from cnndeploy.artifact import Artifact
+    from cnndeploy.files import write_file
+    from cnndeploy.machine import environment
 
     manifest = Artifact.open(output).require_manifest()
     if not manifest.training:  # untrained
         return []
+    files = [log] if (log := Path(f"{output}.jsonl")).exists() else []  # else it was removed since
     try:
-        from cnndeploy.display.plots import plot_confusion, plot_curves
+        from cnndeploy.display.plots import training_plots
     except ModuleNotFoundError:
         click.echo("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
-        return []
-    log, curves, confusion = (Path(f"{output}{end}") for end in (".jsonl", ".curves.png", ".confusion.png"))
-    if log.exists():  # else it was removed since
-        plot_curves(log, curves)
-    plot_confusion(manifest.training["confusion"], manifest.labels, confusion)
-    return [file for file in (log, curves, confusion) if file.exists()]
+        return files
+    for name, plot in training_plots(manifest, environment()).items():
+        files.append(Path(f"{output}.{name}.png"))
+        write_file(files[-1], plot.png())
+    return files

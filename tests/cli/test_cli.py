@@ -389,6 +389,8 @@ def test_the_demo_leaves_a_report(
         "lenet.onnx",
         "lenet.onnx.verified.json",
         "lenet.pt",
+        "lenet.pt.confusion.png",
+        "lenet.pt.curves.png",
         "lenet.pt.jsonl",
         "lenet.torchscript",
         "lenet.torchscript.verified.json",
@@ -397,7 +399,10 @@ def test_the_demo_leaves_a_report(
     page = (tmp_path / "demo" / "report.html").read_text()
     for word in (
         "lenet",
-        "every exported file is equivalent",
+        "Every exported file is equivalent",
+        "Confusion matrix",
+        "Labelled right",
+        "Labelled wrong",
         "lenet.onnx",
         "REFERENCE",
         "<svg",
@@ -405,5 +410,6 @@ def test_the_demo_leaves_a_report(
         "Machine",
     ):
         assert word in page
-    for outside in ("http:", "https:", "src=", "<link", "@import"):
+    for outside in ("http:", "https:", "<link", "@import"):
         assert outside not in page
+    assert page.count("src=") == page.count('src="data:')
