@@ -116,7 +116,7 @@ def command(
     Example:
       cnndeploy bench lenet.pt lenet.onnx lenet.torchscript --batch-size 1,64 --html bench.html
       cnndeploy bench lenet.pt lenet.onnx --runtime eager --runtime onnxruntime --runtime openvino --threads 1,2
-      cnndeploy bench lenet.onnx --compare baseline.json
+      cnndeploy bench lenet.pt lenet.onnx --compare baseline.json
     """
     from cnndeploy.benchmark.bench import bench
 
