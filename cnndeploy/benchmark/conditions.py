@@ -126,8 +126,8 @@ DOUBTS = (
     ),
     Doubt(
         lambda facts: facts.few > 0 and not facts.interrupted,
-        "In {few} of {rows} rows there are too few rounds to say how far off the p90 may be; {enough:g} seconds for each "
-        "candidate would bring four times as many.",
+        "In {few} of {rows} rows there are too few rounds to say how far off the p90 may be; {enough:g} seconds for "
+        "each candidate would bring four times as many.",
     ),
     Doubt(
         lambda facts: facts.unclear > 0 and not facts.interrupted and facts.width > facts.until,

@@ -64,9 +64,9 @@ class ColdStart:
 class Result:
     """One artifact on one runtime, with one number of threads, at one batch size.
 
-    ``p50_s``, ``p90_s`` and ``p99_s`` are seconds per call, over ``calls`` calls in ``rounds`` rounds. They are quantiles
-    of samples, each the mean of ``calls_per_sample`` calls in a row. p90 takes 10 samples and p99 takes 100; with fewer
-    it is None. The 95% interval of a quantile is None if it is not known, and ``more_calls_needed`` says how many more
+    ``p50_s``, ``p90_s`` and ``p99_s`` are seconds per call, over ``calls`` calls in ``rounds`` rounds: quantiles of
+    samples, each the mean of ``calls_per_sample`` calls in a row. p90 takes 10 samples and p99 takes 100; with fewer it
+    is None. The 95% interval of a quantile is None if it is not known, and ``more_calls_needed`` says how many more
     calls would tell. That happens after many thousands of calls too, because those of a round resemble each other: the
     quantile is then that of the calls that were timed, and other rounds may give another. ``outliers`` of the samples
     lie far from the rest; they are in all figures. ``images_per_s`` follows from ``p50_s``.

@@ -80,12 +80,14 @@ def comparison_table(comparison: Comparison) -> Group:
 
 def tuning_table(report: TuneReport) -> Group:
     """A row for each contender, fastest first, with what became of it and why."""
-    title = f"Tuned for {report.objective}, batch {report.batch_size}"
+    title = f"{report.objective}, batch {report.batch_size}"
+    title = f"Tuned for {title}" if report.timed else f"Not tuned for {title}: nothing was timed"
     headings = ("file", "runtime", "threads", "times as fast as eager", "a call", "accuracy", "outcome")
     table = table_of(title, headings, map(_contender_cells, report.rows), numbers=range(2, 6), folds=(6,))
     table.columns[-1].min_width = 40
     minutes = f"in {report.seconds / 60:.1f} minutes"
-    notes, end = list(report.notes), f"Nothing was written {minutes}: nothing can be deployed."
+    why = "nothing can be deployed" if report.timed else "nothing was timed"
+    notes, end = list(report.notes), f"Nothing was written {minutes}: {why}."
     if best := ": this is the best so far" * any(row.outcome == "chosen" for row in report.rows):
         end = f"Wrote {report.folder} {minutes}. Open it with: cnndeploy.load({report.folder!r})"
     if not report.complete:
