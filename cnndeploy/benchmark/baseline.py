@@ -51,7 +51,7 @@ class Comparison:
         return tuple(change for change in self.changes if change.verdict == "SLOWER")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, field by field, with the old names of keys beside the new ones."""
+        """Return it JSON-ready, field by field, with the old names of keys beside the new ones."""
         values = jsonable(self)
         return {**values, "changes": [with_old_keys(change) for change in values["changes"]]}
 
@@ -111,7 +111,7 @@ def _changes(pairs: list[Pair], references: Mapping[int, Pair]) -> tuple[Change,
 
 
 def _may_be_said(change: Change, references: Mapping[int, Pair], risen: set[int]) -> bool:
-    """Whether the verdict is of the file, and not of the machine; ``risen`` are batch sizes at which a ratio rose."""
+    """Return whether the file explains the verdict, not the machine; at ``risen`` batch sizes a ratio rose."""
     if change.by == "ratio" or change.verdict not in ("SLOWER", "FASTER"):
         return True
     if change.batch_size not in references:

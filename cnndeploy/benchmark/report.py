@@ -139,7 +139,7 @@ class BenchmarkReport:
     interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, field by field, with the old names of keys beside the new ones."""
+        """Return it JSON-ready, field by field, with the old names of keys beside the new ones."""
         values: dict[str, Any] = jsonable(self)
         values["results"] = list(map(with_old_keys, values["results"]))
         if values["settings"] is not None:

@@ -79,7 +79,7 @@ class Quantized:
         return tuple(self.settings.get("float_layers", ()))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return it JSON-ready."""
         return {
             **self.report.to_dict(),
             "bytes": self.artifact.path.stat().st_size,
@@ -243,8 +243,8 @@ def _require_provable(budget: float, images: int, tests: int) -> None:
         more = f"Measure on all {tests:,} and allow" if images < tests else "Allow"
         advice = f"{more} at least {rounded_up(least(tests)):g} points."
     raise BudgetError(
-        f"{images:,} images cannot show that a budget of {budget:g} percentage points is kept: even if no label changed, "
-        f"the loss might be {rounded_up(least(images)):g}. {advice} Nothing was tried or written."
+        f"{images:,} images cannot show that a budget of {budget:g} percentage points is kept: even if no label "
+        f"changed, the loss might be {rounded_up(least(images)):g}. {advice} Nothing was tried or written."
     )
 
 

@@ -36,7 +36,7 @@ def check_folder(path: Path, checkpoint: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether it is an empty folder, or has in it only what tune writes."""
+    """Return whether it is an empty folder, or has in it only what tune writes."""
     try:
         if not (held := {entry.name for entry in path.iterdir()}):
             return True

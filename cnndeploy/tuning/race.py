@@ -89,15 +89,15 @@ class Race(Generic[K]):
         return [leader, *sorted(others, key=lambda one: self.ratio(one, leader), reverse=True)]
 
     def ratio(self, contender: K, to: K | None = None) -> float:
-        """How many times as fast as ``to``, by default the reference: the median over the rounds that both ran."""
+        """Return how many times as fast as ``to``, or as the reference, one is: the median over rounds that both ran."""
         return statistics.median(self._ratios(self._reference if to is None else to, contender))
 
     def interval(self, contender: K, to: K | None = None) -> Interval:
-        """The 95% interval of :meth:`ratio`."""
+        """Return the 95% interval of :meth:`ratio`."""
         return ratio_interval(self._ratios(self._reference if to is None else to, contender))
 
     def comparable(self, contender: K, anchor: K) -> tuple[float, Interval]:
-        """How many times as fast as ``anchor``, with an interval, whatever rounds it ran.
+        """Return how many times as fast as ``anchor`` one is, with an interval, whatever rounds it ran.
 
         One that left for being slower is compared with the leader that it left to, and that one with the anchor.
         """
@@ -108,12 +108,12 @@ class Race(Generic[K]):
         return left.ratio * ratio, (left.interval[0] * interval[0], left.interval[1] * interval[1])
 
     def median_s(self, contender: K) -> float | None:
-        """Seconds a call, the median of the rounds; None if it ran none."""
+        """Return the seconds of a call, the median of the rounds; None if it ran none."""
         medians = self._medians.get(contender)
         return statistics.median(medians.values()) if medians else None
 
     def rounds(self, contender: K) -> int:
-        """How many rounds it ran."""
+        """Return how many rounds it ran."""
         return len(self._medians.get(contender, ()))
 
     def _fewest_rounds(self, running: Sequence[K]) -> int:
