@@ -24,7 +24,7 @@ _FIRST_LOOK, _LOOK_GROWTH = 10, 1.25
 
 
 class Block(Protocol):
-    """A candidate to time; it reads its own clock, which takes ``clock_s`` seconds each time, known after its first run."""
+    """A candidate to time; it reads its own clock, which takes ``clock_s`` seconds; known once it has run."""
 
     clock_s: float
 

@@ -89,7 +89,7 @@ class Race(Generic[K]):
         return [leader, *sorted(others, key=lambda one: self.ratio(one, leader), reverse=True)]
 
     def ratio(self, contender: K, to: K | None = None) -> float:
-        """Return how many times as fast as ``to``, or as the reference, one is: the median over rounds that both ran."""
+        """Return how many times as fast as ``to``, or the reference, it is: the median over rounds that both ran."""
         return statistics.median(self._ratios(self._reference if to is None else to, contender))
 
     def interval(self, contender: K, to: K | None = None) -> Interval:
