@@ -97,12 +97,12 @@ def tuning_table(report: TuneReport) -> Group:
 
 
 def _contender_cells(row: Row) -> tuple[str | Text, ...]:
-    low, high = row.ratio_interval or (0, 0)
+    interval = "" if row.ratio_interval is None else " ({:.3g} to {:.3g})".format(*row.ratio_interval)
     return (
         row.variant,
         f"{row.runtime}, {pairs(row.options)}" if row.options else row.runtime,
         str(row.threads),
-        "-" if row.ratio is None else f"{row.ratio:.3g} ({low:.3g} to {high:.3g})",
+        "-" if row.ratio is None else f"{row.ratio:.3g}{interval}",
         "-" if row.p50_s is None else duration(row.p50_s),
         "unknown" if row.accuracy is None else f"{row.accuracy:.4f}",
         Text(f"{row.outcome}: {row.reason}", "bold green" if row.outcome == "chosen" else ""),

@@ -11,7 +11,7 @@ from typing import Any, Self
 from cnndeploy.benchmark.timer import BatchOf, Timer
 from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.tuning.contenders import Contender, Files, Job
-from cnndeploy.tuning.race import Race
+from cnndeploy.tuning.race import FIRST_ROUNDS, Race
 from cnndeploy.tuning.report import Row
 from cnndeploy.verification.budget import verify_budget
 from cnndeploy.verification.report import BudgetReport, EquivalenceReport, Verdict
@@ -55,7 +55,7 @@ class Choice:
         machine may have been slower in others.
         """
         race, verdict, rounds = self.race, contender.verdict, self.race.rounds(contender)
-        row = contender.row("as fast", f"not told apart from {self.chosen} in {rounds} rounds")
+        row = contender.row("as fast", f"not told apart from {self.chosen} in {_rounds(rounds)}")
         if rounds and anchor is not None:
             row = replace(row, **_figures(race, contender, anchor))
             if not (contender.lossy or contender.rejected):
@@ -69,7 +69,7 @@ class Choice:
         if contender in race.failures:
             return replace(row, outcome="failed", reason=race.failures[contender])
         if not rounds:
-            return replace(row, outcome="not tried", reason="the time was over before its first round was")
+            return replace(row, outcome="not tried", reason="the time was over before it could be timed")
         if contender in race.slower:
             ratio, (low, high) = race.slower[contender].ratio, race.slower[contender].interval
             reason = f"{ratio:.3g} ({low:.3g} to {high:.3g}) of the leader's speed"
@@ -81,11 +81,16 @@ def _figures(race: Race[Contender], contender: Contender, anchor: Contender) -> 
     """Return the times of a row that was timed, comparable with those of the anchor's."""
     relative, (low, high) = race.comparable(contender, anchor)
     ends = race.interval(anchor)
+    few = min(race.rounds(contender), race.rounds(anchor)) < FIRST_ROUNDS
     return {
         "ratio": race.ratio(anchor) * relative,
-        "ratio_interval": (ends[0] * low, ends[1] * high),
+        "ratio_interval": None if few else (ends[0] * low, ends[1] * high),
         "p50_s": (race.median_s(anchor) or 0.0) / relative,
     }
+
+
+def _rounds(count: int) -> str:
+    return "1 round" if count == 1 else f"{count} rounds"
 
 
 def _place(row: Row, best: float) -> tuple[int, float]:
@@ -141,6 +146,11 @@ class Entrant:
         self._open = contextlib.ExitStack()
         self._batches: BatchOf | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a process that can be timed."""
+        return self._batches is not None
+
     def run(self, samples: int, repeats: int) -> list[float]:
         """Return seconds per call; raise the error that it met, in opening its file too."""
         if self._batches is None:
@@ -166,17 +176,29 @@ class Entrant:
 
 @contextlib.contextmanager
 def _race(job: Job, contenders: Sequence[Contender]) -> Iterator[Race[Contender]]:
-    """Yield a race of all contenders against the first of them, and end their processes afterwards."""
+    """Yield a race of all contenders against the first of them, and end their processes afterwards.
+
+    Once it has begun its first round is finished, whatever the time: for many contenders most of it goes into opening
+    them, and would be lost.
+    """
     with contextlib.ExitStack() as stack:
         entrants = {contender: stack.enter_context(Entrant(job, contender)) for contender in contenders}
 
+        timed = False
+
         def on_round(rounds: int, running: int) -> None:
+            nonlocal timed
+            timed = True
             job.progress(0, 0, f"Timing {running} candidates, round {rounds}")
+
+        def should_stop() -> bool:
+            has_begun = any(entrant.is_open for entrant in entrants.values())
+            return job.deadline.should_stop() if has_begun and not timed else job.deadline.is_over()
 
         yield Race(
             entrants,
             reference=contenders[0],
-            should_stop=job.deadline.is_over,
+            should_stop=should_stop,
             on_round=on_round,
             on_leave=lambda contender: entrants[contender].close(),
         )

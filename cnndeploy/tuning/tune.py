@@ -59,8 +59,8 @@ def tune(
         batch_size: Images in a call, 1 for latency and 64 for throughput by default.
         threads: The most CPU threads to use, all that the process may use by default.
         device: Where everything runs.
-        max_minutes: When these are over, the best so far is verified and written. A verification that has begun is
-            finished. If they are over before anything was timed, nothing is written.
+        max_minutes: When these are over, the best so far is verified and written. The first round of the race, and a
+            verification, are finished once they have begun. If the time is over before the race, nothing is written.
         calibration: Training images to calibrate int8 on.
         data_dir: Folder of the data set; a Reference has its own.
         command: To make the folder again, for its plan.
@@ -127,8 +127,8 @@ def _deploy(job: Job, report: TuneReport, choice: Choice, command: str) -> None:
         if report.timed:
             raise BenchmarkError(f"nothing can be deployed: {'; '.join(against)}", report)
         raise BenchmarkError(
-            f"nothing was timed, so nothing was written: the {job.max_minutes:g} minutes were over before the first "
-            f"round was. {math.ceil(2 * job.max_minutes)} minutes may do.",
+            f"nothing was timed, so nothing was written: the {job.max_minutes:g} minutes were over before the race "
+            f"began. {math.ceil(2 * job.max_minutes)} minutes may do.",
             report,
         )
     if not job.reference.artifact.is_unchanged():

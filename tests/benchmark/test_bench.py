@@ -350,6 +350,24 @@ def test_a_worker_ends_with_its_parent_even_in_the_middle_of_a_call(trained: Tra
     assert not worker.exists() or "zombie" in (worker / "status").read_text()
 
 
+def test_a_worker_that_waits_for_its_turn_does_not_spin(trained: Trained) -> None:
+    """Its threads spin for a moment after their work, and must then sleep, or they would slow the others."""
+    with Timer(resolve(trained.onnx, Run(threads=2)), timeout_s=60) as timer:
+        timer.wait_until_open()
+        timer.call(64, 3, 1)
+        tasks = Path(f"/proc/{timer._process.pid}/task")
+
+        def running() -> list[str]:
+            states = [path.read_text().rpartition(")")[2].split()[0] for path in tasks.glob("*/stat")]
+            assert len(states) >= 2, "one of them waits for work"
+            return [state for state in states if state != "S"]
+
+        deadline = time.monotonic() + 30
+        while running() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert running() == []
+
+
 def test_cold_starts_are_of_fresh_processes(trained: Trained) -> None:
     start = cold_start(Timer(resolve(trained.onnx, Run(threads=1)), timeout_s=60), 2)
     assert start.import_s > start.second_run_s

@@ -171,6 +171,21 @@ def test_processes_start_one_after_the_other_and_end_when_they_leave(monkeypatch
     assert FakeTimer.most[-1] == 3, "eager PyTorch and those that nothing tells apart"
 
 
+def test_the_first_round_is_finished_once_the_race_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is over when the second is opened; the third is opened and timed all the same, once."""
+    clock = SimpleNamespace(monotonic=lambda: 10.0 * len(FakeTimer.alive))
+    monkeypatch.setattr("cnndeploy.progress.time", clock)
+    times = {"eager": 0.1, "slow": 0.02, "fast": 0.01}
+    monkeypatch.setattr(FakeTimer, "seconds", staticmethod(lambda name, _: times[name]))
+    contenders = [_contender(name) for name in times]
+    chosen = choose(_job(Deadline(15.0)), Files({}, eager_image_s=0.0), contenders)
+    assert chosen.chosen is contenders[2]
+    assert [chosen.race.rounds(contender) for contender in contenders] == [1, 1, 1]
+    assert not chosen.race.decided
+    (row, *_) = chosen.rows(contenders, 0.9)
+    assert (row.ratio, row.ratio_interval) == (pytest.approx(10, rel=0.03), None), "one round has no interval"
+
+
 def test_one_that_does_not_open_is_out_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeTimer.fails = {"broken"}
     times = {"eager": 0.1, "broken": 0.02, "fast": 0.01}
