@@ -55,7 +55,7 @@ class Choice:
         machine may have been slower in others.
         """
         race, verdict, rounds = self.race, contender.verdict, self.race.rounds(contender)
-        row = contender.row("as fast", f"not told apart from {self.chosen} in {_rounds(rounds)}")
+        row = contender.row("as fast", f"not told apart from {self.chosen} in {rounds} rounds")
         if rounds and anchor is not None:
             row = replace(row, **_figures(race, contender, anchor))
             if not (contender.lossy or contender.rejected):
@@ -74,6 +74,11 @@ class Choice:
             ratio, (low, high) = race.slower[contender].ratio, race.slower[contender].interval
             reason = f"{ratio:.3g} ({low:.3g} to {high:.3g}) of the leader's speed"
             return replace(row, outcome="slower", reason=reason)
+        if rounds < FIRST_ROUNDS:
+            known = "1 round does" if rounds == 1 else f"{rounds} rounds do"
+            return replace(
+                row, outcome="undecided", reason=f"{known} not tell whether it is slower than the chosen one"
+            )
         return row
 
 
@@ -89,16 +94,14 @@ def _figures(race: Race[Contender], contender: Contender, anchor: Contender) -> 
     }
 
 
-def _rounds(count: int) -> str:
-    return "1 round" if count == 1 else f"{count} rounds"
-
-
 def _place(row: Row, best: float) -> tuple[int, float]:
     """Return what rows are sorted by; ``best`` is the ratio of the chosen one."""
     ratio = row.ratio or 0.0
     if row.outcome == "rejected":
         return 0 if ratio > best else 3, -ratio
-    return ("rejected", "chosen", "as fast", "slower", "failed", "not tried").index(row.outcome), -ratio
+    return ("rejected", "chosen", "as fast", "undecided", "slower", "failed", "not tried").index(
+        row.outcome
+    ), -ratio
 
 
 def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:

@@ -10,7 +10,7 @@ from cnndeploy.benchmark.intervals import Interval
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.serial import jsonable
 
-Outcome = Literal["chosen", "as fast", "slower", "rejected", "failed", "not tried"]
+Outcome = Literal["chosen", "as fast", "undecided", "slower", "rejected", "failed", "not tried"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,9 @@ def test_the_first_round_is_finished_once_the_race_has_begun(monkeypatch: pytest
     assert chosen.chosen is contenders[2]
     assert [chosen.race.rounds(contender) for contender in contenders] == [1, 1, 1]
     assert not chosen.race.decided
-    (row, *_) = chosen.rows(contenders, 0.9)
+    row, second, *_ = chosen.rows(contenders, 0.9)
+    assert second.outcome == "undecided"
+    assert second.reason == "1 round does not tell whether it is slower than the chosen one"
     assert (row.ratio, row.ratio_interval) == (pytest.approx(10, rel=0.03), None), "one round has no interval"
 
 
