@@ -22,8 +22,8 @@ Pair = tuple[Result, Result]
 class Change:
     """A line in both reports; ``ratio`` is how many times as fast it is now, with a 95% interval for all lines.
 
-    ``by`` says of what: of the ``ratio`` to the reference, which a machine that is slower as a whole does not change;
-    or of the ``time``, of the reference itself and if it was not the same in both.
+    ``by`` says of what: of the ``ratio`` to another line that both reports have, which a machine that is slower as a
+    whole does not change; or of the ``time``, of that other line itself and of a line that is alone at its batch size.
     """
 
     artifact: str
@@ -51,7 +51,7 @@ class Comparison:
         return tuple(change for change in self.changes if change.verdict == "SLOWER")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, field by field, with the old names of keys beside the new ones."""
+        """Return it JSON-ready, field by field, with the old names of keys beside the new ones."""
         values = jsonable(self)
         return {**values, "changes": [with_old_keys(change) for change in values["changes"]]}
 
@@ -59,9 +59,11 @@ class Comparison:
 def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool = False) -> Comparison:
     """Compare each line with the same line of an earlier report.
 
-    The reference is SLOWER only if it takes more time and another line's ratio to it rose: if all lines became
-    slower together, it is the machine. Raise BenchmarkError if the reports are of different machines, or have no line
-    in common.
+    A time alone cannot tell a slower file from a slower machine. So a line is compared by its ratio to another line
+    that both reports have. That other one, the reference, is SLOWER only if it takes more time and another line's ratio
+    to it rose. A line that is alone at its batch size is never called SLOWER or FASTER, and a note says so.
+
+    Raise BenchmarkError if the reports are of different machines, or have no line in common.
     """
     check_machine(now.environment, before, any_machine=any_machine)
     olds, news = _lines(before), _lines(now)
@@ -74,8 +76,10 @@ def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool 
     missing = (f"only in the baseline: {_named(line)}" for line in olds if line not in news)
     added = (f"not in the baseline: {_named(line)}" for line in news if line not in olds)
     versions = before.environment.get("versions", {}), now.environment["versions"]
-    notes = (*missing, *added, *_differences(*versions, sorted({*versions[0], *versions[1]})))
-    return Comparison(_changes(pairs, _references(now), _references(before)), notes, tuple(_undecided(pairs)))
+    references = _references(pairs)
+    alone = (_alone(new.identity) for _, new in pairs if new.batch_size not in references)
+    notes = (*missing, *added, *alone, *_differences(*versions, sorted({*versions[0], *versions[1]})))
+    return Comparison(_changes(pairs, references), notes, tuple(_undecided(pairs)))
 
 
 def check_machine(environment: Any, before: BenchmarkReport, *, any_machine: bool) -> None:
@@ -86,32 +90,57 @@ def check_machine(environment: Any, before: BenchmarkReport, *, any_machine: boo
         raise BenchmarkError(f"the baseline is of another machine: {differences}. {advice}")
 
 
-def _changes(pairs: list[Pair], now: dict[int, Result], before: dict[int, Result]) -> tuple[Change, ...]:
-    changes = [
-        _change(old, new, before.get(old.batch_size), now.get(new.batch_size), len(pairs))
-        for old, new in pairs
-    ]
+def _references(pairs: list[Pair]) -> dict[int, Pair]:
+    """Return, for each batch size at which there are several pairs, the one that the others are compared to.
+
+    It is the reference of the later report if the earlier one has that line too.
+    """
+    sizes = Counter(new.batch_size for _, new in pairs)
+    several = [(old, new) for old, new in pairs if sizes[new.batch_size] > 1]
+    by_choice = sorted(several, key=lambda pair: pair[1].verdict != "REFERENCE")
+    return {new.batch_size: (old, new) for old, new in reversed(by_choice)}
+
+
+def _changes(pairs: list[Pair], references: Mapping[int, Pair]) -> tuple[Change, ...]:
+    changes = [_change(pair, references.get(pair[1].batch_size), len(pairs)) for pair in pairs]
     risen = {change.batch_size for change in changes if change.by == "ratio" and change.verdict == "FASTER"}
     return tuple(
-        replace(change, verdict="AMBIGUOUS")
-        if change.verdict == "SLOWER" and new is now.get(new.batch_size) and new.batch_size not in risen
-        else change
-        for (_, new), change in zip(pairs, changes, strict=True)
+        change if _may_be_said(change, references, risen) else replace(change, verdict="AMBIGUOUS")
+        for change in changes
     )
 
 
-def _change(old: Result, new: Result, then: Result | None, today: Result | None, comparisons: int) -> Change:
-    """Compare by the ratio if both were measured against the same reference and are not that themselves."""
+def _may_be_said(change: Change, references: Mapping[int, Pair], risen: set[int]) -> bool:
+    """Return whether the file explains the verdict, not the machine; at ``risen`` batch sizes a ratio rose."""
+    if change.by == "ratio" or change.verdict not in ("SLOWER", "FASTER"):
+        return True
+    if change.batch_size not in references:
+        return False
+    return change.verdict == "FASTER" or change.batch_size in risen
+
+
+def _change(pair: Pair, reference: Pair | None, comparisons: int) -> Change:
+    """Compare by the ratio to the reference, if there is one and this is another."""
     by: Literal["ratio", "time"] = "time"
+    old, new = pair
     earlier, later = old.round_p50_s, new.round_p50_s
-    if then and today and then.identity == today.identity and new is not today:
+    if reference is not None and new is not reference[1]:
         by = "ratio"
-        earlier = tuple(1 / ratio for ratio in round_ratios(then, old))
-        later = tuple(1 / ratio for ratio in round_ratios(today, new))
+        earlier, later = (
+            tuple(1 / ratio for ratio in round_ratios(of, row))
+            for of, row in zip(reference, pair, strict=True)
+        )
     low, high = change_interval(earlier, later, comparisons)
     judged = verdict((low, high), min(len(earlier), len(later)), comparisons)
     ratio = statistics.median(earlier) / statistics.median(later)
     return Change(new.artifact, new.runtime, new.threads, new.batch_size, by, ratio, low, high, judged)
+
+
+def _alone(line: Line) -> str:
+    return (
+        f"not judged: {_named(line)}: a line alone cannot be told from the machine that it runs on. Measure the file "
+        "beside its checkpoint, for the baseline too."
+    )
 
 
 def _undecided(pairs: list[Pair]) -> Iterator[str]:
@@ -144,11 +173,3 @@ def _lines(report: BenchmarkReport) -> dict[Line, Result]:
         alike = "two lines of a report have the same file name and settings"
         raise BenchmarkError(f"{alike}; give them other names")
     return lines
-
-
-def _references(report: BenchmarkReport) -> dict[int, Result]:
-    """Return what the rows of each batch size were measured against; none if a row was alone."""
-    rows = [row for row in report.results if not row.failure]
-    sizes = Counter(row.batch_size for row in rows)
-    references = [row for row in rows if row.verdict == "REFERENCE" and sizes[row.batch_size] > 1]
-    return {row.batch_size: row for row in reversed(references)}

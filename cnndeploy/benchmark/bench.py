@@ -75,13 +75,13 @@ def bench(
         threads: CPU threads, a candidate for each number, or ``auto``; by default all that the process may use.
         device: ``cpu``, the default, ``cuda`` or ``cuda:N``, the same for all.
         end_to_end: Time the whole way from raw uint8 images to labels, not the model alone.
-        until: Rounds end when all intervals of ratios are narrower than this share of the ratio.
-        seconds: Or when so many seconds for each candidate and batch size are used; but not before there are as
-            many rounds as a verdict takes, which is six for two candidates.
+        until: Stop when the intervals of all ratios are narrower than this share of the ratio.
+        seconds: Stop, at the latest, after so many seconds for each candidate and batch size; but not before there are
+            as many rounds as a verdict takes, which is six for two candidates.
         cold_starts: Fresh processes to start for each candidate, one after the other; 0 for none.
         timeout_s: A candidate that takes longer for one answer is ended.
-        seed: Of the order in each round.
-        should_stop: Asked after every turn; the report then has what was measured until then.
+        seed: Draws the order in each round.
+        should_stop: Asked after every turn; once it returns True, the report has what was measured until then.
         progress: Called with what is done, of how much, and what is measured.
 
     Raises:

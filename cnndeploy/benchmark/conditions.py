@@ -20,7 +20,7 @@ _MOST_TIMES_LONGER = 30.0
 
 
 def watch() -> Callable[[], dict[str, Any]]:
-    """Listen for other programs while all candidates wait; return what tells the conditions from then on.
+    """Listen for other programs while all candidates wait; return a function that tells the conditions since.
 
     They are JSON-ready: ``busy_cpus`` before, ``load_average`` of the minute before, ``steal`` as a share of all CPU
     time, and how often a CPU was ``throttled``; None if the machine does not say.
@@ -49,11 +49,11 @@ def _throttled() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What doubts are about, read off a report; the first four are of the machine, and 0 if it does not say.
+    """The figures of a report that doubts are about; the first four are of the machine, and 0 if it does not say.
 
     ``drift`` is how much slower rows became from their first third of rounds to the last, ``threads`` the most that a
     row has. ``slow_starts`` names rows whose first call took far longer than a later one. Of all ``rows`` with figures,
-    ``grouped`` have samples of several calls, at most ``calls``; ``few`` have too few calls for a p90; ``unclear`` are
+    ``grouped`` have samples of several calls, at most ``calls``; ``few`` have no interval for p90; ``unclear`` are
     AMBIGUOUS, and their widest interval is ``width`` of its ratio. The rest is what the benchmark was told.
     """
 
@@ -77,7 +77,7 @@ class Facts:
 
 
 class Doubt(NamedTuple):
-    """What to say if ``applies``; ``sentence`` is a format that takes the facts and what :func:`doubts` adds."""
+    """A sentence to say if ``applies``: a format that takes the facts and what :func:`doubts` adds."""
 
     applies: Callable[[Facts], bool]
     sentence: str
@@ -90,8 +90,8 @@ _UNCLEAR = (
 DOUBTS = (
     Doubt(
         lambda facts: facts.busy_cpus > 0.25,
-        "Other programs kept {busy_cpus:.1f} CPUs busy just before. Programs with several threads suffer from that "
-        "out of all proportion, so these figures may be far off; repeat them on an idle machine.",
+        "Other programs kept {busy_cpus:.1f} CPUs busy just before. That slows programs with several threads most, so "
+        "these figures may be far off; repeat them on an idle machine.",
     ),
     Doubt(
         lambda facts: facts.steal > 0.02,
@@ -105,7 +105,7 @@ DOUBTS = (
     Doubt(
         lambda facts: abs(facts.drift) > 0.05,
         "The machine became {change:.0%} {direction} while it was measured (its frequency, heat, or other programs). "
-        "Ratios bear that; do not quote the times.",
+        "The ratios are still valid; the absolute times are not.",
     ),
     Doubt(
         lambda facts: facts.threads > facts.cpus,
@@ -118,17 +118,16 @@ DOUBTS = (
     ),
     Doubt(
         lambda facts: facts.slow_starts != "" and not facts.cold_starts,
-        "Whether a slow first call or the opening before it is to blame is told by cold starts, which were left out.",
+        "Cold starts, which were left out, tell whether the first call or the opening before it is slow.",
     ),
     Doubt(
         lambda facts: facts.grouped > 0,
-        "In {grouped} of {rows} rows a call is too short for the clock: their quantiles are of means of up to {calls} "
-        "calls in a row.",
+        "In {grouped} of {rows} rows calls are so short that percentiles are taken over averages of {group} calls.",
     ),
     Doubt(
         lambda facts: facts.few > 0 and not facts.interrupted,
-        "In {few} of {rows} rows there are too few calls for a p90 with an interval; {enough:g} seconds for each "
-        "candidate would bring four times as many.",
+        "In {few} of {rows} rows there are too few rounds to say how far off the p90 may be; {enough:g} seconds for "
+        "each candidate would bring four times as many.",
     ),
     Doubt(
         lambda facts: facts.unclear > 0 and not facts.interrupted and facts.width > facts.until,
@@ -150,6 +149,7 @@ def doubts(report: BenchmarkReport) -> tuple[str, ...]:
     values = asdict(facts) | {
         "change": abs(facts.drift),
         "direction": "slower" if facts.drift > 0 else "faster",
+        "group": "2" if facts.calls == 2 else f"up to {facts.calls}",
         "enough": 4 * facts.seconds,
         "longer": math.ceil(facts.seconds * times),
         "narrower": facts.until / 2,

@@ -24,7 +24,7 @@ _FIRST_LOOK, _LOOK_GROWTH = 10, 1.25
 
 
 class Block(Protocol):
-    """Something to time; it reads its own clock, which takes ``clock_s`` seconds each time."""
+    """A candidate to time; it reads its own clock, which takes ``clock_s`` seconds; known once it has run."""
 
     clock_s: float
 
@@ -73,11 +73,11 @@ def measure(
 
     Args:
         blocks: The candidates.
-        seconds: Of measurement for each candidate, pauses counted and the warm-up not.
-        min_rounds: So many rounds are run, however long they take.
+        seconds: How long to measure each candidate; this counts pauses, and not the warm-up.
+        min_rounds: How many rounds to run, however long they take.
         is_enough: Asked ever more rarely whether what was measured will do; the rounds then end.
-        should_stop: Asked after every block; what was measured until then is returned.
-        seed: Of the order.
+        should_stop: Asked after every block; once it returns True, what was measured until then is returned.
+        seed: Draws the order.
         pause: Sleeps for some seconds.
         clock: For ``seconds`` only.
         on_round: Called with the rounds done and the share of the time used.

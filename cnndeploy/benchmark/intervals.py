@@ -1,4 +1,4 @@
-"""What may be said of measured seconds: quantiles with intervals, ratios with intervals, and a verdict.
+"""Statistics of measured seconds: quantiles and ratios with intervals, and a verdict.
 
 Sources: order-statistic intervals: Hahn, Meeker, Statistical Intervals, 1991, section 5.2; of samples that come in
 clusters: Kish, Survey sampling, 1965, effective sample size, and Woodruff, Confidence intervals for medians and other

@@ -25,7 +25,7 @@ from cnndeploy.errors import BenchmarkError
 from cnndeploy.serial import jsonable, structure
 
 _GRID = np.linspace(0, 1, 101)
-_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+_PERCENTS = {"p50": 50, "p90": 90, "p99": 99}
 # What keys of the JSON were called before; until 1.0 they are written beside the new ones.
 _OLD_KEYS = {"artifact": "target", "seconds": "budget_s", "until": "precision"}
 
@@ -64,10 +64,12 @@ class ColdStart:
 class Result:
     """One artifact on one runtime, with one number of threads, at one batch size.
 
-    ``p50_s``, ``p90_s`` and ``p99_s`` are seconds per call, over ``calls`` calls in ``rounds`` rounds, each with a 95%
-    interval; p90 and p99 are None if there were too few calls for one, and ``more_calls_needed`` says how many are
-    missing. They are of samples, which are the means of ``calls_per_sample`` calls in a row. ``outliers`` of the
-    samples lie far from the rest; they are in all figures. ``images_per_s`` follows from ``p50_s``.
+    ``p50_s``, ``p90_s`` and ``p99_s`` are seconds per call, over ``calls`` calls in ``rounds`` rounds: quantiles of
+    samples, each the mean of ``calls_per_sample`` calls in a row. p90 takes 10 samples and p99 takes 100; with fewer it
+    is None. The 95% interval of a quantile is None if it is not known, and ``more_calls_needed`` says how many more
+    calls would tell. That happens after many thousands of calls too, because those of a round resemble each other: the
+    quantile is then that of the calls that were timed, and other rounds may give another. ``outliers`` of the samples
+    lie far from the rest; they are in all figures. ``images_per_s`` follows from ``p50_s``.
 
     ``ratio`` is how many times as fast as the reference, the first candidate that could be run: the median over the
     rounds of the ratio of the two medians in a round; above 1 is faster. ``ratio_low`` and ``ratio_high`` hold for
@@ -139,7 +141,7 @@ class BenchmarkReport:
     interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, field by field, with the old names of keys beside the new ones."""
+        """Return it JSON-ready, field by field, with the old names of keys beside the new ones."""
         values: dict[str, Any] = jsonable(self)
         values["results"] = list(map(with_old_keys, values["results"]))
         if values["settings"] is not None:
@@ -176,14 +178,16 @@ def summarise(row: Result, measured: Measurement) -> Result:
     samples = np.concatenate(rounds)
     quantiles: dict[str, Any] = {}
     missing: dict[str, int] = {}
-    for name, share in _QUANTILES.items():
+    for name, percent in _PERCENTS.items():
+        share = percent / 100
+        if len(samples) * (100 - percent) >= 100:
+            quantiles[f"{name}_s"] = float(np.quantile(samples, share, method="inverted_cdf"))
         interval = quantile_interval(rounds, share)
         if isinstance(interval, int):
             missing[name] = interval * measured.calls_per_sample
         elif missing:  # a rarer quantile is not known better than a milder one
             missing[name] = max(missing.values())
         else:
-            quantiles[f"{name}_s"] = float(np.quantile(samples, share, method="inverted_cdf"))
             quantiles[f"{name}_interval_s"] = interval
     median = float(np.median(samples))
     return replace(

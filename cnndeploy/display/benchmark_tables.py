@@ -109,10 +109,12 @@ def tuning_table(report: TuneReport) -> Group:
         TableColumn("accuracy", right=True, setting=True, phrase="accuracy {}".format),
         TableColumn("outcome", "text", below=True, least=32),
     )
-    title = f"Tuned for {report.objective}, batch {report.batch_size}"
+    title = f"{report.objective}, batch {report.batch_size}"
+    title = f"Tuned for {title}" if report.timed else f"Not tuned for {title}: nothing was timed"
     table = table_of(title, columns, map(_contender_cells, report.rows))
     minutes = f"in {report.seconds / 60:.1f} minutes"
-    notes, end = list(report.notes), f"Nothing was written {minutes}: nothing can be deployed."
+    why = "nothing can be deployed" if report.timed else "nothing was timed"
+    notes, end = list(report.notes), f"Nothing was written {minutes}: {why}."
     if best := ": this is the best so far" * any(row.outcome == "chosen" for row in report.rows):
         end = f"Wrote {report.folder} {minutes}. Open it with: cnndeploy.load({report.folder!r})"
     if not report.complete:
@@ -130,13 +132,13 @@ def variant_words(row: Row) -> str:
 
 
 def _contender_cells(row: Row) -> tuple[Cell, ...]:
-    low, high = row.ratio_interval or (0, 0)
+    interval = "" if row.ratio_interval is None else " ({:.3g} to {:.3g})".format(*row.ratio_interval)
     reason = f"{row.outcome}: {row.reason}" if row.reason else row.outcome
     return (
         variant_words(row),
         ", ".join(filter(None, (row.runtime, settings_line(row.options)))),
         str(row.threads),
-        NOTHING if row.ratio is None else f"{row.ratio:.3g} ({low:.3g} to {high:.3g})",
+        NOTHING if row.ratio is None else f"{row.ratio:.3g}{interval}",
         NOTHING if row.p50_s is None else duration(row.p50_s),
         "unknown" if row.accuracy is None else f"{row.accuracy:.4f}",
         Text(reason, "bold green" if row.outcome == "chosen" else ""),

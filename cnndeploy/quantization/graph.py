@@ -86,7 +86,7 @@ class Network:
         return name
 
     def _shapes(self) -> dict[str, list[int]]:
-        """Lengths of all axes but the batch's, as the graph states them."""
+        """Return the lengths of all axes but the batch's, as the graph states them."""
         graph = self.model.graph
         return {
             value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim[1:]]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import shlex
 import tempfile
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +38,7 @@ from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.budget import require_budget, verify_budget
+from cnndeploy.verification.checks import paired_interval
 from cnndeploy.verification.reference import Reference, borrowed
 from cnndeploy.verification.report import BudgetReport
 
@@ -78,7 +81,7 @@ class Quantized:
         return tuple(self.settings.get("float_layers", ()))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return it JSON-ready."""
         return {
             **self.report.to_dict(),
             "bytes": self.artifact.path.stat().st_size,
@@ -129,9 +132,11 @@ def quantize(
 
     Raises:
         QuantizationError: The network or what is asked for cannot be quantized, or the file is no checkpoint.
-        BudgetError: No setting keeps the budget; the best figures are in its message.
+        BudgetError: No setting keeps the budget, with the best figures in its message; or, before anything is tried, so
+            few images could never show that it is kept.
         Stopped: The deadline passed; nothing was written.
-        CheckpointError, ArtifactError, ExportError, DataError, DeviceUnavailableError: As export's and verify's.
+        CheckpointError, ArtifactError, ExportError, DataError, DeviceUnavailableError: As :func:`export` and
+            :func:`verify` raise them.
 
     >>> quantized = cnndeploy.quantize("lenet.pt", budget=20, calibration=64, images=64, seconds=0)
     >>> quantized.artifact.path.name, quantized.report.within_budget
@@ -144,9 +149,10 @@ def quantize(
         path = reference.artifact.path
         target = Path(path.with_suffix(f".{precision}.onnx") if output is None else output)
         check_writable(target, path)
+        tests, count = len(reference.test), len(reference.test.first(images))
+        _require_provable(budget, count, tests)
         progress(0, 0, f"Exporting {path.name}")
         float_file = export(path, "onnx", Path(folder, "float.onnx"), input=input)
-        count = len(reference.test.first(images))
         if precision == "float16":
             settings = {"precision": "float16", "budget_points": budget}
             manifest = replace(float_file.require_manifest(), quantization=settings)
@@ -172,7 +178,7 @@ def quantize(
                 break
             deadline.check()
         if report is None or not report.passed:
-            raise BudgetError(_nothing(path, budget, trials, report), report)
+            raise BudgetError(_nothing(path, budget, trials, report, more_images=count < tests), report)
         write_file(target, content)
         report = report.moved_to(target)
         again = ["cnndeploy", "verify", str(target), "--against", str(path), "--budget", f"{budget:g}"]
@@ -218,17 +224,59 @@ def _checkpoint(source: Source) -> Artifact:
     return artifact
 
 
-def _nothing(checkpoint: Path, budget: float, trials: Sequence[Trial], report: BudgetReport | None) -> str:
+def _require_provable(budget: float, images: int, tests: int) -> None:
+    """Raise BudgetError if so few images could not show that the budget is kept, even if no label changed.
+
+    A file may seem to keep a smaller one if by chance it is right where the checkpoint is wrong; that is not bet on.
+    """
+
+    def least(count: int) -> float:
+        return 100 * paired_interval(0, 0, count)[1]
+
+    def rounded_up(points: float) -> float:
+        return math.ceil(100 * points) / 100
+
+    if least(images) <= budget:
+        return
+    if least(tests) <= budget:
+        needed = 1 + bisect_left(range(1, tests + 1), -budget, key=lambda count: -least(count))
+        advice = f"Measure on more images, at least {needed:,} of the {tests:,} that there are."
+    else:
+        more = f"Measure on all {tests:,} and allow" if images < tests else "Allow"
+        advice = f"{more} at least {rounded_up(least(tests)):g} points."
+    raise BudgetError(
+        f"{images:,} images cannot show that a budget of {budget:g} percentage points is kept: even if no label "
+        f"changed, the loss might be {rounded_up(least(images)):g}. {advice} Nothing was tried or written."
+    )
+
+
+def _nothing(
+    checkpoint: Path,
+    budget: float,
+    trials: Sequence[Trial],
+    report: BudgetReport | None,
+    *,
+    more_images: bool,
+) -> str:
     """Say why nothing was written, with the best figures there are."""
-    advice = "Allow a larger budget, or ship the float file. Nothing was written."
     start = f"no setting tried keeps {checkpoint} within {budget:g} percentage points of accuracy"
     if report is not None:
-        return f"{start}: {'; '.join(report.reasons)}. {advice}"
-    best = min(trials, key=lambda trial: trial.predicted_high_points)
-    return (
-        f"{start}: the best of {len(trials)}, {best.method} with {len(best.float_layers)} layers in float, is expected "
-        f"to lose up to {best.predicted_high_points:.2f}, by {best.images:,} training images. {advice}"
-    )
+        images, loss, why = report.images, report.loss_points, "; ".join(report.reasons)
+    else:
+        best = min(trials, key=lambda trial: trial.predicted_high_points)
+        images, loss = best.images, best.loss_points
+        why = (
+            f"the best of {len(trials)}, {best.method} with {len(best.float_layers)} layers in float, would lose up to "
+            f"{best.predicted_high_points:.2f}, judging by {images:,} training images"
+        )
+    advice = "Allow a larger budget, or ship the float file. "
+    if loss is None:  # nothing could be compared
+        advice = ""
+    elif loss <= budget and more_images:
+        advice = (
+            "On more test images the bound would be lower: measure on more before you allow a larger budget. "
+        )
+    return f"{start}: {why}. {advice}Nothing was written."
 
 
 def _timed(

@@ -213,14 +213,14 @@ class Calibration:
 
 
 def screen_size(work: int) -> int:
-    """Images to screen a network on whose layers take ``work`` multiply-adds an image."""
+    """Return how many images screen a network whose layers take ``work`` multiply-adds an image."""
     return int(min(_MOST, max(_FEWEST, _MULTIPLY_ADDS // max(1, work))))
 
 
 def batches(
     images: NDArray[np.uint8], manifest: Manifest, floats_an_image: int = 0
 ) -> Iterator[NDArray[Any]]:
-    """Raw images (n, height, width) as the network takes them, in batches of bounded size."""
+    """Yield raw images (n, height, width) as the network takes them, in batches of bounded size."""
     height, width = manifest.preprocessing.size
     size = max(1, min(64, _BATCH_FLOATS // max(height * width * 16, floats_an_image)))
     for start in range(0, len(images), size):

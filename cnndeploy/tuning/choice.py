@@ -6,11 +6,12 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from cnndeploy.benchmark.timer import BatchOf, Timer
 from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.tuning.contenders import Contender, Files, Job
-from cnndeploy.tuning.race import Race
+from cnndeploy.tuning.race import FIRST_ROUNDS, Race
 from cnndeploy.tuning.report import Row
 from cnndeploy.verification.budget import verify_budget
 from cnndeploy.verification.report import BudgetReport, EquivalenceReport, Verdict
@@ -23,8 +24,6 @@ _AS_FAST = 0.98
 # Lossy contenders that test images measure, beside what quantization measured; each is one chance to err.
 _MOST_LOSSY = 2
 _MEASURED_ENOUGH = f"test images measured {_MOST_LOSSY} lossy contenders already"
-# What is taken if nothing could be timed.
-_UNTIMED = "onnxruntime"
 # If the time does not suffice for all test images, a lossless file is verified on no fewer than these.
 _FEWEST_IMAGES = 256
 # Verification runs the checkpoint in float64 on some images too, and starts two processes.
@@ -33,49 +32,89 @@ _ALLOWANCE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The race that was run, and the contender that is deployed, whose verdict is a pass; None if all fail."""
+    """The race that was run, and the contender that is deployed, whose verdict is a pass; None if there is none."""
 
     race: Race[Contender]
     chosen: Contender | None
 
-    def row(self, contender: Contender, checkpoint_accuracy: float | None) -> Row:
-        """Return the contender's row of the report; a lossless one is as accurate as its checkpoint."""
-        race, verdict, p50_s = self.race, contender.verdict, self.race.median_s(contender)
-        tell = f"no faster than {self.chosen}, as far as {race.rounds(contender)} rounds tell"
-        row = contender.row("as fast", tell)
-        if not contender.lossy:
-            row = replace(row, accuracy=checkpoint_accuracy)
+    def rows(self, contenders: Sequence[Contender], checkpoint_accuracy: float | None) -> list[Row]:
+        """Return a row for each contender, fastest first.
+
+        Above the chosen one are only rejected ones. Below it are first those that nothing tells apart from it.
+        """
+        ranked = self.race.ranked(contenders)
+        anchor = self.chosen or (ranked[0] if ranked else None)
+        rows = [self.row(contender, anchor, checkpoint_accuracy) for contender in contenders]
+        best = max((row.ratio or 0 for row in rows if row.outcome == "chosen"), default=math.inf)
+        return sorted(rows, key=lambda row: _place(row, best))
+
+    def row(self, contender: Contender, anchor: Contender | None, checkpoint_accuracy: float | None) -> Row:
+        """Return the contender's row; a lossless one is as accurate as its checkpoint, if it runs.
+
+        Its figures are those of the ``anchor``, times how many times as fast it is in the rounds that both ran: the
+        machine may have been slower in others.
+        """
+        race, verdict, rounds = self.race, contender.verdict, self.race.rounds(contender)
+        row = contender.row("as fast", f"not told apart from {self.chosen} in {rounds} rounds")
+        if rounds and anchor is not None:
+            row = replace(row, **_figures(race, contender, anchor))
+            if not (contender.lossy or contender.rejected):
+                row = replace(row, accuracy=checkpoint_accuracy)
         if isinstance(verdict, BudgetReport):
             row = replace(row, accuracy=verdict.accuracy, loss_high_points=verdict.loss_high_points)
-        if p50_s is not None:
-            row = replace(
-                row, ratio=race.ratio(contender), ratio_interval=race.interval(contender), p50_s=p50_s
-            )
         if verdict is not None and (contender is self.chosen or contender.rejected):
             return replace(
                 row, outcome="rejected" if contender.rejected else "chosen", reason=verdict.summary
             )
         if contender in race.failures:
             return replace(row, outcome="failed", reason=race.failures[contender])
-        if p50_s is None:
-            return replace(row, outcome="not tried", reason="the time was over before its first round was")
+        if not rounds:
+            return replace(row, outcome="not tried", reason="the time was over before it could be timed")
         if contender in race.slower:
-            ratio, (low, high) = race.slower[contender]
+            ratio, (low, high) = race.slower[contender].ratio, race.slower[contender].interval
             reason = f"{ratio:.3g} ({low:.3g} to {high:.3g}) of the leader's speed"
             return replace(row, outcome="slower", reason=reason)
+        if rounds < FIRST_ROUNDS:
+            known = "1 round does" if rounds == 1 else f"{rounds} rounds do"
+            return replace(
+                row, outcome="undecided", reason=f"{known} not tell whether it is slower than the chosen one"
+            )
         return row
 
 
-def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
-    """Time all contenders, and verify the fastest until one passes.
+def _figures(race: Race[Contender], contender: Contender, anchor: Contender) -> dict[str, Any]:
+    """Return the times of a row that was timed, comparable with those of the anchor's."""
+    relative, (low, high) = race.comparable(contender, anchor)
+    ends = race.interval(anchor)
+    few = min(race.rounds(contender), race.rounds(anchor)) < FIRST_ROUNDS
+    return {
+        "ratio": race.ratio(anchor) * relative,
+        "ratio_interval": None if few else (ends[0] * low, ends[1] * high),
+        "p50_s": (race.median_s(anchor) or 0.0) / relative,
+    }
 
-    The first is eager PyTorch; raise BenchmarkError if that does not run, and Stopped if the caller asks for the end.
+
+def _place(row: Row, best: float) -> tuple[int, float]:
+    """Return what rows are sorted by; ``best`` is the ratio of the chosen one."""
+    ratio = row.ratio or 0.0
+    if row.outcome == "rejected":
+        return 0 if ratio > best else 3, -ratio
+    return ("rejected", "chosen", "as fast", "undecided", "slower", "failed", "not tried").index(
+        row.outcome
+    ), -ratio
+
+
+def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
+    """Time all contenders, and verify the fastest until one passes; choose none if nothing was timed.
+
+    The first is eager PyTorch, which all are timed against. Raise BenchmarkError if that does not run, and Stopped if
+    the caller asks for the end.
     """
     with _race(job, contenders) as race:
         looks = 0
         while pool := [contender for contender in contenders if not contender.rejected]:
             job.check_stop()
-            best = _best(pool, race)
+            best = _best(job, pool, race)
             if best is None:
                 break
             looks += best.lossy
@@ -83,9 +122,11 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                 for contender in (one for one in pool if one.lossy):
                     contender.verdict = _undecided(job, contender, _MEASURED_ENOUGH)
                 continue
-            eager_s = 0.0 if files.labelled else race.median_s(contenders[0]) or 0.0
+            eager_image_s = files.eager_image_s
+            if eager_image_s is None:
+                eager_image_s = (race.median_s(contenders[0]) or 0.0) / job.batch_size
             image_s = (race.median_s(best) or 0.0) / job.batch_size
-            verdict = best.verdict or _verify(job, best, image_s, eager_s / job.batch_size)
+            verdict = best.verdict or _verify(job, best, image_s, eager_image_s)
             for contender in contenders:
                 if contender.numbers == best.numbers:
                     contender.verdict = verdict
@@ -95,60 +136,101 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
     return Choice(race, None)
 
 
+class Entrant:
+    """A contender as the race times it: it has a process from its first call until it leaves the race.
+
+    Processes start one after the other, for many that start together disturb each other. One that waits for its turn
+    is blocked on a pipe, so that it takes memory and no CPU time.
+    """
+
+    def __init__(self, job: Job, contender: Contender) -> None:
+        self.clock_s = 0.0  # known once it is open
+        self._job, self._contender = job, contender
+        self._open = contextlib.ExitStack()
+        self._batches: BatchOf | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a process that can be timed."""
+        return self._batches is not None
+
+    def run(self, samples: int, repeats: int) -> list[float]:
+        """Return seconds per call; raise the error that it met, in opening its file too."""
+        if self._batches is None:
+            self._job.progress(0, 0, f"Opening {self._contender}")
+            stop = self._job.deadline.should_stop
+            timer = Timer(self._contender.candidate, timeout_s=_ANSWER_S, should_stop=stop)
+            self._open.enter_context(timer).wait_until_open()
+            self._batches = BatchOf(timer, self._job.batch_size)
+            self.clock_s = self._batches.clock_s
+        return self._batches.run(samples, repeats)
+
+    def close(self) -> None:
+        """End its process; the next call starts another."""
+        self._open.close()
+        self._batches = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 @contextlib.contextmanager
 def _race(job: Job, contenders: Sequence[Contender]) -> Iterator[Race[Contender]]:
-    """Open every contender in a process of its own, and yield a race of those that open."""
+    """Yield a race of all contenders against the first of them, and end their processes afterwards.
+
+    Once it has begun its first round is finished, whatever the time: for many contenders most of it goes into opening
+    them, and would be lost.
+    """
     with contextlib.ExitStack() as stack:
-        stop, eager = job.deadline.should_stop, contenders[0]
-        timers = {
-            contender: stack.enter_context(Timer(contender.candidate, timeout_s=_ANSWER_S, should_stop=stop))
-            for contender in contenders
-        }
-        for number, timer in enumerate(timers.values()):
-            job.progress(number, len(timers), "Opening")
-            job.check_stop()
-            timer.try_to_open()
-        if failure := timers[eager].failure:
-            raise BenchmarkError(f"eager PyTorch, which all are timed against, does not run: {failure}")
+        entrants = {contender: stack.enter_context(Entrant(job, contender)) for contender in contenders}
+
+        timed = False
 
         def on_round(rounds: int, running: int) -> None:
+            nonlocal timed
+            timed = True
             job.progress(0, 0, f"Timing {running} candidates, round {rounds}")
 
-        race = Race(
-            {one: BatchOf(timer, job.batch_size) for one, timer in timers.items() if not timer.failure},
-            reference=eager,
-            should_stop=job.deadline.is_over,
+        def should_stop() -> bool:
+            has_begun = any(entrant.is_open for entrant in entrants.values())
+            return job.deadline.should_stop() if has_begun and not timed else job.deadline.is_over()
+
+        yield Race(
+            entrants,
+            reference=contenders[0],
+            should_stop=should_stop,
             on_round=on_round,
+            on_leave=lambda contender: entrants[contender].close(),
         )
-        race.failures |= {contender: timer.failure for contender, timer in timers.items() if timer.failure}
-        yield race
 
 
-def _best(pool: Sequence[Contender], race: Race[Contender]) -> Contender | None:
-    """Return the fastest that the race leaves, or a lossless one that is as fast.
-
-    If the time was over before anything was timed, a lossless one that runs everywhere; None if there is none.
-    """
-    standing = race.run(pool)
+def _best(job: Job, pool: Sequence[Contender], race: Race[Contender]) -> Contender | None:
+    """Return the fastest that the race leaves, or a lossless one that is as fast; None if nothing was timed."""
+    try:
+        standing = race.run(pool)
+    except BenchmarkError:
+        job.check_stop()  # eager PyTorch's process may have been ended for that
+        raise
     if not standing:
-        plain = (one for one in pool if not one.lossy and one not in race.failures)
-        return next((one for one in plain if one.candidate.run.runtime == _UNTIMED), None)
-    enough = _AS_FAST * race.ratio(standing[0])
+        return None
+    leader = standing[0]
     lossless = (contender for contender in standing if not contender.lossy)
-    return next((contender for contender in lossless if race.ratio(contender) >= enough), standing[0])
+    return next((contender for contender in lossless if race.ratio(contender, leader) >= _AS_FAST), leader)
 
 
 def _verify(job: Job, contender: Contender, image_s: float, eager_image_s: float) -> Verdict:
     """Verify a contender, on fewer images if the time demands it.
 
-    It takes ``image_s`` seconds for an image, eager PyTorch ``eager_image_s``, 0 if its logits are known.
+    It takes ``image_s`` seconds an image, eager PyTorch takes ``eager_image_s``, which is 0 if its logits are known.
     """
     candidate, reference, tests = contender.candidate, job.reference, len(job.reference.test)
     artifact, run, stopped, progress = candidate.artifact, candidate.run, job.stopped, job.progress
     try:
         if not contender.lossy:
-            # 0 if the time was over before anything was timed
-            seconds = max(1e-6, _ALLOWANCE * (image_s + eager_image_s))
+            seconds = _ALLOWANCE * (image_s + eager_image_s)
             affordable = int(max(0.0, job.deadline.left_s) / seconds)
             images = None if affordable >= tests else min(tests, max(_FEWEST_IMAGES, affordable))
             return verify(artifact, reference, run=run, images=images, deadline=stopped, progress=progress)
@@ -156,8 +238,12 @@ def _verify(job: Job, contender: Contender, image_s: float, eager_image_s: float
             return verify_budget(
                 artifact, reference, budget=job.budget, run=run, deadline=stopped, progress=progress
             )
-        minutes = math.ceil(job.max_minutes + image_s * tests / 60)
-        reason = f"no time is left to see what it loses on the test images; {minutes} minutes would do"
+        needs = image_s * tests
+        minutes = math.ceil(job.max_minutes + needs / 60)
+        reason = (
+            f"checking what it loses on {tests:,} test images would take about {math.ceil(needs):,} seconds, more than "
+            f"is left; {minutes} minutes in all would do"
+        )
     except ArtifactError as error:  # its process died, say; another contender may do
         reason = f"it could not be verified: {error}"
     return _undecided(job, contender, reason)

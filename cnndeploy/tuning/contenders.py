@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -32,8 +31,9 @@ from cnndeploy.verification.budget import require_budget
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.report import BudgetReport, Verdict
 
-# The share of the time that eager PyTorch's labels may take; their speed is known from so many images.
-_FOR_LABELS, _START, _ESTIMATE_FROM = 0.3, 64, 256
+# The share of the time left that eager PyTorch's labels may take; and of that, the share that shows how fast it is.
+_FOR_LABELS, _TO_ESTIMATE = 0.3, 0.1
+_BATCH = 64  # images, as the reference runs them; after each the time is looked at again
 # Share of the time kept for the race; the int8 search stops when only this is left.
 _FOR_RACE = 0.3
 
@@ -78,17 +78,22 @@ class Job:
 
 @dataclass(slots=True)
 class Files:
-    """``by_variant`` are the files as :class:`Row` names them; ``int8`` is the verdict on the int8 file.
+    """The files to try, ``by_variant`` as :class:`Row` names them; ``int8`` is the verdict on the int8 file.
 
-    ``labelled``: whether the checkpoint's labels of all test images are known, so that lossy files can be tried.
-    ``rows`` and ``notes`` say what is missing and why.
+    ``eager_image_s`` is what eager PyTorch takes to label a test image in a batch: None if that was not tried, and 0 if
+    all are ``labelled``, so that lossy files can be tried. ``rows`` and ``notes`` say what is missing and why.
     """
 
     by_variant: dict[str, list[Artifact]]
-    labelled: bool = False
+    eager_image_s: float | None = None
     int8: BudgetReport | None = None
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the checkpoint's labels of all test images are known."""
+        return self.eager_image_s == 0
 
 
 def make_files(job: Job, folder: Path) -> Files:
@@ -113,23 +118,37 @@ def make_files(job: Job, folder: Path) -> Files:
 
 
 def _label(job: Job, files: Files) -> None:
-    """Label all test images with the checkpoint, if that does not take too much of the time."""
-    count, allowed = len(job.reference.test), _FOR_LABELS * job.deadline.left_s
-    known = min(count, _START + _ESTIMATE_FROM)
-    label = partial(job.reference.labels, deadline=job.stopped, progress=job.progress)
-    label(min(count, _START))
-    started = time.monotonic()  # without the start of a process
+    """Label all test images with the checkpoint, unless that takes too much of the time.
+
+    How long it takes is known from the images labelled so far, once a tenth of the time that it may take is spent: the
+    first batches are slower, and say little.
+    """
+    count, left_s = len(job.reference.test), job.deadline.left_s
+    allowed, before_s = _FOR_LABELS * left_s, 60 * job.max_minutes - left_s
+
+    def label(known: int) -> None:
+        def progress(done: int, _total: int, text: str) -> None:
+            job.progress(done, count, text)
+
+        job.reference.labels(known, deadline=job.stopped, progress=progress)
+
+    first = known = min(count, _BATCH)
     label(known)
-    needs = (time.monotonic() - started) / max(1, known - _START) * count
-    if known < count and needs > allowed:
-        minutes = math.ceil(needs / 60 / _FOR_LABELS * 1.2)
-        files.notes.append(
-            f"Nothing lossy was tried: eager PyTorch alone needs {needs / 60:.1f} minutes to label the test images, "
-            f"too much of the time. {minutes} minutes would do."
-        )
-        return
-    label(count)
-    files.labelled = True
+    started = time.monotonic()  # without the start of a process
+    while known < count:
+        known = min(count, known + _BATCH)
+        label(known)
+        spent = time.monotonic() - started
+        files.eager_image_s = spent / (known - first)
+        needs = files.eager_image_s * count
+        if known < count and spent > _TO_ESTIMATE * allowed and needs > allowed:
+            minutes = math.ceil((before_s + 1.2 * needs / _FOR_LABELS) / 60)
+            files.notes.append(
+                f"int8 and bfloat16 were not tried: checking their accuracy on {count:,} test images would take about "
+                f"{math.ceil(needs):,} seconds, too much of the time. {minutes} minutes in all would do."
+            )
+            return
+    files.eager_image_s = 0.0
 
 
 def _quantize(job: Job, files: Files, path: Path) -> None:
@@ -148,9 +167,9 @@ def _quantize(job: Job, files: Files, path: Path) -> None:
             progress=job.progress,
         )
     except OutOfTime:
-        advice = f"{math.ceil(2 * job.max_minutes)} minutes would give it more"
-        lost = "not tried", f"no int8 file was found in time; {advice}"
-        files.notes.append(f"int8 was given up for want of time. {advice}.")
+        minutes = math.ceil(2 * job.max_minutes)
+        lost = "not tried", f"no int8 file was found in time; {minutes} minutes in all may do"
+        files.notes.append(f"int8 was not tried: no file was found in time. {minutes} minutes in all may do.")
     except Stopped:
         raise
     except CnndeployError as error:
@@ -196,7 +215,8 @@ class Contender:
 
     def __str__(self) -> str:
         run = self.candidate.run
-        return f"{self.variant} on {run.runtime}, {run.threads} threads{run.choices}"
+        threads = "1 thread" if run.threads == 1 else f"{run.threads} threads"
+        return f"{self.variant} on {run.runtime}, {threads}{run.choices}"
 
 
 def contenders(

@@ -10,7 +10,7 @@ from cnndeploy.benchmark.intervals import Interval
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.serial import jsonable
 
-Outcome = Literal["chosen", "as fast", "slower", "rejected", "failed", "not tried"]
+Outcome = Literal["chosen", "as fast", "undecided", "slower", "rejected", "failed", "not tried"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,11 @@ class Row:
     """One file on one runtime with one setting; ``reason`` says in words why it was not chosen.
 
     ``variant`` is ``checkpoint``, ``float``, ``simplified`` or ``int8``. ``ratio`` is how many times as fast as eager
-    PyTorch, with a 95% interval, ``p50_s`` the seconds of a call; None where it was not timed. ``accuracy`` is on the
-    test images; of a lossless row the checkpoint's, of a lossy one None where it was not measured.
-    ``loss_high_points`` is the upper end of the 95% interval of what it loses, in percentage points.
+    PyTorch it is, with a 95% interval, which takes six rounds, and ``p50_s`` the seconds of a call; None if it was not
+    timed. They compare from row to row though some left the race early: they are the chosen row's, by how many times as
+    fast a row was in the rounds that both ran. ``accuracy`` is on the test images: of a lossy row None if it was not
+    measured, of a lossless one the checkpoint's, and None if it was rejected or not timed. ``loss_high_points`` is the
+    upper end of the 95% interval of what it loses, in percentage points.
     """
 
     variant: str
@@ -39,10 +41,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class TuneReport:
-    """What was tried; ``rows`` has exactly one that is chosen, and none if nothing could be deployed.
+    """What was tried; exactly one of ``rows`` is chosen, and none if nothing was deployed.
 
-    ``folder`` is the deployment that was written, or would have been. ``complete`` says that the time sufficed for
-    all that was to be tried; ``notes`` what a reader should know beside the rows.
+    ``folder`` is the deployment that was written, or would have been. ``complete`` says that the race came to its end,
+    so that more time would not change who won it. ``notes`` say what there was no time to try.
 
     >>> from cnndeploy.tuning.report import Row
     >>> row = Row("simplified", "onnxruntime", 1, {}, False, "chosen", "equivalent", ratio=9.5, accuracy=0.9)
@@ -64,15 +66,20 @@ class TuneReport:
 
     @property
     def chosen(self) -> Row:
-        """The row of the deployment; raise BenchmarkError if nothing could be deployed."""
+        """Return the row of the deployment; raise BenchmarkError if nothing could be deployed."""
         for row in self.rows:
             if row.outcome == "chosen":
                 return row
         raise BenchmarkError(f"nothing tried of {self.checkpoint} can be deployed", self)
 
     @property
+    def timed(self) -> bool:
+        """Whether anything was timed."""
+        return any(row.ratio is not None for row in self.rows)
+
+    @property
     def frontier(self) -> tuple[Row, ...]:
-        """The rows that no other row beats in both speed and accuracy, fastest first.
+        """Return the rows that no other row beats in both speed and accuracy, fastest first.
 
         Rejected rows, and those whose accuracy is not known, are left out.
         """
@@ -89,5 +96,5 @@ class TuneReport:
         return tuple(frontier)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, field by field."""
+        """Return it JSON-ready, field by field."""
         return dict(jsonable(self))

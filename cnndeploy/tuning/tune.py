@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import tempfile
@@ -17,7 +18,7 @@ from cnndeploy.run import Run
 from cnndeploy.tuning.choice import Choice, choose
 from cnndeploy.tuning.contenders import Contender, Files, Job, contenders, make_files
 from cnndeploy.tuning.folder import check_folder, write_deployment
-from cnndeploy.tuning.report import Row, TuneReport
+from cnndeploy.tuning.report import TuneReport
 from cnndeploy.verification.reference import Reference, borrowed
 
 Objective = Literal["latency", "throughput"]
@@ -58,8 +59,8 @@ def tune(
         batch_size: Images in a call, 1 for latency and 64 for throughput by default.
         threads: The most CPU threads to use, all that the process may use by default.
         device: Where everything runs.
-        max_minutes: When these are over, the best so far is verified and written. A verification that has begun is
-            finished.
+        max_minutes: When these are over, the best so far is verified and written. The first round of the race, and a
+            verification, are finished once they have begun. If the time is over before the race, nothing is written.
         calibration: Training images to calibrate int8 on.
         data_dir: Folder of the data set; a Reference has its own.
         command: To make the folder again, for its plan.
@@ -68,8 +69,10 @@ def tune(
 
     Raises:
         ArtifactError, CheckpointError: The checkpoint cannot be read, or the folder not written.
-        BenchmarkError: Nothing could be deployed; its ``report`` is the TuneReport of what was tried.
-        Stopped, DataError, DeviceUnavailableError: As they say.
+        BenchmarkError: Nothing was timed, or nothing that was can be deployed; its ``report`` is the TuneReport of what
+            was tried.
+        Stopped: ``should_stop`` returned True; nothing was written.
+        DataError, DeviceUnavailableError: The data set is missing, or the device does not work.
 
     >>> report = cnndeploy.tune("lenet.pt", "lenet.deploy", budget=0, max_minutes=5)
     >>> with cnndeploy.load("lenet.deploy") as model:
@@ -99,7 +102,7 @@ def tune(
         _note_known(files, entrants)
         choice = choose(job, files, entrants)
         job.check_stop()
-        rows = (*_rows(job, files, entrants, choice), *files.rows, *missing)
+        rows = (*choice.rows(entrants, _accuracy(job, files)), *files.rows, *missing)
         report = TuneReport(
             checkpoint=str(path),
             folder=str(folder),
@@ -107,7 +110,7 @@ def tune(
             batch_size=size,
             budget_points=budget,
             rows=rows,
-            complete=choice.race.decided and not files.notes,
+            complete=choice.race.decided,
             seconds=time.monotonic() - job.started,
             environment=environment(),
             notes=tuple(files.notes),
@@ -117,22 +120,26 @@ def tune(
 
 
 def _deploy(job: Job, report: TuneReport, choice: Choice, command: str) -> None:
-    """Write the chosen contender as a folder, or raise what stands against it."""
+    """Write the chosen contender as a folder, or raise BenchmarkError and say why there is none."""
     chosen = choice.chosen
     if chosen is None or chosen.verdict is None:
         against = dict.fromkeys(row.reason for row in report.rows if row.outcome in ("rejected", "failed"))
-        reasons = "; ".join(against) or "no round was over in time; allow more minutes"
-        raise BenchmarkError(f"nothing can be deployed: {reasons}", report)
+        if report.timed:
+            raise BenchmarkError(f"nothing can be deployed: {'; '.join(against)}", report)
+        raise BenchmarkError(
+            f"nothing was timed, so nothing was written: the {job.max_minutes:g} minutes were over before the race "
+            f"began. {math.ceil(2 * job.max_minutes)} minutes may do.",
+            report,
+        )
     if not job.reference.artifact.is_unchanged():
         raise ArtifactError(f"{report.checkpoint} was replaced while it was tuned; nothing was written")
     write_deployment(report, chosen.candidate, chosen.verdict, command or _command(job, report))
 
 
-def _rows(job: Job, files: Files, entrants: list[Contender], choice: Choice) -> list[Row]:
-    """Return a row for each contender, fastest first."""
-    stated = job.reference.artifact.require_manifest().training.get("test_accuracy")
-    accuracy = stated if files.int8 is None else files.int8.checkpoint_accuracy
-    return sorted((choice.row(one, accuracy) for one in entrants), key=lambda row: -(row.ratio or 0))
+def _accuracy(job: Job, files: Files) -> float | None:
+    """Return the checkpoint's accuracy on the test images, as far as it is known."""
+    stated: float | None = job.reference.artifact.require_manifest().training.get("test_accuracy")
+    return stated if files.int8 is None else files.int8.checkpoint_accuracy
 
 
 def _note_known(files: Files, entrants: list[Contender]) -> None:

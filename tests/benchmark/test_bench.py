@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -63,6 +64,27 @@ def test_summary_known_answer() -> None:
     assert (second.p90_s, second.p99_s) == (None, None)
     assert second.more_calls_needed is not None
     assert all(second.more_calls_needed[name] > 0 for name in ("p90", "p99"))
+
+
+def test_a_quick_candidates_p90_is_told_though_its_interval_is_not() -> None:
+    """Twenty rounds of two thousand calls, alike within a round: forty thousand calls that count as twenty."""
+    random = np.random.default_rng(0)
+    rounds = [
+        (speed * (1 + 0.01 * random.random(2000))).tolist() for speed in np.exp(0.3 * random.normal(size=20))
+    ]
+    row = summarise(ROW, Measurement(rounds=rounds, calls_per_sample=2))
+    samples = sorted(itertools.chain(*rounds))
+    assert row.calls == 80_000
+    assert (row.p90_s, row.p99_s) == (samples[35_999], samples[39_599])
+    assert (row.p90_interval_s, row.p99_interval_s) == (None, None)
+    assert row.more_calls_needed is not None
+    assert row.more_calls_needed["p90"] > 10_000
+
+
+@pytest.mark.parametrize(("samples", "known"), [(9, []), (10, ["p90"]), (99, ["p90"]), (100, ["p90", "p99"])])
+def test_a_quantile_takes_one_sample_beyond_it(samples: int, known: list[str]) -> None:
+    row = summarise(ROW, Measurement(rounds=[[float(n) for n in range(1, samples + 1)]]))
+    assert [name for name in ("p90", "p99") if getattr(row, f"{name}_s") is not None] == known
 
 
 def test_quantiles_come_with_intervals_where_there_are_calls_enough() -> None:
@@ -280,9 +302,10 @@ def test_what_is_to_be_doubted_is_said_and_nothing_else() -> None:
     narrow = replace(unclear, ratio_low=1.0194, ratio_high=1.0207)
     assert "until 0.01" in _doubted(replace(report, results=(first, narrow)))
     few = replace(second, more_calls_needed={"p90": 5})
-    assert "too few calls for a p90" in _doubted(replace(report, results=(first, few)))
-    grouped = replace(second, calls_per_sample=4)
-    assert "means of up to 4 calls" in _doubted(replace(report, results=(first, grouped)))
+    assert "how far off the p90 may be" in _doubted(replace(report, results=(first, few)))
+    for calls, averages in ((2, "averages of 2 calls"), (4, "averages of up to 4 calls")):
+        grouped = replace(second, calls_per_sample=calls)
+        assert averages in _doubted(replace(report, results=(first, grouped)))
 
 
 def test_a_busy_cpu_is_counted() -> None:
@@ -326,6 +349,24 @@ def test_a_worker_ends_with_its_parent_even_in_the_middle_of_a_call(trained: Tra
     while worker.exists() and "zombie" not in (worker / "status").read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not worker.exists() or "zombie" in (worker / "status").read_text()
+
+
+def test_a_worker_that_waits_for_its_turn_does_not_spin(trained: Trained) -> None:
+    """Its threads spin for a moment after their work, and must then sleep, or they would slow the others."""
+    with Timer(resolve(trained.onnx, Run(threads=2)), timeout_s=60) as timer:
+        timer.wait_until_open()
+        timer.call(64, 3, 1)
+        tasks = Path(f"/proc/{timer._process.pid}/task")
+
+        def running() -> list[str]:
+            states = [path.read_text().rpartition(")")[2].split()[0] for path in tasks.glob("*/stat")]
+            assert len(states) >= 2, "one of them waits for work"
+            return [state for state in states if state != "S"]
+
+        deadline = time.monotonic() + 30
+        while running() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert running() == []
 
 
 def test_cold_starts_are_of_fresh_processes(trained: Trained) -> None:
@@ -523,10 +564,32 @@ def test_lines_that_cannot_be_told_apart_or_have_no_rounds_are_an_error() -> Non
         compare(report, bare)
 
 
-def test_a_line_alone_is_compared_by_its_time() -> None:
-    (change,) = compare(_report(1.2), _report(1.0)).changes
-    assert (change.by, change.verdict) == ("time", "SLOWER")
+@pytest.mark.parametrize("seconds", [0.5, 1.2, 10.0])
+def test_a_line_alone_is_not_told_from_the_machine(seconds: float) -> None:
+    found = compare(_report(seconds), _report(1.0))
+    (change,) = found.changes
+    assert (change.by, change.verdict) == ("time", "AMBIGUOUS")
     assert change.ratio_low <= change.ratio <= change.ratio_high
+    assert change.ratio == pytest.approx(1 / seconds, rel=0.01)
+    assert any("not judged: a.onnx" in note and "beside its checkpoint" in note for note in found.notes)
+    assert (found.slower, found.undecided) == ((), ())
+    assert [change.verdict for change in compare(_report(1.0), _report(1.0)).changes] == ["SAME"]
+
+
+def test_any_line_of_both_reports_will_do_to_take_ratios_to() -> None:
+    """The earlier report's reference is not measured any more, or is not the first."""
+    before, now = _report(4.0, 1.0, 2.0), _report(4.0, 2.0, 8.0)
+    without = compare(replace(now, results=now.results[1:]), before)
+    assert [(change.artifact, change.by, change.verdict) for change in without.changes] == [
+        ("b.onnx", "time", "AMBIGUOUS"),
+        ("c.onnx", "ratio", "SLOWER"),
+    ]
+    first, second, _ = now.results
+    turned = replace(now, results=tuple(compared([second, first], 1)))
+    assert [(change.artifact, change.by, change.verdict) for change in compare(turned, before).changes] == [
+        ("b.onnx", "time", "SLOWER"),
+        ("a.onnx", "ratio", "FASTER"),
+    ]
 
 
 def test_a_baseline_of_another_machine_is_refused_unless_told() -> None:

@@ -113,6 +113,23 @@ def test_nothing_slower_is_exit_0_or_4_with_the_line_named(
 
 
 @pytest.mark.slow
+def test_one_file_alone_is_not_called_slower(cli: Cli, trained: Trained, baseline: Path) -> None:
+    """The machine may be slower than it was; only another file beside it would tell."""
+
+    def once_faster(report: BenchmarkReport) -> BenchmarkReport:
+        rows = (
+            replace(row, round_p50_s=tuple(seconds / 10 for seconds in row.round_p50_s))
+            for row in report.results
+        )
+        return replace(report, results=tuple(rows))
+
+    result = cli("bench", trained.onnx, *QUICK, "--compare", _edited(baseline, once_faster))
+    assert result.exit_code == 0, result.output
+    assert "SLOWER" not in result.output
+    assert "not judged: lenet.onnx" in " ".join(result.output.split())
+
+
+@pytest.mark.slow
 def test_a_baseline_that_is_none_of_this_machine_or_in_the_way(
     cli: Cli, trained: Trained, baseline: Path
 ) -> None:

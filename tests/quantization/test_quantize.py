@@ -172,14 +172,60 @@ def test_a_file_that_takes_raw_images_can_be_quantised(trained: Trained, tmp_pat
 
 @pytest.mark.usefixtures("quick")
 def test_a_budget_that_nothing_keeps_exits_with_5_and_writes_nothing(
-    cli: Callable[..., Result], trained: Trained, tmp_path: Path
+    cli: Callable[..., Result], trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "_require_provable", lambda *_: None)
     checkpoint = Path(shutil.copy(trained.checkpoint, tmp_path / "lenet.pt"))
     result = cli("quantize", checkpoint, "--calibration", 16, "--budget", 0.001, "--images", 64)
     assert result.exit_code == 5, result.output
     assert "no setting tried keeps" in result.output
     assert "Nothing was written" in result.output
     assert [each.name for each in tmp_path.iterdir()] == ["lenet.pt"]
+
+
+@pytest.mark.parametrize(
+    ("images", "budget", "said"),
+    [
+        (
+            500,
+            0.5,
+            r"500 images cannot show .* might be 0.77. Measure on more images, at least 765 of the 10,000",
+        ),
+        (500, 0.01, r"might be 0.77. Measure on all 10,000 and allow at least 0.04 points"),
+        (None, 0.01, r"10,000 images cannot show .* might be 0.04. Allow at least 0.04 points"),
+    ],
+)
+def test_a_budget_that_so_few_images_cannot_prove_is_refused_before_the_search(
+    images: int | None,
+    budget: float,
+    said: str,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "export", lambda *_, **__: pytest.fail("the work has begun"))
+    with pytest.raises(BudgetError, match=said):
+        quantize(trained.checkpoint, tmp_path / "q.onnx", budget=budget, images=images)
+
+
+def test_what_is_just_enough_images_is_not_refused() -> None:
+    module._require_provable(0.5, 765, 10_000)
+    with pytest.raises(BudgetError):
+        module._require_provable(0.5, 764, 10_000)
+
+
+def test_more_images_come_before_a_larger_budget(trained: Trained, int8: Quantized) -> None:
+    """The loss is within the budget; only its bound, on few images, is not."""
+    path, report = trained.checkpoint, replace(int8.report, loss_points=-0.2, reasons=("up to 0.56",))
+    few = module._nothing(path, 0.5, [], report, more_images=True)
+    assert "measure on more before you allow a larger budget" in few
+    assert "Allow a larger budget" in module._nothing(path, 0.5, [], report, more_images=False)
+    lost = replace(report, loss_points=0.6)
+    assert "Allow a larger budget" in module._nothing(path, 0.5, [], lost, more_images=True)
+    bare = replace(report, loss_points=None, reasons=("all the same label",))
+    assert "larger budget" not in module._nothing(path, 0.5, [], bare, more_images=True)
+    trial = Trial("entropy", (), 200, 0.1, 0.1, 0.4, 0.7)
+    assert "measure on more" in module._nothing(path, 0.5, [trial], None, more_images=True)
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -17,7 +19,7 @@ class Simulated:
 
     clock_s = 1e-9
 
-    def __init__(self, seconds: float, seed: int, fails_at: int | None = None) -> None:
+    def __init__(self, seconds: float | Callable[[], float], seed: int, fails_at: int | None = None) -> None:
         self._seconds = seconds
         self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
         self._fails_at = fails_at
@@ -27,7 +29,8 @@ class Simulated:
         self.blocks += 1
         if self.blocks == self._fails_at:
             raise ArtifactError("it broke down")
-        of_block = self._seconds * self._random.uniform(0.98, 1.02)
+        seconds = self._seconds() if callable(self._seconds) else self._seconds
+        of_block = seconds * self._random.uniform(0.98, 1.02)
         return [of_block * self._random.uniform(0.99, 1.01) for _ in range(samples)]
 
 
@@ -36,8 +39,9 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "measure", lambda *args, **more: measure(*args, pause=lambda _: None, **more))
 
 
-def _race(*blocks: Simulated, should_stop: object = bool) -> Race[int]:
-    return Race(dict(enumerate(blocks)), reference=0, should_stop=should_stop, on_round=lambda *_: None)  # type: ignore[arg-type]
+def _race(*blocks: Simulated, should_stop: object = bool, **more: Any) -> Race[int]:
+    more = {"on_round": lambda *_: None, **more}
+    return Race(dict(enumerate(blocks)), reference=0, should_stop=should_stop, **more)  # type: ignore[arg-type]
 
 
 def test_the_fastest_wins_and_the_hopeless_leave_after_the_first_rounds() -> None:
@@ -45,9 +49,9 @@ def test_the_fastest_wins_and_the_hopeless_leave_after_the_first_rounds() -> Non
     assert race.run(range(5)) == [3]
     assert race.ratio(3) == pytest.approx(10, rel=0.05)
     assert {at: race.rounds(at) for at in range(5)} == dict.fromkeys(range(5), FIRST_ROUNDS)
-    ratio, (low, high) = race.slower[1]
-    assert low <= ratio <= high < 1
-    assert ratio == pytest.approx(0.5, rel=0.05)
+    left = race.slower[1]
+    assert left.interval[0] <= left.ratio <= left.interval[1] < 1
+    assert (left.leader, left.ratio) == (3, pytest.approx(0.5, rel=0.05))
 
 
 def test_contenders_that_are_as_fast_stay_to_the_end_and_get_more_rounds() -> None:
@@ -105,3 +109,61 @@ def test_it_says_whether_it_came_to_its_end() -> None:
 def test_a_reference_that_breaks_down_is_an_error() -> None:
     with pytest.raises(BenchmarkError, match=r"the reference.*it broke down"):
         _race(Simulated(0.1, 0, fails_at=1), Simulated(0.01, 1)).run(range(2))
+
+
+def _drifting() -> tuple[Race[int], Callable[[], list[int]]]:
+    """A machine that is slow in the first rounds, most of all for the reference; 1 leaves early, 2 and 3 stay."""
+    rounds = [0]
+
+    def is_slow() -> bool:
+        return rounds[0] < FIRST_ROUNDS
+
+    blocks = (
+        Simulated(lambda: 0.3 if is_slow() else 0.1, 0),
+        Simulated(lambda: 0.0070 if is_slow() else 0.0040, 1),
+        Simulated(lambda: 0.0058 if is_slow() else 0.0036, 2),
+        Simulated(lambda: 0.0058 if is_slow() else 0.0036, 3),
+    )
+
+    def on_round(done: int, _running: int) -> None:
+        rounds[0] = done
+
+    race = _race(*blocks, on_round=on_round)
+    return race, lambda: race.run(range(4))
+
+
+def test_one_that_left_in_slow_rounds_is_compared_by_the_rounds_that_both_ran() -> None:
+    race, run = _drifting()
+    standing = run()
+    assert set(standing) == {2, 3}
+    assert race.ratio(1) > race.ratio(standing[0]), "to the reference it looks faster, in other rounds"
+    assert race.ranked(range(4)) == [*standing, 1, 0]
+    ratio, (low, high) = race.comparable(1, standing[0])
+    assert low <= ratio <= high < 1
+    assert ratio == pytest.approx(58 / 70, rel=0.05)
+    assert race.comparable(0, standing[0])[0] == pytest.approx(1 / race.ratio(standing[0]), rel=0.05)
+    assert race.comparable(standing[0], standing[0]) == (1.0, (1.0, 1.0))
+
+
+def test_the_leader_is_the_one_that_is_fastest_side_by_side() -> None:
+    """By the ratios to a reference that jumps about it would be another."""
+    race = _race(Simulated(1.0, 0), Simulated(1.0, 1), Simulated(1.0, 2))
+    race._medians = {
+        0: dict(enumerate((0.5, 0.5, 2.0, 2.0, 2.0))),
+        1: dict(enumerate((1.0, 1.0, 1.0, 1.0, 1.0))),
+        2: dict(enumerate((0.9, 0.9, 1.2, 0.9, 1.2))),
+    }
+    assert race.ratio(1) > race.ratio(2)
+    assert race.ranked([1, 2]) == [2, 1]
+    assert race.ratio(2, 1) == pytest.approx(1 / 0.9)
+
+
+def test_those_that_are_out_leave_and_may_come_back() -> None:
+    left: list[int] = []
+    blocks = [Simulated(seconds, seed) for seed, seconds in enumerate((0.1, 0.01, 0.02, 0.04))]
+    race = _race(*blocks, Simulated(0.01, 9, fails_at=1), on_leave=left.append)
+    assert race.run(range(5)) == [1]
+    assert set(left) == {2, 3, 4}
+    left.clear()
+    assert race.run([2, 3]) == [2]
+    assert set(left) == {1, 3, 4}
