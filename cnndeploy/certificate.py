@@ -238,7 +238,7 @@ def _described(certificate: Mapping[str, Any] | None) -> str:
 
 
 def _covers(certificate: Mapping[str, Any], run: Run) -> bool:
-    """Whether the certificate is by this runtime, in the same precision."""
+    """Return whether the certificate is by this runtime, in the same precision."""
     precision = RuntimeOptions.of(certificate["options"]).precision
     return (certificate["runtime"], precision) == (run.runtime, run.choices.precision)
 

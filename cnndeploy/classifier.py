@@ -48,9 +48,9 @@ class Classifier:
     Images are uint8, 0 to 255, of any size. They are prepared as the model's manifest says. Pass an array (n, height,
     width) of grey levels or (n, height, width, 3) of red, green and blue, one image (height, width) or (height, width,
     3), a PIL image, or a list or generator of images, each of its own size. A network of grey images, such as those
-    trained on Fashion-MNIST, which are light on dark, gets the grey levels of colours as PIL's ``convert("L")`` computes
-    them; one of RGB images gets a grey level as red, green and blue alike. Channels in the order blue, green, red, as
-    OpenCV reads them, cannot be recognised: pass ``image[..., ::-1]``.
+    trained on Fashion-MNIST, which are light on dark, gets the grey levels of colours as PIL's ``convert("L")``
+    computes them; one of RGB images gets a grey level as red, green and blue alike. Channels in the order blue,
+    green, red, as OpenCV reads them, cannot be recognised: pass ``image[..., ::-1]``.
 
     Threads may share one Classifier. A forked process must load its own.
 

@@ -61,11 +61,11 @@ class Manifest:
 
     ``input`` is what ``preprocessing`` returns, float32 (batch, channels, height, width). A file that does the
     preprocessing itself takes raw images, uint8 (batch, height, width), of any size; it also returns
-    ``probabilities``, the softmax of the logits, ``output``. ``training`` holds recipe, accuracy and data set checksums;
-    it is empty for untrained weights. ``checkpoint_sha256`` names the checkpoint file that an artifact was exported
-    from; it is None in a checkpoint, which cannot hold its own hash. ``rewrites`` lists the exact simplifications of the
-    exported network, such as ``"merge_linear(classifier.1, classifier.3)"``. ``quantization`` says how a ``lossy`` file
-    was made, which computes in less than float32.
+    ``probabilities``, the softmax of the logits, ``output``. ``training`` holds recipe, accuracy and data set
+    checksums; it is empty for untrained weights. ``checkpoint_sha256`` names the checkpoint file that an artifact was
+    exported from; it is None in a checkpoint, which cannot hold its own hash. ``rewrites`` lists the exact
+    simplifications of the exported network, such as ``"merge_linear(classifier.1, classifier.3)"``. ``quantization``
+    says how a ``lossy`` file was made, which computes in less than float32.
 
     >>> manifest = cnndeploy.Artifact.open("lenet.onnx").require_manifest()
     >>> print(manifest.input, "->", manifest.output)

@@ -30,9 +30,7 @@ def _picture(draw: np.random.Generator, largest: int = 300) -> np.ndarray[Any, n
 def _presets() -> dict[Preprocessing, Any]:
     """Every preset of a classifier in torchvision, one for each preprocessing; they are 115 in 0.29."""
     weights = [
-        weight
-        for name in models.list_models(module=models)
-        for weight in models.get_model_weights(name)  # type: ignore[attr-defined]
+        weight for name in models.list_models(module=models) for weight in models.get_model_weights(name)
     ]
     assert len(weights) >= 115
     return {cnndeploy.preprocessing_of(weight.transforms()): weight.transforms() for weight in weights}

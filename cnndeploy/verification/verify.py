@@ -21,7 +21,7 @@ from cnndeploy.verification import checks
 from cnndeploy.verification.checks import Comparison, Tolerance
 from cnndeploy.verification.divergence import IMAGES, Divergence, find_divergence
 from cnndeploy.verification.examination import Examination, examination
-from cnndeploy.verification.reference import AS_IT_IS, Computation, NotRun, Reference, rows_of
+from cnndeploy.verification.reference import AS_IT_IS, Computation, NotRun, Reference, Runner, rows_of
 from cnndeploy.verification.report import EquivalenceReport
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
@@ -177,6 +177,7 @@ class _Evidence:
         eager = Computation(self._maths, simplified=self._simplified)
         exact = replace(self._exact, simplified=self._simplified)
         reference = self._opened.reference
+        sides: Sequence[tuple[Runner | Reference, Computation]]
         sides = ((self._opened.runner, AS_IT_IS), (reference, eager), (reference, exact))
         try:
             with tempfile.TemporaryDirectory() as folder:

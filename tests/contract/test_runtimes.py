@@ -128,7 +128,9 @@ def test_a_runtime_that_ignores_the_device_is_not_believed(
         session.run_as, session.device = run, run.device
         return session
 
-    careless.open = claims_the_device  # and yet its parts are on the CPU, where it says they belong
+    monkeypatch.setattr(
+        careless, "open", claims_the_device
+    )  # and yet its parts are on the CPU, where it says they belong
     with pytest.raises(DeviceUnavailableError, match="elsewhere than on cuda"):
         _open(trained, "onnxruntime", "cuda")
 

@@ -78,7 +78,7 @@ class Bar:
 
     @property
     def end(self) -> float:
-        """Where it ends on the axis, the whisker included."""
+        """The end of the bar on the axis, the whisker included."""
         return max(self.high or 0.0, sum(length for length, _ in self.parts))
 
 
