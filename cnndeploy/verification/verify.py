@@ -177,8 +177,8 @@ class _Evidence:
         eager = Computation(self._maths, simplified=self._simplified)
         exact = replace(self._exact, simplified=self._simplified)
         reference = self._opened.reference
-        sides: Sequence[tuple[Runner | Reference, Computation]]
-        sides = ((self._opened.runner, AS_IT_IS), (reference, eager), (reference, exact))
+        sides: list[tuple[Runner | Reference, Computation]] = [(self._opened.runner, AS_IT_IS)]
+        sides += (reference, eager), (reference, exact)
         try:
             with tempfile.TemporaryDirectory() as folder:
                 activations = [
