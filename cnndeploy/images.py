@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     Images = NDArray[np.uint8] | Image | Iterable[NDArray[np.uint8] | Image]
 
-# One run takes at most so many images, and unless it is one alone so many pixels, raw or prepared.
+# The limits of one run: images, and pixels, raw or prepared, unless it is a single image.
 MOST_IMAGES, _MOST_PIXELS = 256, 2**20
-# What an app is sent; Pillow knows many more, some of them programs that it hands to others, as PostScript.
+# What apps usually get. Pillow knows more, some of them programs that it has others run, such as PostScript.
 _KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
-# The last axis of (height, width, channels), as other libraries read files; no image is meant to be so narrow.
+# The last axis of (height, width, channels), as other libraries read files; no real image is so narrow.
 _CHANNELS = (1, 3, 4)
-_MAKE_GREY = "; of colours make grey levels first, as PIL's convert('L') does"
+_MAKE_GREY = "; convert colours to grey levels first, as PIL's convert('L') does"
 
 
 def most_images(height: int, width: int) -> int:
@@ -37,7 +37,9 @@ def stack_of(images: NDArray[Any]) -> NDArray[np.uint8]:
     """Return an array as raw images (n, height, width); raise InputMismatchError if it is something else."""
     if type(images) is not np.ndarray:
         if hasattr(images, "mask"):
-            raise InputMismatchError("expected images, got a masked array; fill what is masked with 0 first")
+            raise InputMismatchError(
+                "expected images, got a masked array; fill its masked pixels with 0 first"
+            )
         images = np.asarray(images)
     stack = images[None] if images.ndim == 2 else images
     if stack.dtype != np.uint8 or stack.ndim != 3:
@@ -53,9 +55,9 @@ def stack_of(images: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def stacks_of(images: Images, limit: int = MOST_IMAGES) -> Iterator[NDArray[np.uint8]]:
-    """Yield raw images as arrays (n, height, width) of one size, no more than one run takes and than ``limit``.
+    """Yield raw images as arrays (n, height, width) of one size, with at most ``limit`` images and what one run takes.
 
-    What images may be, :class:`~cnndeploy.classifier.Classifier` says; raise InputMismatchError for all else.
+    :class:`~cnndeploy.classifier.Classifier` says what images may be; raise InputMismatchError for anything else.
     """
     for stack in (stack_of(images),) if isinstance(images, np.ndarray) else _grouped(images):
         most = min(limit, most_images(*stack.shape[1:]))
@@ -64,7 +66,7 @@ def stacks_of(images: Images, limit: int = MOST_IMAGES) -> Iterator[NDArray[np.u
 
 
 def _grouped(images: Image | Iterable[Any]) -> Iterator[NDArray[np.uint8]]:
-    """Yield images of one size that follow each other as one array."""
+    """Yield consecutive images of one size as one array."""
     if isinstance(images, str | os.PathLike):
         raise InputMismatchError(f"expected images, got the path {images!r}; cnndeploy.read_image reads it")
     kind = type(images).__name__
@@ -92,15 +94,15 @@ def _one(image: Any) -> NDArray[np.uint8]:
 
 
 def _advice(images: NDArray[Any]) -> str:
-    """Say how an array that is no stack of raw images may become one."""
+    """Say how an array may become a stack of raw images; empty if it is not clear."""
     if images.dtype.kind == "f":
-        return "; of values from 0 to 1 make (images * 255).round().astype(np.uint8)"
+        return "; if its values are 0 to 1, use (images * 255).round().astype(np.uint8)"
     if images.dtype.kind == "b":
-        return "; of True and False make images * np.uint8(255)"
+        return "; if it is a mask, use images * np.uint8(255)"
     if images.dtype.kind in "iu" and images.dtype != np.uint8:
-        return "; of values from 0 to 255 make images.astype(np.uint8)"
+        return "; if its values are 0 to 255, use images.astype(np.uint8)"
     if images.ndim == 4:
-        return "; of one channel take images[:, 0]" if images.shape[1] == 1 else _MAKE_GREY
+        return "; if axis 1 is the only channel, use images[:, 0]" if images.shape[1] == 1 else _MAKE_GREY
     return ""
 
 
@@ -112,13 +114,13 @@ def _check_size(height: int, width: int) -> None:
 def read_image(source: str | os.PathLike[str] | BinaryIO | bytes) -> NDArray[np.uint8]:
     """Read a BMP, GIF, JPEG, PNG, PGM, PPM, TIFF or WebP file as grey levels, uint8 (height, width), upright.
 
-    What is transparent is black.
+    Transparent pixels become black.
 
     Args:
         source: A path, an open binary file, as an upload is, or the content of a file.
 
     Raises:
-        DataError: No image, damaged, grey levels of more than 8 bits, or more than 8192 pixels a side.
+        DataError: The file is not an image, is damaged, has more than 8 bits a channel or 8192 pixels a side.
 
     >>> cnndeploy.read_image("shoe.png").shape
     (28, 28)
@@ -143,7 +145,7 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes) -> NDArray[np.
 
 
 def _grey(image: Image) -> NDArray[np.uint8]:
-    """Return a PIL image as uint8 (height, width); what is transparent is background, which is black here."""
+    """Return a PIL image as uint8 (height, width); transparent pixels become black, the background here."""
     from PIL import Image as Pillow, ImageOps
 
     _check_size(image.height, image.width)  # before its pixels are read

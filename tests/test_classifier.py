@@ -115,13 +115,13 @@ def test_the_next_classes(trained: Trained) -> None:
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
-        (np.zeros((2, 28, 28)), r"expected uint8 images.*got float64.*make \(images \* 255\)"),
+        (np.zeros((2, 28, 28)), r"expected uint8 images.*got float64.*use \(images \* 255\)"),
         (np.full((2, 28, 28), np.nan), "expected uint8 images"),
         (np.full((28, 28), 300.0, np.float32), "expected uint8 images"),
-        (np.zeros((2, 28, 28), np.int64), r"make images.astype\(np.uint8\)"),
-        (np.zeros((1, 28, 28, 3), np.uint8), "make grey levels first"),
-        (np.zeros((1, 1, 28, 28), np.uint8), r"take images\[:, 0\]"),
-        (np.zeros((2, 28, 28), bool), r"make images \* np.uint8"),
+        (np.zeros((2, 28, 28), np.int64), r"use images.astype\(np.uint8\)"),
+        (np.zeros((1, 28, 28, 3), np.uint8), "convert colours to grey levels"),
+        (np.zeros((1, 1, 28, 28), np.uint8), r"use images\[:, 0\]"),
+        (np.zeros((2, 28, 28), bool), r"use images \* np.uint8"),
         (np.ma.masked_array(np.zeros((28, 28), np.uint8)), "got a masked array"),
         (memoryview(bytes(28)), "got memoryview"),
         (Image.Image, "got type"),

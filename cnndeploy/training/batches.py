@@ -19,9 +19,9 @@ Batch = tuple[torch.Tensor, torch.Tensor, int]
 
 
 class Batches:
-    """The images, held once as uint8; what comes of an epoch depends on seed and epoch alone.
+    """The images, held once as uint8; the batches of an epoch depend on seed and epoch alone.
 
-    Each process gives its share of every global batch, so that all together take the same steps as one would.
+    Each process yields its share of every global batch, so that all processes together take the steps of one.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Batches:
         self._recipe, self._seed, self._processes = recipe, seed, processes
 
     def __len__(self) -> int:
-        """Steps in an epoch."""
+        """Return the number of steps in an epoch."""
         return math.ceil(len(self._images) / self._recipe.batch_size)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
@@ -66,13 +66,13 @@ class Batches:
 
 
 def generator(purpose: str, *numbers: int) -> torch.Generator:
-    """Random numbers that depend on these arguments alone, the same on every machine."""
+    """Return random numbers that depend on these arguments alone and are the same on every machine."""
     digest = hashlib.sha256(repr((purpose, *numbers)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _shifted(images: torch.Tensor, moves: torch.Tensor, reach: int) -> torch.Tensor:
-    """Each image (n, height, width) cut from itself within a black frame, at its ``moves`` (n, 2)."""
+    """Shift each image (n, height, width) by ``reach`` minus its ``moves`` (n, 2) pixels; black comes in."""
     height, width = images.shape[1:]
     framed = functional.pad(images, (reach,) * 4)
     rows = (moves[:, :1] + torch.arange(height, device=images.device))[:, :, None]  # (n, height, 1)

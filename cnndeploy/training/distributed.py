@@ -1,4 +1,4 @@
-"""Several processes that train one network, as ``torchrun`` starts them; one process where it did not.
+"""Several processes that train one network, if ``torchrun`` started them; else one process.
 
 Source: Li et al.: PyTorch Distributed: experiences on accelerating data parallel training, 2020.
 """
@@ -34,15 +34,15 @@ class Processes:
         return f"cuda:{self.local_rank}" if name == "cuda" and self.count > 1 else name
 
     def share(self, batch: torch.Tensor) -> torch.Tensor:
-        """The rows of a global batch that this process computes."""
+        """Return the rows of a global batch that this process computes."""
         return batch[self.rank :: self.count]
 
     def wrapped(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network, or one around it that averages gradients over the processes."""
+        """Return the network, wrapped so that gradients are averaged if there are several processes."""
         return network if self.count == 1 else DistributedDataParallel(network)
 
     def total(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """Each value summed over the processes."""
+        """Sum each value over the processes."""
         if self.count == 1:
             return list(values)
         sums = torch.tensor(list(values), dtype=torch.float64, device=device)
@@ -50,13 +50,13 @@ class Processes:
         return list(sums.tolist())
 
     def wait(self) -> None:
-        """For the others to come here."""
+        """Wait until all processes have come here."""
         if self.count > 1:
             distributed.barrier()
 
 
 def from_environment() -> Processes:
-    """What torchrun says in the environment variables that it sets."""
+    """Read the environment variables that torchrun sets."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Processes()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -65,7 +65,7 @@ def from_environment() -> Processes:
 
 @contextmanager
 def joined(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Connected to the others: over NCCL on GPUs, over Gloo on CPUs."""
+    """Connect to the other processes: over NCCL on GPUs, over Gloo on CPUs."""
     if processes.count == 1 or distributed.is_initialized():
         yield
         return
