@@ -1,7 +1,4 @@
-"""cnndeploy takes an image classifier from PyTorch to deployment and shows with evidence that every step was right.
-
-Importing it loads neither torch nor onnxruntime; each name below is loaded when it is first used.
-"""
+"""cnndeploy takes an image classifier from PyTorch to deployment and shows with evidence that every step was right."""
 
 from __future__ import annotations
 
@@ -55,7 +52,7 @@ _NAMES = {  # a test holds the imports above to this
     "verification.verify": "verify",
 }
 __all__ = sorted(" ".join(_NAMES.values()).split())  # noqa: PLE0605 - type checkers read the imports above
-__getattr__ = lazy(__name__, _NAMES)
+__getattr__ = lazy(__name__, _NAMES)  # importing cnndeploy loads neither torch nor onnxruntime
 
 
 def __dir__() -> list[str]:

@@ -293,9 +293,12 @@ def _told_manifest(session: Session, labels: Sequence[str], preprocessing: Prepr
     fits = [(spec.dtype, spec.shape[1:]) for spec in specs] == wanted
     size = ", ".join(map(str, preprocessing.shape))
     if not fits or not (specs[0].shape[0] == 1 or isinstance(specs[0].shape[0], str)):
+        channels = specs[0].shape[1:2] if session.inputs else ()
+        advice = f"; say channels={channels[0]} in the preprocessing" if channels in ((1,), (3,)) else ""
         raise ArtifactError(
             f"{session.artifact.path} takes and gives {_listed(session)}, but with this preprocessing and these labels "
             f"it should take float32 (batch, {size}) and give logits, float32 (batch, {len(labels)})"
+            f"{advice if channels != (preprocessing.channels,) else ''}"
         )
     return Manifest("unknown", specs[0], specs[1], preprocessing, tuple(labels))
 

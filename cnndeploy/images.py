@@ -19,15 +19,19 @@ if TYPE_CHECKING:
 
     Images = NDArray[np.uint8] | Image | Iterable[NDArray[np.uint8] | Image]
 
-# One run takes at most so many images, and unless it is one alone so many pixels, raw or prepared.
+# The limits of one run: images, and pixels, raw or prepared, unless it is a single image.
 MOST_IMAGES, _MOST_PIXELS = 256, 2**20
-# What an app is sent; Pillow knows many more, some of them programs that it hands to others, as PostScript.
+# What apps usually get. Pillow knows more, some of them programs that it has others run, such as PostScript.
 _KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
-# The last axis of (height, width, channels), as other libraries read files; no image is meant to be so narrow.
+# The last axis of (height, width, channels), as other libraries read files; no real image is so narrow.
 _CHANNELS = (1, 3, 4)
+<<<<<<< HEAD
 _SHAPES = {1: "(n, height, width)", 3: "(n, height, width, 3)"}
 # Weights of red, green and blue in a grey level, and what rounds; as PIL's convert("L") computes, after ITU-R BT.601.
 _LUMA, _HALF, _SHIFT = np.array((19595, 38470, 7471), np.uint32), np.uint32(0x8000), np.uint32(16)
+=======
+_MAKE_GREY = "; convert colours to grey levels first, as PIL's convert('L') does"
+>>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
 
 
 def most_images(height: int, width: int) -> int:
@@ -43,7 +47,9 @@ def stack_of(images: NDArray[Any], channels: int = 1) -> NDArray[np.uint8]:
     """
     if type(images) is not np.ndarray:
         if hasattr(images, "mask"):
-            raise InputMismatchError("expected images, got a masked array; fill what is masked with 0 first")
+            raise InputMismatchError(
+                "expected images, got a masked array; fill its masked pixels with 0 first"
+            )
         images = np.asarray(images)
     coloured = images.ndim in (3, 4) and images.shape[-1] == 3
     one = images.ndim == (3 if coloured else 2)
@@ -64,10 +70,15 @@ def stack_of(images: NDArray[Any], channels: int = 1) -> NDArray[np.uint8]:
     return np.repeat(stack[..., None], 3, axis=-1) if channels == 3 and not coloured else stack
 
 
+<<<<<<< HEAD
 def stacks_of(images: Images, limit: int = MOST_IMAGES, channels: int = 1) -> Iterator[NDArray[np.uint8]]:
     """Yield raw images as arrays of one size as :func:`stack_of` returns, no more than one run takes and ``limit``.
+=======
+def stacks_of(images: Images, limit: int = MOST_IMAGES) -> Iterator[NDArray[np.uint8]]:
+    """Yield raw images as arrays (n, height, width) of one size, with at most ``limit`` images and what one run takes.
+>>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
 
-    What images may be, :class:`~cnndeploy.classifier.Classifier` says; raise InputMismatchError for all else.
+    :class:`~cnndeploy.classifier.Classifier` says what images may be; raise InputMismatchError for anything else.
     """
     for stack in (
         (stack_of(images, channels),) if isinstance(images, np.ndarray) else _grouped(images, channels)
@@ -77,8 +88,13 @@ def stacks_of(images: Images, limit: int = MOST_IMAGES, channels: int = 1) -> It
             yield stack[start : start + most]
 
 
+<<<<<<< HEAD
 def _grouped(images: Image | Iterable[Any], channels: int) -> Iterator[NDArray[np.uint8]]:
     """Yield images of one size that follow each other as one array."""
+=======
+def _grouped(images: Image | Iterable[Any]) -> Iterator[NDArray[np.uint8]]:
+    """Yield consecutive images of one size as one array."""
+>>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
     if isinstance(images, str | os.PathLike):
         raise InputMismatchError(f"expected images, got the path {images!r}; cnndeploy.read_image reads it")
     kind = type(images).__name__
@@ -107,16 +123,20 @@ def _one(image: Any, channels: int) -> NDArray[np.uint8]:
 
 
 def _advice(images: NDArray[Any]) -> str:
-    """Say how an array that is no stack of raw images may become one."""
+    """Say how an array may become a stack of raw images; empty if it is not clear."""
     if images.dtype.kind == "f":
-        return "; of values from 0 to 1 make (images * 255).round().astype(np.uint8)"
+        return "; if its values are 0 to 1, use (images * 255).round().astype(np.uint8)"
     if images.dtype.kind == "b":
-        return "; of True and False make images * np.uint8(255)"
+        return "; if it is a mask, use images * np.uint8(255)"
     if images.dtype.kind in "iu" and images.dtype != np.uint8:
-        return "; of values from 0 to 255 make images.astype(np.uint8)"
+        return "; if its values are 0 to 255, use images.astype(np.uint8)"
     if images.ndim == 4:
+<<<<<<< HEAD
         first = "; of one channel take images[:, 0]"
         return first if images.shape[1] == 1 else "; channels come last, (n, height, width, 3)"
+=======
+        return "; if axis 1 is the only channel, use images[:, 0]" if images.shape[1] == 1 else _MAKE_GREY
+>>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
     return ""
 
 
@@ -128,14 +148,14 @@ def _check_size(height: int, width: int) -> None:
 def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, channels: int = 1) -> NDArray[np.uint8]:
     """Read a BMP, GIF, JPEG, PNG, PGM, PPM, TIFF or WebP file as uint8 (height, width) or (height, width, 3), upright.
 
-    What is transparent is black.
+    Transparent pixels become black.
 
     Args:
         source: A path, an open binary file, as an upload is, or the content of a file.
         channels: 1 for grey levels, 3 for RGB.
 
     Raises:
-        DataError: No image, damaged, grey levels of more than 8 bits, or more than 8192 pixels a side.
+        DataError: The file is not an image, is damaged, has more than 8 bits a channel or 8192 pixels a side.
 
     >>> cnndeploy.read_image("shoe.png").shape
     (28, 28)
@@ -159,8 +179,13 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, channels: int 
         raise DataError(f"{name} cannot be read as an image: {error}") from error
 
 
+<<<<<<< HEAD
 def _pixels(image: Image, channels: int) -> NDArray[np.uint8]:
     """Return a PIL image as an array; what is transparent is background, which is black here."""
+=======
+def _grey(image: Image) -> NDArray[np.uint8]:
+    """Return a PIL image as uint8 (height, width); transparent pixels become black, the background here."""
+>>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
     from PIL import Image as Pillow, ImageOps
 
     _check_size(image.height, image.width)  # before its pixels are read

@@ -115,13 +115,13 @@ def test_the_next_classes(trained: Trained) -> None:
 @pytest.mark.parametrize(
     ("images", "reason"),
     [
-        (np.zeros((2, 28, 28)), r"expected uint8 images.*got float64.*make \(images \* 255\)"),
+        (np.zeros((2, 28, 28)), r"expected uint8 images.*got float64.*use \(images \* 255\)"),
         (np.full((2, 28, 28), np.nan), "expected uint8 images"),
         (np.full((28, 28), 300.0, np.float32), "expected uint8 images"),
-        (np.zeros((2, 28, 28), np.int64), r"make images.astype\(np.uint8\)"),
-        (np.zeros((1, 28, 28, 3), np.uint8), "channels come last"),
-        (np.zeros((1, 1, 28, 28), np.uint8), r"take images\[:, 0\]"),
-        (np.zeros((2, 28, 28), bool), r"make images \* np.uint8"),
+        (np.zeros((2, 28, 28), np.int64), r"use images.astype\(np.uint8\)"),
+        (np.zeros((1, 3, 28, 28), np.uint8), "channels come last"),
+        (np.zeros((1, 1, 28, 28), np.uint8), r"use images\[:, 0\]"),
+        (np.zeros((2, 28, 28), bool), r"use images \* np.uint8"),
         (np.ma.masked_array(np.zeros((28, 28), np.uint8)), "got a masked array"),
         (memoryview(bytes(28)), "got memoryview"),
         (Image.Image, "got type"),
@@ -535,8 +535,11 @@ def test_a_file_of_others_for_colours_says_that_it_takes_three_channels(
         model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
 
     told: dict[str, Any] = {"labels": data.LABELS, "preprocessing": cnndeploy.Preprocessing(size=(28, 28))}
-    with pytest.raises(ArtifactError, match=r"takes images of 3 channels.*grey images, of 1 channel, only"):
+    with pytest.raises(ArtifactError, match=r"takes .* channels=3 in the preprocessing"):
         cnndeploy.load(edited(colours), **told)
+    told["preprocessing"] = cnndeploy.Preprocessing(size=(28, 28), channels=3)
+    with cnndeploy.load(edited(colours), **told) as model:
+        assert len(model.classify(np.zeros((2, 28, 28, 3), np.uint8))) == 2
 
 
 def test_a_closed_classifier_says_so(trained: Trained) -> None:

@@ -122,7 +122,7 @@ def command(
     \b
     Examples:
       cnndeploy bench lenet.pt lenet.onnx --batch-size 1,64 --html bench.html
-      cnndeploy bench lenet.pt lenet.onnx --runtime eager --runtime onnxruntime --runtime openvino
+      cnndeploy bench lenet.pt lenet.onnx --runtime eager --runtime openvino
       cnndeploy bench lenet.pt lenet.onnx --compare baseline.json
     """
     from cnndeploy.benchmark.bench import bench

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """Plan and State: what decides the weights of a training, how far it is, and where it starts or goes on."""
+=======
+"""Plan and State: what decides the weights of a training, and how far it has come."""
+>>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from cnndeploy.serial import jsonable, structure
 Precision = Literal["float32", "bfloat16"]
 
 _JSON = "cnndeploy.training"
-_BEGIN_ANEW = "To begin again instead, train with overwrite=True and without resume=True."
+_BEGIN_AGAIN = "To begin again instead, train with overwrite=True and without resume=True."
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,7 @@ class Plan:
     """Everything that decides the weights, except the machine and its number of threads.
 
     ``recipe_name`` is the recipe that ``recipe`` was made from; ``dataset_sha256`` is of each file, by name.
-    ``images``: train on the first so many only; None for all.
+    ``images``: how many of the first images to train on; None for all.
     """
 
     architecture: str
@@ -54,7 +58,7 @@ class Plan:
             return cls(**{**known, "recipe": Recipe(**known["recipe"])})
         except (KeyError, TypeError) as error:
             raise TrainingError(
-                f"{where} does not say how it was trained, or in another version's words"
+                f"{where} does not say how it was trained, or says it in the words of another version"
             ) from error
 
     def changed(self, changes: Mapping[str, Any]) -> Self:
@@ -72,7 +76,7 @@ class Plan:
             own, other = ({**asdict(plan.recipe), **asdict(plan)} for plan in (self, wanted))
             keys = [key for key in own if key != "recipe" and own[key] != other[key]]
             differences = ", ".join(f"{key} {own[key]}, not {other[key]}" for key in keys)
-            raise TrainingError(f"{output} was begun otherwise: {differences}. {_BEGIN_ANEW}")
+            raise TrainingError(f"{output} was begun otherwise: {differences}. {_BEGIN_AGAIN}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +152,8 @@ class State:
             raise
         except Exception as error:  # whatever a damaged file makes torch raise
             raise TrainingError(
-                f"{path} cannot be resumed from: it is damaged, or not ours. Remove it to begin again."
+                f"{path} cannot be resumed from: it is damaged, or of another program. Train with overwrite=True "
+                "to begin again."
             ) from error
 
 
@@ -172,22 +177,24 @@ def resolve(
     overwrite: bool,
     recipe_of: str | os.PathLike[str] | None,
 ) -> State:
-    """Return the state from which to train; its device and threads are those of what it goes on with or is like.
+    """Return the state to train from.
 
-    With ``resume`` it goes on with what lies at ``output``; it is like the checkpoint ``recipe_of``, or what it goes
-    on with. ``recipe`` is a name, None for that of the training it is like, else the default. ``changes`` are fields
-    of the plan and its recipe. Raises TrainingError if what lies at ``output`` or ``recipe_of`` does not fit, or if
-    neither ``resume`` nor ``overwrite`` says what to do with it.
+    With ``resume`` that is the training at ``output``, if there is one. Otherwise a new training takes its plan, device
+    and threads from the checkpoint ``recipe_of``, if it is given. ``recipe`` is a name; None means the recipe of the
+    training that is resumed or repeated, else the default. ``changes`` are fields of the plan and its recipe.
+
+    Raises TrainingError if what lies at ``output`` or ``recipe_of`` does not fit, or if neither ``resume`` nor
+    ``overwrite`` says what to do with it.
     """
     if resume and overwrite:
         raise TrainingError("resume=True goes on with a training, overwrite=True begins it again; choose one")
     unfinished = resume and state_path(output).exists()
     previous = State.load(output) if unfinished else None
     if resume and not unfinished and output.exists():
-        previous = _completed(output, architecture, f". {_BEGIN_ANEW}")
+        previous = _completed(output, architecture, f". {_BEGIN_AGAIN}")
         if previous is not None and not previous.is_complete:
             raise TrainingError(
-                f"{output} is unfinished, and {state_path(output)} is not there. {_BEGIN_ANEW}"
+                f"{output} is unfinished, and {state_path(output)} is not there. {_BEGIN_AGAIN}"
             )
     like = previous if recipe_of is None else _completed(recipe_of, architecture)
     if not resume and not overwrite:

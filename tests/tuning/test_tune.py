@@ -176,10 +176,10 @@ def test_what_was_timed_is_told_if_nothing_can_be_deployed(
 def test_a_row_whose_loss_could_not_be_compared_has_none(
     int8: Quantized, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def label_alike(self: cnndeploy.Reference, count: int, **_settings: Any) -> Any:
-        return np.zeros(count, np.intp)
+    def label_alike(self: cnndeploy.Reference, images: range, **_settings: Any) -> Any:
+        return np.zeros((len(images), 10), np.float32)
 
-    monkeypatch.setattr(cnndeploy.Reference, "labels", label_alike)
+    monkeypatch.setattr(cnndeploy.Reference, "logits", label_alike)
     verdict = cnndeploy.verify_budget(int8.artifact, trained.checkpoint, budget=20, images=64)
     assert "the same label" in verdict.summary
     contender = Contender("int8", resolve(int8.artifact), verdict)
