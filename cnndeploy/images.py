@@ -25,13 +25,9 @@ MOST_IMAGES, _MOST_PIXELS = 256, 2**20
 _KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 # The last axis of (height, width, channels), as other libraries read files; no real image is so narrow.
 _CHANNELS = (1, 3, 4)
-<<<<<<< HEAD
 _SHAPES = {1: "(n, height, width)", 3: "(n, height, width, 3)"}
 # Weights of red, green and blue in a grey level, and what rounds; as PIL's convert("L") computes, after ITU-R BT.601.
 _LUMA, _HALF, _SHIFT = np.array((19595, 38470, 7471), np.uint32), np.uint32(0x8000), np.uint32(16)
-=======
-_MAKE_GREY = "; convert colours to grey levels first, as PIL's convert('L') does"
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
 
 
 def most_images(height: int, width: int) -> int:
@@ -58,7 +54,7 @@ def stack_of(images: NDArray[Any], channels: int = 1) -> NDArray[np.uint8]:
         got = f"{images.dtype} {images.shape}{_advice(stack)}"
         raise InputMismatchError(f"expected uint8 images {_SHAPES[channels]} with 0 to 255, got {got}")
     if not coloured and images.ndim == 3 and images.shape[2] in _CHANNELS:
-        unlike = "; of one channel take image[..., 0], of red, green, blue and alpha image[..., :3]"
+        unlike = "; of one channel use image[..., 0], of red, green, blue and alpha image[..., :3]"
         raise InputMismatchError(
             f"an array {images.shape} looks like one image in {images.shape[2]} channels{unlike}"
         )
@@ -70,13 +66,8 @@ def stack_of(images: NDArray[Any], channels: int = 1) -> NDArray[np.uint8]:
     return np.repeat(stack[..., None], 3, axis=-1) if channels == 3 and not coloured else stack
 
 
-<<<<<<< HEAD
 def stacks_of(images: Images, limit: int = MOST_IMAGES, channels: int = 1) -> Iterator[NDArray[np.uint8]]:
     """Yield raw images as arrays of one size as :func:`stack_of` returns, no more than one run takes and ``limit``.
-=======
-def stacks_of(images: Images, limit: int = MOST_IMAGES) -> Iterator[NDArray[np.uint8]]:
-    """Yield raw images as arrays (n, height, width) of one size, with at most ``limit`` images and what one run takes.
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
 
     :class:`~cnndeploy.classifier.Classifier` says what images may be; raise InputMismatchError for anything else.
     """
@@ -88,13 +79,8 @@ def stacks_of(images: Images, limit: int = MOST_IMAGES) -> Iterator[NDArray[np.u
             yield stack[start : start + most]
 
 
-<<<<<<< HEAD
 def _grouped(images: Image | Iterable[Any], channels: int) -> Iterator[NDArray[np.uint8]]:
     """Yield images of one size that follow each other as one array."""
-=======
-def _grouped(images: Image | Iterable[Any]) -> Iterator[NDArray[np.uint8]]:
-    """Yield consecutive images of one size as one array."""
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
     if isinstance(images, str | os.PathLike):
         raise InputMismatchError(f"expected images, got the path {images!r}; cnndeploy.read_image reads it")
     kind = type(images).__name__
@@ -131,12 +117,8 @@ def _advice(images: NDArray[Any]) -> str:
     if images.dtype.kind in "iu" and images.dtype != np.uint8:
         return "; if its values are 0 to 255, use images.astype(np.uint8)"
     if images.ndim == 4:
-<<<<<<< HEAD
-        first = "; of one channel take images[:, 0]"
+        first = "; if axis 1 is the only channel, use images[:, 0]"
         return first if images.shape[1] == 1 else "; channels come last, (n, height, width, 3)"
-=======
-        return "; if axis 1 is the only channel, use images[:, 0]" if images.shape[1] == 1 else _MAKE_GREY
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
     return ""
 
 
@@ -179,13 +161,8 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, channels: int 
         raise DataError(f"{name} cannot be read as an image: {error}") from error
 
 
-<<<<<<< HEAD
 def _pixels(image: Image, channels: int) -> NDArray[np.uint8]:
     """Return a PIL image as an array; what is transparent is background, which is black here."""
-=======
-def _grey(image: Image) -> NDArray[np.uint8]:
-    """Return a PIL image as uint8 (height, width); transparent pixels become black, the background here."""
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
     from PIL import Image as Pillow, ImageOps
 
     _check_size(image.height, image.width)  # before its pixels are read

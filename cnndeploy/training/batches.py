@@ -19,15 +19,9 @@ Batch = tuple[torch.Tensor, torch.Tensor, int]
 
 
 class Batches:
-<<<<<<< HEAD
     """The images, held once as uint8; the batches of an epoch depend only on seed and epoch.
 
     Each process gets its share of every global batch, so that all together take the same steps as one would.
-=======
-    """The images, held once as uint8; the batches of an epoch depend on seed and epoch alone.
-
-    Each process yields its share of every global batch, so that all processes together take the steps of one.
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
     """
 
     def __init__(
@@ -45,11 +39,7 @@ class Batches:
         self._recipe, self._seed, self._processes = recipe, seed, processes
 
     def __len__(self) -> int:
-<<<<<<< HEAD
         """Count the steps in an epoch."""
-=======
-        """Return the number of steps in an epoch."""
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
         return math.ceil(len(self._images) / self._recipe.batch_size)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
@@ -76,21 +66,13 @@ class Batches:
 
 
 def generator(purpose: str, *numbers: int) -> torch.Generator:
-<<<<<<< HEAD
     """Return a generator of random numbers that depend only on these arguments, on every machine."""
-=======
-    """Return random numbers that depend on these arguments alone and are the same on every machine."""
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
     digest = hashlib.sha256(repr((purpose, *numbers)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def _shifted(images: torch.Tensor, moves: torch.Tensor, reach: int) -> torch.Tensor:
-<<<<<<< HEAD
     """Move each image (n, height, width) by cutting it, at its ``moves`` (n, 2), out of itself in a black frame."""
-=======
-    """Shift each image (n, height, width) by ``reach`` minus its ``moves`` (n, 2) pixels; black comes in."""
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
     height, width = images.shape[1:]
     framed = functional.pad(images, (reach,) * 4)
     rows = (moves[:, :1] + torch.arange(height, device=images.device))[:, :, None]  # (n, height, 1)

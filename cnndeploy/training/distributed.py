@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Several processes that train one network, as ``torchrun`` starts them, or a single process.
-=======
-"""Several processes that train one network, if ``torchrun`` started them; else one process.
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
 
 Source: Li et al.: PyTorch Distributed: experiences on accelerating data parallel training, 2020.
 """
@@ -42,19 +38,11 @@ class Processes:
         return batch[self.rank :: self.count]
 
     def wrapped(self, network: torch.nn.Module) -> torch.nn.Module:
-<<<<<<< HEAD
         """Return the network, wrapped to average gradients over the processes if there are several."""
         return network if self.count == 1 else DistributedDataParallel(network)
 
     def total(self, values: Sequence[float], device: torch.device) -> list[float]:
         """Return each value summed over the processes."""
-=======
-        """Return the network, wrapped so that gradients are averaged if there are several processes."""
-        return network if self.count == 1 else DistributedDataParallel(network)
-
-    def total(self, values: Sequence[float], device: torch.device) -> list[float]:
-        """Sum each value over the processes."""
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
         if self.count == 1:
             return list(values)
         sums = torch.tensor(list(values), dtype=torch.float64, device=device)
@@ -62,11 +50,7 @@ class Processes:
         return list(sums.tolist())
 
     def wait(self) -> None:
-<<<<<<< HEAD
         """Wait until all other processes call this too."""
-=======
-        """Wait until all processes have come here."""
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
         if self.count > 1:
             distributed.barrier()
 

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Plan and State: what decides the weights of a training, how far it is, and where it starts or goes on."""
-=======
-"""Plan and State: what decides the weights of a training, and how far it has come."""
->>>>>>> 0002adf262e40f8bbb9aa9474f5dc943534716ba
 
 from __future__ import annotations
 
