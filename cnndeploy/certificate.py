@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from cnndeploy.artifact import Artifact, short_hash
+from cnndeploy.artifact import Artifact, sha256_of, short_hash
 from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
 from cnndeploy.files import write_file
 from cnndeploy.machine import environment
@@ -42,7 +42,7 @@ class Certification:
     """What became of the certificate at ``path``; ``none`` if there was none and is none.
 
     ``earlier`` describes the certificate that was there before, empty if none was. ``reason`` says why it was kept or
-    removed.
+    removed, or could not be written.
     """
 
     outcome: Literal["written", "kept", "removed", "none"]
@@ -52,7 +52,7 @@ class Certification:
 
     def __str__(self) -> str:
         if self.outcome == "none":
-            return ""
+            return f"No certificate: {self.reason}" if self.reason else ""
         if self.outcome == "written":
             return f"Certificate: {self.path}{f' (replaces {self.earlier})' if self.earlier else ''}"
         return f"{self.outcome.capitalize()} {self.earlier}, {self.path}: {self.reason}"
@@ -91,6 +91,8 @@ def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str
     if certificate and (reason := why_kept(content, certificate)):
         return Certification("kept", path, earlier, reason)
     if verdict.passed:
+        if _sha256(artifact) != content["artifact"]["sha256"]:
+            raise ArtifactError(f"{artifact} is not the file any more that was verified; verify it again")
         date = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"date": date, "command": command, "environment": environment(), **content}
         write_file(path, dumps(content).encode())
@@ -253,6 +255,14 @@ def _how_to_verify(artifact: Artifact, run: Run) -> str:
     if artifact.format == "checkpoint" and run.runtime == "eager":
         return "A checkpoint is what other files are verified against; load a file that was exported from it."
     return f"Verify it by {run.runtime} with: cnndeploy verify"
+
+
+def _sha256(artifact: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's content, empty if it cannot be read."""
+    try:
+        return sha256_of(Path(artifact))
+    except OSError:
+        return ""
 
 
 def _keeps_budget(content: Mapping[str, Any]) -> bool:

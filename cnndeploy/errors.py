@@ -108,6 +108,8 @@ class InputMismatchError(CnndeployError):
 class ReportedError(CnndeployError):
     """Base of errors that carry what was found out until then."""
 
+    report: object = None  # of one that a worker process met
+
     def __init__(self, message: str, report: object = None) -> None:
         super().__init__(message)
         self.report = report

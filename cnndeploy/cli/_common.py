@@ -211,8 +211,10 @@ def write_json(target: str | Path | None, values: Any) -> None:
 
 def show(report: Any, table: Callable[[Any], RenderableType], json_file: str | None) -> None:
     """Write a report, which has ``to_dict()``, as JSON, if that is wanted, and print its table."""
-    write_json(json_file, report.to_dict())
-    console_for(json_file).print(table(report))
+    try:
+        write_json(json_file, report.to_dict())
+    finally:  # a full disk is no reason to hide what took minutes
+        console_for(json_file).print(table(report))
     say_wrote(json_file, json_file=json_file)
 
 

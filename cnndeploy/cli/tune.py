@@ -72,7 +72,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
             report = tune(checkpoint, output, should_stop=stop, progress=update, **settings)
     except Stopped as error:
         click.echo(f"Stopped: {error}.", err=True)
-        raise SystemExit(stop.exit_code) from None
+        raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     except BenchmarkError as error:
         if error.report is not None:  # minutes of timing are worth something even if nothing can be deployed
             common.show(error.report, tuning_table, json_file)

@@ -88,8 +88,10 @@ def command(
         if removed.outcome == "removed":
             click.echo(str(removed), err=True)
         raise
-    _write(verdict, json_file, junit_file)
-    common.console_for(json_file).print(verdict_table(verdict))
+    try:
+        _write(verdict, json_file, junit_file)
+    finally:  # a full disk is no reason to hide what took minutes
+        common.console_for(json_file).print(verdict_table(verdict))
     if candidate.plan is None or (candidate.is_planned and settings["images"] is None):
         try:
             if told := str(certify(verdict, path, common.command_line())):

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from cnndeploy.benchmark.timer import BatchOf, Timer
 from cnndeploy.errors import ArtifactError, BenchmarkError
+from cnndeploy.run import RuntimeOptions
 from cnndeploy.tuning.contenders import Contender, Files, Job
 from cnndeploy.tuning.race import FIRST_ROUNDS, Race
 from cnndeploy.tuning.report import Row
@@ -32,10 +33,14 @@ _ALLOWANCE = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The race that was run, and the contender that is deployed, whose verdict is a pass; None if there is none."""
+    """The race that was run, and the contender that is deployed, whose verdict is a pass; None if there is none.
+
+    ``measured`` is what quantization found of the int8 file, if there is one.
+    """
 
     race: Race[Contender]
     chosen: Contender | None
+    measured: BudgetReport | None = None
 
     def rows(self, contenders: Sequence[Contender], checkpoint_accuracy: float | None) -> list[Row]:
         """Return a row for each contender, fastest first.
@@ -60,8 +65,9 @@ class Choice:
             row = replace(row, **_figures(race, contender, anchor))
             if not (contender.lossy or contender.rejected):
                 row = replace(row, accuracy=checkpoint_accuracy)
-        if isinstance(verdict, BudgetReport):
-            row = replace(row, accuracy=verdict.accuracy, loss_high_points=verdict.loss_high_points)
+        budget = verdict if isinstance(verdict, BudgetReport) else self._measured(contender)
+        if budget is not None:
+            row = replace(row, accuracy=budget.accuracy, loss_high_points=budget.loss_high_points)
         if verdict is not None and (contender is self.chosen or contender.rejected):
             return replace(
                 row, outcome="rejected" if contender.rejected else "chosen", reason=verdict.summary
@@ -80,6 +86,15 @@ class Choice:
                 row, outcome="undecided", reason=f"{known} not tell whether it is slower than the chosen one"
             )
         return row
+
+    def _measured(self, contender: Contender) -> BudgetReport | None:
+        """Return what is known of the same file on the same runtime: its accuracy does not depend on the threads."""
+        report, candidate = self.measured, contender.candidate
+        if report is None or report.artifact.sha256 != candidate.artifact.sha256:
+            return None
+        precision = RuntimeOptions.of(report.options).precision
+        same = (report.runtime, precision) == (candidate.run.runtime, candidate.run.choices.precision)
+        return report if same else None
 
 
 def _figures(race: Race[Contender], contender: Contender, anchor: Contender) -> dict[str, Any]:
@@ -117,9 +132,9 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
             best = _best(job, pool, race)
             if best is None:
                 break
-            looks += best.lossy
+            looks += best.lossy and best.verdict is None
             if looks > _MOST_LOSSY:
-                for contender in (one for one in pool if one.lossy):
+                for contender in (one for one in pool if one.lossy and one.verdict is None):
                     contender.verdict = _undecided(job, contender, _MEASURED_ENOUGH)
                 continue
             eager_image_s = files.eager_image_s
@@ -127,13 +142,14 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                 eager_image_s = (race.median_s(contenders[0]) or 0.0) / job.batch_size
             image_s = (race.median_s(best) or 0.0) / job.batch_size
             verdict = best.verdict or _verify(job, best, image_s, eager_image_s)
+            job.reference.release()  # what waits for work may disturb what is timed
             for contender in contenders:
                 if contender.numbers == best.numbers:
                     contender.verdict = verdict
             if verdict.passed:
-                return Choice(race, best)
+                return Choice(race, best, files.int8)
         job.check_stop()
-    return Choice(race, None)
+    return Choice(race, None, files.int8)
 
 
 class Entrant:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from cnndeploy.artifact import Artifact
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.machine import environment, usable_cpus
@@ -79,7 +80,7 @@ def tune(
     ...     model.labels[0]
     'T-shirt/top'
     """
-    source = checkpoint if isinstance(checkpoint, Reference) else resolve(checkpoint).artifact
+    source = checkpoint if isinstance(checkpoint, Reference) else _checkpoint(checkpoint)
     threads = usable_cpus() if threads is None else threads
     size = _BATCH_SIZES[objective] if batch_size is None else batch_size
     deadline = Deadline.after(60 * max_minutes, should_stop)
@@ -119,6 +120,16 @@ def tune(
     return report
 
 
+def _checkpoint(source: Source) -> Artifact:
+    """Open a checkpoint; raise ArtifactError if it is another file."""
+    artifact = resolve(source).artifact
+    if artifact.format != "checkpoint":
+        raise ArtifactError(
+            f"{artifact.path} is {artifact.format}; tune the checkpoint that it was exported from"
+        )
+    return artifact
+
+
 def _deploy(job: Job, report: TuneReport, choice: Choice, command: str) -> None:
     """Write the chosen contender as a folder, or raise BenchmarkError and say why there is none."""
     chosen = choice.chosen
@@ -132,8 +143,13 @@ def _deploy(job: Job, report: TuneReport, choice: Choice, command: str) -> None:
             report,
         )
     if not job.reference.artifact.is_unchanged():
-        raise ArtifactError(f"{report.checkpoint} was replaced while it was tuned; nothing was written")
-    write_deployment(report, chosen.candidate, chosen.verdict, command or _command(job, report))
+        raise BenchmarkError(
+            f"{report.checkpoint} was replaced while it was tuned; nothing was written", report
+        )
+    try:
+        write_deployment(report, chosen.candidate, chosen.verdict, command or _command(job, report))
+    except ArtifactError as error:  # a full disk, say: what was timed is not lost
+        raise BenchmarkError(str(error), report) from error
 
 
 def _accuracy(job: Job, files: Files) -> float | None:
