@@ -5,11 +5,10 @@ import pytest
 import cnndeploy
 from cnndeploy import errors
 
-
 PUBLIC = (
     "Artifact BenchmarkReport BudgetReport Classifier CnndeployError EquivalenceReport Evaluation Prediction "
-    "Preprocessing Quantized Reference Run RuntimeOptions TuneReport bench evaluate export load preprocessing_of quantize "
-    "read_image train tune verify verify_budget"
+    "Preprocessing Quantized Reference Run RuntimeOptions TuneReport bench evaluate export load preprocessing_of "
+    "quantize read_image train tune verify verify_budget"
 )
 
 
