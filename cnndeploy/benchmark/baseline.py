@@ -138,7 +138,7 @@ def _change(pair: Pair, reference: Pair | None, comparisons: int) -> Change:
 
 def _alone(line: Line) -> str:
     return (
-        f"not judged: {_named(line)}: a line alone cannot be told from the machine that it runs on. Measure the file "
+        f"not judged: {_named(line)}: measured alone, a slower file cannot be told from a slower machine. Measure it "
         "beside its checkpoint, for the baseline too."
     )
 

@@ -29,6 +29,7 @@ _MEASURED_ENOUGH = f"test images measured {_MOST_LOSSY} lossy contenders already
 _FEWEST_IMAGES = 256
 # Verification runs the checkpoint in float64 on some images too, and starts two processes.
 _ALLOWANCE = 1.5
+_ORDER = ("chosen", "as fast", "undecided", "slower", "failed", "not tried")  # of the rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Choice:
             return replace(row, outcome="not tried", reason="the time was over before it could be timed")
         if contender in race.slower:
             ratio, (low, high) = race.slower[contender].ratio, race.slower[contender].interval
-            reason = f"{ratio:.3g} ({low:.3g} to {high:.3g}) of the leader's speed"
+            reason = f"{ratio:.3g} ({low:.3g} to {high:.3g}) of the leader's speed when it left"
             return replace(row, outcome="slower", reason=reason)
         if rounds < FIRST_ROUNDS:
             known = "1 round does" if rounds == 1 else f"{rounds} rounds do"
@@ -99,24 +100,24 @@ class Choice:
 
 def _figures(race: Race[Contender], contender: Contender, anchor: Contender) -> dict[str, Any]:
     """Return the times of a row that was timed, comparable with those of the anchor's."""
+    ratio, ends, p50_s = race.ratio(anchor), race.interval(anchor), race.median_s(anchor) or 0.0
+    if contender == race.reference:
+        return {"ratio": 1.0, "ratio_interval": (1.0, 1.0), "p50_s": p50_s * ratio}
     relative, (low, high) = race.comparable(contender, anchor)
-    ends = race.interval(anchor)
     few = min(race.rounds(contender), race.rounds(anchor)) < FIRST_ROUNDS
     return {
-        "ratio": race.ratio(anchor) * relative,
+        "ratio": ratio * relative,
         "ratio_interval": None if few else (ends[0] * low, ends[1] * high),
-        "p50_s": (race.median_s(anchor) or 0.0) / relative,
+        "p50_s": p50_s / relative,
     }
 
 
 def _place(row: Row, best: float) -> tuple[int, float]:
-    """Return what rows are sorted by; ``best`` is the ratio of the chosen one."""
+    """Return what rows are sorted by; ``best`` is the ratio of the chosen one, above which only rejected ones stand."""
     ratio = row.ratio or 0.0
     if row.outcome == "rejected":
-        return 0 if ratio > best else 3, -ratio
-    return ("rejected", "chosen", "as fast", "undecided", "slower", "failed", "not tried").index(
-        row.outcome
-    ), -ratio
+        return -1 if ratio > best else _ORDER.index("slower"), -ratio
+    return _ORDER.index(row.outcome), -ratio
 
 
 def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:

@@ -55,7 +55,7 @@ class Race(Generic[K]):
         self.decided = False
         self.slower: dict[K, Slower[K]] = {}
         self._blocks = blocks
-        self._reference = reference
+        self.reference = reference
         self._medians: dict[K, dict[int, float]] = {contender: {} for contender in blocks}  # by round
         self._rounds = 0
         self._should_stop = should_stop
@@ -90,11 +90,11 @@ class Race(Generic[K]):
 
     def ratio(self, contender: K, to: K | None = None) -> float:
         """Return how many times as fast as ``to``, or the reference, it is: the median over rounds that both ran."""
-        return statistics.median(self._ratios(self._reference if to is None else to, contender))
+        return statistics.median(self._ratios(self.reference if to is None else to, contender))
 
     def interval(self, contender: K, to: K | None = None) -> Interval:
         """Return the 95% interval of :meth:`ratio`."""
-        return ratio_interval(self._ratios(self._reference if to is None else to, contender))
+        return ratio_interval(self._ratios(self.reference if to is None else to, contender))
 
     def comparable(self, contender: K, anchor: K) -> tuple[float, Interval]:
         """Return how many times as fast as ``anchor`` one is, with an interval, whatever rounds it ran.
@@ -102,7 +102,7 @@ class Race(Generic[K]):
         One that left for being slower is compared with the leader that it left to, and that one with the anchor.
         """
         left = self.slower.get(contender)
-        if left is None or contender in (anchor, self._reference):
+        if left is None or contender in (anchor, self.reference):
             return self.ratio(contender, anchor), self.interval(contender, anchor)
         ratio, interval = self.comparable(left.leader, anchor)
         return left.ratio * ratio, (left.interval[0] * interval[0], left.interval[1] * interval[1])
@@ -124,7 +124,7 @@ class Race(Generic[K]):
         return not running or rounds >= MOST_ROUNDS or (rounds > 0 and len(running) == 1)
 
     def _advance(self, running: Sequence[K], rounds: int) -> None:
-        turns = [self._reference, *(one for one in running if one != self._reference)]
+        turns = [self.reference, *(one for one in running if one != self.reference)]
         measured = measure(
             [self._blocks[contender] for contender in turns],
             seconds=1e-6,  # no more than so many rounds
@@ -138,15 +138,15 @@ class Race(Generic[K]):
                 self.failures[contender] = measurement.failure
             self._medians[contender] |= dict(enumerate(measurement.medians, self._rounds))
         self._rounds += rounds
-        if self._reference in self.failures and not self._medians[self._reference]:
-            failure = self.failures[self._reference]
+        if self.reference in self.failures and not self._medians[self.reference]:
+            failure = self.failures[self.reference]
             raise BenchmarkError(f"the reference, which all are timed against, does not run: {failure}")
 
     def _remaining(self, running: Sequence[K]) -> list[K]:
         """Return those that stay in the race, and let the others leave."""
         remaining = self._still_running(running)
         for contender in self._blocks:
-            if contender not in remaining and contender != self._reference:
+            if contender not in remaining and contender != self.reference:
                 self._on_leave(contender)
         return remaining
 

@@ -118,7 +118,8 @@ def test_rows_are_in_the_order_that_was_measured_side_by_side(monkeypatch: pytes
     assert choice_.race.decided
     ratios = [row.ratio or 0 for row in rows.values()]
     assert ratios == sorted(ratios, reverse=True)
-    assert rows["eager"].ratio == pytest.approx(1, rel=0.02)
+    assert (rows["eager"].ratio, rows["eager"].ratio_interval) == (1.0, (1.0, 1.0))
+    assert rows["eager"].p50_s == pytest.approx((chosen.p50_s or 0) * (chosen.ratio or 0))
     assert early.ratio == pytest.approx((0.1 / 0.0036) * (0.0058 / 0.0063), rel=0.03)
     assert None not in (chosen.p50_s, other.p50_s, early.p50_s)
     assert (chosen.p50_s or 0) < (early.p50_s or 0) == pytest.approx(0.0036 * 0.0063 / 0.0058, rel=0.03)
@@ -314,6 +315,7 @@ def test_when_one_is_left_the_race_is_complete_whatever_was_not_tried(
 ) -> None:
     tried.notes.append("int8 and bfloat16 were not tried")
     race: Any = SimpleNamespace(
+        reference=None,
         decided=True,
         failures={},
         slower={},
