@@ -88,7 +88,8 @@ def _job(deadline: Deadline | None = None, **more: Any) -> Job:
         if text.startswith("Timing"):
             FakeTimer.round = int(text.rpartition(" ")[2])
 
-    reference: Any = SimpleNamespace(test=range(10_000), artifact=SimpleNamespace(path=Path("x.pt")))
+    artifact = SimpleNamespace(path=Path("x.pt"))
+    reference: Any = SimpleNamespace(test=range(10_000), artifact=artifact, release=lambda: None)
     values = {"budget": 1.0, "batch_size": 1, "threads": 1, "device": "cpu", "max_minutes": 5.0}
     values |= {"reference": reference, "calibration": 8, "deadline": deadline or Deadline.after(300)}
     return Job(**{**values, "progress": progress, **more})

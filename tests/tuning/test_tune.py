@@ -238,7 +238,7 @@ def test_bad_input_is_refused_before_the_work(
 def test_an_exported_file_and_a_folder_of_something_else_are_refused(
     trained: Trained, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtifactError, match="checkpoint it came from"):
+    with pytest.raises(ArtifactError, match="tune the checkpoint that it was exported from"):
         cnndeploy.tune(trained.onnx, tmp_path / "d")
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").touch()

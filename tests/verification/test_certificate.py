@@ -28,7 +28,13 @@ def test_a_file_that_took_the_place_of_the_verified_one_gets_nothing_from_its_ce
     report: EquivalenceReport, trained: Trained, tmp_path: Path
 ) -> None:
     other = Path(shutil.copy(trained.onnx_image, tmp_path / "lenet.onnx"))
-    certify(report, other, "cnndeploy verify")
+    for path in (other, tmp_path / "gone.onnx"):
+        with pytest.raises(ArtifactError, match="is not the file any more that was verified"):
+            certify(report, path, "cnndeploy verify")
+        assert not certificate_path(path).exists()
+    shutil.copy(trained.onnx, other)
+    assert certify(report, other, "cnndeploy verify").outcome == "written"
+    shutil.copy(trained.onnx_image, other)
     assert read_certificate(Artifact.open(other)) is None
     with pytest.raises(ArtifactError, match="has no certificate"):
         cnndeploy.load(other, require_verified=True)
