@@ -22,6 +22,7 @@ from cnndeploy.files import write_file
 from cnndeploy.machine import environment
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.serial import dumps
+from cnndeploy.words import counted
 
 _LOSS_FIGURES = ("budget_points", "loss_points", "loss_low_points", "loss_high_points")
 _OTHER_BYTES = "this verification was of other bytes"
@@ -107,6 +108,17 @@ def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str
     return Certification("removed", path, earlier, "the file did not pass this verification")
 
 
+def try_to_certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str) -> Certification:
+    """Do what :func:`certify` does, and return why there is no certificate if it cannot be written or removed.
+
+    The disk may be full or read-only, which is no reason to lose what comes after.
+    """
+    try:
+        return certify(verdict, artifact, command)
+    except ArtifactError as error:
+        return Certification("none", certificate_path(artifact), reason=str(error))
+
+
 def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
     """Return the certificate for this exact file, or None.
 
@@ -148,7 +160,7 @@ def require_certificate(artifact: Artifact, run: Run, images: int) -> None:
         )
     if certificate["images"] < images:
         raise ArtifactError(
-            f"{artifact.path} was verified on {count_images(certificate['images'])}, and at least {images:,} are "
+            f"{artifact.path} was verified on {counted(certificate['images'], 'image')}, and at least {images:,} are "
             "required. Verify it on more with: cnndeploy verify"
         )
 
@@ -187,11 +199,6 @@ def known_accuracy(artifact: Artifact, run: Run) -> Accuracy | None:
     return None if accuracy is None else Accuracy(accuracy, training.get("test_images", 0))
 
 
-def count_images(images: int) -> str:
-    """Return the number in words, as ``10,000 images``."""
-    return f"{images:,} image{'' if images == 1 else 's'}"
-
-
 def _existing_certificate(artifact: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the certificate beside a file, empty if it is not valid for the file as it is; None if there is none."""
     if not certificate_path(artifact).exists():
@@ -209,7 +216,17 @@ def _why_not_replaced(passed: Mapping[str, Any], certificate: Mapping[str, Any])
     same_checkpoint = passed["against"]["sha256"] == certificate["against"]["sha256"]
     same_run = all(passed[name] == certificate[name] for name in ("runtime", "device", "options"))
     if same_checkpoint and same_run and passed["images"] < certificate["images"]:
-        return f"this pass was on {count_images(passed['images'])}"
+        return f"this pass was on {counted(passed['images'], 'image')}"
+    ours, its = passed.get("budget_points"), certificate.get("budget_points")
+    if (
+        same_checkpoint
+        and same_run
+        and ours
+        and its
+        and passed["images"] == certificate["images"]
+        and ours > its
+    ):
+        return f"its budget of {its:g} points is smaller than {ours:g}"
     return ""
 
 
@@ -226,7 +243,10 @@ def _why_not_outdated(failed: Mapping[str, Any], certificate: Mapping[str, Any])
     if not _covers(certificate, Run(failed["runtime"], options=options)):
         return f"this verification was by {failed['runtime']} on {failed['device']}{options}"
     if certificate["verdict"] == "within budget" and 0 < failed["images"] < certificate["images"]:
-        return f"this verification was on {count_images(failed['images'])}, which tell less"
+        return f"this verification was on {counted(failed['images'], 'image')}, which tell less"
+    high, its = failed.get("loss_high_points"), certificate.get("budget_points")
+    if certificate["verdict"] == "within budget" and high is not None and high <= its:
+        return f"the loss is within its own budget of {its:g} points"
     return ""
 
 
@@ -236,7 +256,7 @@ def _described(certificate: Mapping[str, Any] | None) -> str:
     if not certificate:
         return "a certificate that is not of this file"
     run = f"{certificate['runtime']} on {certificate['device']}{RuntimeOptions.of(certificate['options'])}"
-    return f"the certificate on {count_images(certificate['images'])} by {run}"
+    return f"the certificate on {counted(certificate['images'], 'image')} by {run}"
 
 
 def _covers(certificate: Mapping[str, Any], run: Run) -> bool:

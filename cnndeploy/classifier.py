@@ -67,7 +67,7 @@ class Classifier:
         self.manifest = manifest
         self._channels = manifest.preprocessing.channels
         self._invert = invert
-        self._to_look_at = _LOOKED_AT if background == "dark" else 0
+        self._to_look_at = _LOOKED_AT if background == "dark" and self._channels == 1 else 0
         self._most_images = 1 if manifest.input.shape[0] == 1 else most_images(*manifest.preprocessing.size)
 
     @property

@@ -112,7 +112,7 @@ class Preprocessing:
             prepared = (
                 np.divide(resized, 255, dtype=dtype) if self.scale == _BYTE else resized * dtype(self.scale)
             )
-        elif images.shape[1:] == self.size:  # the quick way of a small network
+        elif self.resize is None and images.shape[1:] == self.size:  # the quick way of a small network
             prepared = (images.astype(dtype) * self.scale)[:, None]
         else:
             prepared = self._resized_in_float(self._with_channels(images).transpose(0, 3, 1, 2), dtype)

@@ -26,6 +26,15 @@ _FILTERS: dict[Any, Interpolation] = {
 }
 # Steps that only change how a picture is held.
 _CONVERSIONS = {"ToTensor", "PILToTensor", "ToImage", "ConvertImageDtype", "ToDtype", "ToPureTensor"}
+_SCALING = {"ToTensor", "ConvertImageDtype", "ToDtype"}
+# Of Hugging Face: steps that are off by default, processors that resize by rules that no field of the file tells, and
+# what a single number for the size means, by the beginning of the processor's name.
+_UNUSUAL = (
+    *("do_pad", "do_thumbnail", "do_align_long_axis", "do_flip_channel_order", "do_reduce_labels"),
+    *("rescale_offset", "include_top"),
+)
+_OWN_RULES = ("Levit", "PoolFormer")
+_BOTH_SIDES, _SHORTER_SIDE = ("ViT", "DeiT", "Beit"), ("CLIP", "ConvNext")
 _ORDER = ("Resize", "CenterCrop", "Grayscale", "conversion", "Normalize")
 
 
@@ -129,15 +138,18 @@ def _of_timm(config: Mapping[str, Any]) -> Preprocessing:
 
 def _of_hugging_face(config: Mapping[str, Any]) -> Preprocessing:
     kind = config.get("image_processor_type") or config.get("feature_extractor_type") or ""
-    for step in ("do_pad", "do_thumbnail", "do_align_long_axis", "do_flip_channel_order", "do_reduce_labels"):
-        if config.get(step):
-            raise ArtifactError(f"{step} of {kind or 'this configuration'} cannot be kept")
+    unusual = [step for step in _UNUSUAL if config.get(step)]
+    unusual += ["crop_pct"] * ("crop_pct" in config and not kind.startswith("ConvNext"))
+    if kind.startswith(_OWN_RULES):
+        raise ArtifactError(f"{kind} resizes by a rule of its own, which cannot be kept")
+    if unusual:
+        raise ArtifactError(f"{unusual[0]} of {kind or 'this configuration'} cannot be kept")
     for step in ("do_resize", "do_rescale", "do_normalize"):
         if not config.get(step, True):
             raise ArtifactError(f"{step} is off; images are always resized, scaled and normalised here")
     size, crops = config["size"], config.get("do_center_crop", False)
-    resize = _hugging_face_sides(size)
-    final = _hugging_face_sides(config["crop_size"]) if crops else resize
+    resize = _hugging_face_sides(size, kind)
+    final = _square_or_sides(config["crop_size"]) if crops else resize
     if kind.startswith("ConvNext"):  # it crops by a share of its own, and only what is small
         if isinstance(resize, int) and resize < 384:
             final, resize = (resize, resize), int(resize / config.get("crop_pct", 224 / 256))
@@ -161,12 +173,23 @@ def _of_hugging_face(config: Mapping[str, Any]) -> Preprocessing:
     )
 
 
-def _hugging_face_sides(size: Any) -> int | tuple[int, int]:
+def _hugging_face_sides(size: Any, kind: str) -> int | tuple[int, int]:
+    """Return the length of the shorter side, or height and width; older files have a number, which means either."""
     if isinstance(size, Mapping):
+        if "longest_edge" in size:
+            raise ArtifactError("a longest_edge cannot be kept")
         return int(size["shortest_edge"]) if "shortest_edge" in size else (size["height"], size["width"])
-    if isinstance(size, int):  # as older files wrote it
+    if kind.startswith(_BOTH_SIDES):
         return (size, size)
-    raise ArtifactError(f"not a size: {size!r}")
+    if kind.startswith(_SHORTER_SIDE):
+        return int(size)
+    raise ArtifactError(
+        f"the size {size!r} is that of the shorter side or of both; write shortest_edge, or height and width"
+    )
+
+
+def _square_or_sides(size: Any) -> tuple[int, int]:
+    return (size["height"], size["width"]) if isinstance(size, Mapping) else (size, size)
 
 
 def _of_steps(steps: Sequence[Any]) -> Preprocessing:
@@ -198,6 +221,8 @@ def _in_order(steps: Sequence[Any]) -> dict[str, Any]:
     place = 0
     for step in steps:
         name = type(step).__name__
+        if name == "ToDtype" and not getattr(step, "scale", False):
+            raise ArtifactError("ToDtype without scale=True cannot be kept: values stay between 0 and 255")
         kind = "conversion" if name in _CONVERSIONS else name
         if kind not in _ORDER:
             raise ArtifactError(f"the step {name} cannot be kept")
@@ -207,6 +232,8 @@ def _in_order(steps: Sequence[Any]) -> dict[str, Any]:
             )
         place = _ORDER.index(kind) + (kind != "conversion")
         by_name[name] = step
+    if not _SCALING & by_name.keys():
+        raise ArtifactError(f"no step scales to between 0 and 1; one of {', '.join(sorted(_SCALING))} does")
     if (grey := by_name.get("Grayscale")) and grey.num_output_channels != 1:
         raise ArtifactError("Grayscale to three channels cannot be kept")
     return by_name

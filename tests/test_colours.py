@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from click.testing import Result
 from PIL import Image
 from torchvision.transforms._presets import ImageClassification
 
 import cnndeploy
 from cnndeploy.errors import InputMismatchError
 from cnndeploy.images import read_image
+from cnndeploy.quantization.graph import with_manifest
 from helpers import Trained
 
 
@@ -68,3 +74,33 @@ def test_a_foreign_network_of_colours_gets_what_its_own_transform_gives(
         assert model.logits(grey[0]).shape == (1, 5)
         with pytest.raises(InputMismatchError, match=r"expected uint8 images \(n, height, width, 3\)"):
             model.classify(np.zeros((2, 3, 64, 64), np.uint8))
+
+
+@pytest.mark.slow
+def test_a_file_of_colours_with_a_manifest_is_inspected_and_predicts(
+    foreign: tuple[Path, torch.nn.Module], tmp_path: Path, cli: Callable[..., Result]
+) -> None:
+    path, _ = foreign
+    preprocessing = cnndeploy.preprocessing_of(ImageClassification(crop_size=64, resize_size=72))
+    with cnndeploy.load(path, labels=list("abcde"), preprocessing=preprocessing) as model:
+        manifest = model.manifest
+    ours = tmp_path / "ours.onnx"
+    ours.write_bytes(with_manifest(onnx.load(path), manifest.to_json()))
+    inspected = cli("inspect", ours)
+    assert inspected.exit_code == 0, inspected.output
+    shown = " ".join(inspected.output.replace("│", " ").split())
+    assert (
+        "RGB, uint8 times 0.00392157, resized to a shorter side of 72 (bilinear, antialiased, width first)"
+        in shown
+    )
+    assert "cropped to 64 x 64, minus 0.485, 0.456, 0.406, divided by 0.229, 0.224, 0.225" in shown
+    pixels = np.zeros((80, 90, 3), np.uint8)
+    pixels[..., 0] = 250  # its grey levels are not it
+    Image.fromarray(pixels).save(tmp_path / "red.png")
+    with warnings.catch_warnings(), cnndeploy.load(ours) as model:
+        warnings.simplefilter("error")
+        (expected,) = model.classify(pixels)
+    predicted = json.loads(cli("predict", ours, tmp_path / "red.png", "--json").stdout)
+    (first,) = predicted["predictions"][0]["classes"][:1]
+    assert first["label"] == expected.label
+    assert first["probability"] == pytest.approx(expected.probability)

@@ -151,6 +151,18 @@ def test_colours_known_answer() -> None:
     np.testing.assert_allclose(prepared[0, 2], bright[..., 2] / 2, atol=1e-7)
 
 
+def test_a_resize_is_not_left_out_for_images_of_the_right_size() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (1, 28, 28), dtype=np.uint8)
+    colours = np.repeat(grey[..., None], 3, axis=-1)
+    for antialias in (False, True):
+        enlarged, same = (
+            Preprocessing((28, 28), resize=32, antialias=antialias, channels=channels)(images)  # type: ignore[arg-type]
+            for channels, images in ((1, grey), (3, colours))
+        )
+        np.testing.assert_allclose(enlarged[0, 0], same[0, 1], atol=1e-6)
+        assert np.abs(enlarged - Preprocessing((28, 28))(grey)).max() > 0.1
+
+
 def test_a_crop_beyond_the_edge_is_black() -> None:
     prepared = Preprocessing((3, 5), resize=(1, 2), scale=1.0)(np.full((1, 1, 2), 9, np.uint8))
     assert prepared[0, 0].tolist() == [[0, 0, 0, 0, 0], [0, 9, 9, 0, 0], [0, 0, 0, 0, 0]]

@@ -136,17 +136,23 @@ def test_a_composition_is_kept(compose: Any) -> None:
     [
         (COMPOSITIONS[4].transforms, "no Resize"),
         ([transforms.Resize(40), transforms.ToTensor()], "no step says the size"),
-        ([transforms.Resize(40, max_size=50), transforms.CenterCrop(32)], "max_size"),
+        ([transforms.Resize((9, 9)), v2.ToImage()], "no step scales"),
+        ([transforms.Resize((9, 9)), v2.ToImage(), v2.ToDtype(torch.float32)], "ToDtype without scale=True"),
+        ([transforms.Resize(40, max_size=50), transforms.CenterCrop(32), transforms.ToTensor()], "max_size"),
         ([transforms.RandomCrop(32)], "the step RandomCrop cannot be kept"),
         (
             [transforms.CenterCrop(32), transforms.Resize(40)],
             "the step Resize cannot be kept where it stands",
         ),
         (
-            [transforms.Resize(40, InterpolationMode.NEAREST), transforms.CenterCrop(32)],
+            [
+                transforms.Resize(40, InterpolationMode.NEAREST),
+                transforms.CenterCrop(32),
+                transforms.ToTensor(),
+            ],
             "interpolation nearest",
         ),
-        ([transforms.Resize((9, 9)), transforms.Grayscale(3)], "Grayscale to three"),
+        ([transforms.Resize((9, 9)), transforms.Grayscale(3), transforms.ToTensor()], "Grayscale to three"),
         ([transforms.Resize((9, 9)), transforms.Pad(2)], "the step Pad"),
     ],
 )
@@ -182,7 +188,26 @@ HUGGING_FACE = {
             None,
             "bicubic",
         ),
-        (HUGGING_FACE | {"do_center_crop": False, "size": 224, "resample": 2}, (224, 224), None, "bilinear"),
+        (
+            HUGGING_FACE
+            | {"do_center_crop": False, "size": 224, "resample": 2, "feature_extractor_type": "ViTX"},
+            (224, 224),
+            None,
+            "bilinear",
+        ),
+        (
+            HUGGING_FACE | {"size": 224, "crop_size": 224, "image_processor_type": "CLIPX"},
+            (224, 224),
+            224,
+            "bicubic",
+        ),
+        (
+            {**HUGGING_FACE, "do_center_crop": False, "size": 224, "crop_pct": 0.875}
+            | {"feature_extractor_type": "ConvNextFeatureExtractor"},
+            (224, 224),
+            256,
+            "bicubic",
+        ),
         (
             HUGGING_FACE
             | {
@@ -229,6 +254,10 @@ def test_its_own_fields_are_read_from_json(tmp_path: Path) -> None:
         (TIMM | {"input_size": (4, 224, 224)}, "4 channels"),
         (HUGGING_FACE | {"do_center_crop": False}, "images have no one size"),
         (HUGGING_FACE | {"do_flip_channel_order": True}, "do_flip_channel_order"),
+        (HUGGING_FACE | {"size": 256}, "shorter side or of both"),
+        (HUGGING_FACE | {"size": {"shortest_edge": 9, "longest_edge": 12}}, "longest_edge"),
+        (HUGGING_FACE | {"crop_pct": 0.9}, "crop_pct"),
+        (HUGGING_FACE | {"image_processor_type": "LevitImageProcessor"}, "Levit.* rule of its own"),
         (HUGGING_FACE | {"do_rescale": False}, "do_rescale is off"),
         (HUGGING_FACE | {"resample": 0}, "interpolation 0"),
         ({"size": [224, 224], "colour": 3}, "a preprocessing has no colour"),

@@ -196,11 +196,6 @@ def command_line(*arguments: object) -> str:
     return shlex.join(["cnndeploy", *map(str, arguments or sys.argv[1:])])
 
 
-def counted(count: int, noun: str) -> str:
-    """Return a number and what it counts, such as ``1 image`` and ``10,000 images``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def write_json(target: str | Path | None, values: Any) -> None:
     """Write JSON to a file, whole or not at all, to standard output for ``-``, or nowhere for None."""
     if target == "-":

@@ -15,6 +15,7 @@ from cnndeploy.benchmark.raw import RAW
 from cnndeploy.cli import _common as common
 from cnndeploy.errors import BenchmarkError, CnndeployError
 from cnndeploy.files import check_writable, make_folder, write_file
+from cnndeploy.words import counted
 
 if TYPE_CHECKING:
     from cnndeploy.benchmark.baseline import Comparison
@@ -244,7 +245,7 @@ def _outcome(report: BenchmarkReport, judged: Comparison | None, self_test: bool
             noisy = "this machine is too noisy now for a benchmark to be believed"
             click.echo(f"Error: a file was found to be {second.verdict} than itself: {noisy}.", err=True)
             return 1
-        rounds = common.counted(second.rounds, "round")
+        rounds = counted(second.rounds, "round")
         click.echo(f"Self-test passed: no winner between a file and itself in {rounds}.", err=True)
     if report.failures or (judged is not None and judged.undecided):
         return 1

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _BATCH_SIZES = (1, 64)
 _SECONDS = 5.0  # a demonstration; the command's own default is more patient
+_UNFINISHED = b"<p>The demo that began here has not ended.</p>\n"
 _LOOKED_AT = 200  # test images, from which the page shows some that are labelled right and some that are not
 
 
@@ -52,11 +53,15 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     from cnndeploy.exporters import export
 
     make_folder(output)
-    # of an earlier run, which a failing one must not seem to confirm; a certificate names the bytes that it is of
-    for pattern in (f"{architecture}.pt.resume", f"{architecture}.pt.*.png", "bench.json", "report.html"):
+    checkpoint, page = output / f"{architecture}.pt", output / "report.html"
+    kept = [path for path in (checkpoint, output / "bench.json") if path.exists() and not page.exists()]
+    if kept:
+        raise ArtifactError(f"{kept[0]} is of no demo, which would replace it; choose another folder")
+    # what an earlier demo left must not seem to confirm one that fails; a certificate names the bytes that it is of
+    for pattern in (f"{architecture}.pt.resume", f"{architecture}.pt.*.png", "bench.json"):
         for old in output.glob(pattern):
             old.unlink()
-    checkpoint = output / f"{architecture}.pt"
+    write_file(page, _UNFINISHED)
 
     _heading(1, "Data")
     fetch_data(data_dir)
@@ -78,7 +83,6 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
         timings = bench(measured, batch_sizes=_BATCH_SIZES, seconds=_SECONDS, progress=update)
     common.show(timings, benchmark_table, str(output / "bench.json"))
     _heading(6, "Report")
-    page = output / "report.html"
     sizes = ",".join(map(str, _BATCH_SIZES))
     again = common.command_line("bench", *measured, "--batch-size", sizes, "--seconds", f"{_SECONDS:g}")
     artifacts, samples = [Artifact.open(checkpoint), *exported], _samples(checkpoint, data_dir)
@@ -113,8 +117,8 @@ def _samples(checkpoint: Path, data_dir: Path | None) -> list[Sample]:
 def _verify(
     exported: list[Artifact], checkpoint: Path, images: int | None, data_dir: Path | None
 ) -> list[EquivalenceReport]:
-    """Hold each file against the checkpoint, which is run once for all of them."""
-    from cnndeploy.certificate import certify
+    """Verify each file against the checkpoint, which runs once for all of them."""
+    from cnndeploy.certificate import try_to_certify
     from cnndeploy.display.verdict_tables import equivalence_table
     from cnndeploy.verification.reference import Reference
     from cnndeploy.verification.verify import verify
@@ -127,7 +131,7 @@ def _verify(
             with common.progress_bar(f"Verifying {artifact.path.name}") as update:
                 reports.append(verify(artifact, reference, images=images, progress=update))
             again = common.command_line("verify", artifact.path, "--against", checkpoint)
-            told.append(str(certify(reports[-1], artifact.path, again)))
+            told.append(str(try_to_certify(reports[-1], artifact.path, again)))
     common.console_for().print(equivalence_table(reports))
     for line in filter(None, told):
         click.echo(line)

@@ -81,7 +81,7 @@ def command(
         bar = contextlib.nullcontext(silent) if quiet else common.progress_bar("Classifying")
         failed = done = 0
         with bar as update, common.PoliteStop() as stop:
-            for chunk in _chunks(files, stop):
+            for chunk in _chunks(files, classifier.manifest.preprocessing.channels, stop):
                 failed += _classify(classifier, chunk, top, show)
                 done += len(chunk)
                 update(done, len(files), "Classifying")
@@ -137,13 +137,13 @@ def _is_pattern(image: str) -> bool:
     return glob.has_magic(image) and not os.path.lexists(image)
 
 
-def _chunks(files: list[str], stop: Callable[[], bool]) -> Iterator[list[_Read]]:
+def _chunks(files: list[str], channels: int, stop: Callable[[], bool]) -> Iterator[list[_Read]]:
     """Read the images file by file, and yield a few at a time."""
     chunk, pixels = list[_Read](), 0
     for file in files:
         if stop():
             break
-        chunk.append((file, _read(file)))
+        chunk.append((file, _read(file, channels)))
         pixels += getattr(chunk[-1][1], "size", 0)
         if len(chunk) >= _MOST_IMAGES or pixels >= _MOST_PIXELS:
             yield chunk
@@ -152,7 +152,7 @@ def _chunks(files: list[str], stop: Callable[[], bool]) -> Iterator[list[_Read]]
         yield chunk
 
 
-def _read(file: str) -> NDArray[np.uint8] | str:
+def _read(file: str, channels: int) -> NDArray[np.uint8] | str:
     from cnndeploy.errors import DataError
     from cnndeploy.images import read_image
 
@@ -164,7 +164,7 @@ def _read(file: str) -> NDArray[np.uint8] | str:
     if _is_pattern(file):
         return f"{file}: no file matches"
     try:
-        return read_image(file)
+        return read_image(file, channels)
     except DataError as error:
         return str(error)
 

@@ -11,6 +11,7 @@ import click
 from cnndeploy.cli import _common as common
 from cnndeploy.errors import Stopped
 from cnndeploy.machine import patient_threads
+from cnndeploy.words import counted
 
 if TYPE_CHECKING:
     from cnndeploy.training.state import Epoch, Step
@@ -126,7 +127,7 @@ def run_training(architecture: str, output: Path, tensorboard: Path | None, **se
         click.echo(
             f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.train_loss:.3f}  "
             f"train accuracy {epoch.train_accuracy:.3f}  test accuracy {epoch.test_accuracy:.4f} "
-            f"({common.counted(epoch.test_images, 'image')})  {epoch.seconds:.1f} s"
+            f"({counted(epoch.test_images, 'image')})  {epoch.seconds:.1f} s"
         )
         if log is not None:
             log(epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     except BenchmarkError as error:
         if error.report is not None:  # minutes of timing are worth something even if nothing can be deployed
-            common.show(error.report, tuning_table, json_file)
+            common.show(error.report, partial(tuning_table, written=False), json_file)
         raise
     common.show(report, tuning_table, json_file)
     write_file(Path(report.folder, "frontier.png"), tuning_plot(report).png())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnndeploy.cli import _common as common
-from cnndeploy.errors import ArtifactError, CnndeployError, QuantizationError
+from cnndeploy.errors import CnndeployError, QuantizationError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.run import Precision, Run
 
@@ -62,7 +62,7 @@ def command(
       cnndeploy verify lenet.int8.onnx --against lenet.pt --budget 0.5
       cnndeploy verify lenet.deploy --against lenet.pt
     """
-    from cnndeploy.certificate import certify, remove_stale_certificate
+    from cnndeploy.certificate import remove_stale_certificate, try_to_certify
     from cnndeploy.deployment import resolve
     from cnndeploy.display.verdict_tables import verdict_table
 
@@ -93,11 +93,8 @@ def command(
     finally:  # a full disk is no reason to hide what took minutes
         common.console_for(json_file).print(verdict_table(verdict))
     if candidate.plan is None or (candidate.is_planned and settings["images"] is None):
-        try:
-            if told := str(certify(verdict, path, common.command_line())):
-                click.echo(told, err=json_file == "-")
-        except ArtifactError as error:  # the disk may be read-only; the verdict stands all the same
-            click.echo(f"No certificate: {error}", err=True)
+        if told := str(certification := try_to_certify(verdict, path, common.command_line())):
+            click.echo(told, err=json_file == "-" or certification.outcome == "none")
     else:
         stays = "The folder's certificate is of its plan and all test images; it stays as it was."
         click.echo(stays, err=True)

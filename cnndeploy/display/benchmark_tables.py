@@ -98,8 +98,11 @@ def comparison_table(comparison: Comparison) -> Group:
     return Group(table, *undecided, *map(Text, comparison.notes))
 
 
-def tuning_table(report: TuneReport) -> Group:
-    """Show a row for each contender, fastest first, with what became of it and why."""
+def tuning_table(report: TuneReport, written: bool = True) -> Group:
+    """Show a row for each contender, fastest first, with what became of it and why.
+
+    ``written`` says whether the deployment's folder was.
+    """
     columns = (
         TableColumn("file", "text", least=15),
         TableColumn("runtime", "text", setting=True, least=12),
@@ -113,9 +116,16 @@ def tuning_table(report: TuneReport) -> Group:
     title = f"Tuned for {title}" if report.timed else f"Not tuned for {title}: nothing was timed"
     table = table_of(title, columns, map(_contender_cells, report.rows))
     minutes = f"in {report.seconds / 60:.1f} minutes"
-    why = "nothing can be deployed" if report.timed else "nothing was timed"
+    best = ": this is the best so far" * any(row.outcome == "chosen" for row in report.rows)
+    why = (
+        "the folder could not be"
+        if best
+        else "nothing can be deployed"
+        if report.timed
+        else "nothing was timed"
+    )
     notes, end = list(report.notes), f"Nothing was written {minutes}: {why}."
-    if best := ": this is the best so far" * any(row.outcome == "chosen" for row in report.rows):
+    if best and written:
         end = f"Wrote {report.folder} {minutes}. Open it with: cnndeploy.load({report.folder!r})"
     if not report.complete:
         notes.append(f"The time was over{best}. --max-minutes gives it more.")

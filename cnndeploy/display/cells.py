@@ -7,6 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
+from cnndeploy.words import counted
+
 NOTHING = "-"
 """What a cell shows if there is nothing to show."""
 
@@ -14,12 +16,6 @@ NOTHING = "-"
 def pairs(values: Mapping[str, Any]) -> str:
     """Return names with their values in one line."""
     return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
-def counted(count: int | str, noun: str) -> str:
-    """Return a number and what it counts: ``1 image``, ``10,000 images``."""
-    number = f"{count:,}" if isinstance(count, int) else count
-    return f"{number} {noun}" if number == "1" else f"{number} {noun}s"
 
 
 def settings_line(values: Mapping[str, Any]) -> str:

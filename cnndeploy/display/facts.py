@@ -7,13 +7,14 @@ from typing import Any
 
 from rich.console import Group
 
-from cnndeploy.certificate import Accuracy, count_images
+from cnndeploy.certificate import Accuracy
 from cnndeploy.display.cells import duration, pairs, run_line, size
 from cnndeploy.display.rows import times
 from cnndeploy.display.tables import facts_of
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.run import Run
 from cnndeploy.specs import Manifest, TensorSpec
+from cnndeploy.words import counted
 
 
 def facts_table(facts: Mapping[str, Any], manifest: Manifest | None, accuracy: Accuracy | None) -> Group:
@@ -46,11 +47,31 @@ def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tu
 
 def _steps(preprocessing: Preprocessing) -> str:
     height, width = preprocessing.size
-    resized = f"resized to {height} x {width} (bilinear, half-pixel centres, no antialiasing)"
-    steps = f"uint8 times {preprocessing.scale:.6g}, {resized}"
-    if preprocessing.mean or preprocessing.std != 1:
-        steps += f", minus {preprocessing.mean:g}, divided by {preprocessing.std:g}"
+    target = f"{height} x {width}" if preprocessing.resize is None else _target(preprocessing.resize)
+    way = "antialiased, width first" if preprocessing.antialias else "half-pixel centres, no antialiasing"
+    steps = "RGB, " if preprocessing.channels == 3 else ""
+    steps += (
+        f"uint8 times {preprocessing.scale:.6g}, resized to {target} ({preprocessing.interpolation}, {way})"
+    )
+    if preprocessing.resize is not None:
+        steps += f", cropped to {height} x {width}"
+    if any(preprocessing.means) or set(preprocessing.stds) != {1.0}:
+        mean, std = (
+            ", ".join(f"{one:g}" for one in dict.fromkeys(values)) for values in _normalised(preprocessing)
+        )
+        steps += f", minus {mean}, divided by {std}"
     return steps
+
+
+def _target(resize: int | tuple[int, int]) -> str:
+    return f"a shorter side of {resize}" if isinstance(resize, int) else "{} x {}".format(*resize)
+
+
+def _normalised(preprocessing: Preprocessing) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return means and standard deviations, one for all channels if they are alike."""
+    same = len(set(preprocessing.means)) == len(set(preprocessing.stds)) == 1
+    kept = slice(1) if same else slice(None)
+    return preprocessing.means[kept], preprocessing.stds[kept]
 
 
 def _cell(value: Any) -> str:
@@ -67,7 +88,7 @@ def _accuracy_cell(known: Accuracy | None, checkpoint: float | None) -> str:
     if known is None:
         return "untrained" if checkpoint is None else f"not measured (checkpoint {checkpoint:.4f})"
     beside = "" if known.checkpoint is None else f" (checkpoint {known.checkpoint:.4f})"
-    return f"{known.accuracy:.4f}{beside} on {count_images(known.images)}"
+    return f"{known.accuracy:.4f}{beside} on {counted(known.images, 'image')}"
 
 
 def _no_certificate(facts: Mapping[str, Any], manifest: Manifest | None) -> str:
@@ -82,7 +103,7 @@ def _no_certificate(facts: Mapping[str, Any], manifest: Manifest | None) -> str:
 def _certificate_cell(certificate: Mapping[str, Any]) -> str:
     against = certificate["against"]["sha256"][:16]
     run = f"{certificate['runtime']} on {certificate['device']}"
-    where = f"on {count_images(certificate['images'])}, {run}, {certificate['date']}"
+    where = f"on {counted(certificate['images'], 'image')}, {run}, {certificate['date']}"
     if certificate["verdict"] == "equivalent":
         return f"equivalent to {against} {where}"
     low, high = certificate["loss_low_points"], certificate["loss_high_points"]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cnndeploy.benchmark.report import Result
-from cnndeploy.display.cells import counted
+from cnndeploy.words import counted
 
 
 def candidate_names(rows: Sequence[Result], *, brief: bool = False) -> list[str]:

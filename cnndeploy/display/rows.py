@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result
-from cnndeploy.display.cells import NOTHING, counted, duration, size
+from cnndeploy.display.cells import NOTHING, duration, size
 from cnndeploy.formats import FORMATS
+from cnndeploy.words import counted
 
 UNSURE = "?"
 """What follows a quantile whose interval is not known."""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from rich.console import Group
 from rich.text import Text
 
-from cnndeploy.display.cells import NOTHING, counted, run_line, settings_line, size, yes_or_no
+from cnndeploy.display.cells import NOTHING, run_line, settings_line, size, yes_or_no
 from cnndeploy.display.tables import TableColumn, facts_of, table_of
 from cnndeploy.evaluation import Evaluation, wilson
 from cnndeploy.verification.divergence import ModuleError
 from cnndeploy.verification.report import BudgetReport, EquivalenceReport, SideFacts, Verdict
 from cnndeploy.verification.verify import BATCH_SIZES
+from cnndeploy.words import counted
 
 if TYPE_CHECKING:
     from cnndeploy.quantization.quantize import Quantized

@@ -18,11 +18,10 @@ import onnx
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result, with_old_keys
-from cnndeploy.certificate import Certification, certificate_path, certify
+from cnndeploy.certificate import Certification, try_to_certify
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.devices import device_index
 from cnndeploy.errors import (
-    ArtifactError,
     BudgetError,
     CnndeployError,
     DataError,
@@ -182,19 +181,11 @@ def quantize(
         write_file(target, content)
         report = report.moved_to(target)
         again = ["cnndeploy", "verify", str(target), "--against", str(path), "--budget", f"{budget:g}"]
-        certification = _certified(report, target, command or shlex.join(again))
+        certification = try_to_certify(report, target, command or shlex.join(again))
         size = float_file.path.stat().st_size
         quantized = Quantized(Artifact.open(target), report, tuple(trials), size, certification=certification)
         reference.release()  # what waits for work may disturb what is timed
         return _timed(quantized, float_file, run, seconds, progress) if seconds else quantized
-
-
-def _certified(report: BudgetReport, target: Path, command: str) -> Certification:
-    """Return what became of the certificate; the file is written already, and a full disk must not hide the rest."""
-    try:
-        return certify(report, target, command)
-    except ArtifactError as error:
-        return Certification("none", certificate_path(target), reason=str(error))
 
 
 def _check(precision: str, budget: float, calibration: int, run: Run) -> None:

@@ -231,8 +231,10 @@ def _best(job: Job, pool: Sequence[Contender], race: Race[Contender]) -> Contend
     except BenchmarkError:
         job.check_stop()  # eager PyTorch's process may have been ended for that
         raise
-    if not standing:
-        return None
+    if not standing:  # the last leaders broke down; those that were slower than they may do
+        remaining = [contender for contender in pool if contender not in race.failures]
+        over = job.deadline.is_over() or not (race.failures and any(race.rounds(one) for one in remaining))
+        return None if over else _best(job, remaining, race)
     leader = standing[0]
     lossless = (contender for contender in standing if not contender.lossy)
     return next((contender for contender in lossless if race.ratio(contender, leader) >= _AS_FAST), leader)

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy.certificate import count_images
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, QuantizationError
 from cnndeploy.progress import Deadline, Progress, silent
@@ -17,6 +16,7 @@ from cnndeploy.verification.checks import paired_counts, paired_interval
 from cnndeploy.verification.examination import Examination, examination
 from cnndeploy.verification.reference import NotRun, Reference
 from cnndeploy.verification.report import BudgetReport
+from cnndeploy.words import counted
 
 BATCH = 64
 # How far a batch that is run again may differ, as a share of the largest logit. A runtime returns the same bits.
@@ -136,7 +136,7 @@ def _beyond_budget(report: BudgetReport, all_images: int) -> list[str]:
     if loss is None or low is None or most is None or most <= budget:
         return []
     measured = f"{'loses' if loss >= 0 else 'gains'} {abs(loss):.2f} percentage points of accuracy"
-    on = count_images(report.images)
+    on = counted(report.images, "image")
     reason = f"it {measured} on {on} and may lose up to {most:.2f}, beyond the budget of {budget:g}"
     if low <= budget and report.images < all_images:  # then more images may show that it keeps the budget
         reason += f": measure it on more of the {all_images:,} images before you allow a larger budget"

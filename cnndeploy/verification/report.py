@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.certificate import count_images
 from cnndeploy.errors import BudgetError, NotEquivalentError, VerificationFailed
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.checks import BatchInvariance, Decisions, OracleCheck, Tolerance
 from cnndeploy.verification.divergence import Divergence
+from cnndeploy.words import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Verdict:
         """The verdict and its main figures, or the reasons against it, in one sentence."""
         if not self.passed:
             return "; ".join(self.reasons)
-        return f"{self._goal} on {count_images(self.images)}{f': loses {self.loss}' if self.loss else ''}"
+        return f"{self._goal} on {counted(self.images, 'image')}{f': loses {self.loss}' if self.loss else ''}"
 
     @property
     def loss(self) -> str:

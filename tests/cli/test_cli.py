@@ -379,7 +379,11 @@ def test_the_demo_leaves_a_report(
     (tmp_path / "demo").mkdir()
     mine = tmp_path / "demo" / "mine.onnx.verified.json"
     mine.touch()
-    shutil.copy(trained.checkpoint, tmp_path / "demo" / "lenet.pt")  # of an earlier demo, which it replaces
+    shutil.copy(trained.checkpoint, tmp_path / "demo" / "lenet.pt")
+    refused = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--images", 600)
+    assert refused.exit_code == 1
+    assert "lenet.pt is of no demo" in refused.stderr
+    (tmp_path / "demo" / "report.html").touch()  # now it is of an earlier demo, which this one replaces
     done = cli("demo", "--output", tmp_path / "demo", "--epochs", 1, "--images", 600)
     assert done.exit_code == 0, done.stderr
     assert f"Certificate: {tmp_path / 'demo' / 'lenet.onnx.verified.json'}" in done.output

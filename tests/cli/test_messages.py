@@ -22,6 +22,7 @@ import cnndeploy
 from cnndeploy import data
 from cnndeploy.cli import _common as common, main
 from cnndeploy.quantization.quantize import Quantized
+from cnndeploy.words import counted
 from helpers import Trained
 
 Cli = Callable[..., Result]
@@ -243,7 +244,7 @@ def test_parameters_are_named_as_options(message: str, said: str) -> None:
 
 
 def test_one_is_singular() -> None:
-    assert [common.counted(count, "image") for count in (0, 1, 10_000)] == [
+    assert [counted(count, "image") for count in (0, 1, 10_000)] == [
         "0 images",
         "1 image",
         "10,000 images",

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cnndeploy.benchmark.report import BenchmarkReport, Result
-from cnndeploy.display.cells import counted, duration
+from cnndeploy.display.cells import duration
 from cnndeploy.display.names import candidate_names
 from cnndeploy.display.plots.axes import (
     ROW_IN,
@@ -22,6 +22,7 @@ from cnndeploy.display.plots.axes import (
 )
 from cnndeploy.display.plots.figure import COLOURS, Plot, machine_context
 from cnndeploy.display.rows import candidates, shortened
+from cnndeploy.words import counted
 
 _Named = list[tuple[str, str, Result]]
 """Rows of one batch size, each with its candidate's name and colour, which are the same in every plot."""

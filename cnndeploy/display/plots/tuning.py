@@ -79,7 +79,9 @@ def _scatter(report: TuneReport, rows: list[Row], context: str) -> Plot:
     best = list(report.frontier)
     fastest = {variant_words(row): row for row in reversed(rows)}
     named = [row for row in rows if row.outcome == "chosen"]
-    named += [row for row in (*best, *fastest.values()) if row not in named]
+    for row in (*best, *fastest.values()):
+        if row not in named:
+            named.append(row)
     rows = [*named, *(row for row in rows if row not in named)]
     points = [_point(row) for row in rows]
 
