@@ -83,7 +83,7 @@ def benchmark(*batch_sizes: int) -> BenchmarkReport:
 
 
 def mixed_benchmark() -> BenchmarkReport:
-    """Rows that only runtime and threads tell apart, a long name, and a failure; no process was started anew."""
+    """Rows that only runtime and threads tell apart, a long name, and a failure; no process was started again."""
     long_name = "googlenet_fine_tuned_on_our_own_photos.onnx"
     bare = {"cold_start": None, "peak_memory_bytes": None, "accuracy": None}
     rows = (

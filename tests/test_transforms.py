@@ -1,4 +1,4 @@
-"""Preprocessing as other libraries describe it: held against those libraries on images of random sizes."""
+"""Preprocessing as other libraries describe it: compared with those libraries on images of random sizes."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def measure(
     """Warm every candidate up, then let them take turns.
 
     A block has as many calls as last ``BLOCK_S`` and more, at least one. In every round each candidate runs one block,
-    in an order drawn anew; before each block a pause lets the worker threads of the one before, which spin
+    in an order drawn again; before each block a pause lets the worker threads of the one before, which spin
     for a while after their work, fall asleep. A candidate that fails is left out from then on; a round counts only
     when all the others have finished it.
 

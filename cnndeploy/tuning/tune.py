@@ -54,7 +54,7 @@ def tune(
         checkpoint: What ``cnndeploy train`` wrote, or a :class:`Reference` of it, which runs it once for many uses.
         output: The folder to write, which may hold an earlier deployment; by default the checkpoint's name with
             ``.deploy``.
-        budget: Percentage points of accuracy that may be lost, held against the upper end of the 95% interval. 0 admits
+        budget: Percentage points of accuracy that may be lost; the upper end of the 95% interval counts. 0 admits
             equivalent files only.
         objective: ``latency`` of a call, or ``throughput`` in images a second; it chooses the batch size.
         batch_size: Images in a call, 1 for latency and 64 for throughput by default.

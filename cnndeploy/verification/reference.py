@@ -234,9 +234,7 @@ class Reference:
 def rows_of(rows: NDArray[Any], images: Sequence[int]) -> NDArray[Any]:
     """Return the rows of these images; of a range without a copy."""
     if isinstance(images, range) and images.step == 1:
-        view = rows[images.start : images.stop]
-        view.flags.writeable = False  # it is the reference's own memory
-        return view
+        return rows[images.start : images.stop]
     return rows[list(images)]
 
 

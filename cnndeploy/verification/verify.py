@@ -55,7 +55,7 @@ def verify(
         artifact: The exported file, or a deployment's folder.
         against: The checkpoint it was exported from, or a :class:`Reference` of it, which runs it once for many files.
         run: How the artifact is run; its precision is float32, or on CUDA ``tf32``, as ONNX Runtime's default lets
-            products be taken. The tolerance is TF32's then, and the artifact's error is held against that of the
+            products be taken. The tolerance is TF32's then, and the artifact's error is compared with that of the
             checkpoint computed in TF32.
         images: The first so many test images, all of them by default.
         data_dir: Folder of the data set; a Reference has its own.

@@ -30,7 +30,7 @@ def good(once: Once) -> Callable[[str], Trained]:
 
 @pytest.fixture(scope="session")
 def reference(good: Callable[[str], Trained]) -> Iterator[Callable[[str], Reference]]:
-    """Each checkpoint runs once, whatever is held against it."""
+    """Each checkpoint runs once, however many files are compared with it."""
     with ExitStack() as stack:
         yield cache(lambda name: stack.enter_context(Reference(good(name).checkpoint)))
 

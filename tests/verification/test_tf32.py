@@ -30,7 +30,8 @@ class _Runtime:
 
     def open(self, artifact, run):
         session = EAGER.open(artifact, replace(run, device="cpu", options=None)).computed("tf32")
-        session.device, session.options = "cuda:0", run.choices
+        session.device, session.options, session.placed_on = "cuda:0", run.choices, "cuda:0"
+        session.placement = lambda: {"all": "cuda:0"}
         return session
 
 RUNTIME = _Runtime()
