@@ -125,7 +125,10 @@ def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
     Its ``verdict`` is ``equivalent``, or ``within budget`` with the figures for a file that is lossy or was run so.
     """
     try:
-        content = json.loads(certificate_path(artifact.path).read_text())
+        path = certificate_path(artifact.path)
+        if not path.is_file():  # a named pipe would never end
+            return None
+        content = json.loads(path.read_text())
         # certificates had neither before files could be lossy
         content = {"verdict": "equivalent", "options": {}, **content}
         options = RuntimeOptions.of(content["options"])
@@ -243,7 +246,7 @@ def _why_not_outdated(failed: Mapping[str, Any], certificate: Mapping[str, Any])
     if not _covers(certificate, Run(failed["runtime"], options=options)):
         return f"this verification was by {failed['runtime']} on {failed['device']}{options}"
     if certificate["verdict"] == "within budget" and 0 < failed["images"] < certificate["images"]:
-        return f"this verification was on {counted(failed['images'], 'image')}, which tell less"
+        return f"this verification was on {counted(failed['images'], 'image')}, fewer than its own"
     high, its = failed.get("loss_high_points"), certificate.get("budget_points")
     if certificate["verdict"] == "within budget" and high is not None and high <= its:
         return f"the loss is within its own budget of {its:g} points"

@@ -133,7 +133,7 @@ class Classifier:
         >>> with cnndeploy.load("lenet.onnx") as model:
         ...     model.warmup()
         """
-        if not isinstance(batch_size, int) or not 1 <= batch_size <= MOST_IMAGES:
+        if type(batch_size) is not int or not 1 <= batch_size <= MOST_IMAGES:
             whole = f"a whole number of 1 to {MOST_IMAGES} images"
             raise InputMismatchError(f"a batch is {whole}, not {batch_size!r}")
         black = np.zeros((batch_size, *self.manifest.preprocessing.size), np.uint8)
@@ -287,7 +287,10 @@ def _told_manifest(session: Session, labels: Sequence[str], preprocessing: Prepr
     if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
         raise ArtifactError(f"labels are a list of class names, not {labels!r}")
     if not isinstance(preprocessing, Preprocessing):
-        raise ArtifactError(f"preprocessing is a cnndeploy.Preprocessing, not {preprocessing!r}")
+        raise ArtifactError(
+            f"preprocessing is a cnndeploy.Preprocessing, not {preprocessing!r:.80}; "
+            "cnndeploy.preprocessing_of makes one"
+        )
     specs = (*session.inputs, *session.outputs[:1])
     wanted = [("float32", preprocessing.shape), ("float32", (len(labels),))]
     fits = [(spec.dtype, spec.shape[1:]) for spec in specs] == wanted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,6 +27,7 @@ _KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 # The last axis of (height, width, channels), as other libraries read files; no real image is so narrow.
 _CHANNELS = (1, 3, 4)
 _SHAPES = {1: "(n, height, width)", 3: "(n, height, width, 3)"}
+_OF_THE_CALLER = 5  # frames from a warning to the code that called a Classifier, where it is an array
 # Weights of red, green and blue in a grey level, and what rounds; as PIL's convert("L") computes, after ITU-R BT.601.
 _LUMA, _HALF, _SHIFT = np.array((19595, 38470, 7471), np.uint32), np.uint32(0x8000), np.uint32(16)
 
@@ -58,6 +60,16 @@ def stack_of(images: NDArray[Any], channels: int = 1) -> NDArray[np.uint8]:
         raise InputMismatchError(
             f"an array {images.shape} looks like one image in {images.shape[2]} channels{unlike}"
         )
+    if channels == 3 and not coloured and images.ndim == 3 and len(images) == 3:
+        raise InputMismatchError(
+            f"an array {images.shape} looks like one image with its channels first; use image.transpose(1, 2, 0)"
+        )
+    if channels == 3 and not coloured:
+        warnings.warn(
+            "the network was trained on colours and gets grey levels, for red, green and blue alike. "
+            f"{_reader(channels)} reads colours",
+            stacklevel=_OF_THE_CALLER,
+        )
     if not stack.size:
         raise InputMismatchError(f"no images were given, or images of 0 pixels: uint8 {images.shape}")
     _check_size(*stack.shape[1:3])
@@ -82,7 +94,9 @@ def stacks_of(images: Images, limit: int = MOST_IMAGES, channels: int = 1) -> It
 def _grouped(images: Image | Iterable[Any], channels: int) -> Iterator[NDArray[np.uint8]]:
     """Yield images of one size that follow each other as one array."""
     if isinstance(images, str | os.PathLike):
-        raise InputMismatchError(f"expected images, got the path {images!r}; cnndeploy.read_image reads it")
+        raise InputMismatchError(
+            f"expected images, got the path {images!r}; read it with {_reader(channels)}"
+        )
     kind = type(images).__name__
     if isinstance(images, bytes | bytearray | memoryview | type):
         raise InputMismatchError(f"expected images, got {kind}; cnndeploy.read_image reads bytes")
@@ -106,6 +120,10 @@ def _one(image: Any, channels: int) -> NDArray[np.uint8]:
         raise InputMismatchError(f"expected {fit}, got {kind} in it")
     one: NDArray[np.uint8] = stack_of(image, channels)[0]
     return one
+
+
+def _reader(channels: int) -> str:
+    return f"cnndeploy.read_image(path{', channels=3' if channels == 3 else ''})"
 
 
 def _advice(images: NDArray[Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy.errors import ArtifactError
+from cnndeploy.errors import ArtifactError, InputMismatchError
 
 RAW_SIDE = 28  # of the images in Fashion-MNIST
 MAX_SIDE = 8192  # of images, and of what they are resized to
@@ -53,19 +52,26 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Raise ArtifactError if a value is unusable."""
-        if self.channels not in (1, 3) or self.interpolation not in ("bilinear", "bicubic"):
-            raise ArtifactError(f"not a preprocessing: {self}")
         try:
+            known = (type(self.channels), type(self.interpolation), type(self.antialias)) == (int, str, bool)
+            if not known or self.channels not in (1, 3) or self.interpolation not in ("bilinear", "bicubic"):
+                raise ValueError("an unknown value")
             # plain floats: numpy scalars would promote the result to float64
             values: dict[str, Any] = {"size": _sides(self.size), "scale": float(self.scale)}
             values |= {"mean": _floats(self.mean), "std": _floats(self.std)}
             if self.resize is not None and type(self.resize) is not int:
                 values["resize"] = _sides(self.resize)
             means, stds = (_per_channel(values[name], self.channels) for name in ("mean", "std"))
-        except (TypeError, ValueError) as error:
-            raise ArtifactError(f"not a preprocessing: {self}") from error
-        if not all(map(math.isfinite, (values["scale"], *means, *stds))) or min(stds) <= 0:
-            raise ArtifactError(f"not a preprocessing: {self}")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ArtifactError(f"not a preprocessing: {self!r:.300}") from error
+        numbers = np.array([values["scale"], *means, *stds], np.float64)
+        with np.errstate(all="ignore"):  # what float32 cannot hold, no network gets
+            usable = (
+                np.isfinite(numbers.astype(np.float32)).all()
+                and np.float32(1) / np.float32(min(stds)) < np.inf
+            )
+        if not usable or min(stds) <= 0 or values["scale"] == 0:
+            raise ArtifactError(f"not a preprocessing: {self!r:.300}")
         for sides in (values["size"], values.get("resize", (1 if self.resize is None else self.resize,) * 2)):
             if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
                 raise ArtifactError(f"not a size in pixels, height and width: {sides}")
@@ -97,6 +103,11 @@ class Preprocessing:
             return self.resize
         short, long = sorted((height, width))
         other = int(self.resize * long / short)
+        if other > MAX_SIDE:
+            raise InputMismatchError(
+                f"an image of {width} x {height} pixels would be resized to {other} on its longer side; the limit is "
+                f"{MAX_SIDE}"
+            )
         return (other, self.resize) if width <= height else (self.resize, other)
 
     def __call__(self, images: NDArray[np.uint8], dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
@@ -105,7 +116,13 @@ class Preprocessing:
         Args:
             images: uint8 (batch, height, width) for one channel or (batch, height, width, 3) for RGB, 0 is black.
             dtype: The dtype to compute in; float32 rounds as torch does in training, float64 is as good as exact.
+
+        Raises:
+            InputMismatchError: Another dtype or shape, or an image so thin that it would be resized beyond all bounds.
         """
+        if images.dtype != np.uint8 or images.ndim != (3 if self.channels == 1 else 4):
+            expected = f"uint8 (batch, height, width{', 3' if self.channels == 3 else ''})"
+            raise InputMismatchError(f"expected {expected}, got {images.dtype} {images.shape}")
         if self.antialias:
             resized = self._resized_by_pillow(self._with_channels(images)).transpose(0, 3, 1, 2)
             # as torchvision does; a product with 1/255 may differ in the last bit

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,24 +59,34 @@ def preprocessing_of(source: Any) -> Preprocessing:
         return source
     if isinstance(source, str | os.PathLike):
         return _of_file(Path(source))
+    try:
+        return _of_object(source)
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        said = type(error).__name__ if isinstance(error, RecursionError) else f"{error!r:.200}"
+        raise ArtifactError(f"no preprocessing can be read from {type(source).__name__}: {said}") from error
+
+
+def _of_object(source: Any) -> Preprocessing:
     if hasattr(source, "to_dict"):  # timm's own class
         source = source.to_dict()
     if isinstance(source, Mapping):
         return _of_mapping(source)
     if hasattr(source, "crop_size") and hasattr(source, "resize_size"):
         return _of_preset(source)
-    if hasattr(source, "transforms"):
-        return _of_steps(source.transforms)
+    if callable(steps := getattr(source, "transforms", None)) and not isinstance(source, type):
+        return _of_object(steps())  # of torchvision's weights
+    if isinstance(steps, Sequence):
+        return _of_steps(steps)
     raise ArtifactError(f"no preprocessing can be read from {type(source).__name__}")
 
 
 def _of_file(path: Path) -> Preprocessing:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}") from error
     try:
-        return _of_mapping(values)
+        return preprocessing_of(values)
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error
 
@@ -84,18 +94,17 @@ def _of_file(path: Path) -> Preprocessing:
 def _of_mapping(values: Any) -> Preprocessing:
     if not isinstance(values, Mapping):
         raise ArtifactError(f"expected an object with the fields of a preprocessing, got {values!r:.80}")
-    try:
-        if "pretrained_cfg" in values:  # timm's config.json
-            return _of_timm(values["pretrained_cfg"])
-        if "input_size" in values:
-            return _of_timm(values)
-        if {"image_mean", "do_resize", "do_normalize"} & values.keys():
-            return _of_hugging_face(values)
-        if unknown := values.keys() - Preprocessing.__dataclass_fields__.keys():
-            raise ArtifactError(f"a preprocessing has no {', '.join(sorted(unknown))}")
-        return structure(Preprocessing, json.loads(json.dumps(dict(values))))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError(f"no preprocessing can be read from it: {error!r}") from error
+    if "pretrained_cfg" in values:  # timm's config.json
+        return _of_timm(values["pretrained_cfg"])
+    if "input_size" in values:
+        return _of_timm(values)
+    if {"image_mean", "do_resize", "do_normalize"} & values.keys():
+        return _of_hugging_face(values)
+    if "size" not in values:
+        raise ArtifactError("no preprocessing can be read from it: it names no size")
+    if unknown := values.keys() - Preprocessing.__dataclass_fields__.keys():
+        raise ArtifactError(f"a preprocessing has no {', '.join(sorted(map(str, unknown)))}")
+    return structure(Preprocessing, json.loads(json.dumps(dict(values))))
 
 
 def _of_preset(preset: Any) -> Preprocessing:
@@ -152,7 +161,7 @@ def _of_hugging_face(config: Mapping[str, Any]) -> Preprocessing:
     final = _square_or_sides(config["crop_size"]) if crops else resize
     if kind.startswith("ConvNext"):  # it crops by a share of its own, and only what is small
         if isinstance(resize, int) and resize < 384:
-            final, resize = (resize, resize), int(resize / config.get("crop_pct", 224 / 256))
+            final, resize = (resize, resize), int(resize / (config.get("crop_pct") or 224 / 256))
         else:
             final = resize = (resize, resize) if isinstance(resize, int) else resize
     if isinstance(final, int):
@@ -225,7 +234,9 @@ def _in_order(steps: Sequence[Any]) -> dict[str, Any]:
             raise ArtifactError("ToDtype without scale=True cannot be kept: values stay between 0 and 255")
         kind = "conversion" if name in _CONVERSIONS else name
         if kind not in _ORDER:
-            raise ArtifactError(f"the step {name} cannot be kept")
+            raise ArtifactError(
+                f"the step {name} cannot be kept; give the transforms of evaluation, not of training"
+            )
         if _ORDER.index(kind) < place:
             raise ArtifactError(
                 f"the step {name} cannot be kept where it stands; the order is {', '.join(_ORDER)}"
@@ -239,9 +250,9 @@ def _in_order(steps: Sequence[Any]) -> dict[str, Any]:
     return by_name
 
 
-def _values(numbers: Sequence[float] | float) -> float | tuple[float, ...]:
+def _values(numbers: Iterable[float] | float) -> float | tuple[float, ...]:
     """Return one number for all channels, or one for each."""
-    values = tuple(map(float, numbers)) if isinstance(numbers, Sequence) else (float(numbers),)
+    values = tuple(map(float, numbers)) if isinstance(numbers, Iterable) else (float(numbers),)
     return values[0] if len(values) == 1 else values
 
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cnndeploy.errors import ArtifactError
+from cnndeploy.errors import ArtifactError, InputMismatchError
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.serial import structure
 from cnndeploy.specs import Manifest, TensorSpec
@@ -202,3 +203,36 @@ def test_a_manifest_of_colours_survives_json() -> None:
     ) == Preprocessing((28, 28))
     with pytest.raises(ValueError, match="input"):
         Manifest.from_json(json.dumps({**old, "input": {**old["input"], "shape": ["batch", 1, 8, 9]}}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"scale": 0},
+        {"scale": 1e300},
+        {"scale": 10**400},
+        {"mean": 1e300},
+        {"std": 1e-45},
+        {"channels": True},
+        {"channels": np.array([1, 3])},
+        {"antialias": "no"},
+        {"interpolation": np.array(["bilinear", "x"])},
+    ],
+)
+def test_what_no_network_can_be_given_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ArtifactError, match="not a preprocessing"):
+        Preprocessing((28, 28), **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("channels", "images", "reason"),
+    [
+        (1, np.zeros((64, 48), np.uint8), r"expected uint8 \(batch, height, width\), got uint8 \(64, 48\)"),
+        (1, np.zeros((1, 28, 28)), "got float64"),
+        (3, np.zeros((1, 28, 28), np.uint8), r"expected uint8 \(batch, height, width, 3\)"),
+        (1, np.zeros((1, 1, 8192), np.uint8), "would be resized to 67108864 on its longer side"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(channels: Any, images: Any, reason: str) -> None:
+    with pytest.raises(InputMismatchError, match=reason):
+        Preprocessing((28, 28), resize=8192, channels=channels, antialias=True)(images)

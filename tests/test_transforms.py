@@ -236,6 +236,18 @@ def test_configurations_are_read(
     assert cnndeploy.preprocessing_of(path) == preprocessing
 
 
+def test_torchvisions_weights_are_read_by_their_own_transforms() -> None:
+    weights = models.ResNet18_Weights.IMAGENET1K_V1
+    assert cnndeploy.preprocessing_of(weights) == cnndeploy.preprocessing_of(weights.transforms())
+
+
+def test_json_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text('{"size":' + "[" * 200_000)
+    with pytest.raises(ArtifactError, match=r"deep.json cannot be read"):
+        cnndeploy.preprocessing_of(path)
+
+
 def test_its_own_fields_are_read_from_json(tmp_path: Path) -> None:
     path = tmp_path / "preprocessing.json"
     path.write_text(
@@ -263,6 +275,12 @@ def test_its_own_fields_are_read_from_json(tmp_path: Path) -> None:
         ({"size": [224, 224], "colour": 3}, "a preprocessing has no colour"),
         ({"size": "large"}, "not a preprocessing|no preprocessing"),
         (42, "from int"),
+        ({}, "names no size"),
+        (TIMM | {"mean": 10**400}, "from dict: TypeError|OverflowError"),
+        (TIMM | {"crop_pct": 1e-320}, "OverflowError"),
+        (HUGGING_FACE | {"image_processor_type": 3}, "AttributeError"),
+        (SimpleNamespace(crop_size=[], resize_size=[], mean=1), "no preprocessing can be read"),
+        (SimpleNamespace(transforms=None), "no preprocessing can be read"),
         ("missing.json", "missing.json cannot be read"),
     ],
 )

@@ -77,7 +77,7 @@ def bench(
         end_to_end: Time the whole way from raw uint8 images to labels, not the model alone.
         until: Stop when the intervals of all ratios are narrower than this share of the ratio.
         seconds: Stop, at the latest, after so many seconds for each candidate and batch size; but not before there are
-            as many rounds as a verdict takes, which is six for two candidates.
+            as many rounds as a verdict takes, which is seven for two candidates.
         cold_starts: Fresh processes to start for each candidate, one after the other; 0 for none.
         timeout_s: A candidate that takes longer for one answer is ended.
         seed: Draws the order in each round.

@@ -105,7 +105,7 @@ DOUBTS = (
     Doubt(
         lambda facts: abs(facts.drift) > 0.05,
         "The machine became {change:.0%} {direction} while it was measured (its frequency, heat, or other programs). "
-        "The ratios are still valid; the absolute times are not.",
+        "Speed-ups bear that better than times do: each is a ratio within a turn.",
     ),
     Doubt(
         lambda facts: facts.threads > facts.cpus,

@@ -193,7 +193,13 @@ class PoliteStop:
 
 def command_line(*arguments: object) -> str:
     """Return a command as a shell takes it; without ``arguments`` the one that the user gave."""
-    return shlex.join(["cnndeploy", *map(str, arguments or sys.argv[1:])])
+    if not arguments:
+        return shlex.join(["cnndeploy", *sys.argv[1:]])
+    # a path that begins with a dash would be taken for an option
+    words = (
+        f"./{one}" if isinstance(one, Path) and str(one).startswith("-") else str(one) for one in arguments
+    )
+    return shlex.join(["cnndeploy", *words])
 
 
 def write_json(target: str | Path | None, values: Any) -> None:

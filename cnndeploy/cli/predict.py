@@ -77,7 +77,7 @@ def command(
         show = _csv_rows(top) if as_csv else partial(_keep, content) if as_json else _print_line
         files = [file for image in images for file in _files(image)]
         # lines on a terminal show by themselves how far it is
-        quiet = not (as_csv or as_json) and sys.stdout.isatty()
+        quiet = not as_json and sys.stdout.isatty()
         bar = contextlib.nullcontext(silent) if quiet else common.progress_bar("Classifying")
         failed = done = 0
         with bar as update, common.PoliteStop() as stop:

@@ -62,4 +62,5 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     size = f"{artifact.path.stat().st_size:,} bytes  SHA-256 {artifact.sha256[:16]}"
     click.echo(f"Wrote {artifact.path}  {size}", err=json_file == "-")
     click.echo(str(quantized.certification), err=json_file == "-")
-    common.say_load(artifact.path, settings["run"], json_file)
+    if quantized.speed is None or quantized.speed.verdict != "SLOWER":
+        common.say_load(artifact.path, settings["run"], json_file)

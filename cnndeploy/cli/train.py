@@ -99,6 +99,7 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
     elif architecture is None:
         raise click.UsageError("Missing argument 'ARCHITECTURE', or --from-checkpoint-recipe.")
     output = output or Path(f"{architecture}.pt")
+    before = output.stat().st_mtime_ns if output.exists() else None
     if first and settings["resume"]:
         _say_what_is_there(output)
     stop = common.PoliteStop()
@@ -110,7 +111,10 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
             _say_how_to_resume(architecture, output, settings["data_dir"])
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     if first:
-        common.say_wrote(output)
+        if output.stat().st_mtime_ns == before:
+            click.echo(f"{output} is complete, and was kept.")
+        else:
+            common.say_wrote(output)
         common.say_wrote(*draw_training(output))
         common.say_next("export", output, "--format", "onnx")
 

@@ -126,7 +126,7 @@ def tuning_table(report: TuneReport, written: bool = True) -> Group:
     )
     notes, end = list(report.notes), f"Nothing was written {minutes}: {why}."
     if best and written:
-        end = f"Wrote {report.folder} {minutes}. Open it with: cnndeploy.load({report.folder!r})"
+        end = f"Wrote {report.folder} {minutes}."
     if not report.complete:
         notes.append(f"The time was over{best}. --max-minutes gives it more.")
     machine = Text(machine_line(report.environment))

@@ -18,7 +18,7 @@ from cnndeploy.words import counted
 
 UNSURE = "?"
 """What follows a quantile whose interval is not known."""
-UNSURE_NOTE = f"{UNSURE} its interval is not known yet: more calls are needed"
+UNSURE_NOTE = f"{UNSURE} not known to within a factor of two: more calls are needed"
 _FORMATS_BY_SUFFIX = {".pt": "checkpoint"}  # other suffixes are their format's name
 
 
@@ -56,7 +56,7 @@ def _quantile(name: str, drop: int) -> Column:
     def text(row: Result) -> str:
         if (seconds := getattr(row, f"{name}_s")) is None:
             return NOTHING
-        return duration(seconds) + UNSURE * (getattr(row, f"{name}_interval_s") is None)
+        return duration(seconds) + UNSURE * _is_unsure(row, name)
 
     return Column(name, text, attrgetter(f"{name}_s"), drop, phrase=_after(name))
 
@@ -136,12 +136,15 @@ DEPLOYMENT = (
 
 
 def is_unsure(row: Result) -> bool:
-    """Return whether a quantile is shown whose interval is not known."""
+    """Return whether a quantile is shown that is not known to within a factor of two."""
     quantiles = (f"p{share}" for share in (50, 90, 99))
-    return any(
-        getattr(row, f"{name}_s") is not None and getattr(row, f"{name}_interval_s") is None
-        for name in quantiles
-    )
+    return any(getattr(row, f"{name}_s") is not None and _is_unsure(row, name) for name in quantiles)
+
+
+def _is_unsure(row: Result, quantile: str) -> bool:
+    """Return whether the interval of a quantile is not known, or its ends differ by more than a factor of two."""
+    interval = getattr(row, f"{quantile}_interval_s")
+    return interval is None or interval[1] > 2 * interval[0]
 
 
 def shortened(report: BenchmarkReport) -> BenchmarkReport:

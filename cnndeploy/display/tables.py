@@ -235,7 +235,8 @@ def table_of(
     note: str = "",
 ) -> FittedTable:
     """Return a :class:`FittedTable`, without the columns that may be dropped and that show nothing."""
-    cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    columns = list(columns)
+    cells = [[_safe(cell) for cell in row] for row in rows]
     shown = [
         (at, column)
         for at, column in enumerate(columns)
@@ -243,6 +244,14 @@ def table_of(
     ]
     kept = tuple(tuple(row[at] for at, _ in shown) for row in cells)
     return FittedTable(title, tuple(column for _, column in shown), kept, section, alike, note)
+
+
+def _safe(cell: Cell) -> Text:
+    """Return a cell without characters that a terminal obeys, as a file name may hold; line ends stay."""
+    text = Text(cell) if isinstance(cell, str) else cell
+    if text.plain.replace("\n", "").isprintable():
+        return text
+    return Text("".join(one if one.isprintable() or one == "\n" else "?" for one in text.plain), text.style)
 
 
 def facts_of(
@@ -253,7 +262,10 @@ def facts_of(
     A fact that is known of no file is left out.
     """
     known = [row for row in facts if any(str(cell) != NOTHING for cell in row[1:])]
-    columns = [TableColumn("", "text", least=_LABEL), *(TableColumn(name, "text") for name in files)]
+    columns = [
+        TableColumn("", "text", least=_LABEL),
+        *(TableColumn(_safe(name).plain, "text") for name in files),
+    ]
     return table_of(title, columns, known, section=section, alike=True)
 
 

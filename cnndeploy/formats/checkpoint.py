@@ -58,8 +58,8 @@ class CheckpointFormat:
         if risks:
             raise CheckpointError(
                 f"{path} is refused: it asks to run {risks[0].replace(' ', '.')} when opened, as a pickled module or "
-                "a malicious file does. If you trust it, save only its weights: torch.save(model.state_dict(), "
-                "'weights.pt')"
+                "a malicious file does. A file of weights alone is safe to open: torch.save(model.state_dict(), "
+                "'weights.pt'). But models of your own cannot be imported yet"
             )
         if manifest is None:
             raise CheckpointError(

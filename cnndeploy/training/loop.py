@@ -172,8 +172,8 @@ class Loop:
         if self.processes.rank > 0:
             return
         if not state.epochs:
-            log.unlink(missing_ok=True)
             if self.recipe.epochs == 0:
+                log.unlink(missing_ok=True)
                 Checkpoint.of(self.plan.architecture, self.network).save(self.output)
             return
         if state.step > 0:  # in the middle of an epoch; what was written after the last one stands

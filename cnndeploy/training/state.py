@@ -141,6 +141,8 @@ class State:
         """Read the state beside ``output``, running nothing in it; raise TrainingError if it is damaged or not ours."""
         path = state_path(output)
         try:
+            if not path.is_file():  # a named pipe would never end
+                raise ValueError(f"{path} is not a regular file")
             content = torch.load(path, map_location="cpu", weights_only=True)
             facts = json.loads(content.pop(_JSON))
             return structure(cls, {**facts, "plan": Plan.recorded(facts["plan"], path), **content})

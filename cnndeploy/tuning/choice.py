@@ -17,6 +17,7 @@ from cnndeploy.tuning.report import Row
 from cnndeploy.verification.budget import verify_budget
 from cnndeploy.verification.report import BudgetReport, EquivalenceReport, Verdict
 from cnndeploy.verification.verify import verify
+from cnndeploy.words import counted
 
 # A contender that computes for so long at its first run, as torch.compile may, is left out.
 _ANSWER_S = 120.0
@@ -260,8 +261,8 @@ def _verify(job: Job, contender: Contender, image_s: float, eager_image_s: float
         needs = image_s * tests
         minutes = math.ceil(job.max_minutes + needs / 60)
         reason = (
-            f"checking what it loses on {tests:,} test images would take about {math.ceil(needs):,} seconds, more than "
-            f"is left; {minutes} minutes in all would do"
+            f"checking what it loses on {tests:,} test images would take about {counted(math.ceil(needs), 'second')}, "
+            f"more than is left; {counted(minutes, 'minute')} in all would do"
         )
     except ArtifactError as error:  # its process died, say; another contender may do
         reason = f"it could not be verified: {error}"

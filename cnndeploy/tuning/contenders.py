@@ -30,6 +30,7 @@ from cnndeploy.tuning.report import Outcome, Row
 from cnndeploy.verification.budget import require_budget
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.report import BudgetReport, Verdict
+from cnndeploy.words import counted
 
 # The share of the time left that eager PyTorch's labels may take; and of that, the share that shows how fast it is.
 _FOR_LABELS, _TO_ESTIMATE = 0.3, 0.1
@@ -145,7 +146,7 @@ def _label(job: Job, files: Files) -> None:
             minutes = math.ceil((before_s + 1.2 * needs / _FOR_LABELS) / 60)
             files.notes.append(
                 f"int8 and bfloat16 were not tried: checking their accuracy on {count:,} test images would take about "
-                f"{math.ceil(needs):,} seconds, too much of the time. {minutes} minutes in all would do."
+                f"{counted(math.ceil(needs), 'second')}, too much of the time. {counted(minutes, 'minute')} would do."
             )
             return
     files.eager_image_s = 0.0

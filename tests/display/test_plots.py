@@ -165,7 +165,7 @@ def test_a_training_is_drawn_as_far_as_it_is_recorded() -> None:
     older = page_reports.manifest(confusion=None)
     assert list(training_plots(older, {})) == ["curves"]
     texts = _texts(PLOTS["confusion"])
-    assert {"80", "94", "Shirt 80%", "Bag 94%"} <= set(texts)
+    assert {"80", "94", "Shirt 80.0%", "Bag 94.0%"} <= set(texts)
     assert "0" not in texts
 
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,7 @@ def test_columns_sets_the_width_of_what_is_piped(
 
 
 class _Classifier:
+    manifest = SimpleNamespace(preprocessing=SimpleNamespace(channels=1))
     labels = sample.LABELS
 
     def classify(self, images: list[Any], top: int) -> list[Prediction]:
@@ -253,5 +255,6 @@ def test_list_and_predict_are_as_their_snapshots(
     monkeypatch.setattr("cnndeploy.classifier.load", lambda *_, **__: nullcontext(_Classifier()))
     image = tmp_path / "shirt.pgm"
     image.write_bytes(b"P5 2 2 255\n" + np.zeros(4, np.uint8).tobytes())
-    shown = cli("predict", "lenet.onnx", image, image, "--top", 3).output
-    _compare("predict", shown.replace(str(tmp_path), "photos"))
+    shown = cli("predict", "lenet.onnx", image, image, "--top", 3)
+    assert shown.exit_code == 0, shown.output
+    _compare("predict", shown.output.replace(str(tmp_path), "photos"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -205,3 +206,10 @@ def test_the_error_names_the_run_of_the_certificate_that_is_there(certified: Pat
     only = "by openvino, only the certificate on 32 images by onnxruntime on cpu"
     with pytest.raises(ArtifactError, match=only):
         cnndeploy.load(certified, require_verified=True, runtime="openvino")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_no_certificate(trained: Trained, tmp_path: Path) -> None:
+    path = Path(shutil.copy(trained.onnx, tmp_path / "lenet.onnx"))
+    os.mkfifo(certificate_path(path))
+    assert read_certificate(Artifact.open(path)) is None

@@ -73,7 +73,7 @@ def _confusion(confusion: Sequence[Sequence[int]], labels: Sequence[str], contex
                     colour = "white" if shares[row][column] > 0.5 else INK
                     axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9.5)
         axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(places, [f"{label} {shares[at][at]:.0%}" for at, label in enumerate(labels)])
+        axes.set_yticks(places, [f"{label} {shares[at][at]:.1%}" for at, label in enumerate(labels)])
         axes.set(xlabel="label given", ylabel="label of the image, share right")
         axes.spines[["top", "right"]].set_visible(True)
 
