@@ -248,7 +248,7 @@ def _why_not_outdated(failed: Mapping[str, Any], certificate: Mapping[str, Any])
     if certificate["verdict"] == "within budget" and 0 < failed["images"] < certificate["images"]:
         return f"this verification was on {counted(failed['images'], 'image')}, fewer than its own"
     high, its = failed.get("loss_high_points"), certificate.get("budget_points")
-    if certificate["verdict"] == "within budget" and high is not None and high <= its:
+    if certificate["verdict"] == "within budget" and failed["images"] and high is not None and high <= its:
         return f"the loss is within its own budget of {its:g} points"
     return ""
 

@@ -30,7 +30,9 @@ def main(folder: Path) -> None:
     checkpoint, deployment = folder / "lenet.pt", folder / "lenet.deploy"
     onnx, int8 = folder / "lenet.onnx", folder / "lenet.int8.onnx"
     report, page = folder / "report.html", folder / "bench.html"
-    _run(folder / "bench.json", "demo", "--output", folder)  # its report is there, unfinished, from the beginning
+    _run(
+        folder / "bench.json", "demo", "--output", folder
+    )  # its report is there, unfinished, from the beginning
     _run(int8, "quantize", checkpoint, "--output", int8)
     _run(page, "bench", checkpoint, onnx, int8, "--batch-size", "1,64", "--html", page)
     _run(deployment, "tune", checkpoint, "--output", deployment)

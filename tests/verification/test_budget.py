@@ -216,9 +216,9 @@ def test_verify_measures_the_budget_of_a_lossy_file(
     assert failed.exit_code == 5
     assert json.loads((tmp_path / "r.json").read_text())["within_budget"] is False
     assert 'message="not within budget"' in (tmp_path / "f.xml").read_text()
-    assert not certificate_path(path).exists()
-    with pytest.raises(ArtifactError, match="no certificate"):
-        cnndeploy.load(path, require_verified=True)
+    assert "Kept the certificate on 320 images" in failed.output
+    assert "the loss is within its own budget of 20 points" in failed.output
+    cnndeploy.load(path, require_verified=True).close()
 
 
 def test_verify_refuses_what_does_not_go_together(
@@ -257,13 +257,19 @@ def test_a_loss_within_the_budget_is_no_reason(int8: Quantized) -> None:
     )
 
 
-@pytest.mark.parametrize(("images", "outcome"), [(319, "kept"), (320, "removed"), (0, "removed")])
-def test_a_budget_that_fewer_images_cannot_show_to_be_kept_takes_no_certificate_away(
-    images: int, outcome: str, int8: Quantized, tmp_path: Path
+@pytest.mark.parametrize(
+    ("images", "high", "outcome"),
+    [(319, 25.0, "kept"), (320, 25.0, "removed"), (320, 19.9, "kept"), (0, 19.9, "removed")],
+)
+def test_a_failure_takes_only_a_certificate_away_that_it_contradicts(
+    images: int, high: float, outcome: str, int8: Quantized, tmp_path: Path
 ) -> None:
+    """The certificate is within a budget of 20 points, on 320 images."""
     path = Path(shutil.copy(int8.artifact.path, tmp_path / "lenet.int8.onnx"))
     certify(int8.report, path, "")
-    failed = replace(int8.report, images=images, budget_points=0.01, reasons=("beyond the budget",))
+    failed = replace(
+        int8.report, images=images, budget_points=0.01, loss_high_points=high, reasons=("beyond the budget",)
+    )
     assert certify(failed, path, "").outcome == outcome
 
 
@@ -363,3 +369,12 @@ def _identity(path: Path) -> Any:
     from cnndeploy.verification.report import FileIdentity
 
     return FileIdentity(str(path), Artifact.open(path).sha256)
+
+
+def test_a_wider_budget_does_not_replace_a_smaller_one(int8: Quantized, tmp_path: Path) -> None:
+    path = Path(shutil.copy(int8.artifact.path, tmp_path / "lenet.int8.onnx"))
+    certify(int8.report, path, "")
+    wider = certify(replace(int8.report, budget_points=30.0), path, "")
+    assert (wider.outcome, wider.reason) == ("kept", "its budget of 20 points is smaller than 30")
+    smaller = replace(int8.report, budget_points=int8.report.loss_high_points or 0.0)
+    assert certify(smaller, path, "").outcome == "written"
