@@ -182,3 +182,14 @@ def test_candidates_have_different_names() -> None:
     assert candidate_names([replace(rows[0], device="cuda:0")]) == [
         "models/lenet.onnx, onnxruntime on cuda:0"
     ]
+
+
+def test_bars_leave_out_what_is_so_slow_that_the_others_have_no_length() -> None:
+    report = page_reports.tuning(0.8796)
+    fast = replace(report.rows[0], p50_s=20e-6, accuracy=0.9)
+    rows = (fast, replace(fast, threads=2, p50_s=119e-6), replace(fast, threads=3, p50_s=48.8e-3))
+    plot = tuning_plot(replace(report, rows=rows))
+    assert "Not shown: 1 that took up to 48.8 ms." in plot.note
+    drawn = " ".join(_texts(plot))
+    assert "119 µs" in drawn
+    assert "3 threads" not in drawn

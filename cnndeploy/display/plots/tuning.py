@@ -12,6 +12,7 @@ from cnndeploy.display.plots.axes import ROW_IN, Bar, draw_bars, name_points, sc
 from cnndeploy.display.plots.figure import COLOURS, INK, Plot, machine_context
 from cnndeploy.tuning.report import Row, TuneReport
 
+_SLOWEST = 6.0  # times the latency of the fastest; a bar chart shows no slower ones
 _ALIKE = 0.001  # accuracies; points that are closer would lie on a line
 _COLOURS_OF = {
     "PyTorch": COLOURS[6],
@@ -45,7 +46,9 @@ def _name(row: Row) -> str:
     return ", ".join(filter(None, (file, on, settings_line({"threads": row.threads, **row.options}))))
 
 
-def _latencies(rows: list[Row], batch_size: int, context: str) -> Plot:
+def _latencies(timed: list[Row], batch_size: int, context: str) -> Plot:
+    """Draw a bar for each row, fastest first, but for those that would leave the others no length."""
+    rows = [row for row in timed if (row.p50_s or 0.0) <= _SLOWEST * (timed[0].p50_s or 0.0)]
     accuracies = {row.accuracy for row in rows}
 
     def draw(figure: Figure) -> None:
@@ -68,9 +71,17 @@ def _latencies(rows: list[Row], batch_size: int, context: str) -> Plot:
         if accuracies - {None} and len(accuracies) == 1
         else ""
     )
+    beyond = timed[len(rows) :]
+    left_out = (
+        f" Not shown: {len(beyond)} that took up to {duration(beyond[-1].p50_s or 0.0)}." if beyond else ""
+    )
     height = 0.7 + ROW_IN * max(1, len(rows))
     return Plot(
-        "Latency of what was tried", f"Shorter is faster.{same}", draw, height=height, context=context
+        "Latency of what was tried",
+        f"Shorter is faster.{same}{left_out}",
+        draw,
+        height=height,
+        context=context,
     )
 
 
