@@ -84,7 +84,7 @@ class Bar:
 
 def draw_bars(axes: Any, bars: Sequence[Bar], unit: str) -> None:
     """Draw a row for each bar, with its name above it and its figure at its end."""
-    room = 1.08 + 0.024 * max(len(bar.figure) for bar in bars)
+    room = 1 / (0.97 - 0.017 * max(len(bar.figure) for bar in bars))  # a bold letter is 1.7% of the axis wide
     axes.set(xlim=(0, room * max(bar.end for bar in bars)), ylim=(0.55 - len(bars), 0.75), xlabel=unit)
     for row, bar in enumerate(bars):
         weight = "bold" if bar.bold else "normal"

@@ -12,7 +12,7 @@ from cnndeploy.display.plots.axes import ROW_IN, Bar, draw_bars, name_points, sc
 from cnndeploy.display.plots.figure import COLOURS, INK, Plot, machine_context
 from cnndeploy.tuning.report import Row, TuneReport
 
-_SLOWEST = 6.0  # times the latency of the fastest; a bar chart shows no slower ones
+_SLOWEST = 25.0  # times the latency of the fastest; a bar chart shows no slower ones
 _ALIKE = 0.001  # accuracies; points that are closer would lie on a line
 _COLOURS_OF = {
     "PyTorch": COLOURS[6],
