@@ -79,7 +79,8 @@ class Artifact:
         if self.manifest is None:
             raise ArtifactError(
                 f"{self.path} carries no cnndeploy manifest, so its preprocessing and labels are unknown. "
-                "Write the file with cnndeploy export CHECKPOINT, or pass labels= and preprocessing= to load()."
+                "Write the file with cnndeploy export CHECKPOINT, or in Python pass labels= and preprocessing= to "
+                "cnndeploy.load()."
             )
         return self.manifest
 

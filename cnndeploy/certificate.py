@@ -240,7 +240,7 @@ def _why_not_outdated(failed: Mapping[str, Any], certificate: Mapping[str, Any])
     against = certificate["against"]
     if failed["against"]["sha256"] != against["sha256"]:
         its_own = f"{against.get('path')} ({short_hash(against['sha256'])})"
-        return f"this verification was against another checkpoint than its {its_own}"
+        return f"it is about the checkpoint {its_own}, which is not the one that was given"
     options = RuntimeOptions.of(failed["options"])
     # what the certificate is required for, by require_certificate
     if not _covers(certificate, Run(failed["runtime"], options=options)):

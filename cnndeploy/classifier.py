@@ -224,8 +224,8 @@ def load(
         runtime: The runtime, by default the format's own.
         device: ``cpu``, the default, ``cuda`` or ``cuda:N``. Loading fails if it is unavailable; it never falls back.
         threads: CPU threads for one run, at most 256. ``auto``, the default, times one image with one thread and with
-            all that the process may use, and takes one if all are not a tenth faster. For a small network that takes
-            some milliseconds.
+            all that the process may use, and uses one unless all are at least 10% faster. For a small network the
+            trial takes some milliseconds.
         require_verified: Refuse a file without a certificate ``<path>.verified.json`` for exactly its bytes, run by
             this runtime in the same precision. It must say that the file is equivalent, or if the file is lossy, such
             as int8, that its loss of accuracy is within its budget. True accepts a verification on any number of

@@ -114,8 +114,8 @@ def _refuse_itself(candidate: Candidate, against: Path) -> None:
         return
     if Artifact.open(against).sha256 == artifact.sha256:
         raise click.UsageError(
-            f"{artifact.path} would be compared with itself: it is the checkpoint {against}, run by eager on the CPU "
-            "as the reference is. Give a file that was exported from it, or another --runtime."
+            f"{artifact.path} would be compared with itself: it is the reference, {against}. Give a file that was "
+            "exported from it, or another --runtime."
         )
 
 

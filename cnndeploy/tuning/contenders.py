@@ -146,7 +146,8 @@ def _label(job: Job, files: Files) -> None:
             minutes = math.ceil((before_s + 1.2 * needs / _FOR_LABELS) / 60)
             files.notes.append(
                 f"int8 and bfloat16 were not tried: checking their accuracy on {count:,} test images would take about "
-                f"{counted(math.ceil(needs), 'second')}, too much of the time. {counted(minutes, 'minute')} would do."
+                f"{counted(math.ceil(needs), 'second')}, too much of the time. {counted(minutes, 'minute')} in all "
+                "would do."
             )
             return
     files.eager_image_s = 0.0
