@@ -134,11 +134,12 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
             best = _best(job, pool, race)
             if best is None:
                 break
-            looks += best.lossy and best.verdict is None
-            if looks > _MOST_LOSSY:
-                for contender in (one for one in pool if one.lossy and one.verdict is None):
-                    contender.verdict = _undecided(job, contender, _MEASURED_ENOUGH)
-                continue
+            if best.lossy and best.verdict is None:
+                looks += 1
+                if looks > _MOST_LOSSY:
+                    for contender in (one for one in pool if one.lossy and one.verdict is None):
+                        contender.verdict = _undecided(job, contender, _MEASURED_ENOUGH)
+                    continue
             eager_image_s = files.eager_image_s
             if eager_image_s is None:
                 eager_image_s = (race.median_s(contenders[0]) or 0.0) / job.batch_size

@@ -165,6 +165,24 @@ def test_a_rejected_winner_stands_above_the_chosen_one(monkeypatch: pytest.Monke
     assert [row.accuracy for row in rows.values()] == [None, 0.9, 0.9, 0.9]
 
 
+def test_after_enough_lossy_ones_a_lossless_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third lossy winner is not measured any more, and the search ends all the same."""
+    measured: list[str] = []
+
+    def beyond(artifact: Any, *_: object, **__: object) -> BudgetReport:
+        measured.append(artifact.sha256)
+        return BudgetReport(artifact=FILE, against=FILE, images=10, reasons=("beyond the budget",))
+
+    monkeypatch.setattr(choice, "verify_budget", beyond)
+    times = {"eager": 0.1, "lossless": 0.05, "first": 0.01, "second": 0.014, "third": 0.02, "fourth": 0.028}
+    contenders = [_contender(name, lossy=name not in ("eager", "lossless")) for name in times]
+    _, rows = _chosen(contenders, lambda name, _: times[name], monkeypatch)
+    assert measured == ["first", "second"]
+    assert rows["lossless"].outcome == "chosen"
+    assert {rows[name].outcome for name in ("third", "fourth")} == {"rejected"}
+    assert "measured 2 lossy contenders already" in rows["third"].reason
+
+
 def test_processes_start_one_after_the_other_and_end_when_they_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     times = {"eager": 0.1, "slow": 0.02, "slower": 0.04, "one": 0.01, "other": 0.01}
     _chosen([_contender(name) for name in times], lambda name, _: times[name], monkeypatch)
@@ -275,7 +293,7 @@ def _labelled(reference: FakeReference, monkeypatch: pytest.MonkeyPatch, minutes
 
 
 def test_a_cold_start_says_nothing_of_how_long_the_labels_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the first batches 10,000 images would take a minute, of half a minute; they take four seconds."""
+    """The first batches suggest a minute for 10,000 images, half a minute is allowed, and they take four seconds."""
     files = _labelled(FakeReference(3.0, 0.5, 0.02), monkeypatch, minutes=1.5)
     assert files.labelled
     assert files.notes == []
