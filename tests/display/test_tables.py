@@ -1,7 +1,7 @@
 """What a terminal shows: snapshots of every table, and that none splits a word or a number at any width.
 
 After a change that is wanted, write the snapshots again, and look at them:
-UPDATE_SNAPSHOTS=1 pytest tests/display/test_tables.py
+UPDATE_SNAPSHOTS=1 pytest tests/display
 """
 
 from __future__ import annotations

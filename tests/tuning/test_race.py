@@ -147,7 +147,7 @@ def test_one_that_left_in_slow_rounds_is_compared_by_the_rounds_that_both_ran() 
 
 
 def test_the_leader_is_the_one_that_is_fastest_side_by_side() -> None:
-    """By the ratios to a reference that jumps about it would be another."""
+    """Ratios to a reference that jumps about would name another."""
     race = _race(Simulated(1.0, 0), Simulated(1.0, 1), Simulated(1.0, 2))
     race._medians = {
         0: dict(enumerate((0.5, 0.5, 2.0, 2.0, 2.0))),
