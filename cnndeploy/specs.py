@@ -56,6 +56,20 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """How a network is built, beside the name of its architecture.
+
+    ``arguments`` are keyword arguments of the function that builds it. ``sha256`` is of the file that defines this
+    function, or None for an architecture of cnndeploy, torchvision or timm. ``output`` names the logits of a network
+    with several outputs: a key, an attribute or a number.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str | None = None
+    output: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The facts inside every file: the model's inputs and outputs, and where it came from.
 
@@ -65,7 +79,8 @@ class Manifest:
     checksums; it is empty for untrained weights. ``checkpoint_sha256`` names the checkpoint file that an artifact was
     exported from; it is None in a checkpoint, which cannot hold its own hash. ``rewrites`` lists the exact
     simplifications of the exported network, such as ``"merge_linear(classifier.1, classifier.3)"``. ``quantization``
-    says how a ``lossy`` file was made, which computes in less than float32.
+    says how a ``lossy`` file was made, which computes in less than float32. ``source`` says how the architecture is
+    built. ``data`` is the data set to run on, ``fashion-mnist`` or a folder as it was named, or None if there is none.
 
     >>> manifest = cnndeploy.Artifact.open("lenet.onnx").require_manifest()
     >>> print(manifest.input, "->", manifest.output)
@@ -83,6 +98,8 @@ class Manifest:
     probabilities: TensorSpec | None = None
     rewrites: tuple[str, ...] = ()
     quantization: Mapping[str, Any] | None = None
+    source: Source = field(default_factory=Source)
+    data: str | None = None
 
     @property
     def lossy(self) -> bool:
