@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from cnndeploy.evaluation import Evaluation as Evaluation, evaluate as evaluate
     from cnndeploy.exporters import export as export
     from cnndeploy.images import read_image as read_image
+    from cnndeploy.importing.import_model import Imported as Imported, import_model as import_model
     from cnndeploy.preprocessing import Preprocessing as Preprocessing
     from cnndeploy.quantization.quantize import Quantized as Quantized, quantize as quantize
     from cnndeploy.run import Run as Run, RuntimeOptions as RuntimeOptions
+    from cnndeploy.sources import allow_source as allow_source
     from cnndeploy.training.train import train as train
     from cnndeploy.transforms import preprocessing_of as preprocessing_of
     from cnndeploy.tuning.report import TuneReport as TuneReport
@@ -39,6 +41,8 @@ _NAMES = {  # a test holds the imports above to this
     "evaluation": "Evaluation evaluate",
     "exporters": "export",
     "images": "read_image",
+    "importing.import_model": "Imported import_model",
+    "sources": "allow_source",
     "transforms": "preprocessing_of",
     "preprocessing": "Preprocessing",
     "quantization.quantize": "Quantized quantize",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -17,43 +18,37 @@ from cnndeploy.errors import CheckpointError
 from cnndeploy.files import write_file
 from cnndeploy.formats.checkpoint import MANIFEST_KEY, WEIGHTS_KEY
 from cnndeploy.machine import versions
-from cnndeploy.specs import Manifest, TensorSpec
+from cnndeploy.preprocessing import Preprocessing
+from cnndeploy.sources import build
+from cnndeploy.specs import Manifest, Source, TensorSpec
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """The weights of a network, from parameter name to tensor on the CPU, and its manifest.
 
-    ``sha256`` is that of the file it was loaded from, or None.
+    ``sha256`` and ``path`` are those of the file it was loaded from, or None.
     """
 
     weights: Mapping[str, torch.Tensor]
     manifest: Manifest
     sha256: str | None = None
+    path: Path | None = None
 
     @classmethod
-    def of(cls, name: str, network: torch.nn.Module, training: Mapping[str, Any] | None = None) -> Self:
-        """Copy the present weights of a network of the architecture ``name``."""
+    def of(cls, manifest: Manifest, network: torch.nn.Module, training: Mapping[str, Any] | None = None) -> Self:
+        """Copy the present weights of a network that ``manifest`` describes."""
         weights = {
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
             for key, value in network.state_dict().items()
         }
-        preprocessing = ARCHITECTURES.get(name).preprocessing
-        manifest = Manifest(
-            architecture=name,
-            input=TensorSpec("image", "float32", ("batch", *preprocessing.shape)),
-            output=TensorSpec("logits", "float32", ("batch", len(LABELS))),
-            preprocessing=preprocessing,
-            labels=LABELS,
-            training=training or {},
-            versions=versions(),
-        )
-        return cls(weights, manifest)
+        return cls(weights, replace(manifest, training=training or {}, versions=versions()))
 
     @classmethod
     def untrained(cls, name: str, seed: int = 0) -> Self:
-        """Return initial weights, the same for the same seed and version of torch."""
-        return cls.of(name, initialised(name, seed))
+        """Return initial weights of a registered architecture, the same for the same seed and version of torch."""
+        manifest = manifest_of(name)
+        return cls.of(manifest, initialised(manifest, seed))
 
     @classmethod
     def load(cls, source: str | os.PathLike[str] | Artifact) -> Self:
@@ -73,7 +68,7 @@ class Checkpoint:
             raise CheckpointError(f"{path} is damaged: torch cannot read its weights") from error
         if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
             raise CheckpointError(f"{path} is damaged: its weights are not tensors")
-        return cls(weights, manifest, artifact.sha256)
+        return cls(weights, manifest, artifact.sha256, path)
 
     def save(self, path: str | os.PathLike[str]) -> Artifact:
         """Write the checkpoint, whole or not at all; raise ArtifactError if ``path`` cannot be written."""
@@ -83,16 +78,20 @@ class Checkpoint:
         return Artifact.open(path)
 
     def network(self) -> torch.nn.Module:
-        """Build the network, on the CPU, in eval mode; raise CheckpointError if a name, shape or dtype differs."""
-        name = self.manifest.architecture
-        network = ARCHITECTURES.get(name).build()
+        """Build the network, on the CPU, in eval mode.
+
+        Raise CheckpointError if a name, shape or dtype differs, and what :func:`cnndeploy.sources.build` raises.
+        """
+        manifest = self.manifest
+        with torch.random.fork_rng(devices=[]):
+            network = build(manifest.architecture, manifest.source, self.path or "the checkpoint")
         expected, given = (
             {(key, value.shape, value.dtype) for key, value in weights.items()}
             for weights in (network.state_dict(), self.weights)
         )
         if wrong := sorted({key for key, *_ in expected ^ given}):
             differ = f"{len(wrong)} differ in name, shape or dtype, first {wrong[0]}"
-            raise CheckpointError(f"the checkpoint's weights are not those of {name}: {differ}")
+            raise CheckpointError(f"the checkpoint's weights are not those of {manifest.architecture}: {differ}")
         network.load_state_dict(dict(self.weights))
         return network.eval()
 
@@ -101,13 +100,39 @@ class Checkpoint:
         return all(bool(torch.isfinite(value).all()) for value in self.weights.values())
 
 
-def initialised(name: str, seed: int, initialisation: str | None = None) -> torch.nn.Module:
-    """Build a network with fresh weights, by default as its original recipe says; keep torch's random state."""
-    architecture = ARCHITECTURES.get(name)
-    initialisation = initialisation or architecture.recipes["original"].initialisation
+def manifest_of(
+    architecture: str,
+    *,
+    source: Source | None = None,
+    preprocessing: Preprocessing | None = None,
+    labels: tuple[str, ...] = LABELS,
+    data: str | None = None,
+) -> Manifest:
+    """Describe a network without weights; a registered architecture has its own preprocessing."""
+    preprocessing = preprocessing or ARCHITECTURES.get(architecture).preprocessing
+    return Manifest(
+        architecture=architecture,
+        input=TensorSpec("image", "float32", ("batch", *preprocessing.shape)),
+        output=TensorSpec("logits", "float32", ("batch", len(labels))),
+        preprocessing=preprocessing,
+        labels=labels,
+        source=source or Source(),
+        data=data,
+    )
+
+
+def initialised(manifest: Manifest, seed: int, initialisation: str | None = None) -> torch.nn.Module:
+    """Build a network with fresh weights and keep torch's random state.
+
+    A registered architecture is by default initialised as its original recipe says, any other by its own code.
+    """
+    name = manifest.architecture
+    if initialisation is None:
+        registered = name in ARCHITECTURES.names()
+        initialisation = ARCHITECTURES.get(name).recipes["original"].initialisation if registered else "torch"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = architecture.build()
+        network = build(name, manifest.source)
         for module in network.modules() if initialisation != "torch" else ():
             if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
                 if initialisation == "he":

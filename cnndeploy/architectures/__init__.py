@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 class Architecture:
     """A network, its input, and how it is trained.
 
-    ``build`` makes it with fresh weights. It maps float32 (batch, 1, *preprocessing.size) to float32 logits
-    (batch, 10). ``recipes`` are ``original``, with which the network was first trained here, and ``tuned``, the best
+    ``build`` makes it with fresh weights, for so many ``classes``, by default 10. It maps float32 (batch, 1,
+    *preprocessing.size) to float32 logits (batch, classes). ``recipes`` are ``original``, with which the network was first trained here, and ``tuned``, the best
     that was found by trial or in the literature. ``paper`` is its source.
     """
 
-    build: Callable[[], torch.nn.Module]
+    build: Callable[..., torch.nn.Module]
     preprocessing: Preprocessing
     recipes: Mapping[str, Recipe]
     paper: str

@@ -13,7 +13,7 @@ from cnndeploy.preprocessing import Preprocessing
 class AlexNet(Network):
     """AlexNet, with 46,764,746 parameters; takes (batch, 1, 224, 224)."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 10) -> None:
         features = nn.Sequential(
             nn.Conv2d(1, 96, kernel_size=11, stride=4),  # (batch, 96, 54, 54)
             nn.ReLU(),
@@ -37,7 +37,7 @@ class AlexNet(Network):
             nn.Linear(4096, 4096),
             nn.ReLU(),
             nn.Dropout(0.5),
-            nn.Linear(4096, 10),
+            nn.Linear(4096, classes),
         )
         super().__init__(features, classifier)
 

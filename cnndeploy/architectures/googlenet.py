@@ -39,7 +39,7 @@ class Inception(nn.Module):
 class GoogLeNet(Network):
     """GoogLeNet, with 5,977,530 parameters; takes (batch, 1, 96, 96)."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 10) -> None:
         features = nn.Sequential(
             convolution(1, 64, kernel_size=7, stride=2, padding=3),  # (batch, 64, 48, 48)
             nn.MaxPool2d(3, stride=2, padding=1),  # (batch, 64, 24, 24)
@@ -58,7 +58,7 @@ class GoogLeNet(Network):
             Inception(832, 256, (160, 320), (32, 128), 128),
             Inception(832, 384, (192, 384), (48, 128), 128),  # (batch, 1024, 3, 3)
         )
-        classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1024, 10))
+        classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1024, classes))
         super().__init__(features, classifier)
 
 

@@ -13,7 +13,7 @@ from cnndeploy.preprocessing import Preprocessing
 class LeNet(Network):
     """LeNet, with 44,426 parameters; takes (batch, 1, 28, 28)."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 10) -> None:
         features = nn.Sequential(
             nn.Conv2d(1, 6, kernel_size=5),  # (batch, 6, 24, 24)
             nn.Sigmoid(),
@@ -28,7 +28,7 @@ class LeNet(Network):
             nn.Sigmoid(),
             nn.Linear(120, 84),
             nn.Sigmoid(),
-            nn.Linear(84, 10),
+            nn.Linear(84, classes),
         )
         super().__init__(features, classifier)
 

@@ -20,7 +20,7 @@ def nin_block(channels: int, width: int, kernel_size: int, stride: int = 1, padd
 class NiN(Network):
     """Network in Network, with 1,992,166 parameters; takes (batch, 1, 224, 224)."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 10) -> None:
         features = nn.Sequential(
             nin_block(1, 96, kernel_size=11, stride=4),  # (batch, 96, 54, 54)
             nn.MaxPool2d(3, stride=2),  # (batch, 96, 26, 26)
@@ -29,7 +29,7 @@ class NiN(Network):
             nin_block(256, 384, kernel_size=3, padding=1),
             nn.MaxPool2d(3, stride=2),  # (batch, 384, 5, 5)
             nn.Dropout(0.5),
-            nin_block(384, 10, kernel_size=3, padding=1),
+            nin_block(384, classes, kernel_size=3, padding=1),
         )
         classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         super().__init__(features, classifier)

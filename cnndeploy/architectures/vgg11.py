@@ -16,7 +16,7 @@ class VGG11(Network):
     All widths and the numbers of hidden units are divided by ``divisor``.
     """
 
-    def __init__(self, divisor: int = 1) -> None:
+    def __init__(self, divisor: int = 1, classes: int = 10) -> None:
         widths = [width // divisor for width in (64, 128, 256, 512, 512)]
         hidden = 4096 // divisor
         layers: list[nn.Module] = []
@@ -32,7 +32,7 @@ class VGG11(Network):
             nn.Dropout(0.5),
             nn.Linear(hidden, hidden),
             nn.Dropout(0.5),
-            nn.Linear(hidden, 10),
+            nn.Linear(hidden, classes),
         )
         super().__init__(nn.Sequential(*layers), classifier)
 

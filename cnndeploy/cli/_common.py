@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+_SOURCE = re.compile(r"cnndeploy\.allow_source\('([^']*)'\)")
 _PARAMETER = re.compile(r"(?<![\w/.-])(\w+)='?([\w+-]+(?:[.:][\w+-]+)*)'?(?![\w/])")
 PATH = click.Path(path_type=Path)
 
@@ -120,6 +121,23 @@ model_input_option = click.option(
 )
 data_dir_option = click.option(
     "--data-dir", type=PATH, help="Folder of the data set.  [default: $CNNDEPLOY_DATA, else the cache folder]"
+)
+
+
+def _allow_source(_context: click.Context, _parameter: click.Parameter, name: str | None) -> None:
+    if name is not None:
+        from cnndeploy.sources import allow_source
+
+        allow_source(name)
+
+
+source_option = click.option(
+    "--source",
+    metavar="SOURCE",
+    expose_value=False,
+    callback=_allow_source,
+    help="Let a checkpoint be built by this code of yours: package.module:factory or path/to/file.py:factory.  "
+    "[default: what import or train was told]",
 )
 
 
@@ -255,6 +273,8 @@ def in_options(message: str, command: click.Command | None) -> str:
             return match[0]
         return options[name] if value == "True" else f"{options[name]} {value}"
 
+    if any("--source" in one.opts for one in parameters):
+        message = _SOURCE.sub(r"--source \1", message)
     return _PARAMETER.sub(option, message)
 
 

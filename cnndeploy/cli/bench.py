@@ -102,6 +102,7 @@ class _Threads(click.ParamType[int | str]):
 @click.option("--html", type=common.PATH, metavar="FILE", help="Write a web page with plots, in one file.")
 @click.option("--csv", type=common.PATH, metavar="FILE", help="Write the rows as CSV.")
 @click.option("--markdown", type=common.PATH, metavar="FILE", help="Write the table as Markdown.")
+@common.source_option
 @click.option("--plots", type=common.PATH, metavar="FOLDER", help="Write each plot as SVG and PNG.")
 def command(
     sources: tuple[Path, ...],

@@ -16,6 +16,7 @@ from cnndeploy.machine import patient_threads
 @common.run_options
 @click.option("--batch-size", type=common.COUNT, default=256, help="Images in one call.")
 @common.measured_on
+@common.source_option
 @common.json_file_option
 def command(file: Path, json_file: str | None, **settings: Any) -> None:
     """Measure the accuracy of a file on the test images.

@@ -22,6 +22,7 @@ from cnndeploy.cli import _common as common
 @click.option("--output-dir", type=common.PATH, help="Folder to write to.  [default: that of the checkpoint]")
 @common.model_input_option
 @click.option("--opset", type=int, metavar="N", help="ONNX opset, 18 to 23.  [default: 20]")
+@common.source_option
 @click.option(
     "--no-simplify",
     is_flag=True,

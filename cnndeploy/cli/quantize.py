@@ -37,6 +37,7 @@ from cnndeploy.cli import _common as common
 @common.model_input_option
 @common.run_options
 @common.measured_on
+@common.source_option
 @common.json_file_option
 def command(checkpoint: Path, output: Path | None, json_file: str | None, **settings: Any) -> None:
     """Make an int8 file that keeps a budget of accuracy.

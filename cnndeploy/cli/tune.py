@@ -48,6 +48,7 @@ from cnndeploy.errors import BenchmarkError, Stopped
     "--calibration", type=common.COUNT, default=512, help="Training images that int8 is calibrated on."
 )
 @common.data_dir_option
+@common.source_option
 @common.json_file_option
 def command(checkpoint: Path, output: Path | None, json_file: str | None, **settings: Any) -> None:
     """Find the fastest way to run a checkpoint here.

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 )
 @common.measured_on
 @common.json_file_option
+@common.source_option
 @click.option("--junit", "junit_file", metavar="FILE", help="Write the verdict as JUnit XML, for CI.")
 def command(
     artifact: Path,

@@ -15,9 +15,8 @@ import torch
 from torch.nn import functional
 
 from cnndeploy import data
-from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
-from cnndeploy.checkpoint import Checkpoint, initialised
+from cnndeploy.checkpoint import Checkpoint, initialised, manifest_of
 from cnndeploy.errors import Stopped, TrainingError
 from cnndeploy.files import write_file
 from cnndeploy.preprocessing import border_contrast
@@ -48,12 +47,13 @@ class Loop:
     def __post_init__(self) -> None:
         self.plan = plan = self.state.plan
         self.recipe = plan.recipe
-        preprocessing = ARCHITECTURES.get(plan.architecture).preprocessing
+        self.manifest = manifest_of(plan.architecture)
+        preprocessing = self.manifest.preprocessing
         self.preprocessing = TorchPreprocessing(preprocessing, self.test_set.images.shape[1:])
         self.batches = Batches(
             self.training_set, preprocessing, plan.recipe, plan.seed, self.device, self.processes
         )
-        network = initialised(plan.architecture, plan.seed, plan.recipe.initialisation)
+        network = initialised(self.manifest, plan.seed, plan.recipe.initialisation)
         pool_first(network)
         # channels last is how both oneDNN and cuDNN compute convolutions best
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
@@ -174,7 +174,7 @@ class Loop:
         if not state.epochs:
             if self.recipe.epochs == 0:
                 log.unlink(missing_ok=True)
-                Checkpoint.of(self.plan.architecture, self.network).save(self.output)
+                Checkpoint.of(self.manifest, self.network).save(self.output)
             return
         if state.step > 0:  # in the middle of an epoch; what was written after the last one stands
             return
@@ -191,7 +191,7 @@ class Loop:
             # without the times, so that the same training writes the same bytes
             "epochs": [{key: epoch[key] for key in epoch if key != "seconds"} for epoch in state.epochs],
         }
-        Checkpoint.of(self.plan.architecture, self.network, facts).save(self.output)
+        Checkpoint.of(self.manifest, self.network, facts).save(self.output)
         write_file(log, "".join(json.dumps(epoch) + "\n" for epoch in state.epochs).encode())
 
     def _confusion(self) -> list[list[int]]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cnndeploy.architectures import ARCHITECTURES
-from cnndeploy.checkpoint import initialised
+from cnndeploy.checkpoint import initialised, manifest_of
 
 PARAMETERS = {
     "lenet": 44_426,
@@ -47,7 +47,7 @@ def test_every_architecture_maps_its_input_to_ten_logits(name: str) -> None:
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_own_alone() -> None:
     before = torch.random.get_rng_state()
-    first, again, other = (initialised("lenet", seed).state_dict() for seed in (1, 1, 2))
+    first, again, other = (initialised(manifest_of("lenet"), seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not any(torch.equal(first[key], other[key]) for key in first)
     assert torch.equal(before, torch.random.get_rng_state())

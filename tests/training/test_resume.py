@@ -372,7 +372,7 @@ def test_a_recipe_of_more_processes_says_how_to_have_as_many(
 ) -> None:
     checkpoint = Checkpoint.load(unbroken)
     facts = {**checkpoint.manifest.training, "processes": 2}
-    Checkpoint.of("lenet", checkpoint.network(), facts).save(tmp_path / "two.pt")
+    Checkpoint.of(checkpoint.manifest, checkpoint.network(), facts).save(tmp_path / "two.pt")
     result = cli("train", "--from-checkpoint-recipe", tmp_path / "two.pt", "--output", tmp_path / "again.pt")
     assert "--nproc-per-node 2" in result.output
     result = cli("train", "--from-checkpoint-recipe", unbroken, "--output", tmp_path / "other.pt")

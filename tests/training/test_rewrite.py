@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cnndeploy.architectures import ARCHITECTURES
-from cnndeploy.checkpoint import initialised
+from cnndeploy.checkpoint import initialised, manifest_of
 from cnndeploy.simplification import simplify
 from cnndeploy.simplification.pool_before_activation import pool_first
 
@@ -17,7 +17,7 @@ MOVED = {"lenet": 2, "alexnet": 3, "vgg11_small": 5, "nin": 0, "googlenet": 0}
 def test_pooling_first_gives_the_same_logits_and_gradients(name: str) -> None:
     height, width = ARCHITECTURES.get(name).preprocessing.size
     images = torch.rand(2, 1, height, width, generator=torch.Generator().manual_seed(0))
-    plain, moved = (initialised(name, 0).eval() for _ in range(2))
+    plain, moved = (initialised(manifest_of(name), 0).eval() for _ in range(2))
     pool_first(moved)
     kinds = [[type(module) for module in network.modules()] for network in (plain, moved)]
     assert sum(a != b for a, b in zip(*kinds, strict=True)) == 2 * MOVED[name]

@@ -23,9 +23,9 @@ ARCHITECTURE = Architecture(build, Preprocessing((28, 28)), {"original": Recipe(
 _MAKE = """
 import cnndeploy
 from dataclasses import replace
-from cnndeploy.checkpoint import Checkpoint, initialised
+from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.specs import TensorSpec
-fresh = Checkpoint.of("wide", initialised("wide", 0))
+fresh = Checkpoint.untrained("wide")
 output = TensorSpec("logits", "float32", ("batch", 1000))
 labels = tuple(f"class {number}" for number in range(1000))
 replace(fresh, manifest=replace(fresh.manifest, output=output, labels=labels)).save("wide.pt")

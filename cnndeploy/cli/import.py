@@ -1,0 +1,97 @@
+"""``cnndeploy import``: make a checkpoint of a network of your own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cnndeploy.cli import _common as common
+from cnndeploy.machine import patient_threads
+
+
+class _Argument(click.ParamType[tuple[str, Any]]):
+    """An argument of a factory, ``name=value``; the value is read as JSON if it is JSON, and else as text."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.isidentifier():
+            self.fail(f"{value!r} is not name=value, as classes=5.", param, ctx)
+        try:
+            return name, json.loads(text)
+        except ValueError:
+            return name, text
+
+
+@click.command()
+@click.argument("network")
+@click.option("--output", type=common.PATH, required=True, help="The checkpoint file.")
+@click.option(
+    "--model-arg",
+    "arguments",
+    type=_Argument(),
+    multiple=True,
+    help="Keyword argument of the factory; repeatable. The number of classes is filled in if it takes it.",
+)
+@click.option("--weights", type=common.PATH, help="File of torch.save, or of safetensors.")
+@click.option(
+    "--preprocessing",
+    type=common.PATH,
+    metavar="JSON",
+    help="How images are prepared: fields of cnndeploy.Preprocessing, timm's config.json, or Hugging Face's "
+    "preprocessor_config.json.  [default: what comes with the name]",
+)
+@click.option(
+    "--labels",
+    type=common.PATH,
+    metavar="FILE",
+    help="The labels, one on each line or as JSON, in the order of the outputs.  [default: what comes with the name]",
+)
+@click.option(
+    "--output-name",
+    metavar="NAME",
+    help="Which of several outputs are the logits: a key, a field, or a number from 0.  [default: logits, else the "
+    "first]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT.")
+@common.json_file_option
+def command(
+    network: str,
+    output: Path,
+    arguments: tuple[tuple[str, Any], ...],
+    json_file: str | None,
+    **settings: Any,
+) -> None:
+    """Make a checkpoint of a network of your own.
+
+    NETWORK says what builds it: torchvision:NAME@WEIGHTS, timm:NAME, timm:FOLDER, package.module:factory, or
+    path/to/file.py:factory, where factory is a function that returns a torch.nn.Module. The checkpoint is written only
+    if the network works as it says.
+
+    A factory of yours is remembered on this machine, so that other commands may call it for this checkpoint. It must be
+    named again if its file changes.
+
+    \b
+    Examples:
+      cnndeploy import torchvision:resnet18@IMAGENET1K_V1 --weights resnet18.pth --output resnet18.pt
+      cnndeploy import timm:mobilenetv3_small_100 --weights w.safetensors --labels names.txt --output m.pt
+      cnndeploy import mymodel.py:build --model-arg classes=5 --weights best.pth \\
+        --preprocessing prep.json --labels names.txt --output shoes.pt
+    """
+    with patient_threads():
+        from cnndeploy.importing.import_model import import_model
+    with common.progress_bar(f"Importing {network}") as update:
+        made = import_model(network, output, arguments=dict(arguments), progress=update, **settings)
+    for note in made.notes:
+        click.echo(f"  {note}", err=json_file == "-")
+    for proof in made.proofs:
+        click.echo(f"  shown: it {proof}", err=json_file == "-")
+    common.write_json(json_file, made.to_dict())
+    common.say_wrote(output, json_file=json_file)
+    common.say_next("export", output, "--format", "onnx", json_file=json_file)
