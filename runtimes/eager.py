@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -62,11 +61,11 @@ class EagerSession(TorchSession):
         """
         import torch
 
-        from cnndeploy.simplification import simplify
+        from cnndeploy.simplification import copied, simplify
 
         assert self._module is not None  # noqa: S101 - asked of open sessions
         network = simplify(self._module)[0] if simplified else self._module
-        network = copy.deepcopy(network).to(getattr(torch, weights)).float()
+        network = copied(network).to(getattr(torch, weights)).float()
         session = EagerSession(self.artifact, self.run_as, self._torch_device, network)
         if precision == "float64":
             network.double()

@@ -53,6 +53,19 @@ def _check(network: nn.Module, image: torch.Tensor, *applied: str) -> nn.Module:
     return simplified
 
 
+class _Does(nn.Module):
+    """Some modules, and a function of these and the image."""
+
+    def __init__(self, function: Callable[..., torch.Tensor], **modules: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.function(self, image)
+
+
 def _choose(seed: int, *values: int) -> int:
     """One of some values, by a seed."""
     return values[int(torch.randint(len(values), (1,), generator=torch.Generator().manual_seed(seed)))]
@@ -172,6 +185,94 @@ def test_batch_normalisation_and_pointwise_convolution_are_folded_in_turn() -> N
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 1), nn.BatchNorm2d(5))
     applied = ("fold_batch_norm(0, 1)", "fold_batch_norm(2, 3)", "merge_convolutions(1, 3)")
     _check(_ready(network), _images(2, 3, 8, 8), *applied)
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        lambda image: image.flatten(1),
+        lambda image: image.view(image.size(0), -1),
+        lambda image: image.reshape(image.shape[0], -1),
+    ],
+)
+def test_batch_normalisation_behind_a_flattening_method_is_folded(
+    flat: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    network = _Does(
+        lambda own, image: own.norm(own.linear(flat(image))), linear=nn.Linear(12, 5), norm=nn.BatchNorm1d(5)
+    )
+    _check(_ready(network), _images(4, 3, 2, 2), "fold_batch_norm(linear, norm)")
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.ConvTranspose2d(4, 8, 3), nn.BatchNorm2d(8)),
+        (nn.Conv2d(4, 8, 3), nn.SyncBatchNorm(8)),
+        (nn.Conv2d(4, 8, 3), nn.InstanceNorm2d(8, affine=True, track_running_stats=True)),
+        (nn.Conv2d(4, 8, 3), nn.GroupNorm(2, 8)),
+    ],
+    ids=lambda layers: " ".join(map(str, layers)),
+)
+def test_other_normalisations_and_layers_stay(layers: tuple[nn.Module, ...]) -> None:
+    _check(_ready(nn.Sequential(*layers)), _images(2, 4, 7, 7))
+
+
+def test_a_value_that_is_changed_in_place_later_is_taken_before() -> None:
+    """The folded layer stands where the convolution stood, not where normalisation did."""
+
+    def function(own: nn.Module, image: torch.Tensor) -> torch.Tensor:
+        image = image * 1
+        between = own.convolution(image)
+        image.relu_()
+        return torch.flatten(own.norm(between) + image, 1)
+
+    network = _Does(function, convolution=nn.Conv2d(3, 3, 3, padding=1), norm=nn.BatchNorm2d(3))
+    _check(_ready(network), _images(2, 3, 6, 6), "fold_batch_norm(convolution, norm)")
+
+
+def test_tensors_of_the_network_itself_are_kept() -> None:
+    network = _Does(
+        lambda own, image: own.norm(own.convolution(image - own.mean)) * own.scale,
+        convolution=nn.Conv2d(3, 4, 3),
+        norm=nn.BatchNorm2d(4),
+        scale=nn.Parameter(torch.ones(4, 1, 1)),
+    )
+    network.register_buffer("mean", torch.ones(3, 1, 1))
+    simplified = _check(_ready(network), _images(2, 3, 6, 6), "fold_batch_norm(convolution, norm)")
+    assert simplified.get_buffer("mean") is not network.get_buffer("mean")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda own, image: own.norm(own.convolution(image)) * own.norm.weight.sum(),
+        lambda own, image: own.norm(own.convolution(image)) * torch.full((1,), 3.0),  # made while tracing
+        lambda own, image: own.norm(input=own.convolution(image)),
+    ],
+)
+def test_what_is_used_otherwise_too_stays(function: Callable[..., torch.Tensor]) -> None:
+    network = _ready(_Does(function, convolution=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4)))
+    before = set(vars(network))
+    _check(network, _images(2, 3, 6, 6))
+    assert set(vars(network)) == before
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize(
+    "computed",
+    [nn.utils.weight_norm, nn.utils.spectral_norm, nn.utils.parametrizations.weight_norm],
+    ids=["weight norm", "spectral norm", "parametrization"],
+)
+def test_weights_that_are_computed_from_others_stay(computed: Callable[[nn.Module], nn.Module]) -> None:
+    network = nn.Sequential(
+        computed(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+    )
+    torch.nn.init.uniform_(network[1].running_var, 0.5, 2)  # type: ignore[arg-type]
+    image = _images(2, 3, 7, 7)
+    simplified, applied = simplify(network.eval())
+    assert tuple(map(str, applied)) == ("fold_batch_norm(2, 3)",)
+    assert torch.allclose(simplified(image), network(image), atol=1e-6)
 
 
 def _training(module: nn.Module) -> nn.Module:

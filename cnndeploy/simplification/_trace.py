@@ -46,23 +46,31 @@ class Call(Generic[M]):
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """A network's graph, and the modules that it calls, by path. Rewrites change both."""
+    """A network's graph, and the modules that it calls, by path. Rewrites change both.
+
+    ``tensors`` are the parameters and buffers that it uses other than by calling their module, by path.
+    """
 
     graph: fx.Graph
     modules: dict[str, nn.Module]
+    tensors: dict[str, torch.Tensor]
 
     def call(self, node: object, *kinds: type[M]) -> Call[M] | None:
         """Return a node's call of a module whose class is one of these kinds, on one value; else None.
 
-        A module does not match if it is called elsewhere too, or has hooks, which may change its output.
+        A module does not match if it is called elsewhere too, if its weights are used elsewhere, or if it has hooks,
+        which may change its output.
         """
         if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1 or node.kwargs:
             return None
         module = self.modules[str(node.target)]
-        calls = sum(other.op == "call_module" and other.target == node.target for other in self.graph.nodes)
-        if module._forward_hooks or module._forward_pre_hooks or calls != 1:
+        found = next((Call(node, module) for kind in kinds if type(module) is kind), None)
+        if found is None or module._forward_hooks or module._forward_pre_hooks:
             return None
-        return next((Call(node, module) for kind in kinds if type(module) is kind), None)
+        if any(path.startswith(f"{found.path}.") for path in self.tensors):
+            return None
+        calls = sum(other.op == "call_module" and other.target == node.target for other in self.graph.nodes)
+        return found if calls == 1 else None
 
     def pairs(
         self, first: tuple[type[M], ...], last: tuple[type[N], ...]
@@ -87,9 +95,13 @@ class Traced:
         return None
 
     def merge(self, name: str, calls: Sequence[Call[Any]], module: nn.Module) -> Rewrite:
-        """Replace a chain of calls by one call of ``module``, in the last one's place, which computes the same."""
+        """Replace a chain of calls by one call of ``module``, with the last one's name, which computes the same.
+
+        It stands where the first one stood, because the value that it takes may be changed in place after that.
+        """
         last, taken = calls[-1], calls[0].node.args[0]
         between, last.node.args = last.node.args[0], (taken,)
+        calls[0].node.append(last.node)
         self.modules[last.path] = module.eval()
         while isinstance(between, fx.Node) and between is not taken:
             before = between.args[0]
@@ -100,8 +112,9 @@ class Traced:
     def built(self) -> fx.GraphModule:
         """Build the network, in eval mode and float32; it shares nothing with the one that was traced."""
         used = {str(node.target): node for node in self.graph.nodes if node.op == "call_module"}
-        modules = copy.deepcopy({path: self.modules[path] for path in used})
-        network = fx.GraphModule({path: module.float() for path, module in modules.items()}, self.graph)
+        modules = {path: copied(self.modules[path]).float() for path in used}
+        tensors = {path: copy.deepcopy(tensor) for path, tensor in self.tensors.items()}
+        network = fx.GraphModule({**modules, **tensors}, self.graph)
         network.training = False
         return network.requires_grad_(False)
 
@@ -111,17 +124,34 @@ def trace(network: nn.Module) -> Traced | None:
     has_hooks = network._forward_hooks or network._forward_pre_hooks  # of which the graph would know nothing
     if network.training or has_hooks or any(weight.dtype != torch.float32 for weight in network.parameters()):
         return None
+    own = dict(network.named_parameters(remove_duplicate=False))
+    own |= network.named_buffers(remove_duplicate=False)
+    attributes = set(vars(network))
     try:
         graph = fx.Tracer().trace(network)
     except Exception:  # noqa: BLE001 - a forward() may do anything with the tracer's stand-in for a value
         return None
-    if any(node.op == "get_attr" for node in graph.nodes):
-        return None  # the network uses a tensor directly, perhaps one that was made only once, while tracing
+    finally:
+        for name in vars(network).keys() - attributes:
+            delattr(network, name)  # where the tracer keeps tensors that were made while tracing
+    direct = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    if not direct <= own.keys():
+        return None  # the network uses a tensor that was made only once, while tracing
     for node in graph.nodes:
         node.type = None  # which TorchScript cannot read
         node.meta.clear()  # torch.onnx would use the names that the modules had before
     paths = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    return Traced(graph, {path: network.get_submodule(path) for path in sorted(paths)})
+    modules = {path: network.get_submodule(path) for path in sorted(paths)}
+    return Traced(graph, modules, {path: own[path] for path in sorted(direct)})
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """Return a deep copy, also of a module whose weight is computed from others, as torch's ``weight_norm`` does.
+
+    Such a weight is computed again at every call. It has a history, and torch refuses to copy that.
+    """
+    tensors = (value for part in module.modules() for value in vars(part).values() if torch.is_tensor(value))
+    return copy.deepcopy(module, {id(tensor): tensor.detach() for tensor in tensors if not tensor.is_leaf})
 
 
 @contextlib.contextmanager

@@ -49,8 +49,10 @@ def _folded(traced: Traced, call: Call[Any], norm: Any) -> nn.Module | None:
 def _is_flat(traced: Traced, value: object) -> bool:
     """Return whether a value is known to be (batch, features)."""
     while isinstance(value, fx.Node):
-        if value.op == "call_function" and value.target is torch.flatten:
+        if value.target in (torch.flatten, "flatten"):
             return value.args[1:] == (1,) and not value.kwargs
+        if value.op == "call_method" and value.target in ("reshape", "view"):
+            return len(value.args) == 3 and not value.kwargs  # the value and two lengths
         if value.op != "call_module":
             return False
         module = traced.modules[str(value.target)]

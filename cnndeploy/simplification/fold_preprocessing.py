@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 from torch import nn
 
 from cnndeploy.preprocessing import Preprocessing
-from cnndeploy.simplification._trace import Rewrite, convolution, exact, one_thread, pads, trace
+from cnndeploy.simplification._trace import Rewrite, convolution, copied, exact, one_thread, pads, trace
 
 
 def fold_preprocessing(
@@ -40,7 +39,7 @@ def fold_preprocessing(
         if not pads(call.module):
             bias, shift = bias - weight.sum((1, 2, 3)) * (mean / std), 0.0
         folded = convolution(call.module, weight * (scale / std), bias).float()
-    network = copy.deepcopy(network)
+    network = copied(network)
     network.set_submodule(call.path, folded)
     remaining = replace(preprocessing, scale=1.0, mean=shift, std=1.0)
     return network, remaining, (Rewrite("fold_preprocessing", (call.path,)),)
