@@ -36,7 +36,9 @@ class Checkpoint:
     path: Path | None = None
 
     @classmethod
-    def of(cls, manifest: Manifest, network: torch.nn.Module, training: Mapping[str, Any] | None = None) -> Self:
+    def of(
+        cls, manifest: Manifest, network: torch.nn.Module, training: Mapping[str, Any] | None = None
+    ) -> Self:
         """Copy the present weights of a network that ``manifest`` describes."""
         weights = {
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -91,7 +93,9 @@ class Checkpoint:
         )
         if wrong := sorted({key for key, *_ in expected ^ given}):
             differ = f"{len(wrong)} differ in name, shape or dtype, first {wrong[0]}"
-            raise CheckpointError(f"the checkpoint's weights are not those of {manifest.architecture}: {differ}")
+            raise CheckpointError(
+                f"the checkpoint's weights are not those of {manifest.architecture}: {differ}"
+            )
         network.load_state_dict(dict(self.weights))
         return network.eval()
 

@@ -25,7 +25,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cnndeploy.architectures import ARCHITECTURES
-from cnndeploy.errors import ArtifactError, CheckpointError, CnndeployError, UnknownNameError, missing_dependency
+from cnndeploy.errors import (
+    ArtifactError,
+    CheckpointError,
+    CnndeployError,
+    UnknownNameError,
+    missing_dependency,
+)
 from cnndeploy.files import make_folder, write_file
 from cnndeploy.specs import Source
 
@@ -35,8 +41,10 @@ if TYPE_CHECKING:
 # What a factory may call the number of classes; it is filled in if it is left open.
 _CLASSES = ("num_classes", "classes", "n_classes")
 # Arguments by which a library would load or download weights by itself.
-_LOADING = ("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path")
-_LOADING += ("cache_dir",)
+_LOADING = (
+    *("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
+    *("checkpoint_path", "cache_dir"),
+)
 # Workers inherit what the command allowed.
 _ALLOWED = "CNNDEPLOY_SOURCES"
 _LIBRARIES = ("torchvision", "timm")
@@ -66,7 +74,9 @@ class _Place:
         with _importing_from(self.folder), _user_code(self.name):
             spec = importlib.util.find_spec(self.module)
         if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-            raise ArtifactError(f"{self.name}: there is no module {self.module} in {self.folder} or installed")
+            raise ArtifactError(
+                f"{self.name}: there is no module {self.module} in {self.folder} or installed"
+            )
         return Path(spec.origin)
 
 
@@ -98,7 +108,9 @@ def remember(name: str, source: Source) -> None:
     note = _note(place.name, source)
     try:
         make_folder(note.parent)
-        write_file(note, json.dumps({"name": place.name, "module": place.module, "folder": place.folder}).encode())
+        write_file(
+            note, json.dumps({"name": place.name, "module": place.module, "folder": place.folder}).encode()
+        )
     except CnndeployError as error:
         warnings.warn(f"name {name} again in other commands, for it cannot be noted: {error}", stacklevel=2)
 
@@ -219,7 +231,9 @@ def _place(name: str) -> _Place:
         path = Path(module).expanduser().resolve()
         return _Place(path.name, factory, str(path.parent))
     if not all(part.isidentifier() for part in module.split(".")):
-        raise ArtifactError(f"{module} is neither a module, as package.module, nor a file, as path/to/file.py")
+        raise ArtifactError(
+            f"{module} is neither a module, as package.module, nor a file, as path/to/file.py"
+        )
     return _Place(module, factory, str(Path.cwd()))
 
 
@@ -255,7 +269,9 @@ def _permitted(name: str, source: Source, subject: object) -> _Place:
 
 def _note(name: str, source: Source) -> Path:
     """Return the file that says that the user named exactly this source; its name is a hash of what was named."""
-    configuration = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME") or Path.home() / ".config"
+    configuration = (
+        os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME") or Path.home() / ".config"
+    )
     exact = json.dumps([name, source.sha256, source.arguments], sort_keys=True)
     return Path(configuration, "cnndeploy", "sources", f"{hashlib.sha256(exact.encode()).hexdigest()}.json")
 
@@ -325,6 +341,6 @@ def _user_code(name: str) -> Iterator[None]:
     except CnndeployError:
         raise
     except (Exception, SystemExit) as error:
-        frames = [one for one in traceback.extract_tb(error.__traceback__) if "cnndeploy/sources.py" not in one.filename]
+        frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
         where = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
         raise ArtifactError(f"{name} fails{where}: {type(error).__name__}: {error}") from error

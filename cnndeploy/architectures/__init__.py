@@ -19,8 +19,8 @@ class Architecture:
     """A network, its input, and how it is trained.
 
     ``build`` makes it with fresh weights, for so many ``classes``, by default 10. It maps float32 (batch, 1,
-    *preprocessing.size) to float32 logits (batch, classes). ``recipes`` are ``original``, with which the network was first trained here, and ``tuned``, the best
-    that was found by trial or in the literature. ``paper`` is its source.
+    *preprocessing.size) to float32 logits (batch, classes). ``recipes`` are ``original``, with which the network was
+    first trained here, and ``tuned``, the best that was found by trial or in the literature. ``paper`` is its source.
     """
 
     build: Callable[..., torch.nn.Module]

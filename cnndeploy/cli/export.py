@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cnndeploy.cli import _common as common
+
+_NAMED = 5
 
 
 @click.command()
@@ -63,8 +66,16 @@ def command(
         takes = f"{manifest.input}, {'raw images' if manifest.takes_images else 'preprocessed'}"
         click.echo(f"Wrote {path} (input: {takes})  {size:,} bytes  SHA-256 {artifact.sha256[:16]}")
         if manifest.rewrites:
-            click.echo(f"  simplified: {', '.join(manifest.rewrites)}")
+            click.echo(f"  simplified: {_rewrites(manifest.rewrites)}")
         if had_certificate and not certificate.exists():
             click.echo(f"  removed {certificate}: it was of the file that was there before")
         paths[name] = path
     common.say_next("verify", paths.get("onnx", path), "--against", checkpoint)
+
+
+def _rewrites(rewrites: tuple[str, ...]) -> str:
+    """Name the rewrites; count those of a kind if there are many, as in a network with batch normalisation."""
+    if len(rewrites) <= _NAMED:
+        return ", ".join(rewrites)
+    kinds = Counter(rewrite.partition("(")[0] for rewrite in rewrites)
+    return ", ".join(f"{kind} ({count} times)" if count > 1 else kind for kind, count in kinds.items())

@@ -38,7 +38,10 @@ def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tu
     if manifest.checkpoint_sha256 is not None:  # an exported file
         yield "simplified", ", ".join(manifest.rewrites) or "no"
     yield "labels", ", ".join(manifest.labels)
-    yield "test accuracy", _accuracy_cell(accuracy, training.get("test_accuracy"))
+    yield (
+        "test accuracy",
+        _accuracy_cell(accuracy, training.get("test_accuracy"), "not measured" if training else "untrained"),
+    )
     if recipe := training.get("recipe"):
         yield "recipe", pairs({name: value for name, value in recipe.items() if value is not None})
     yield "checkpoint", manifest.checkpoint_sha256 or "this file"
@@ -83,10 +86,10 @@ def _specs_cell(specs: Sequence[TensorSpec | Mapping[str, Any]]) -> str:
     return "\n".join(f"{spec.name}: {spec}" for spec in known)
 
 
-def _accuracy_cell(known: Accuracy | None, checkpoint: float | None) -> str:
-    """Show the file's own accuracy, and if it is lossy its checkpoint's beside it."""
+def _accuracy_cell(known: Accuracy | None, checkpoint: float | None, unknown: str) -> str:
+    """Show the file's own accuracy, and if it is lossy its checkpoint's beside it; ``unknown`` if neither is known."""
     if known is None:
-        return "untrained" if checkpoint is None else f"not measured (checkpoint {checkpoint:.4f})"
+        return unknown if checkpoint is None else f"not measured (checkpoint {checkpoint:.4f})"
     beside = "" if known.checkpoint is None else f" (checkpoint {known.checkpoint:.4f})"
     return f"{known.accuracy:.4f}{beside} on {counted(known.images, 'image')}"
 

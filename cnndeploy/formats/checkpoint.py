@@ -52,14 +52,13 @@ class CheckpointFormat:
         if manifest is None and set(risks) <= _OF_STATE_DICTS and ("GLOBAL", _REBUILD) in instructions:
             raise CheckpointError(
                 f"{path} is a plain state_dict of PyTorch: it holds weights, but neither the architecture nor the "
-                "preprocessing and labels. Models of your own cannot be imported yet; make a checkpoint with: "
-                "cnndeploy train"
+                f"preprocessing and labels. Make a checkpoint of it with: cnndeploy import NETWORK --weights {path}"
             )
         if risks:
             raise CheckpointError(
                 f"{path} is refused: it asks to run {risks[0].replace(' ', '.')} when opened, as a pickled module or "
-                "a malicious file does. A file of weights alone is safe to open: torch.save(model.state_dict(), "
-                "'weights.pt'). But models of your own cannot be imported yet"
+                "a malicious file does. Where it was made, save its weights alone, torch.save(model.state_dict(), "
+                "'weights.pt'), and make a checkpoint of them with: cnndeploy import NETWORK --weights weights.pt"
             )
         if manifest is None:
             raise CheckpointError(

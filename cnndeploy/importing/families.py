@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,9 @@ def _of_torchvision(model: str, tag: str) -> Known:
 
     known = models.list_models(module=models)
     if model not in known:
-        raise UnknownNameError("architecture", f"torchvision:{model}", [f"torchvision:{one}" for one in known])
+        raise UnknownNameError(
+            "architecture", f"torchvision:{model}", [f"torchvision:{one}" for one in known]
+        )
     if not tag:
         return Known(f"torchvision:{model}")
     tags = models.get_model_weights(model)
@@ -87,7 +89,7 @@ def _of_timm(model: str) -> Known:
     config = timm.get_pretrained_cfg(model)
     if config is None:
         return Known(f"timm:{model}")
-    values = config.to_dict()
+    values: dict[str, Any] = asdict(config)
     return Known(f"timm:{model}", {}, preprocessing_of(values), _timm_labels(values))
 
 
@@ -109,7 +111,7 @@ def _of_timm_folder(folder: Path) -> Known:
 
 def _timm_labels(values: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the labels of a configuration; its own, or ImageNet's if it has a thousand classes."""
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     names, descriptions = values.get("label_names"), values.get("label_descriptions") or {}
     if names:

@@ -21,11 +21,10 @@ from cnndeploy.importing import proofs
 from cnndeploy.importing.families import Known, known_of
 from cnndeploy.importing.labels import labels_of
 from cnndeploy.importing.weights import Weights, fitted, read_weights
-from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Progress, silent
 from cnndeploy.serial import jsonable
 from cnndeploy.sources import build, is_users, remember, resolved
-from cnndeploy.specs import Manifest, Source
+from cnndeploy.specs import Manifest
 from cnndeploy.transforms import preprocessing_of
 
 _STEPS = ("Building the network", "Trying it out", "Exporting it for a trial")
@@ -103,7 +102,8 @@ def import_model(
     image = proofs.sample(manifest.preprocessing)
     chosen, note = proofs.output_of(bare, image, output_name)
     manifest = replace(manifest, source=replace(manifest.source, output=chosen))
-    checkpoint = Checkpoint.of(manifest, bare if chosen is None else _one_output(manifest, bare))
+    facts = {"imported": {"weights": read.origin, "sha256": read.sha256}}
+    checkpoint = Checkpoint.of(manifest, bare if chosen is None else _one_output(manifest, bare), facts)
     shown = _proved(checkpoint, image, network)
     progress(2, len(_STEPS), _STEPS[2])
     with tempfile.TemporaryDirectory() as folder:
@@ -133,7 +133,9 @@ def _name_of(network: str | torch.nn.Module, source: str | None) -> str:
             raise ArtifactError(f"the network is named already, {network}; leave out source")
         return network
     if not isinstance(network, torch.nn.Module):
-        raise ArtifactError(f"expected a torch.nn.Module or the name of a source, got {type(network).__name__}")
+        raise ArtifactError(
+            f"expected a torch.nn.Module or the name of a source, got {type(network).__name__}"
+        )
     if source is None:
         raise ArtifactError(
             "a checkpoint holds no code, so say what builds such a network: source='mymodel.py:build', for example"
@@ -165,14 +167,14 @@ def _described(
     return manifest_of(name, source=source, preprocessing=prepared, labels=names)
 
 
-def _weights(
-    network: str | torch.nn.Module, known: Known, path: str | os.PathLike[str] | None
-) -> Weights:
+def _weights(network: str | torch.nn.Module, known: Known, path: str | os.PathLike[str] | None) -> Weights:
     """Return the weights of the network in hand, of the file, or what comes with the name."""
     if isinstance(network, torch.nn.Module):
         if path is not None:
             raise ArtifactError("the network that was passed has weights; leave out the file")
-        return Weights({key: value.detach().cpu() for key, value in network.state_dict().items()})
+        return Weights(
+            {key: value.detach().cpu() for key, value in network.state_dict().items()}, "in memory"
+        )
     if path is not None:
         return read_weights(path)
     if isinstance(known.weights, Path):
@@ -180,7 +182,7 @@ def _weights(
     if known.weights is None:
         raise ArtifactError(f"pass weights, a file of torch.save or of safetensors, for {known.name}")
     try:
-        return Weights(dict(known.weights()))
+        return Weights(dict(known.weights()), known.name)
     except (OSError, RuntimeError) as error:  # the network's, or a wrong checksum
         raise ArtifactError(
             f"the weights of {known.name} could not be downloaded ({error}); pass weights, the file, instead"

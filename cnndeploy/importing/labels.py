@@ -29,7 +29,9 @@ def labels_of(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ...]
     else:
         labels, subject = [_text(one) for one in source], "the labels"
     if not 2 <= len(labels) <= MOST_CLASSES:
-        raise ArtifactError(f"{subject}: {len(labels):,} labels; a classifier has 2 to {MOST_CLASSES:,} classes")
+        raise ArtifactError(
+            f"{subject}: {len(labels):,} labels; a classifier has 2 to {MOST_CLASSES:,} classes"
+        )
     if "" in labels:
         raise ArtifactError(f"{subject}: label {labels.index('')} is empty")
     return tuple(labels)
@@ -62,7 +64,9 @@ def _of_json(values: Any) -> list[str]:
 
 
 def _text(label: Any) -> str:
-    if isinstance(label, list) and label and isinstance(label[-1], str):  # ["n01440764", "tench"], as Keras has it
+    if (
+        isinstance(label, list) and label and isinstance(label[-1], str)
+    ):  # ["n01440764", "tench"], as Keras has it
         return str(label[-1]).strip()
     if not isinstance(label, str):
         raise ArtifactError(f"a label is text, not {label!r:.80}")

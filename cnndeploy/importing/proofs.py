@@ -76,8 +76,8 @@ def check_outputs(network: torch.nn.Module, image: torch.Tensor, classes: int | 
     scale = float(logits.abs().max()) or 1.0
     if (spread := float((logits - again).abs().max()) / scale) > _SPREAD:
         raise ArtifactError(
-            f"the network returns other logits each time, by {spread:.2g} of the largest: something random is active in "
-            "eval mode"
+            f"the network returns other logits each time, by {spread:.2g} of the largest: something random is active "
+            "in eval mode"
         )
     alone = torch.cat([_run(network, one[None]) for one in image])
     if alone.shape != logits.shape or (spread := float((logits - alone).abs().max()) / scale) > _SPREAD:
@@ -93,7 +93,9 @@ def check_outputs(network: torch.nn.Module, image: torch.Tensor, classes: int | 
     return int(logits.shape[1])
 
 
-def check_same(network: torch.nn.Module, rebuilt: torch.nn.Module, image: torch.Tensor, output: str | None) -> None:
+def check_same(
+    network: torch.nn.Module, rebuilt: torch.nn.Module, image: torch.Tensor, output: str | None
+) -> None:
     """Raise ArtifactError unless a network in hand computes what the one that was built from its source computes.
 
     The weights are the same, so they differ if the factory makes another network, or one that was changed since.
@@ -134,13 +136,17 @@ def check_export(checkpoint: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             export(checkpoint, "onnx", Path(folder, "model.onnx"))
     except CnndeployError as error:
-        raise ArtifactError(f"the network cannot be exported to ONNX, so it was not imported: {error}") from error
+        raise ArtifactError(
+            f"the network cannot be exported to ONNX, so it was not imported: {error}"
+        ) from error
 
 
 Transform = Callable[[Any], Any]
 
 
-def check_transform(transform: Transform, preprocessing: Preprocessing, images: list[NDArray[np.uint8]]) -> str:
+def check_transform(
+    transform: Transform, preprocessing: Preprocessing, images: list[NDArray[np.uint8]]
+) -> str:
     """Compare the caller's own transform of PIL images with ``preprocessing``; return a sentence on it.
 
     Raise ArtifactError if they differ. Pillow 13 resizes tall images height first, which the caller's transform then
@@ -160,7 +166,7 @@ def check_transform(transform: Transform, preprocessing: Preprocessing, images: 
         return "your transform was not compared with the preprocessing: no image is at least as wide as high"
     if largest > 0:
         raise ArtifactError(
-            f"your transform and the preprocessing differ by up to {largest:.3g} on {len(images)} images, so the network "
-            "would not get what it was trained on"
+            f"your transform and the preprocessing differ by up to {largest:.3g} on {len(images)} images, so the "
+            "network would not get what it was trained on"
         )
     return f"your transform and the preprocessing agree bit for bit on {len(images)} images"

@@ -6,12 +6,13 @@ import argparse
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cnndeploy.artifact import sha256_of
 from cnndeploy.errors import ArtifactError
 
 # The keys under which training programs save a state_dict, the likeliest first; averaged weights come last.
@@ -30,9 +31,11 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A state_dict, and what was done to get it, ``notes``, a sentence each."""
+    """A state_dict; ``origin``, the name of its file, and the SHA-256; and ``notes`` on what was done to get it."""
 
     tensors: Tensors
+    origin: str
+    sha256: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -46,7 +49,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     """
     path = Path(path)
     try:
-        content = _read(path)
+        content, sha256 = _read(path), sha256_of(path)
     except FileNotFoundError as error:
         raise ArtifactError(f"{path}: no such file") from error
     except OSError as error:
@@ -58,14 +61,21 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
             break
         others = [key for key in keys[1:] if _is_state_dict(content[key])]
         notes.append(
-            f"took the weights under {keys[0]!r}" + (f", not those under {', '.join(map(repr, others))}" * bool(others))
+            f"took the weights under {keys[0]!r}"
+            + (f", not those under {', '.join(map(repr, others))}" * bool(others))
         )
         content = content[keys[0]]
     if not isinstance(content, Mapping) or not _is_state_dict(content):
-        held = f"keys {', '.join(map(repr, list(content)[:_LISTED]))}" if isinstance(content, Mapping) else "no dict"
+        held = (
+            f"keys {', '.join(map(repr, list(content)[:_LISTED]))}"
+            if isinstance(content, Mapping)
+            else "no dict"
+        )
         raise ArtifactError(f"{path} holds no state_dict, but {held or 'nothing'}. Save one with: {_SAVE}")
-    tensors = {_DENSENET.sub(r"\1\2", str(key)): value for key, value in content.items() if torch.is_tensor(value)}
-    return Weights(tensors, tuple(notes))
+    tensors = {
+        _DENSENET.sub(r"\1\2", str(key)): value for key, value in content.items() if torch.is_tensor(value)
+    }
+    return Weights(tensors, path.name, sha256, tuple(notes))
 
 
 def _read(path: Path) -> Any:
@@ -125,17 +135,24 @@ def fitted(weights: Weights, network: torch.nn.Module, path: object, *, new_head
         notes.append(f"left out {_some(others)}, whose shapes are for other classes")
         tensors = {key: value for key, value in tensors.items() if key not in others}
     for key in expected.keys() - tensors.keys():
-        if key.endswith(_COUNTER):  # files of before 2018 do not count batches, and nothing in eval mode reads it
+        if key.endswith(
+            _COUNTER
+        ):  # files of before 2018 do not count batches, and nothing in eval mode reads it
             tensors[key] = expected[key]
     _require_all(expected, tensors, [] if new_head else others, others if new_head else [], path)
     casts = sorted({str(tensors[key].dtype) for key in tensors if tensors[key].dtype != expected[key].dtype})
     if casts:
         notes.append(f"turned {', '.join(casts)} into {_dtypes(expected)}".replace("torch.", ""))
-    return Weights({key: _plain(tensors[key], expected[key].dtype) for key in expected if key in tensors}, tuple(notes))
+    plain = {key: _plain(tensors[key], expected[key].dtype) for key in expected if key in tensors}
+    return replace(weights, tensors=plain, notes=tuple(notes))
 
 
 def _require_all(
-    expected: Mapping[str, torch.Tensor], tensors: Tensors, others: list[str], left_out: list[str], path: object
+    expected: Mapping[str, torch.Tensor],
+    tensors: Tensors,
+    others: list[str],
+    left_out: list[str],
+    path: object,
 ) -> None:
     missing = sorted(expected.keys() - tensors.keys() - set(left_out))
     surplus = sorted(tensors.keys() - expected.keys())
@@ -143,8 +160,8 @@ def _require_all(
     lists = (("missing", missing), ("left over", surplus), ("of another shape", shapes))
     if faults := [f"{len(keys)} {kind}: {_some(keys)}" for kind, keys in lists if keys]:
         raise ArtifactError(
-            f"the weights in {path} are not those of this network; {'; '.join(faults)}. Other arguments of the network, "
-            "such as the number of classes, may be what is wrong"
+            f"the weights in {path} are not those of this network; {'; '.join(faults)}. Other arguments of the "
+            "network, such as the number of classes, may be what is wrong"
         )
 
 
