@@ -186,7 +186,9 @@ def _outcome(quantized: Quantized) -> Iterator[str]:
     if precision == "int8":
         left = ", ".join(quantized.float_layers) or "none"
         yield f"Layers left in float: {len(quantized.float_layers)} of {settings['layers']}: {left}"
-    if (row := quantized.speed) is not None:
+    if (row := quantized.speed) is not None and row.verdict is None:
+        yield "Speed here: not known, because the machine was busy with other programs."
+    elif row is not None:
         yield (
             f"Speed here, {row.runtime} on {row.device}: {row.ratio:.2f} times as fast as float32 "
             f"({row.ratio_low:.2f} to {row.ratio_high:.2f}): {row.verdict}"

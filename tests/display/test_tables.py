@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from rich.text import Text
 
 import sample_reports as sample
 from cnndeploy import registry
+from cnndeploy.benchmark.report import unjudged
 from cnndeploy.classifier import Prediction
 from cnndeploy.cli._common import console_for
 from cnndeploy.devices import DeviceStatus
@@ -182,6 +184,20 @@ def test_a_quantile_whose_interval_is_not_known_is_marked_and_the_mark_explained
     assert UNSURE_NOTE in benchmark_markdown(report)
     assert UNSURE_NOTE not in benchmark_markdown(sample.mixed_benchmark())
     assert "calls |" not in benchmark_markdown(sample.mixed_benchmark())
+
+
+def test_a_ratio_that_a_busy_machine_gave_is_marked_and_not_judged(tmp_path: Path) -> None:
+    report = sample.benchmark(1)
+    rows = tuple(map(unjudged, report.results))
+    busy = replace(report, results=rows)
+    for shown in (_shown(benchmark_table(busy), 100), benchmark_markdown(busy)):
+        assert "[9.27 (9.08 to 9.55)]" in shown
+        assert "FASTER" not in shown
+        assert (shown.count("BUSY"), shown.count("REFERENCE")) == (2, 1)
+    quantized = replace(sample.quantized(tmp_path), speed=rows[1])
+    said = " ".join(_shown(quantized_table(quantized), 120).split())
+    assert "Speed here: not known, because the machine was busy" in said
+    assert "9.27" not in said
 
 
 def test_rows_that_were_not_compared_are_left_out() -> None:
