@@ -141,8 +141,8 @@ def test_train_keeps_what_is_trained_and_says_how_to_replace_it(cli: Cli, folder
     for more in ((), ("--epochs", 0)):
         refused = cli("train", "lenet", "--output", "my lenet.pt", *more)
         assert refused.exit_code == 1
-        assert "my lenet.pt is trained already" in refused.stderr
-        assert "Train with --overwrite to replace it, with --resume to keep it" in refused.stderr
+        assert "my lenet.pt exists and holds trained weights" in refused.stderr
+        assert "To replace them, train with --overwrite; to keep them, choose" in refused.stderr
     assert (folder / "my lenet.pt").read_bytes() == before
     replaced = cli("train", "lenet", "--output", "my lenet.pt", "--overwrite", *TRAIN)
     assert replaced.exit_code == 0, replaced.output
@@ -182,6 +182,10 @@ def test_predict_warns_of_dark_on_light_and_inverts(
     model = trained.file_of(kind)
     expected = cli("predict", model, light, "--csv")
     assert expected.stderr == ""
+    warned = cli("predict", model, light, tmp_path / "none.png", dark, dark, "--csv")
+    assert warned.exit_code == 1
+    said, _ = warned.stderr.split("Error: ", 1)
+    assert f"border of {dark} is brighter" in said
     warned = cli("predict", model, dark, dark, "--csv")
     assert warned.exit_code == 0
     assert warned.stderr.startswith("Warning: ")
