@@ -217,7 +217,9 @@ def _fitting(artifact: Artifact, runtimes: Sequence[str]) -> list[str]:
     """Return the runtimes that open a file; an empty name, for the planned or default one, if none were given."""
     fitting = [name for name in dict.fromkeys(runtimes) if artifact.format in _formats(name)]
     if runtimes and not fitting:
-        raise BenchmarkError(f"{artifact.path} is {artifact.format}, which none of {list(runtimes)} opens")
+        raise BenchmarkError(
+            f"{artifact.path} is {artifact.kind}, which none of the runtimes {', '.join(runtimes)} opens"
+        )
     return fitting or [""]
 
 
