@@ -200,6 +200,16 @@ def test_a_ratio_that_a_busy_machine_gave_is_marked_and_not_judged(tmp_path: Pat
     assert "9.27" not in said
 
 
+def test_two_deployments_with_files_of_one_name_are_told_apart() -> None:
+    reports = [sample.equivalence().moved_to(f"{folder}.deploy/lenet.onnx") for folder in ("here", "there")]
+    both = _shown(equivalence_table(reports), 160)
+    assert all(report.artifact.path in both for report in reports)
+    alone = _shown(budget_table(sample.budget().moved_to("here.deploy/lenet.int8.onnx")), 80)
+    assert alone.startswith("Loss of here.deploy/lenet.int8.onnx\n")
+    evaluation = replace(sample.evaluation(), artifact="here.deploy/lenet.onnx")
+    assert _shown(evaluation_table(evaluation), 80).startswith("Accuracy of here.deploy/lenet.onnx\n")
+
+
 def test_rows_that_were_not_compared_are_left_out() -> None:
     alone = _shown(equivalence_table([sample.incomparable()]), 80)
     assert [line.split()[1] for line in alone.splitlines() if line.startswith("│")] == [
