@@ -146,6 +146,21 @@ def test_every_outcome_of_a_tuning_is_shown_with_its_whole_reason() -> None:
     assert "not tried: the time was over before its first round was" in eighty
 
 
+@pytest.mark.parametrize("count", [3, 4, 26])
+def test_many_undecided_contenders_are_one_line(count: int) -> None:
+    chosen = next(row for row in sample.tuning().rows if row.outcome == "chosen")
+    undecided = tuple(
+        replace(chosen, outcome="undecided", reason="2 rounds do not tell", threads=2 + number)
+        for number in range(count)
+    )
+    report = replace(sample.tuning(), rows=(chosen, *undecided))
+    shown = _shown(tuning_table(report), 100)
+    assert shown.count("undecided: 2 rounds do not tell") == (count if count <= 3 else 0)
+    assert (f"{count} contenders are undecided" in shown) is (count > 3)
+    assert "chosen: equivalent" in shown
+    assert len(report.to_dict()["rows"]) == 1 + count
+
+
 def test_file_ratio_verdict_and_median_are_shown_at_any_width() -> None:
     report = sample.benchmark(1, 64)
     for width in range(60, 161, 10):
