@@ -12,6 +12,8 @@ from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.formats import FORMATS
 from cnndeploy.specs import Manifest
 
+_KINDS = {"checkpoint": "a checkpoint", "onnx": "an ONNX file", "torchscript": "a TorchScript file"}
+
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
@@ -66,6 +68,11 @@ class Artifact:
         raise ArtifactError(
             f"{path} is {state}. Known formats: {known}. cnndeploy train and cnndeploy export write such files."
         )
+
+    @property
+    def kind(self) -> str:
+        """The file's format as a sentence says it: ``an ONNX file``."""
+        return _KINDS.get(self.format, f"a file of the format {self.format}")
 
     def describe(self) -> dict[str, Any]:
         """Return JSON-ready facts, at least ``operators``, name to count; raise ArtifactError for a damaged file."""

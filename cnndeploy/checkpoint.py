@@ -61,8 +61,10 @@ class Checkpoint:
         """
         artifact = source if isinstance(source, Artifact) else Artifact.open(source)
         path = artifact.path
-        if (kind := artifact.format) != "checkpoint":
-            raise CheckpointError(f"{path} is {kind}, not a checkpoint. Make one with: cnndeploy train")
+        if artifact.format != "checkpoint":
+            raise CheckpointError(
+                f"{path} is {artifact.kind}, not a checkpoint. Make one with: cnndeploy train"
+            )
         manifest = artifact.require_manifest()
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)[WEIGHTS_KEY]

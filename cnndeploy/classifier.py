@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from math import exp, isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
@@ -19,7 +20,8 @@ from cnndeploy.images import MOST_IMAGES, most_images, stacks_of
 from cnndeploy.preprocessing import Preprocessing, border_contrast
 from cnndeploy.run import Run, Threads
 from cnndeploy.runtimes import Session, open_session
-from cnndeploy.specs import Manifest
+from cnndeploy.specs import Manifest, TensorSpec
+from cnndeploy.words import counted
 
 if TYPE_CHECKING:
     from cnndeploy.images import Images
@@ -40,6 +42,30 @@ class Prediction(NamedTuple):
     label: str
     probability: float
     runners_up: tuple[Prediction, ...] = ()
+
+
+class DarkOnLightWarning(UserWarning):
+    """The border of an image is brighter than its middle, unlike those that the network was trained on.
+
+    ``image`` is its number among those that were given, from 0; ``inverted`` says that it was inverted first.
+    """
+
+    def __init__(self, model: Path, image: int, inverted: bool) -> None:
+        self.model, self.image, self.inverted = model, image, inverted
+        super().__init__(self._text(f"images[{image}]"))
+
+    def naming(self, names: Sequence[str]) -> str:
+        """Return the warning with the image's name out of the ``names`` of all that were given."""
+        return self._text(names[self.image])
+
+    def _text(self, image: str) -> str:
+        once, advice = "", "If your images are dark on light, use invert=True."
+        if self.inverted:
+            once, advice = ", once inverted,", "If your images are light on dark, leave out invert=True."
+        return (
+            f"{self.model} was trained on light objects on a dark background, but the border of {image}{once} is "
+            f"brighter than its middle. {advice}"
+        )
 
 
 class Classifier:
@@ -155,34 +181,30 @@ class Classifier:
 
     def _logits(self, images: Images, *, look: bool = True) -> NDArray[np.float32]:
         """Do what logits() does, without its last check; ``look`` at the first images, whether they need inverting."""
-        batches = []
+        batches, done = [], 0
         for stack in stacks_of(images, self._most_images, self._channels):
             raw = ~stack if self._invert else stack  # of uint8 that is 255 - stack
             if look and self._to_look_at > 0:
-                self._look_at(raw)
+                self._look_at(raw, done)
             batches.append(self._run(raw))
+            done += len(stack)
         if not batches:
             raise InputMismatchError("no images were given")
         return batches[0] if len(batches) == 1 else np.concatenate(batches)
 
-    def _look_at(self, images: NDArray[np.uint8]) -> None:
-        """Warn once if one of the first images is dark on light; called by what a public method calls."""
+    def _look_at(self, images: NDArray[np.uint8], start: int) -> None:
+        """Warn once if one of the first images is dark on light; called by what a public method calls.
+
+        ``start`` is the number of the first of ``images`` among those that the caller gave.
+        """
         images = images[: self._to_look_at]
         self._to_look_at -= len(images)
-        if float(border_contrast(images).max()) < _CONTRAST:
+        too_bright = border_contrast(images) >= _CONTRAST
+        if not too_bright.any():
             return
         self._to_look_at = 0
-        image, advice = "an image", "If your images are dark on light, use invert=True."
-        if self._invert:
-            image, advice = (
-                "an image, once inverted,",
-                "If your images are light on dark, leave out invert=True.",
-            )
-        warnings.warn(
-            f"{self._session.artifact.path} was trained on light objects on a dark background, but the border of "
-            f"{image} is brighter than its middle. {advice}",
-            stacklevel=4,
-        )
+        number = start + int(too_bright.argmax())
+        warnings.warn(DarkOnLightWarning(self._session.artifact.path, number, self._invert), stacklevel=4)
 
     def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         feeds = {self.manifest.input.name: self.manifest.prepared(batch)}
@@ -239,7 +261,7 @@ def load(
 
     Raises:
         ArtifactError: The file cannot be opened, has no manifest, or is not verified as required.
-        InputMismatchError: ``require_verified`` is neither a bool nor a number of images.
+        InputMismatchError: ``require_verified`` is neither a bool nor a number of images, or ``invert`` no bool.
         DeviceUnavailableError: ``device`` does not work here.
         MissingDependencyError: The runtime is not installed.
 
@@ -247,6 +269,8 @@ def load(
     ...     len(model.classify(np.zeros((3, 28, 28), np.uint8)))
     3
     """
+    if type(invert) is not bool:  # "no" would be true
+        raise InputMismatchError(f"invert is True or False, not {invert!r}")
     candidate = resolve(path, Run(runtime or "", device or "", threads))
     artifact, run = candidate.artifact, candidate.run
     if candidate.plan is not None and candidate.plan.elsewhere:
@@ -293,7 +317,14 @@ def _told_manifest(session: Session, labels: Sequence[str], preprocessing: Prepr
         )
     specs = (*session.inputs, *session.outputs[:1])
     wanted = [("float32", preprocessing.shape), ("float32", (len(labels),))]
-    fits = [(spec.dtype, spec.shape[1:]) for spec in specs] == wanted
+    takes_and_gives = [(spec.dtype, spec.shape[1:]) for spec in specs]
+    if takes_and_gives != wanted and takes_and_gives[:1] == wanted[:1] and _is_of_classes(specs[1:]):
+        count = specs[1].shape[1]
+        raise ArtifactError(
+            f"{counted(len(labels), 'label')} came, but {session.artifact.path} gives {counted(count, 'logit')} for an "
+            "image; pass one label for each class, in the order of the logits"
+        )
+    fits = takes_and_gives == wanted
     size = ", ".join(map(str, preprocessing.shape))
     if not fits or not (specs[0].shape[0] == 1 or isinstance(specs[0].shape[0], str)):
         channels = specs[0].shape[1:2] if session.inputs else ()
@@ -304,6 +335,11 @@ def _told_manifest(session: Session, labels: Sequence[str], preprocessing: Prepr
             f"{advice if channels != (preprocessing.channels,) else ''}"
         )
     return Manifest("unknown", specs[0], specs[1], preprocessing, tuple(labels))
+
+
+def _is_of_classes(outputs: Sequence[TensorSpec]) -> bool:
+    """Return whether the only output is logits, float32 (batch, a number of classes)."""
+    return [(spec.dtype, tuple(map(type, spec.shape[1:]))) for spec in outputs] == [("float32", (int,))]
 
 
 def _listed(session: Session) -> str:

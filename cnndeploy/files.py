@@ -48,11 +48,12 @@ def check_writable(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]
 
     path = Path(path)
     for given in inputs:
-        if path.exists() and Path(given).exists() and path.samefile(given):
+        # unlike Path.exists() this raises nothing if a name is too long, which is found out below
+        if os.path.exists(path) and os.path.exists(given) and path.samefile(given):  # noqa: PTH110
             overwritten = "is also an input and would be overwritten"
             raise ArtifactError(f"{path} {overwritten}; choose another output path")
     real = _target(path)
-    if real.exists() and not os.access(real, os.W_OK):
+    if os.path.exists(real) and not os.access(real, os.W_OK):  # noqa: PTH110
         raise ArtifactError(f"{path} exists and may not be written to; choose another output path")
     try:
         tempfile.NamedTemporaryFile(prefix=f".{real.name}.", suffix=".tmp", dir=real.parent).close()
@@ -71,7 +72,7 @@ def make_folder(path: Path) -> None:
 def _target(path: str | os.PathLike[str]) -> Path:
     """Follow links, so that the file is replaced and not the link; raise ArtifactError if something else is there."""
     real = Path(os.path.realpath(path))
-    if real.exists() and not real.is_file():
+    if os.path.exists(real) and not real.is_file():  # noqa: PTH110 - as above
         raise ArtifactError(f"{path} exists and is not a regular file; choose another output path")
     return real
 

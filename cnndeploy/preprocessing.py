@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -59,8 +60,8 @@ class Preprocessing:
             # plain floats: numpy scalars would promote the result to float64
             values: dict[str, Any] = {"size": _sides(self.size), "scale": float(self.scale)}
             values |= {"mean": _floats(self.mean), "std": _floats(self.std)}
-            if self.resize is not None and type(self.resize) is not int:
-                values["resize"] = _sides(self.resize)
+            if self.resize is not None:
+                values["resize"] = (_sides if np.ndim(self.resize) else _whole)(self.resize)
             means, stds = (_per_channel(values[name], self.channels) for name in ("mean", "std"))
         except (TypeError, ValueError, OverflowError) as error:
             raise ArtifactError(f"not a preprocessing: {self!r:.300}") from error
@@ -72,8 +73,9 @@ class Preprocessing:
             )
         if not usable or min(stds) <= 0 or values["scale"] == 0:
             raise ArtifactError(f"not a preprocessing: {self!r:.300}")
-        for sides in (values["size"], values.get("resize", (1 if self.resize is None else self.resize,) * 2)):
-            if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
+        resize = values.get("resize", 1)
+        for sides in (values["size"], resize if isinstance(resize, tuple) else (resize, resize)):
+            if not all(0 < side <= MAX_SIDE for side in sides):
                 raise ArtifactError(f"not a size in pixels, height and width: {sides}")
         if self.interpolation == "bicubic" and not self.antialias:
             raise ArtifactError("bicubic resizing is done with antialias only, as Pillow does it")
@@ -174,8 +176,15 @@ class Preprocessing:
 
 
 def _sides(value: Any) -> tuple[int, int]:
-    height, width = value
+    height, width = map(_whole, value)
     return height, width
+
+
+def _whole(value: Any) -> int:
+    """Return a whole number as an int, of numpy too; raise TypeError for something else, True among it."""
+    if isinstance(value, bool):
+        raise TypeError("True and False are no sizes")
+    return operator.index(value)
 
 
 def _floats(value: Any) -> float | tuple[float, ...]:

@@ -56,7 +56,7 @@ def _open(artifact: Artifact, run: Run) -> Session:
     name, runtime = run.runtime, RUNTIMES.get(run.runtime)
     if artifact.format not in runtime.formats:
         raise ArtifactError(
-            f"the runtime {name} opens {', '.join(runtime.formats)}, but {artifact.path} is {artifact.format}. "
+            f"the runtime {name} opens {', '.join(runtime.formats)}, but {artifact.path} is {artifact.kind}. "
             f"Use the runtime {FORMATS.get(artifact.format).default_runtime}."
         )
     if importlib.util.find_spec(runtime.package) is None:

@@ -56,6 +56,7 @@ def real_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 def quick_blocks() -> Iterator[None]:
     """Benchmarks pause and measure for a moment only, for no test asks how fast anything is."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnndeploy.benchmark.conditions.busy_cpus", lambda _: 0.0)  # other tests run beside it
         for name, seconds in (("PAUSE_S", 0.0), ("WARM_UP_S", 0.005), ("_AIM_S", 0.004), ("BLOCK_S", 0.002)):
             patch.setattr(engine, name, seconds)
         patch.setattr("cnndeploy.benchmark.conditions._LISTEN_S", 0.05)

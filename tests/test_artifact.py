@@ -88,6 +88,9 @@ def test_a_folder_that_cannot_be_written_to() -> None:
         write_file("/proc/model", b"")
     with pytest.raises(ArtifactError, match="cannot be written"):
         check_writable("/proc/model")
+    for write in (check_writable, lambda path: write_file(path, b"")):
+        with pytest.raises(ArtifactError, match="the file name is too long; choose a shorter one"):
+            write("a" * 300)
 
 
 def test_an_input_is_never_overwritten(tmp_path: Path) -> None:

@@ -149,5 +149,5 @@ def test_a_checkpoint_of_ours_may_not_set_attributes(trained: Trained, tmp_path:
 
 
 def test_an_exported_file_is_no_checkpoint(trained: Trained) -> None:
-    with pytest.raises(CheckpointError, match="is onnx, not a checkpoint"):
+    with pytest.raises(CheckpointError, match="is an ONNX file, not a checkpoint"):
         Checkpoint.load(trained.onnx)

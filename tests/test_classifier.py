@@ -241,7 +241,10 @@ def test_a_file_of_others_works_with_labels_and_preprocessing(trained: Trained, 
     for arguments, reason in (
         ({}, "no cnndeploy manifest.*labels=.*preprocessing="),
         ({"labels": data.LABELS}, "no cnndeploy manifest"),
-        (told | {"labels": ["a", "b"]}, r"should take .* and give logits, float32 \(batch, 2\)"),
+        (
+            told | {"labels": ["a", "b"]},
+            r"2 labels came, but .*edited\.onnx gives 10 logits.* one label for each",
+        ),
         (told | {"preprocessing": cnndeploy.Preprocessing(size=(32, 32))}, r"float32 \(batch, 1, 32, 32\)"),
         (told | {"require_verified": True}, "no certificate"),
         (told | {"labels": "0123456789"}, "list of class names"),
@@ -448,6 +451,12 @@ def drawing() -> np.ndarray[Any, np.dtype[np.uint8]]:
     return shirt
 
 
+@pytest.mark.parametrize("wrong", ["no", 1, None])
+def test_invert_is_true_or_false(wrong: Any, trained: Trained) -> None:
+    with pytest.raises(InputMismatchError, match=f"invert is True or False, not {wrong!r}"):
+        cnndeploy.load(trained.onnx, invert=wrong)
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_dark_on_light_warns_and_inverted_is_as_light_on_dark(
     kind: str, trained: Trained, drawing: np.ndarray[Any, np.dtype[np.uint8]]
@@ -455,7 +464,7 @@ def test_dark_on_light_warns_and_inverted_is_as_light_on_dark(
     wide = np.kron(drawing, np.ones((9, 7), np.uint8))
     with cnndeploy.load(trained.file_of(kind), threads=1) as model:
         expected = [model.classify(image) for image in (drawing, wide)]  # no warning, which would be an error
-        with pytest.warns(UserWarning, match="use invert=True") as told:
+        with pytest.warns(UserWarning, match=r"border of images\[0\] is .* use invert=True") as told:
             model.classify(255 - drawing)
         assert told[0].filename == __file__
         model.classify(255 - drawing)  # it was said
@@ -471,13 +480,15 @@ def test_dark_on_light_warns_and_inverted_is_as_light_on_dark(
 def test_every_way_to_classify_warns_of_dark_on_light_at_the_callers_line(
     trained: Trained, drawing: np.ndarray[Any, np.dtype[np.uint8]]
 ) -> None:
+    wide = np.kron(drawing, np.ones((9, 7), np.uint8))
     for method in ("classify", "logits", "probabilities"):
         with (
             cnndeploy.load(trained.onnx, threads=1) as model,
             pytest.warns(UserWarning, match="trained on light objects") as told,
         ):
-            getattr(model, method)(np.stack([drawing, 255 - drawing]))
+            getattr(model, method)([wide, drawing, 255 - drawing])  # two runs, for they are of two sizes
         assert [each.filename for each in told] == [__file__]
+        assert "images[2]" in str(told[0].message)
 
 
 def test_only_the_first_images_are_looked_at(

@@ -61,6 +61,9 @@ def test_preprocessing_is_the_same_in_numpy_and_torch(
         {"size": 28},
         {"size": (28,)},
         {"size": (28, 0)},
+        {"size": (28, True)},
+        {"size": (28, 28), "resize": True},
+        {"size": (28, 28), "resize": 32.0},
         {"size": (28.0, 28)},
         {"size": (9000, 28)},
         {"size": (28, 28), "std": 0},
@@ -76,6 +79,13 @@ def test_what_is_no_preprocessing_is_refused(settings: dict[str, object]) -> Non
 def test_numbers_of_numpy_do_not_change_the_dtype() -> None:
     preprocessing = Preprocessing((28, 28), np.float64(1 / 255), np.float64(0.5), np.float64(2))
     assert preprocessing(np.zeros((1, 28, 28), np.uint8)).dtype == np.float32
+
+
+def test_whole_numbers_of_numpy_are_sizes() -> None:
+    for resize, plain in ((np.int64(32), 32), (np.array([32, 40]), (32, 40))):
+        given = Preprocessing(tuple(np.array([28, 28])), resize=resize)  # type: ignore[arg-type]
+        assert given == Preprocessing((28, 28), resize=plain)  # type: ignore[arg-type]
+        assert (type(given.size[0]), type(given.resize)) == (int, type(plain))
 
 
 def test_preprocessing_known_answer() -> None:

@@ -39,7 +39,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What changed, and what could not be compared: in words. ``undecided`` lines have too few rounds to be judged."""
+    """What changed, and what could not be compared, in words.
+
+    ``undecided`` says what cannot be judged: lines with too few rounds, or every line if the machine was busy.
+    """
 
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
@@ -61,7 +64,8 @@ def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool 
 
     A time alone cannot tell a slower file from a slower machine. So a line is compared by its ratio to another line
     that both reports have. That other one, the reference, is SLOWER only if it takes more time and another line's ratio
-    to it rose. A line that is alone at its batch size is never called SLOWER or FASTER, and a note says so.
+    to it rose. A line that is alone at its batch size is never called SLOWER or FASTER, and a note says so. Nothing is
+    judged if other programs kept the machine busy during either report.
 
     Raise BenchmarkError if the reports are of different machines, or have no line in common.
     """
@@ -79,7 +83,10 @@ def compare(now: BenchmarkReport, before: BenchmarkReport, *, any_machine: bool 
     references = _references(pairs)
     alone = (_alone(new.identity) for _, new in pairs if new.batch_size not in references)
     notes = (*missing, *added, *alone, *_differences(*versions, sorted({*versions[0], *versions[1]})))
-    return Comparison(_changes(pairs, references), notes, tuple(_undecided(pairs)))
+    changes, busy = _changes(pairs, references), tuple(_busy(now, before))
+    if busy:
+        changes = tuple(replace(change, verdict="AMBIGUOUS") for change in changes)
+    return Comparison(changes, notes, (*busy, *_undecided(pairs)))
 
 
 def check_machine(environment: Any, before: BenchmarkReport, *, any_machine: bool) -> None:
@@ -141,6 +148,13 @@ def _alone(line: Line) -> str:
         f"not judged: {_named(line)}: measured alone, a slower file cannot be told from a slower machine. Measure it "
         "beside its checkpoint, for the baseline too."
     )
+
+
+def _busy(now: BenchmarkReport, before: BenchmarkReport) -> Iterator[str]:
+    for report, when in ((before, "the baseline was measured"), (now, "this was measured")):
+        if report.was_busy:
+            busy = f"other programs kept {report.environment['busy_cpus']:.1f} CPUs busy when {when}"
+            yield f"{busy}; measure it again on an idle machine"
 
 
 def _undecided(pairs: list[Pair]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from cnndeploy.benchmark.conditions import doubts, watch
 from cnndeploy.benchmark.engine import Measurement, measure
 from cnndeploy.benchmark.intervals import ratio_interval, rounds_needed
 from cnndeploy.benchmark.raw import RAW
-from cnndeploy.benchmark.report import BenchmarkReport, Result, compared, summarise
+from cnndeploy.benchmark.report import BenchmarkReport, Result, compared, summarise, unjudged
 from cnndeploy.benchmark.timer import BatchOf, Timer, cold_starts
 from cnndeploy.deployment import Candidate, Source, resolve
 from cnndeploy.errors import BenchmarkError
@@ -148,6 +148,8 @@ def bench_candidates(
         settings=jsonable(limits),
         interrupted=should_stop(),
     )
+    if report.was_busy:
+        report = replace(report, results=tuple(map(unjudged, report.results)))
     return replace(report, warnings=(*failures, *doubts(report)))
 
 
@@ -215,7 +217,9 @@ def _fitting(artifact: Artifact, runtimes: Sequence[str]) -> list[str]:
     """Return the runtimes that open a file; an empty name, for the planned or default one, if none were given."""
     fitting = [name for name in dict.fromkeys(runtimes) if artifact.format in _formats(name)]
     if runtimes and not fitting:
-        raise BenchmarkError(f"{artifact.path} is {artifact.format}, which none of {list(runtimes)} opens")
+        raise BenchmarkError(
+            f"{artifact.path} is {artifact.kind}, which none of the runtimes {', '.join(runtimes)} opens"
+        )
     return fitting or [""]
 
 

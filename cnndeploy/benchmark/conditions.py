@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cnndeploy.benchmark.report import BenchmarkReport, Result
+from cnndeploy.benchmark.report import BUSY_CPUS, BenchmarkReport, Result
 from cnndeploy.machine import busy_cpus, cpu_ticks, usable_cpus
 
 _LISTEN_S = 0.5
@@ -89,9 +89,9 @@ _UNCLEAR = (
 )
 DOUBTS = (
     Doubt(
-        lambda facts: facts.busy_cpus > 0.25,
+        lambda facts: facts.busy_cpus > BUSY_CPUS,
         "Other programs kept {busy_cpus:.1f} CPUs busy just before. That slows programs with several threads most, so "
-        "these figures may be far off; repeat them on an idle machine.",
+        "the figures may be far off and no speed-up is claimed; measure again on an idle machine.",
     ),
     Doubt(
         lambda facts: facts.steal > 0.02,

@@ -24,6 +24,8 @@ from cnndeploy.benchmark.intervals import (
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.serial import jsonable, structure
 
+BUSY_CPUS = 0.25
+"""If other programs keep more CPUs busy than this, figures are shown and none is judged."""
 _GRID = np.linspace(0, 1, 101)
 _PERCENTS = {"p50": 50, "p90": 90, "p99": 99}
 # What keys of the JSON were called before; until 1.0 they are written beside the new ones.
@@ -73,7 +75,8 @@ class Result:
 
     ``ratio`` is how many times as fast as the reference, the first candidate that could be run: the median over the
     rounds of the ratio of the two medians in a round; above 1 is faster. ``ratio_low`` and ``ratio_high`` hold for
-    all rows together with 95% confidence. ``failure`` says why a candidate has no figures.
+    all rows together with 95% confidence. ``verdict`` is None if the machine was busy with other programs.
+    ``failure`` says why a candidate has no figures.
 
     ``threads`` were chosen by measuring if ``auto_threads``. ``peak_memory_bytes`` is of the whole process at this
     batch size, ``first_call_s`` its first call there. ``quantiles_s`` are the samples' 0th to 100th percentiles,
@@ -158,11 +161,17 @@ class BenchmarkReport:
                 values["settings"] = _with_new_keys(values["settings"])
             report = structure(cls, values)
             dict(report.environment["versions"])
+            float(report.environment.get("busy_cpus") or 0.0)
             if not all(0 < seconds < math.inf for row in report.results for seconds in row.round_p50_s):
                 raise ValueError("a round's median is no time")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BenchmarkError(f"this is no report of cnndeploy bench --json: {error!r}") from error
         return report
+
+    @property
+    def was_busy(self) -> bool:
+        """Whether other programs kept the machine so busy that no ratio can be believed."""
+        return (self.environment.get("busy_cpus") or 0.0) > BUSY_CPUS
 
     @property
     def failures(self) -> tuple[Result, ...]:
@@ -221,6 +230,11 @@ def _against(row: Result, reference: Result, comparisons: int) -> Result:
     low, high = ratio_interval(ratios, comparisons)
     judged = verdict((low, high), len(ratios), comparisons)
     return replace(row, ratio=statistics.median(ratios), ratio_low=low, ratio_high=high, verdict=judged)
+
+
+def unjudged(row: Result) -> Result:
+    """Return a row with its figures and without a verdict, for a machine that was busy."""
+    return row if row.verdict == "REFERENCE" else replace(row, verdict=None)
 
 
 def round_ratios(reference: Result, row: Result) -> list[float]:

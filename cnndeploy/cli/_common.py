@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -279,12 +279,17 @@ def in_options(message: str, command: click.Command | None) -> str:
 
 
 @contextlib.contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """Print each warning as a line on standard error, in the words of the command that runs."""
+def warnings_as_lines(images: Sequence[str] = ()) -> Iterator[None]:
+    """Print each warning as a line on standard error, in the words of the command that runs.
+
+    A warning of one of the ``images`` that are classified names it.
+    """
     command = click.get_current_context().command
 
     def show_line(message: Warning | str, *_: object, **__: object) -> None:
-        click.echo(f"Warning: {in_options(str(message), command)}", err=True)
+        naming = getattr(message, "naming", None)
+        text = naming(images) if naming is not None and images else str(message)
+        click.echo(f"Warning: {in_options(text, command)}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)

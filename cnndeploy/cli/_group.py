@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import NoReturn
 import click
 
 from cnndeploy.cli._common import in_options
-from cnndeploy.errors import CnndeployError, missing_dependency, nearest
+from cnndeploy.errors import ArtifactError, CnndeployError, missing_dependency, nearest
 
 _interrupts: list[int] = []
 
@@ -51,6 +53,9 @@ class Commands(click.Group):
             if ctx.params["debug"] or isinstance(error, BrokenPipeError):
                 raise
             expected = missing_dependency(error) if isinstance(error, ModuleNotFoundError) else error
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+                name = Path(os.fsdecode(error.filename or "")).name
+                expected = ArtifactError(f"a file name is too long: {name[:40]}... Choose a shorter one.")
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             click.echo(f"Error: {in_options(str(expected), command)}", err=True)
             ctx.exit(getattr(expected, "exit_code", 1))

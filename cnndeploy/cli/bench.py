@@ -180,7 +180,7 @@ def _write(
             errors.append(error)
 
     with attempt():
-        if before is not None and not report.interrupted:
+        if before is not None:
             judged = compare(report, before, any_machine=True)  # that was checked before the work
     with attempt():
         comparison = {} if judged is None else {"comparison": judged.to_dict()}
@@ -241,13 +241,26 @@ def _read_baseline(path: Path, any_machine: bool) -> BenchmarkReport:
 def _outcome(report: BenchmarkReport, judged: Comparison | None, self_test: bool) -> int:
     """Return the exit code."""
     if self_test and not report.failures:
-        second = report.results[-1]
-        if second.verdict in ("FASTER", "SLOWER"):
-            noisy = "this machine is too noisy now for a benchmark to be believed"
-            click.echo(f"Error: a file was found to be {second.verdict} than itself: {noisy}.", err=True)
+        failure, result = _tested(report)
+        click.echo(f"Error: {failure}." if failure else result, err=True)
+        if failure:
             return 1
-        rounds = counted(second.rounds, "round")
-        click.echo(f"Self-test passed: no winner between a file and itself in {rounds}.", err=True)
     if report.failures or (judged is not None and judged.undecided):
         return 1
     return _REGRESSED if judged is not None and judged.slower else 0
+
+
+def _tested(report: BenchmarkReport) -> tuple[str, str]:
+    """Return why a file was not found to be as fast as itself, empty if nothing says so; and what was found."""
+    rows = [row for row in report.results if row.verdict != "REFERENCE"]
+    if report.was_busy:
+        return "the machine was busy with other programs; repeat the self-test when it is idle", ""
+    for row in rows:
+        if row.verdict in ("FASTER", "SLOWER"):
+            noisy = "this machine is too noisy now for a benchmark to be believed"
+            return f"a file was found to be {row.verdict} than itself: {noisy}", ""
+    rounds = counted(min(row.rounds for row in rows), "round")
+    if any(row.verdict == "AMBIGUOUS" for row in rows):
+        wide = "but an interval is too wide to say SAME; --seconds allows more rounds"
+        return "", f"Self-test undecided: no winner between a file and itself in {rounds}, {wide}."
+    return "", f"Self-test passed: a file is as fast as itself in {rounds}."

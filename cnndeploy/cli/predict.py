@@ -172,7 +172,9 @@ def _read(file: str, channels: int) -> NDArray[np.uint8] | str:
 def _classify(classifier: Classifier, chunk: list[_Read], top: int, show: _Show) -> int:
     """Show the classes of each image of a chunk; return how many could not be read."""
     readable = [image for _, image in chunk if not isinstance(image, str)]
-    predictions = iter(classifier.classify(readable, top) if readable else ())
+    files = [_printable(file) for file, image in chunk if not isinstance(image, str)]
+    with common.warnings_as_lines(files):
+        predictions = iter(classifier.classify(readable, top) if readable else ())
     for file, image in chunk:
         if isinstance(image, str):
             click.echo(f"Error: {_printable(image)}", err=True)

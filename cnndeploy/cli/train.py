@@ -16,6 +16,8 @@ from cnndeploy.words import counted
 if TYPE_CHECKING:
     from cnndeploy.training.state import Epoch, Step
 
+_PLOTS = ("curves", "confusion")  # as training_plots() names them
+
 
 @click.command()
 @click.argument("architecture", type=common.RegisteredName("architectures"), required=False)
@@ -121,6 +123,10 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
 
 def run_training(architecture: str, output: Path, tensorboard: Path | None, **settings: Any) -> None:
     """Train, with ``settings`` of train(), and show a bar and a line for each epoch, which TensorBoard gets too."""
+    from cnndeploy.files import check_writable
+
+    for name in _PLOTS:  # they come last, and a folder in their place would be found out after hours
+        check_writable(f"{output}.{name}.png")
     with patient_threads():
         from cnndeploy.training.train import train
     if tensorboard is not None:

@@ -16,6 +16,7 @@ from cnndeploy.display.rows import DEPLOYMENT, FILE, LATENCY, RUNTIME, Column
 from cnndeploy.display.tables import Cell, FittedTable, TableColumn, table_of
 from cnndeploy.tuning.report import Row, TuneReport
 
+_MOST_UNDECIDED = 3  # rows that tell nothing apart
 _VARIANTS = {"float": "plain", "simplified": "simplified", "int8": "int8"}
 
 
@@ -99,7 +100,7 @@ def comparison_table(comparison: Comparison) -> Group:
 
 
 def tuning_table(report: TuneReport, written: bool = True) -> Group:
-    """Show a row for each contender, fastest first, with what became of it and why.
+    """Show a row for each contender, fastest first, with what became of it and why; many undecided ones are counted.
 
     ``written`` says whether the deployment's folder was.
     """
@@ -114,7 +115,10 @@ def tuning_table(report: TuneReport, written: bool = True) -> Group:
     )
     title = f"{report.objective}, batch {report.batch_size}"
     title = f"Tuned for {title}" if report.timed else f"Not tuned for {title}: nothing was timed"
-    table = table_of(title, columns, map(_contender_cells, report.rows))
+    undecided = [row for row in report.rows if row.outcome == "undecided"]
+    if len(undecided) <= _MOST_UNDECIDED:
+        undecided = []
+    table = table_of(title, columns, (_contender_cells(row) for row in report.rows if row not in undecided))
     minutes = f"in {report.seconds / 60:.1f} minutes"
     best = ": this is the best so far" * any(row.outcome == "chosen" for row in report.rows)
     why = (
@@ -127,6 +131,9 @@ def tuning_table(report: TuneReport, written: bool = True) -> Group:
     notes, end = list(report.notes), f"Nothing was written {minutes}: {why}."
     if best and written:
         end = f"Wrote {report.folder} {minutes}."
+    if undecided:
+        said = "contenders are undecided: they ran too few rounds to tell whether they are slower. The JSON lists them."
+        notes.append(f"{len(undecided)} {said}")
     if not report.complete:
         notes.append(f"The time was over{best}. --max-minutes gives it more.")
     machine = Text(machine_line(report.environment))

@@ -22,6 +22,10 @@ def headline(report: BenchmarkReport, equivalent: Collection[str] | None = None)
     ]
     if not named:
         return "Nothing could be measured"
+    if report.was_busy:
+        return (
+            "The machine was busy with other programs, so no speed is claimed: measure again when it is idle"
+        )
     (first, reference), *others = named
     size = f"batch {reference.batch_size}"
     if not others:

@@ -71,7 +71,19 @@ def _ratio(result: Result) -> str:
         return NOTHING
     if result.verdict == "REFERENCE":
         return "1"
-    return f"{times(result.ratio)} ({times(result.ratio_low)} to {times(result.ratio_high)})"
+    text = f"{times(result.ratio)} ({times(result.ratio_low)} to {times(result.ratio_high)})"
+    return f"[{text}]" if _is_unjudged(result) else text
+
+
+def _verdict(result: Result) -> str:
+    if result.failure:
+        return "FAILED"
+    return "BUSY" if _is_unjudged(result) else result.verdict or NOTHING
+
+
+def _is_unjudged(result: Result) -> bool:
+    """Return whether there is a ratio and no verdict, because the machine was busy."""
+    return result.ratio is not None and result.verdict is None
 
 
 def times(ratio: float | None) -> str:
@@ -122,7 +134,7 @@ LATENCY = (
     *_WHO,
     Column("batch", lambda row: str(row.batch_size), lambda row: row.batch_size, 0, True, _after("batch")),
     Column("speed-up", _ratio, lambda row: row.ratio, phrase=times_as_fast),
-    Column("verdict", lambda row: "FAILED" if row.failure else row.verdict or NOTHING),
+    Column("verdict", _verdict),
     *(_quantile(name, drop) for name, drop in (("p50", 0), ("p90", 4), ("p99", 3))),
     _number("images/s", lambda row: row.images_per_s, "{:,.0f}".format, drop=2),
 )

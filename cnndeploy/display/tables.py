@@ -243,7 +243,7 @@ def table_of(
         if not column.drop or any(row[at].plain != NOTHING for row in cells)
     ]
     kept = tuple(tuple(row[at] for at, _ in shown) for row in cells)
-    return FittedTable(title, tuple(column for _, column in shown), kept, section, alike, note)
+    return FittedTable(_safe(title).plain, tuple(column for _, column in shown), kept, section, alike, note)
 
 
 def _safe(cell: Cell) -> Text:

@@ -122,9 +122,12 @@ _ROWS: dict[str, _Cell] = {
 
 
 def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
-    """Show verdicts and figures, a column for each artifact."""
+    """Show verdicts and figures, a column for each artifact, with its folder if its name alone does not tell it."""
     cells = ((label, *map(cell, reports)) for label, cell in _ROWS.items())
-    names = [Path(report.artifact.path).name for report in reports]
+    paths = [report.artifact.path for report in reports]
+    names = [Path(path).name for path in paths]
+    if len(paths) == 1 or len(set(names)) < len(paths):
+        names = paths
     return Group(facts_of("Equivalence with eager PyTorch", names, cells))
 
 
@@ -149,7 +152,7 @@ def budget_table(report: BudgetReport) -> Group:
             "wrong before, right now": counted(report.gained, "image"),
             "top-1 agreement": f"{report.top1_agreement:.2%}",
         }
-    return Group(facts_of(f"Loss of {Path(report.artifact.path).name}", [""], rows.items()))
+    return Group(facts_of(f"Loss of {report.artifact.path}", [""], rows.items()))
 
 
 def quantized_table(quantized: Quantized) -> Group:
@@ -186,7 +189,9 @@ def _outcome(quantized: Quantized) -> Iterator[str]:
     if precision == "int8":
         left = ", ".join(quantized.float_layers) or "none"
         yield f"Layers left in float: {len(quantized.float_layers)} of {settings['layers']}: {left}"
-    if (row := quantized.speed) is not None:
+    if (row := quantized.speed) is not None and row.verdict is None:
+        yield "Speed here: not known, because the machine was busy with other programs."
+    elif row is not None:
         yield (
             f"Speed here, {row.runtime} on {row.device}: {row.ratio:.2f} times as fast as float32 "
             f"({row.ratio_low:.2f} to {row.ratio_high:.2f}): {row.verdict}"
@@ -202,7 +207,7 @@ def _outcome(quantized: Quantized) -> Iterator[str]:
 
 def evaluation_table(evaluation: Evaluation) -> Group:
     """Show the accuracy on all images and for each class."""
-    title = f"Accuracy of {Path(evaluation.artifact).name}"
+    title = f"Accuracy of {evaluation.artifact}"
     columns = (
         TableColumn("class", "text"),
         TableColumn("images", right=True, phrase=lambda images: counted(images, "image")),

@@ -218,7 +218,7 @@ def _checkpoint(source: Source) -> Artifact:
         )
     if artifact.format != "checkpoint":
         raise QuantizationError(
-            f"{artifact.path} is {artifact.format}; give the checkpoint that it was exported from, as lenet.pt"
+            f"{artifact.path} is {artifact.kind}; give the checkpoint that it was exported from, such as lenet.pt"
         )
     return artifact
 

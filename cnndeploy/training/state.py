@@ -240,12 +240,10 @@ def _refuse_to_replace(output: Path) -> None:
         training := artifact.require_manifest().training
     ):  # else its weights are untrained, and a seed makes them again
         accuracy = training.get("test_accuracy")
-        trained = "is trained already" + (
-            "" if accuracy is None else f", to a test accuracy of {accuracy:.4f}"
-        )
+        known = "" if accuracy is None else f", with a test accuracy of {accuracy:.4f}"
         raise TrainingError(
-            f"{output} {trained}. Train with overwrite=True to replace it, with resume=True to keep it if it is "
-            "complete, or choose another output."
+            f"{output} exists and holds trained weights{known}. To replace them, train with overwrite=True; to keep "
+            "them, choose another output."
         )
 
 

@@ -125,7 +125,7 @@ def _checkpoint(source: Source) -> Artifact:
     artifact = resolve(source).artifact
     if artifact.format != "checkpoint":
         raise ArtifactError(
-            f"{artifact.path} is {artifact.format}; tune the checkpoint that it was exported from"
+            f"{artifact.path} is {artifact.kind}; tune the checkpoint that it was exported from"
         )
     return artifact
 

@@ -137,7 +137,9 @@ def _beyond_budget(report: BudgetReport, all_images: int) -> list[str]:
         return []
     measured = f"{'loses' if loss >= 0 else 'gains'} {abs(loss):.2f} percentage points of accuracy"
     on = counted(report.images, "image")
-    reason = f"it {measured} on {on} and may lose up to {most:.2f}, beyond the budget of {budget:g}"
+    reason = f"it {measured} on {on} and may lose up to {most:.2f}"
     if low <= budget and report.images < all_images:  # then more images may show that it keeps the budget
-        reason += f": measure it on more of the {all_images:,} images before you allow a larger budget"
-    return [reason]
+        few = f"{on} {'is' if report.images == 1 else 'are'} too few to say whether it keeps the budget of {budget:g}"
+        more = f"Measure it on more of the {all_images:,} images before you allow a larger budget"
+        return [f"{few}: {reason}. {more}"]
+    return [f"{reason}, beyond the budget of {budget:g}"]

@@ -133,7 +133,7 @@ class Reference:
         self.data_dir = None if data_dir is None else os.fspath(data_dir)
         if self.artifact.format != "checkpoint":
             raise ArtifactError(
-                f"{self.artifact.path} is {self.artifact.format}; verify against the checkpoint it came from"
+                f"{self.artifact.path} is {self.artifact.kind}; verify against the checkpoint it came from"
             )
         self.test = data.load("test", data_dir)
         self._runner: Runner | None = None

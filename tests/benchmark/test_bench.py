@@ -269,12 +269,15 @@ def test_stopping_gives_what_there_is(trained: Trained) -> None:
 
 
 @pytest.mark.slow
-def test_other_programs_at_work_are_warned_of(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    for busy, warns in ((0.0, False), (1.5, True), (None, False)):
+def test_beside_other_programs_nothing_is_judged(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cnndeploy.benchmark.report.verdict", lambda *_: "FASTER")
+    for busy, judged in ((0.25, "FASTER"), (1.5, None), (None, "FASTER")):
         monkeypatch.setattr("cnndeploy.benchmark.conditions.busy_cpus", lambda seconds, busy=busy: busy)
-        report = _quick([trained.onnx])
-        assert any("Other programs" in warning for warning in report.warnings) is warns
+        report = _quick([trained.onnx, trained.onnx])
+        assert any("no speed-up is claimed" in warning for warning in report.warnings) is (judged is None)
         assert report.environment["busy_cpus"] == busy
+        assert [row.verdict for row in report.results] == ["REFERENCE", judged]
+        assert report.results[1].ratio is not None
 
 
 def test_more_threads_than_cpus_are_warned_of(trained: Trained) -> None:
@@ -610,6 +613,18 @@ def test_a_baseline_with_nothing_in_common_is_an_error_and_less_is_said() -> Non
     few = replace(few, results=tuple(replace(row, round_p50_s=row.round_p50_s[:4]) for row in few.results))
     assert len(compare(_report(1.0, 2.0), few).undecided) == 2
     assert compare(_report(1.0, 2.0), _report(1.0, 2.0)).undecided == ()
+
+
+@pytest.mark.parametrize("which", ["baseline", "this"])
+def test_nothing_is_judged_if_the_machine_was_busy_then_or_now(which: str) -> None:
+    before, now = _report(4.0, 1.0), _report(4.0, 2.0)
+    assert [change.artifact for change in compare(now, before).slower] == ["b.onnx"]
+    busy = _report(4.0, 1.0, busy_cpus=1.5), _report(4.0, 2.0, busy_cpus=1.5)
+    found = compare(now, busy[0]) if which == "baseline" else compare(busy[1], before)
+    assert {change.verdict for change in found.changes} == {"AMBIGUOUS"}
+    (why,) = found.undecided
+    assert which in why
+    assert "1.5 CPUs busy" in why
 
 
 def test_what_is_no_report_is_an_error() -> None:

@@ -274,14 +274,18 @@ def test_the_self_test_fails_where_a_file_beats_itself(
     cli: Cli, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for said, code, words in (
-        ("SAME", 0, "no winner"),
-        ("AMBIGUOUS", 0, "no winner"),
+        ("SAME", 0, "Self-test passed"),
+        ("AMBIGUOUS", 0, "Self-test undecided: no winner"),
         ("SLOWER", 1, "SLOWER than itself"),
     ):
         monkeypatch.setattr("cnndeploy.benchmark.report.verdict", lambda *_, said=said: said)
         result = cli("bench", trained.onnx, "--self-test", *QUICK)
         assert result.exit_code == code
         assert words in result.stderr
+        assert ("passed" in result.stderr) is (said == "SAME")
+    monkeypatch.setattr("cnndeploy.benchmark.conditions.busy_cpus", lambda _: 1.5)
+    busy = cli("bench", trained.onnx, "--self-test", *QUICK)
+    assert (busy.exit_code, "was busy" in busy.stderr) == (1, True)
     for more in (
         [trained.checkpoint],
         ["--threads", "1,2"],

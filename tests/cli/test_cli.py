@@ -304,7 +304,7 @@ def test_data_info(cli: Cli, tmp_path: Path) -> None:
         (["export", "{checkpoint}", "--format", "onnx", "--opset", "99"], 1, ["opset 99", "18 to 23"]),
         (["export", "{checkpoint}", "--format", "torchscript", "--opset", "20"], 2, ["does not apply"]),
         (["export", "{tmp}/none.pt"], 1, ["none.pt: no such file"]),
-        (["export", "{onnx}"], 1, ["is onnx, not a checkpoint"]),
+        (["export", "{onnx}"], 1, ["is an ONNX file, not a checkpoint"]),
         (["bench", "{onnx}", "--batch-size", "-1"], 2, ["-1 is not in the range"]),
         (["bench", "{onnx}", "--device", "cuda:9"], 1, ["cuda:9", "Available: cpu"]),
         (["bench"], 2, ["FILES"]),

@@ -141,13 +141,42 @@ def test_train_keeps_what_is_trained_and_says_how_to_replace_it(cli: Cli, folder
     for more in ((), ("--epochs", 0)):
         refused = cli("train", "lenet", "--output", "my lenet.pt", *more)
         assert refused.exit_code == 1
-        assert "my lenet.pt is trained already" in refused.stderr
-        assert "Train with --overwrite to replace it, with --resume to keep it" in refused.stderr
+        assert "my lenet.pt exists and holds trained weights" in refused.stderr
+        assert "To replace them, train with --overwrite; to keep them, choose" in refused.stderr
     assert (folder / "my lenet.pt").read_bytes() == before
     replaced = cli("train", "lenet", "--output", "my lenet.pt", "--overwrite", *TRAIN)
     assert replaced.exit_code == 0, replaced.output
     assert (folder / "my lenet.pt").read_bytes() != before
     assert "choose one" in cli("train", "lenet", "--output", "my lenet.pt", "--overwrite", "--resume").stderr
+
+
+@pytest.mark.parametrize("name", ["curves", "confusion"])
+def test_a_folder_in_the_place_of_a_plot_is_found_before_the_training(
+    name: str, cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnndeploy.training.train.train", lambda *_, **__: pytest.fail("it was trained"))
+    (folder / f"x.pt.{name}.png").mkdir()
+    refused = cli("train", "lenet", "--output", "x.pt")
+    assert refused.exit_code == 1
+    assert f"x.pt.{name}.png exists and is not a regular file" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "lenet", "--epochs", 0, "--output"),
+        ("evaluate", "my lenet.onnx", "--json"),
+        ("tune", "my lenet.pt", "--output"),
+    ],
+)
+def test_a_name_that_is_too_long_is_said_with_what_to_do(
+    arguments: tuple[Any, ...], cli: Cli, folder: Path
+) -> None:
+    assert folder.exists()
+    refused = cli(*arguments, "a" * 300)
+    assert refused.exit_code == 1
+    assert "name is too long" in refused.stderr
+    assert "hoose a shorter one" in refused.stderr
 
 
 def test_a_missing_data_set_is_fetched_to_where_it_is_looked_for(cli: Cli, folder: Path) -> None:
@@ -182,6 +211,10 @@ def test_predict_warns_of_dark_on_light_and_inverts(
     model = trained.file_of(kind)
     expected = cli("predict", model, light, "--csv")
     assert expected.stderr == ""
+    warned = cli("predict", model, light, tmp_path / "none.png", dark, dark, "--csv")
+    assert warned.exit_code == 1
+    said, _ = warned.stderr.split("Error: ", 1)
+    assert f"border of {dark} is brighter" in said
     warned = cli("predict", model, dark, dark, "--csv")
     assert warned.exit_code == 0
     assert warned.stderr.startswith("Warning: ")

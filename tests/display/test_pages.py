@@ -88,6 +88,16 @@ def test_the_headline_is_the_answer(rows: Any, equivalent: set[str] | None, said
     assert headline(BenchmarkReport(tuple(rows), page_reports.ENVIRONMENT), equivalent) == said
 
 
+@pytest.mark.parametrize("rows", [(EAGER, FASTER), (EAGER, replace(FASTER, verdict=None)), (EAGER,)])
+def test_no_headline_claims_a_speed_that_a_busy_machine_gave(rows: tuple[Any, ...]) -> None:
+    report = BenchmarkReport(rows, {**page_reports.ENVIRONMENT, "busy_cpus": 1.5})
+    said = headline(report, {"lenet.onnx"})
+    assert said == (
+        "The machine was busy with other programs, so no speed is claimed: measure again when it is idle"
+    )
+    assert said in render_benchmark(report)
+
+
 def test_files_are_told_apart_by_how_they_ran() -> None:
     other = replace(REFERENCE, runtime="openvino", ratio=1.4, ratio_low=1.3, verdict="FASTER")
     said = headline(page_reports.benchmark(REFERENCE, other))

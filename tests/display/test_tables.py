@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from rich.text import Text
 
 import sample_reports as sample
 from cnndeploy import registry
+from cnndeploy.benchmark.report import unjudged
 from cnndeploy.classifier import Prediction
 from cnndeploy.cli._common import console_for
 from cnndeploy.devices import DeviceStatus
@@ -144,6 +146,21 @@ def test_every_outcome_of_a_tuning_is_shown_with_its_whole_reason() -> None:
     assert "not tried: the time was over before its first round was" in eighty
 
 
+@pytest.mark.parametrize("count", [3, 4, 26])
+def test_many_undecided_contenders_are_one_line(count: int) -> None:
+    chosen = next(row for row in sample.tuning().rows if row.outcome == "chosen")
+    undecided = tuple(
+        replace(chosen, outcome="undecided", reason="2 rounds do not tell", threads=2 + number)
+        for number in range(count)
+    )
+    report = replace(sample.tuning(), rows=(chosen, *undecided))
+    shown = _shown(tuning_table(report), 100)
+    assert shown.count("undecided: 2 rounds do not tell") == (count if count <= 3 else 0)
+    assert (f"{count} contenders are undecided" in shown) is (count > 3)
+    assert "chosen: equivalent" in shown
+    assert len(report.to_dict()["rows"]) == 1 + count
+
+
 def test_file_ratio_verdict_and_median_are_shown_at_any_width() -> None:
     report = sample.benchmark(1, 64)
     for width in range(60, 161, 10):
@@ -182,6 +199,30 @@ def test_a_quantile_whose_interval_is_not_known_is_marked_and_the_mark_explained
     assert UNSURE_NOTE in benchmark_markdown(report)
     assert UNSURE_NOTE not in benchmark_markdown(sample.mixed_benchmark())
     assert "calls |" not in benchmark_markdown(sample.mixed_benchmark())
+
+
+def test_a_ratio_that_a_busy_machine_gave_is_marked_and_not_judged(tmp_path: Path) -> None:
+    report = sample.benchmark(1)
+    rows = tuple(map(unjudged, report.results))
+    busy = replace(report, results=rows)
+    for shown in (_shown(benchmark_table(busy), 100), benchmark_markdown(busy)):
+        assert "[9.27 (9.08 to 9.55)]" in shown
+        assert "FASTER" not in shown
+        assert (shown.count("BUSY"), shown.count("REFERENCE")) == (2, 1)
+    quantized = replace(sample.quantized(tmp_path), speed=rows[1])
+    said = " ".join(_shown(quantized_table(quantized), 120).split())
+    assert "Speed here: not known, because the machine was busy" in said
+    assert "9.27" not in said
+
+
+def test_two_deployments_with_files_of_one_name_are_told_apart() -> None:
+    reports = [sample.equivalence().moved_to(f"{folder}.deploy/lenet.onnx") for folder in ("here", "there")]
+    both = _shown(equivalence_table(reports), 160)
+    assert all(report.artifact.path in both for report in reports)
+    alone = _shown(budget_table(sample.budget().moved_to("here.deploy/lenet.int8.onnx")), 80)
+    assert alone.startswith("Loss of here.deploy/lenet.int8.onnx\n")
+    evaluation = replace(sample.evaluation(), artifact="here.deploy/lenet.onnx")
+    assert _shown(evaluation_table(evaluation), 80).startswith("Accuracy of here.deploy/lenet.onnx\n")
 
 
 def test_rows_that_were_not_compared_are_left_out() -> None:

@@ -137,7 +137,8 @@ def test_a_trained_checkpoint_is_replaced_only_if_that_is_asked(tmp_path: Path) 
     before = path.read_bytes()
     for arguments in (QUICK, QUICK | {"epochs": 0}):
         with pytest.raises(
-            TrainingError, match=r"is trained already, to a test accuracy of 0\..*overwrite=True"
+            TrainingError,
+            match=r"holds trained weights, with a test accuracy of 0\..*To replace .*overwrite=True",
         ):
             train("lenet", path, **arguments)
     assert path.read_bytes() == before
