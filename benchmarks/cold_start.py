@@ -22,9 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.intervals import ratio_interval
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.display.cells import machine_line
 from cnndeploy.machine import environment
 
@@ -83,9 +83,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         image = folder / "image"
-        data.load("test").images[0].tofile(image)
+        fashion_mnist.load("test").images[0].tofile(image)
         python = _environment(folder / "venv")
-        given = [str(arguments.model.resolve()), str(image), json.dumps(data.LABELS)]
+        given = [str(arguments.model.resolve()), str(image), json.dumps(fashion_mnist.LABELS)]
         commands = {
             "Python": ["-c", "pass"],
             "import cnndeploy": ["-c", "import cnndeploy"],

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
 
-from cnndeploy import data, evaluate, tune
+from cnndeploy import evaluate, tune
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import Limits, bench_candidates
 from cnndeploy.benchmark.intervals import ratio_interval
 from cnndeploy.benchmark.raw import RAW_ONNXRUNTIME, RAW_OPENVINO
 from cnndeploy.benchmark.report import BenchmarkReport, Result, round_ratios
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.deployment import Candidate, resolve
 from cnndeploy.display.benchmark_tables import tuning_table
 from cnndeploy.display.cells import duration, machine_line
@@ -39,7 +40,7 @@ class _TrainingImages(CalibrationDataReader):  # type: ignore[misc]
     """A reader of the first training images, one by one, as a plain script would calibrate."""
 
     def __init__(self, manifest: Any) -> None:
-        images = data.load("train").images[:CALIBRATION]
+        images = fashion_mnist.load("train").images[:CALIBRATION]
         self._feeds = ({"image": manifest.prepared(images[at : at + 1])} for at in range(CALIBRATION))
 
     def get_next(self) -> dict[str, Any] | None:

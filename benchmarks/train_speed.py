@@ -19,8 +19,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from cnndeploy import data
 from cnndeploy.architectures import ARCHITECTURES
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.display.cells import machine_line
 from cnndeploy.machine import environment, patient_threads, usable_cpus
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps of AlexNet each way (default: 20)")
     parser.add_argument("--batch-size", type=int, default=32, help="of AlexNet (default: 32)")
     arguments = parser.parse_args()
-    data.fetch()
+    fashion_mnist.fetch()
     torch.set_num_threads(usable_cpus())
     lenet(arguments.rounds, arguments.workers)
     alexnet(arguments.steps, arguments.batch_size)
@@ -72,7 +72,7 @@ def in_a_process(epoch: Callable[..., float], *arguments: int) -> float:
 def usual_epoch(workers: int) -> float:
     """Return the seconds of an epoch as most notebooks train."""
     torch.set_num_threads(usable_cpus())
-    images = FashionMNIST(data.data_folder(None), train=True, transform=ToTensor())
+    images = FashionMNIST(fashion_mnist.data_folder(None), train=True, transform=ToTensor())
     loader = DataLoader(images, batch_size=256, shuffle=True, num_workers=workers)
     network = ARCHITECTURES.get("lenet").build().train()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
@@ -98,7 +98,7 @@ def alexnet(steps: int, batch_size: int) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)
     recipe = dataclasses.replace(design.recipes["original"], batch_size=batch_size)
     batches = Batches(
-        data.load("train"), design.preprocessing, recipe, 0, torch.device("cpu"), Processes()
+        fashion_mnist.load("train"), design.preprocessing, recipe, 0, torch.device("cpu"), Processes()
     ).epoch(1)
     ready = next(batches)
 

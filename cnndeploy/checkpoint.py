@@ -13,7 +13,7 @@ import torch
 
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
-from cnndeploy.data import LABELS
+from cnndeploy.datasets.fashion_mnist import LABELS
 from cnndeploy.errors import CheckpointError
 from cnndeploy.files import write_file
 from cnndeploy.formats.checkpoint import MANIFEST_KEY, WEIGHTS_KEY

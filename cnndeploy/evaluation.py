@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError
 from cnndeploy.progress import Progress, silent
@@ -114,7 +114,7 @@ def evaluate(
     """
     candidate = resolve(artifact, run)
     opened, manifest = candidate.artifact, candidate.artifact.require_manifest()
-    test, classes = data.load("test", data_dir).first(images), len(manifest.labels)
+    test, classes = fashion_mnist.load("test", data_dir).first(images), len(manifest.labels)
     confusion = np.zeros((classes, classes), np.int64)
     with open_session(opened, candidate.run) as session:
         for start in range(0, len(test), batch_size):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MOST_IMAGES, _MOST_PIXELS = 256, 2**20
 # What apps usually get. Pillow knows more, some of them programs that it has others run, such as PostScript.
 _KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
+# The names of such files, in lower case.
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 # The last axis of (height, width, channels), as other libraries read files; no real image is so narrow.
 _CHANNELS = (1, 3, 4)
 _SHAPES = {1: "(n, height, width)", 3: "(n, height, width, 3)"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -112,16 +113,23 @@ class Preprocessing:
             )
         return (other, self.resize) if width <= height else (self.resize, other)
 
-    def __call__(self, images: NDArray[np.uint8], dtype: type[np.floating[Any]] = np.float32) -> NDArray[Any]:
+    def __call__(
+        self,
+        images: NDArray[np.uint8] | Sequence[NDArray[np.uint8]],
+        dtype: type[np.floating[Any]] = np.float32,
+    ) -> NDArray[Any]:
         """Return a prepared batch, ``dtype`` (batch, channels, *size), C-contiguous.
 
         Args:
-            images: uint8 (batch, height, width) for one channel or (batch, height, width, 3) for RGB, 0 is black.
+            images: uint8 (batch, height, width) for one channel or (batch, height, width, 3) for RGB, 0 is black; or a
+                list of images, whose sizes may differ.
             dtype: The dtype to compute in; float32 rounds as torch does in training, float64 is as good as exact.
 
         Raises:
             InputMismatchError: Another dtype or shape, or an image so thin that it would be resized beyond all bounds.
         """
+        if not isinstance(images, np.ndarray):
+            return np.concatenate([self(image[None], dtype) for image in images])
         if images.dtype != np.uint8 or images.ndim != (3 if self.channels == 1 else 4):
             expected = f"uint8 (batch, height, width{', 3' if self.channels == 3 else ''})"
             raise InputMismatchError(f"expected {expected}, got {images.dtype} {images.shape}")

@@ -21,10 +21,11 @@ import pytest
 from click.testing import CliRunner, Result
 from nursery import Nursery, Subprocess
 
-from cnndeploy import data, process
+from cnndeploy import process
 from cnndeploy.benchmark import engine
 from cnndeploy.benchmark.timer import Timer
 from cnndeploy.cli import main
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
 from helpers import Once, Trained, train_for_a_moment
@@ -35,7 +36,15 @@ REPOSITORY = Path(__file__).parents[1]
 @pytest.fixture(scope="session", autouse=True)
 def _data_set() -> None:
     """The tests run on the real data set; the first run on a machine fetches it."""
-    data.fetch()
+    fashion_mnist.fetch()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing that a test names as its source is remembered for the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 import cnndeploy
-from cnndeploy import data
+from cnndeploy.datasets import fashion_mnist
 from helpers import Trained
 
 pytestmark = pytest.mark.slow  # most install packages
@@ -56,7 +56,7 @@ def _install(python: Path, *packages: str) -> None:
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Image files, the last of another size."""
     folder = tmp_path_factory.mktemp("pictures")
-    images = [Image.fromarray(pixels) for pixels in data.load("test").images[:IMAGES]]
+    images = [Image.fromarray(pixels) for pixels in fashion_mnist.load("test").images[:IMAGES]]
     images[-1] = images[-1].resize((61, 45))
     for number, image in enumerate(images):
         image.save(folder / f"{number:02}.png")
@@ -186,7 +186,7 @@ def test_a_web_service(
     log = tmp_path / "log"
     with _serving(app_python, trained.onnx, log) as (process, port):
         health = _request(port, "GET", "/health")[1]
-        assert (health["status"], health["labels"]) == ("ready", list(data.LABELS))
+        assert (health["status"], health["labels"]) == ("ready", list(fashion_mnist.LABELS))
 
         together = threading.Barrier(200)
 

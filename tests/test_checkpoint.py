@@ -120,7 +120,7 @@ def test_a_plain_state_dict_is_not_called_dangerous(make: Any, tmp_path: Path) -
     torch.save(make(_network()), tmp_path / "resnet.pt")
     with pytest.raises(CheckpointError, match=r"is a plain state_dict.*neither the architecture") as error:
         Artifact.open(tmp_path / "resnet.pt")
-    assert "cnndeploy train" in str(error.value)
+    assert "cnndeploy import" in str(error.value)
     assert "refused" not in str(error.value)
 
 

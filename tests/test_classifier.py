@@ -19,9 +19,10 @@ from onnx import numpy_helper
 from PIL import Image
 
 import cnndeploy
-from cnndeploy import classifier, data
+from cnndeploy import classifier
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import certificate_path, certify
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.errors import ArtifactError, DataError, DeviceUnavailableError, InputMismatchError
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.images import read_image
@@ -51,7 +52,7 @@ def _huge_png(path: Path) -> Path:
 
 
 def test_the_classifier_is_as_accurate_as_training_said(trained: Trained) -> None:
-    test = data.load("test").first(8000)
+    test = fashion_mnist.load("test").first(8000)
     with cnndeploy.load(trained.onnx) as model:
         logits = model.logits(test.images)
         probabilities = model.probabilities(test.images)
@@ -63,7 +64,7 @@ def test_the_classifier_is_as_accurate_as_training_said(trained: Trained) -> Non
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_however_images_are_given_they_get_the_same_classes(kind: str, trained: Trained) -> None:
-    images = data.load("test").images[:3]
+    images = fashion_mnist.load("test").images[:3]
     wide = np.kron(images[0], np.ones((2, 3), np.uint8))
     with cnndeploy.load(trained.file_of(kind)) as model:
         many = model.classify(images)
@@ -91,7 +92,7 @@ def test_however_images_are_given_they_get_the_same_classes(kind: str, trained: 
 
 
 def test_the_next_classes(trained: Trained) -> None:
-    images = data.load("test").images[:20]
+    images = fashion_mnist.load("test").images[:20]
     with cnndeploy.load(trained.onnx) as model:
         probabilities = model.probabilities(images)
         for top, count in ((1, 1), (3, 3), (99, 10)):
@@ -160,7 +161,7 @@ def test_what_is_no_image_is_refused(images: Any, reason: str, trained: Trained)
 
 
 def test_a_damaged_picture_is_an_error_of_ours(trained: Trained, tmp_path: Path) -> None:
-    Image.fromarray(data.load("test").images[0]).save(tmp_path / "whole.png")
+    Image.fromarray(fashion_mnist.load("test").images[0]).save(tmp_path / "whole.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:120])
     with (
         cnndeploy.load(trained.onnx, threads=1) as model,
@@ -220,7 +221,7 @@ def _without_manifest(model: onnx.ModelProto) -> None:
 
 
 def test_a_file_of_others_works_with_labels_and_preprocessing(trained: Trained, edited: Edited) -> None:
-    images = data.load("test").images[:5]
+    images = fashion_mnist.load("test").images[:5]
     with cnndeploy.load(trained.onnx) as model:
         expected = model.classify(images)
 
@@ -229,7 +230,7 @@ def test_a_file_of_others_works_with_labels_and_preprocessing(trained: Trained, 
         fix_batch(model, 1)
 
     told: dict[str, Any] = {
-        "labels": data.LABELS,
+        "labels": fashion_mnist.LABELS,
         "preprocessing": cnndeploy.Preprocessing(size=(28, 28)),
     }
     for edit in (_without_manifest, one_image_at_a_time):
@@ -240,7 +241,7 @@ def test_a_file_of_others_works_with_labels_and_preprocessing(trained: Trained, 
         assert [each.probability for each in found] == pytest.approx([e.probability for e in expected])
     for arguments, reason in (
         ({}, "no cnndeploy manifest.*labels=.*preprocessing="),
-        ({"labels": data.LABELS}, "no cnndeploy manifest"),
+        ({"labels": fashion_mnist.LABELS}, "no cnndeploy manifest"),
         (
             told | {"labels": ["a", "b"]},
             r"2 labels came, but .*edited\.onnx gives 10 logits.* one label for each",
@@ -329,7 +330,7 @@ def test_only_what_was_verified_is_loaded_where_that_is_asked(
     [(name, 10_000 if name == "onnxruntime" else 400) for name in RUNTIMES.names()],
 )
 def test_threads_share_one_classifier(runtime: str, calls: int, trained: Trained) -> None:
-    images = data.load("test").images[:16]
+    images = fashion_mnist.load("test").images[:16]
     path = trained.file_of(RUNTIMES.get(runtime).formats[0])
     with cnndeploy.load(path, runtime=runtime, threads=1) as model:
         alone = [model.logits(image) for image in images]
@@ -446,7 +447,7 @@ with cnndeploy.load(sys.argv[1], threads=1) as model:
 @pytest.fixture(scope="module")
 def drawing() -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A T-shirt, light on dark."""
-    test = data.load("test")
+    test = fashion_mnist.load("test")
     shirt: np.ndarray[Any, np.dtype[np.uint8]] = test.images[int(np.flatnonzero(test.labels == 0)[0])]
     return shirt
 
@@ -510,7 +511,7 @@ def test_only_the_first_images_are_looked_at(
 
 
 def test_no_image_of_the_data_set_is_taken_for_dark_on_light() -> None:
-    images = data.load("test").images
+    images = fashion_mnist.load("test").images
     assert border_contrast(images).max() < classifier._CONTRAST
     assert (border_contrast(255 - images) >= classifier._CONTRAST).mean() > 0.95
 
@@ -529,7 +530,10 @@ def test_the_background_is_recorded_and_files_that_do_not_say_are_dark(
     light = {**training, "background": "light"}
     with cnndeploy.load(edited(lambda model: edit_manifest(model, training=light)), threads=1) as model:
         model.classify(255 - drawing)
-    told: dict[str, Any] = {"labels": data.LABELS, "preprocessing": cnndeploy.Preprocessing(size=(28, 28))}
+    told: dict[str, Any] = {
+        "labels": fashion_mnist.LABELS,
+        "preprocessing": cnndeploy.Preprocessing(size=(28, 28)),
+    }
     with cnndeploy.load(edited(_without_manifest), threads=1, **told) as model:
         model.classify(255 - drawing)  # nobody knows what it was trained on
 
@@ -545,7 +549,10 @@ def test_a_file_of_others_for_colours_says_that_it_takes_three_channels(
         weights.CopyFrom(numpy_helper.from_array(values, weights.name))
         model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
 
-    told: dict[str, Any] = {"labels": data.LABELS, "preprocessing": cnndeploy.Preprocessing(size=(28, 28))}
+    told: dict[str, Any] = {
+        "labels": fashion_mnist.LABELS,
+        "preprocessing": cnndeploy.Preprocessing(size=(28, 28)),
+    }
     with pytest.raises(ArtifactError, match=r"takes .* channels=3 in the preprocessing"):
         cnndeploy.load(edited(colours), **told)
     told["preprocessing"] = cnndeploy.Preprocessing(size=(28, 28), channels=3)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import cnndeploy
-from cnndeploy import data
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.specs import Manifest
 from cnndeploy.tuning import race, tune
@@ -49,7 +49,7 @@ def test_an_example(
     shutil.copy(trained.onnx, tmp_path / "lenet.onnx")
     shutil.copy(trained.torchscript, tmp_path / "lenet.torchscript")
     shutil.copy(int8.artifact.path, tmp_path / "lenet.int8.onnx")
-    Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
+    Image.fromarray(fashion_mnist.load("test").images[0]).save(tmp_path / "shoe.png")
     monkeypatch.chdir(tmp_path)
     # of tune, for no example shows which is fastest
     monkeypatch.setattr(race, "MOST_ROUNDS", race.FIRST_ROUNDS)

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from click.testing import Result
 
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.errors import ArtifactError
 from cnndeploy.evaluation import Evaluation, evaluate, wilson
 from cnndeploy.runtimes import open_session
@@ -52,7 +52,7 @@ def test_every_format_has_the_accuracy_that_training_found(model_format: str, tr
 
 def test_the_confusion_matrix_counts_what_was_said(trained: Trained) -> None:
     found = evaluate(trained.onnx, images=50, batch_size=7)
-    test = data.load("test").first(50)
+    test = fashion_mnist.load("test").first(50)
     artifact = Artifact.open(trained.onnx)
     with open_session(artifact) as session:
         image = artifact.require_manifest().preprocessing(test.images)

@@ -56,7 +56,7 @@ def test_the_contracts_are_kept(tree: Path) -> None:
         ("specs.py", f"{FOR_TYPES}import cnndeploy.cli", "specs -> cnndeploy.cli"),
         ("specs.py", "def later() -> None:\n    import cnndeploy.cli", "specs -> cnndeploy.cli"),
         ("training/__init__.py", "import cnndeploy.exporters", "training -> cnndeploy.exporters"),
-        ("formats/__init__.py", "import cnndeploy.data", "formats -> cnndeploy.data"),
+        ("formats/__init__.py", "import cnndeploy.datasets", "formats -> cnndeploy.datasets"),
         ("runtimes/eager.py", "import cnndeploy.tuning", "runtimes.eager -> cnndeploy.tuning"),
     ],
 )

@@ -39,12 +39,12 @@ def fetch(data_dir: Path | None) -> None:
 
 def fetch_data(data_dir: Path | None) -> None:
     """Fetch the data set with a progress bar, and say where it came from and where it is."""
-    from cnndeploy import data
+    from cnndeploy.datasets import fashion_mnist
 
     with common.progress_bar("Fashion-MNIST") as update:
-        origin = data.fetch(data_dir, progress=update)
+        origin = fashion_mnist.fetch(data_dir, progress=update)
     click.echo(f"Fashion-MNIST: {origin}")
-    click.echo(f"Folder: {data.data_folder(data_dir)}")
+    click.echo(f"Folder: {fashion_mnist.data_folder(data_dir)}")
 
 
 @command.command()
@@ -57,18 +57,18 @@ def info(data_dir: Path | None, as_json: bool) -> None:
     Example:
       cnndeploy data info --json
     """
-    from cnndeploy import data
+    from cnndeploy.datasets import Split, fashion_mnist
 
-    files = data.status(data_dir)
+    files = fashion_mnist.status(data_dir)
     complete = all(state == "ok" for state in files.values())
-    splits: tuple[data.Split, ...] = ("train", "test") if complete else ()
-    counts = {split: len(data.load(split, data_dir)) for split in splits}
+    splits: tuple[Split, ...] = ("train", "test") if complete else ()
+    counts = {split: len(fashion_mnist.load(split, data_dir)) for split in splits}
     facts = {
-        "folder": str(data.data_folder(data_dir)),
+        "folder": str(fashion_mnist.data_folder(data_dir)),
         "files": files,
         "images": counts,
-        "image_size": [data.IMAGE_SIZE, data.IMAGE_SIZE],
-        "labels": list(data.LABELS),
+        "image_size": [fashion_mnist.IMAGE_SIZE, fashion_mnist.IMAGE_SIZE],
+        "labels": list(fashion_mnist.LABELS),
     }
     if as_json:
         common.write_json("-", facts)
@@ -78,8 +78,8 @@ def info(data_dir: Path | None, as_json: bool) -> None:
         click.echo(f"  {name}: {state}")
     if complete:
         click.echo(f"Images: {counts['train']:,} to train, {counts['test']:,} to test, uint8, 28 x 28")
-        click.echo(f"Labels: {', '.join(data.LABELS)}")
+        click.echo(f"Labels: {', '.join(fashion_mnist.LABELS)}")
     else:
         damaged = "damaged" in files.values()
         first = "Delete what is damaged, then get it" if damaged else "Get what is missing"
-        click.echo(f"{first} with: {data.fetch_command(data_dir)}")
+        click.echo(f"{first} with: {fashion_mnist.fetch_command(data_dir)}")

@@ -101,7 +101,7 @@ def _heading(number: int, step: str) -> None:
 def _samples(checkpoint: Path, data_dir: Path | None) -> list[Sample]:
     """Return test images as the checkpoint labels them; none if it cannot, which verification has said already."""
     from cnndeploy.classifier import load
-    from cnndeploy.data import load as load_data
+    from cnndeploy.datasets.fashion_mnist import load as load_data
     from cnndeploy.display.samples import Sample
 
     test = load_data("test", data_dir).first(_LOOKED_AT)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     _Show = Callable[[str, Sequence[Prediction], str], None]
     """Shows a file's classes, the likeliest first, or if there are none why it could not be read."""
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # So many images, and pixels, are held at once.
 _MOST_IMAGES, _MOST_PIXELS = 64, 2**24
 
@@ -62,7 +61,9 @@ def command(
 
     if as_csv and as_json:
         raise click.UsageError("choose one of --csv and --json")
-    if model.suffix.lower() in _SUFFIXES:
+    from cnndeploy.images import SUFFIXES
+
+    if model.suffix.lower() in SUFFIXES:
         raise click.UsageError(
             f"{model} is an image; the model comes first: cnndeploy predict MODEL IMAGES..."
         )
@@ -109,11 +110,13 @@ def _files(image: str) -> list[str]:
 
 def _images_below(folder: Path) -> Iterator[str]:
     """Yield image files and folders that may not be read, to be reported; skip what is hidden, follow no link."""
+    from cnndeploy.images import SUFFIXES
+
     unreadable: list[OSError] = []
     for inner, folders, names in os.walk(folder, onerror=unreadable.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files = (Path(inner, name) for name in names if not name.startswith("."))
-        yield from (str(file) for file in files if file.suffix.lower() in _SUFFIXES and file.is_file())
+        yield from (str(file) for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
     yield from (str(error.filename) for error in unreadable)
 
 

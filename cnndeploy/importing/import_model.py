@@ -14,7 +14,7 @@ import torch
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint, manifest_of
-from cnndeploy.data import LABELS
+from cnndeploy.datasets.fashion_mnist import LABELS
 from cnndeploy.errors import ArtifactError
 from cnndeploy.files import check_writable
 from cnndeploy.importing import proofs

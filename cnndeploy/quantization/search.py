@@ -18,8 +18,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.datasets import fashion_mnist
+from cnndeploy.datasets.fashion_mnist import Images
 from cnndeploy.errors import DataError, QuantizationError
 from cnndeploy.machine import quiet
 from cnndeploy.progress import Deadline, Progress
@@ -60,7 +61,9 @@ def int8_files(
     careful first, each made when it is asked for.
     """
     manifest, network = source.require_manifest(), Network(onnx.load(source.path))
-    calibrating, screening = _split(data.load("train", data_dir), calibration, screen_size(network.work()))
+    calibrating, screening = _split(
+        fashion_mnist.load("train", data_dir), calibration, screen_size(network.work())
+    )
     calibrated, done = Calibration(network), 0
     for size in calibrated.collect(batches(calibrating.images, manifest, network.floats()), threads):
         done += size
@@ -87,7 +90,7 @@ def int8_files(
     return search.trials, files()
 
 
-def _split(train: data.Images, calibration: int, screening: int) -> tuple[data.Images, data.Images]:
+def _split(train: Images, calibration: int, screening: int) -> tuple[Images, fashion_mnist.Images]:
     """Draw images to calibrate with, by a seed, and others to screen with."""
     most = len(train) - screening
     if calibration > most:
@@ -97,7 +100,7 @@ def _split(train: data.Images, calibration: int, screening: int) -> tuple[data.I
         )
     drawn = np.random.default_rng(SEED).permutation(len(train))
     first, second = (
-        data.Images(train.images[part], train.labels[part], train.sha256)
+        Images(train.images[part], train.labels[part], train.sha256)
         for part in (drawn[screening : screening + calibration], drawn[:screening])
     )
     return first, second
@@ -250,7 +253,12 @@ class Screen:
     """Training images, their labels, and the float file's logits for them; ``tests`` images will be asked later."""
 
     def __init__(
-        self, network: onnx.ModelProto, manifest: Manifest, images: data.Images, tests: int, threads: int
+        self,
+        network: onnx.ModelProto,
+        manifest: Manifest,
+        images: Images,
+        tests: int,
+        threads: int,
     ) -> None:
         self._manifest, self._images, self._tests, self._threads = manifest, images, tests, threads
         self._expected = self._logits(network, len(images))

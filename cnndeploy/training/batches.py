@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from cnndeploy.architectures._recipe import Recipe
-from cnndeploy.data import Images
+from cnndeploy.datasets.fashion_mnist import Images
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.torch_preprocessing import TorchPreprocessing
 from cnndeploy.training.distributed import Processes

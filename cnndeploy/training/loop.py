@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint, initialised, manifest_of
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.errors import Stopped, TrainingError
 from cnndeploy.files import write_file
 from cnndeploy.preprocessing import border_contrast
@@ -36,8 +36,8 @@ class Loop:
 
     output: Path
     state: State
-    training_set: data.Images
-    test_set: data.Images
+    training_set: fashion_mnist.Images
+    test_set: fashion_mnist.Images
     device: torch.device
     processes: Processes
     should_stop: Callable[[], bool]
@@ -196,7 +196,7 @@ class Loop:
 
     def _confusion(self) -> list[list[int]]:
         """Count test images by class shown and class answered, by the network in float32, as it is deployed."""
-        counts = np.zeros((len(data.LABELS), len(data.LABELS)), np.int64)
+        counts = np.zeros((len(fashion_mnist.LABELS), len(fashion_mnist.LABELS)), np.int64)
         share = slice(self.processes.rank, None, self.processes.count)
         images, labels = self.test_set.images[share], self.test_set.labels[share]
         size = min(_EVALUATION_BATCH, self.recipe.batch_size)  # no more than training has memory for
@@ -210,6 +210,6 @@ class Loop:
         return np.array(total).astype(int).reshape(counts.shape).tolist()
 
 
-def _background(images: data.Images) -> str:
+def _background(images: fashion_mnist.Images) -> str:
     """Return ``dark`` or ``light``: what most images show at their border, so that apps can be warned of others."""
     return "light" if float(np.median(border_contrast(images.images[:_BACKGROUND_IMAGES]))) > 0 else "dark"

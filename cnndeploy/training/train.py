@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.devices import last_line, open_device
 from cnndeploy.errors import TrainingError
 from cnndeploy.files import check_writable
@@ -61,7 +61,7 @@ def train(
         precision: ``float32``, the default, or ``bfloat16``, by autocast if the hardware has it.
         compiled: Run the network through torch.compile.
         images: Train on the first ``images`` only, and test on at most as many.
-        data_dir: Folder of the data set, see :func:`cnndeploy.data.data_folder`.
+        data_dir: Folder of the data set, see :func:`cnndeploy.datasets.fashion_mnist.data_folder`.
         resume: Go on from where the training that wrote to ``output`` stopped, by its own recipe, device and threads
             unless others are given; the weights at the end are those of an unbroken one. Begins at the start if nothing
             is there.
@@ -96,7 +96,10 @@ def train(
         recipe_of=recipe_of,
     )
     count = state.plan.images
-    training_set, test_set = data.load("train", data_dir).first(count), data.load("test", data_dir)
+    training_set, test_set = (
+        fashion_mnist.load("train", data_dir).first(count),
+        fashion_mnist.load("test", data_dir),
+    )
     test_set = test_set.first(min(count or len(test_set), len(test_set)))
     plan = replace(state.plan, dataset_sha256={**training_set.sha256, **test_set.sha256})
     if state.plan.dataset_sha256:  # it was begun, on the same data set

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +111,10 @@ def _labels(opened: Examination) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 
 def _with_figures(
-    report: BudgetReport, labels: NDArray[np.intp], expected: NDArray[np.intp], truth: NDArray[np.uint8]
+    report: BudgetReport,
+    labels: NDArray[np.intp],
+    expected: NDArray[np.intp],
+    truth: NDArray[np.integer[Any]],
 ) -> BudgetReport:
     """Compare the labels (images,) of both sides with the true ones."""
     (lost, gained), count = paired_counts(labels, expected, truth), len(labels)

@@ -208,7 +208,7 @@ class Decisions:
     mcnemar_p: float
 
 
-def decide(artifact: Logits, checkpoint: Logits, labels: NDArray[np.uint8]) -> Decisions:
+def decide(artifact: Logits, checkpoint: Logits, labels: NDArray[np.integer[Any]]) -> Decisions:
     """Compare logits (images, classes) of the same images, whose right ``labels`` (images,) are known."""
     given, expected = artifact.argmax(axis=1), checkpoint.argmax(axis=1)
     # copied, for a view of the two largest would keep all that was sorted

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact, short_hash
-from cnndeploy.data import Images
+from cnndeploy.datasets.fashion_mnist import Images
 from cnndeploy.deployment import Candidate, Source
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.verification.reference import NotRun, Reference, Runner, borrowed

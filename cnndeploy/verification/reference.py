@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy import data
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.deployment import Candidate, Source, resolve
 from cnndeploy.errors import ArtifactError
 from cnndeploy.process import Message, WorkerProcess
@@ -135,7 +135,7 @@ class Reference:
             raise ArtifactError(
                 f"{self.artifact.path} is {self.artifact.kind}; verify against the checkpoint it came from"
             )
-        self.test = data.load("test", data_dir)
+        self.test = fashion_mnist.load("test", data_dir)
         self._runner: Runner | None = None
         self._known: dict[Computation, tuple[NDArray[Any], NDArray[np.bool_]]] = {}
 

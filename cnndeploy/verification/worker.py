@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.errors import ArtifactError, InputMismatchError
 from cnndeploy.machine import patient_threads
 from cnndeploy.process import Message, serve
@@ -40,7 +40,7 @@ def main(subject: str) -> None:
     def answers(requests: Iterator[Message]) -> Iterator[Message]:
         first = next(requests)
         artifact = structure(Artifact, {**first["artifact"], "path": Path(first["artifact"]["path"])})
-        images = data.load("test", first["data_dir"]).images
+        images = fashion_mnist.load("test", first["data_dir"]).images
         with open_session(artifact, Run.from_dict(first["run"])) as session:
             yield {
                 "device": session.device,

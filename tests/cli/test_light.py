@@ -13,8 +13,8 @@ import click
 import pytest
 from PIL import Image
 
-from cnndeploy import data
 from cnndeploy.cli import main
+from cnndeploy.datasets import fashion_mnist
 from helpers import Trained
 
 HEAVY = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy")
@@ -85,7 +85,7 @@ def test_loading_an_onnx_file_loads_no_torch(trained: Trained) -> None:
 @pytest.mark.slow
 def test_what_needs_no_torch_works_without_it(trained: Trained, tmp_path: Path) -> None:
     absent = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir")
-    Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
+    Image.fromarray(fashion_mnist.load("test").images[0]).save(tmp_path / "shoe.png")
     predicted = _cli_without(absent, "predict", trained.onnx, tmp_path / "shoe.png", "--json")
     assert predicted.returncode == 0, predicted.stderr
     assert len(json.loads(predicted.stdout)["predictions"][0]["classes"]) == 1
@@ -107,7 +107,7 @@ def test_what_needs_no_torch_works_without_it(trained: Trained, tmp_path: Path) 
 def test_what_needs_torch_says_how_to_install_it(
     arguments: list[str], trained: Trained, tmp_path: Path
 ) -> None:
-    Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
+    Image.fromarray(fashion_mnist.load("test").images[0]).save(tmp_path / "shoe.png")
     names = (trained.checkpoint, trained.onnx, tmp_path / "shoe.png")
     absent = ("torch", "torchvision", "onnx", "onnxscript", "onnx_ir")
     done = _cli_without(absent, *(argument.format(*names) for argument in arguments))
@@ -117,7 +117,7 @@ def test_what_needs_torch_says_how_to_install_it(
 
 
 def test_without_any_onnx_runtime_both_commands_are_named(trained: Trained, tmp_path: Path) -> None:
-    Image.fromarray(data.load("test").images[0]).save(tmp_path / "shoe.png")
+    Image.fromarray(fashion_mnist.load("test").images[0]).save(tmp_path / "shoe.png")
     done = _cli_without(("onnxruntime",), "predict", trained.onnx, tmp_path / "shoe.png")
     assert done.returncode == 1
     assert "pip install 'cnndeploy[cpu]'" in done.stderr

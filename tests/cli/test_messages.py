@@ -19,8 +19,8 @@ from click.testing import Result
 from PIL import Image
 
 import cnndeploy
-from cnndeploy import data
 from cnndeploy.cli import _common as common, main
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.words import counted
 from helpers import Trained
@@ -90,7 +90,7 @@ def test_data_fetch_names_the_training_with_its_data_folder(
     monkeypatch.chdir(tmp_path)
     assert _next_command(cli("data", "fetch")) == ["train", "lenet"]
     own = tmp_path / "my data"
-    own.symlink_to(data.data_folder())
+    own.symlink_to(fashion_mnist.data_folder())
     assert _next_command(cli("data", "fetch", "--data-dir", own)) == [
         "train",
         "lenet",
@@ -204,7 +204,7 @@ def test_an_unknown_network_is_named_without_a_far_fetched_suggestion(cli: Cli) 
 def test_predict_warns_of_dark_on_light_and_inverts(
     kind: str, cli: Cli, trained: Trained, tmp_path: Path
 ) -> None:
-    shirt = data.load("test").images[int(np.flatnonzero(data.load("test").labels == 0)[0])]
+    shirt = fashion_mnist.load("test").images[int(np.flatnonzero(fashion_mnist.load("test").labels == 0)[0])]
     dark, light = tmp_path / "dark.png", tmp_path / "light.png"
     Image.fromarray(255 - shirt).save(dark)
     Image.fromarray(shirt).save(light)

@@ -19,8 +19,8 @@ from click.testing import Result
 from PIL import Image
 
 import cnndeploy
-from cnndeploy import data
 from cnndeploy.cli import predict
+from cnndeploy.datasets import fashion_mnist
 from helpers import Trained
 
 Cli = Callable[..., Result]
@@ -31,7 +31,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """150 images in two folders, some of another size, and what is none."""
     folder = tmp_path_factory.mktemp("photos")
     (folder / "more" / "empty").mkdir(parents=True)
-    for number, pixels in enumerate(data.load("test").images[:150]):
+    for number, pixels in enumerate(fashion_mnist.load("test").images[:150]):
         image = Image.fromarray(pixels)
         if number % 10 == 0:
             image = image.resize((70, 50))

@@ -13,8 +13,8 @@ from click.testing import Result
 from PIL import Image
 
 import cnndeploy
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.deployment import PLAN_FILE, Plan
 from cnndeploy.machine import environment
 from cnndeploy.run import Run, RuntimeOptions
@@ -62,7 +62,7 @@ class Opener:
         monkeypatch.setattr(Session, "__init__", recorded)
 
     def load(self, run: Run) -> Ran:
-        image = data.load("test").images[0]
+        image = fashion_mnist.load("test").images[0]
         with cnndeploy.load(
             self.folder, runtime=run.runtime, device=run.device, threads=run.threads
         ) as model:
@@ -71,7 +71,7 @@ class Opener:
 
     def predict(self, run: Run) -> Ran:
         shoe = self.folder.parent / "shoe.png"
-        Image.fromarray(data.load("test").images[0]).save(shoe)
+        Image.fromarray(fashion_mnist.load("test").images[0]).save(shoe)
         self._succeeds("predict", self.folder, shoe, *_options(run))
         return self._session()
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.devices import DeviceStatus
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError
 from cnndeploy.formats import FORMATS
@@ -27,7 +27,7 @@ def _open(trained: Trained, runtime: str, device: str = "cpu") -> Session:
 
 
 def _images(batch: int) -> NDArray[Any]:
-    return np.ascontiguousarray(data.load("test").images[:batch, None].astype(np.float32) / 255)
+    return np.ascontiguousarray(fashion_mnist.load("test").images[:batch, None].astype(np.float32) / 255)
 
 
 # Every device that works on this machine: the CPU, and where there is one, a GPU.

@@ -17,10 +17,10 @@ import pytest
 from click.testing import Result
 
 import cnndeploy
-from cnndeploy import data
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.intervals import Verdict
 from cnndeploy.certificate import certificate_path
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.errors import (
     ArtifactError,
     BudgetError,
@@ -106,7 +106,7 @@ def test_two_processes_write_the_same_bytes(int8: Quantized, trained: Trained, t
 def test_other_runtimes_give_the_same_labels(int8: Quantized, trained: Trained, runtime: str) -> None:
     if runtime == "openvino":
         pytest.importorskip("openvino", reason="pip install openvino runs this test")
-    images = data.load("test").images[:256]
+    images = fashion_mnist.load("test").images[:256]
     with cnndeploy.load(int8.artifact.path, runtime=runtime) as ours, cnndeploy.load(trained.onnx) as float32:
         same = ours.logits(images).argmax(axis=1) == float32.logits(images).argmax(axis=1)
     assert same.mean() > 0.95
@@ -167,7 +167,7 @@ def test_a_file_that_takes_raw_images_can_be_quantised(trained: Trained, tmp_pat
     found = quantize(trained.checkpoint, tmp_path / "raw.onnx", input="image", budget=20, **FEW)
     assert found.artifact.require_manifest().takes_images
     with cnndeploy.load(found.artifact.path) as model:
-        assert model.logits(data.load("test").images[:2]).shape == (2, 10)
+        assert model.logits(fashion_mnist.load("test").images[:2]).shape == (2, 10)
 
 
 @pytest.mark.usefixtures("quick")
@@ -336,7 +336,7 @@ def _search(trained: Trained, predicted: dict[int, float]) -> Search:
     network = Network(onnx.load(trained.onnx))
     calibration = Calibration(network)
     manifest = Artifact.open(trained.onnx).require_manifest()
-    assert list(calibration.collect(batches(data.load("train").images[:8], manifest), 1)) == [8]
+    assert list(calibration.collect(batches(fashion_mnist.load("train").images[:8], manifest), 1)) == [8]
     screen: Any = _Scripted(predicted, iter([0.1, 0.5, 0.3, 0.2, 0.4]))
     return Search(network, calibration, screen, Deadline(), silent)
 
@@ -360,7 +360,7 @@ def test_ranges_clip_more_from_method_to_method_but_never_the_image(trained: Tra
     network = Network(onnx.load(trained.onnx))
     calibration = Calibration(network)
     manifest = Artifact.open(trained.onnx).require_manifest()
-    images = data.load("train").images[:100]
+    images = fashion_mnist.load("train").images[:100]
     assert sum(calibration.collect(batches(images, manifest), 1)) == 100
     full = calibration.ranges("min-max")
     assert set(full) == set(network.measured())
@@ -380,13 +380,15 @@ def test_a_network_that_gives_nan_is_not_calibrated(trained: Trained) -> None:
     bias.raw_data = np.full(6, np.nan, np.float32).tobytes()
     manifest = Artifact.open(trained.onnx).require_manifest()
     with pytest.raises(QuantizationError, match="NaN or infinite on training images"):
-        list(Calibration(Network(model)).collect(batches(data.load("train").images[:4], manifest), 1))
+        list(
+            Calibration(Network(model)).collect(batches(fashion_mnist.load("train").images[:4], manifest), 1)
+        )
 
 
 def test_the_screen_counts_what_a_setting_changes(trained: Trained) -> None:
     network = Network(onnx.load(trained.onnx))
     manifest = Artifact.open(trained.onnx).require_manifest()
-    images = data.load("train").first(100)
+    images = fashion_mnist.load("train").first(100)
     screen = Screen(network.model, manifest, images, 10_000, 1)
     same = screen.trial(network.model, "none", [])
     assert (same.logit_error, same.changed, same.loss_points) == (0, 0, 0)
@@ -403,7 +405,7 @@ def test_slow_networks_are_screened_on_fewer_images() -> None:
 
 
 def test_calibration_and_screening_share_no_image() -> None:
-    numbered = data.Images(np.arange(1000).reshape(-1, 1, 1), np.arange(1000), {})  # type: ignore[arg-type] # wider numbers
+    numbered = fashion_mnist.Images(np.arange(1000).reshape(-1, 1, 1), np.arange(1000), {})  # type: ignore[arg-type] # wider numbers
     parts = _split(numbered, 600, 400)
     assert [len(part) for part in parts] == [600, 400]
     assert not set(parts[0].labels.tolist()) & set(parts[1].labels.tolist())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cnndeploy.architectures._recipe import Recipe
-from cnndeploy.data import Images
+from cnndeploy.datasets.fashion_mnist import Images
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.training.batches import Batches, generator
 from cnndeploy.training.distributed import Processes

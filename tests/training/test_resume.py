@@ -178,10 +178,10 @@ def _start(*arguments: object) -> subprocess.Popen[str]:
 _FORKS_VICTIMS = """
 import functools, os, signal, sys
 from pathlib import Path
-from cnndeploy import data
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.training.train import train
 
-data.load = functools.cache(data.load)
+fashion_mnist.load = functools.cache(fashion_mnist.load)
 train("lenet", sys.argv[1], epochs=0, threads=1)  # loads what is loaded late; autograd must not begin before a fork
 left = 0
 

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 import cnndeploy
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import Accuracy, certificate_path, certify, known_accuracy, read_certificate
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.errors import ArtifactError, BudgetError, QuantizationError
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.quantization.quantize import Quantized
@@ -53,7 +54,7 @@ def _measure(path: Path, trained: Trained, **options: Any) -> BudgetReport:
 @pytest.mark.slow
 def test_the_figures_are_those_of_the_two_files(int8: Quantized, trained: Trained) -> None:
     report = _measure(int8.artifact.path, trained)
-    images = cnndeploy.data.load("test").first(IMAGES)
+    images = fashion_mnist.load("test").first(IMAGES)
     with cnndeploy.load(int8.artifact.path) as ours, cnndeploy.load(trained.checkpoint) as theirs:
         labels = [model.logits(images.images).argmax(axis=1) for model in (ours, theirs)]
     right = [each == images.labels for each in labels]
@@ -83,7 +84,7 @@ def test_the_budget_is_held_against_the_upper_end_not_the_point(int8: Quantized,
 
 def test_labels_that_are_known_are_not_computed_again(int8: Quantized, trained: Trained) -> None:
     with cnndeploy.Reference(trained.checkpoint) as reference:
-        wrong = (cnndeploy.data.load("test").first(IMAGES).labels + 1) % 10
+        wrong = (fashion_mnist.load("test").first(IMAGES).labels + 1) % 10
         rows, known = reference._memory(AS_IT_IS)
         rows[:IMAGES], known[:IMAGES] = np.eye(10)[wrong], True
         report = verify_budget(int8.artifact.path, reference, budget=20, images=IMAGES)

@@ -33,10 +33,10 @@ cnndeploy.export("wide.pt", "onnx", "wide.onnx")
 """
 _VERIFY = """
 from pathlib import Path
-from cnndeploy import data
+from cnndeploy.datasets import fashion_mnist
 from cnndeploy.machine import peak_memory_bytes, reset_peak_memory
 from cnndeploy.verification.verify import verify
-data.load("test")
+fashion_mnist.load("test")
 before = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 reset_peak_memory()
 report = verify("wide.onnx", "wide.pt")

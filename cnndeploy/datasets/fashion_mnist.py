@@ -18,13 +18,15 @@ import subprocess
 import tempfile
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Self
 
+from cnndeploy.datasets._dataset import Damaged, Prepare, Split
+from cnndeploy.datasets._labels import indices_of
 from cnndeploy.errors import DataError
 from cnndeploy.files import make_folder, write_file
 from cnndeploy.progress import Progress, silent
@@ -45,7 +47,7 @@ IMAGE_SIZE = 28
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
-Split = Literal["train", "test"]
+NAME = "fashion-mnist"
 
 _TIMEOUT_S = 20
 _LIMIT_BYTES = 64 * 2**20  # the largest file has 47 MB uncompressed
@@ -55,23 +57,90 @@ _LIMIT_BYTES = 64 * 2**20  # the largest file has 47 MB uncompressed
 class Images:
     """One split: ``images`` are uint8 (n, 28, 28), 0 is black; ``labels`` are uint8 (n,), indices into LABELS.
 
-    ``sha256`` holds the checksums of the two files that they were read from, by file name.
+    ``sha256`` holds the checksums of the two files that they were read from, by file name. With 3 ``channels`` images
+    are read as RGB. ``places`` are the images' numbers in the split, or None for all from 0 on.
     """
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+    labels: NDArray[np.integer[Any]]
     sha256: dict[str, str]
+    channels: int = 1
+    places: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def first(self, count: int | None) -> Images:
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """The images' numbers in the whole split, (n,)."""
+        import numpy as np
+
+        return np.arange(len(self)) if self.places is None else self.places
+
+    @property
+    def damaged(self) -> tuple[Damaged, ...]:
+        """None: a damaged file is an error."""
+        return ()
+
+    def first(self, count: int | None) -> Self:
         """Return the first ``count`` images, or all of them for None; raise DataError if there are fewer."""
         if count is None:
             return self
         if not 0 < count <= len(self):
             raise DataError(f"the split has {len(self)} images; ask for 1 to {len(self)}, not {count}")
-        return Images(self.images[:count], self.labels[:count], self.sha256)
+        return replace(
+            self, images=self.images[:count], labels=self.labels[:count], places=self.numbers[:count]
+        )
+
+    def take(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> Self:
+        """Return the images at these places, in this order."""
+        return replace(
+            self, images=self.images[numbers], labels=self.labels[numbers], places=self.numbers[numbers]
+        )
+
+    def sound(self, progress: Progress = silent) -> Self:
+        """Return itself: checksums say that no image is damaged."""
+        del progress
+        return self
+
+    def read(self, places: slice | Sequence[int]) -> NDArray[np.uint8]:
+        """Return images, uint8 (n, 28, 28) or (n, 28, 28, 3); grey ones of a slice without a copy."""
+        import numpy as np
+
+        grey = self.images[places]
+        return grey if self.channels == 1 else np.repeat(grey[..., None], 3, axis=-1)
+
+    def prepared(self, places: slice | Sequence[int], prepare: Prepare) -> NDArray[Any]:
+        """Return what ``prepare`` makes of images."""
+        return prepare(self.read(places))
+
+
+@dataclass(frozen=True, slots=True)
+class FashionMNIST:
+    """Fashion-MNIST in a data folder; None is the usual one."""
+
+    folder: str | None = None
+    classes: tuple[str, ...] = LABELS
+    note: str = ""
+
+    @property
+    def spec(self) -> str:
+        """What opens it again."""
+        return NAME if self.folder is None else str(Path(self.folder).absolute())
+
+    def split(self, name: Split, channels: int, labels: Sequence[str]) -> Images:
+        """Return a split, with labels as indices into a model's ``labels``; raise DataError if it lacks one."""
+        images = replace(load(name, self.folder), channels=channels)
+        if tuple(labels) == LABELS:
+            return images
+        return replace(images, labels=indices_of(LABELS, labels, NAME)[images.labels])
+
+
+def open_data(data: str) -> FashionMNIST | None:
+    """Open ``fashion-mnist``, or a folder that holds it; return None for anything else."""
+    if data == NAME:
+        return FashionMNIST()
+    return FashionMNIST(data) if raw_folder(data).is_dir() else None
 
 
 def data_folder(folder: str | os.PathLike[str] | None = None) -> Path:

@@ -1,0 +1,47 @@
+"""From a data set's names of classes to a model's labels."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cnndeploy.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_NAMED = 5
+
+
+def indices_of(classes: Sequence[str], labels: Sequence[str], origin: str) -> NDArray[np.int64]:
+    """Return each class's index among a model's labels, (classes,).
+
+    Classes are found by name, or if all are whole numbers by these. Raise DataError, which names the data set's
+    ``origin``, if one is none of the labels, or is several of them.
+    """
+    import numpy as np
+
+    names, wanted = [_composed(name) for name in classes], [_composed(label) for label in labels]
+    place, times = {label: number for number, label in enumerate(wanted)}, Counter(wanted)
+    unfit = [name for name in names if times[name] != 1]
+    if not unfit:
+        return np.array([place[name] for name in names], np.int64)
+    if all(
+        name.isascii() and name.isdigit() and len(name) < 10 and int(name) < len(labels) for name in names
+    ):
+        return np.array([int(name) for name in names], np.int64)
+    listed = ", ".join(unfit[:_NAMED]) + (f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else "")
+    expected = ", ".join(labels[:_NAMED]) + (", ..." if len(labels) > _NAMED else "")
+    raise DataError(
+        f"{origin} has classes that are none of the model's labels, or are several of them: {listed}. The model has "
+        f"{len(labels):,} labels: {expected}. Name each folder of images by its label, or all by the labels' numbers, "
+        f"0 to {len(labels) - 1}; or name the data set that the model is for with data="
+    )
+
+
+def _composed(name: str) -> str:
+    """Return a name as everybody but the macOS file system writes it."""
+    return unicodedata.normalize("NFC", name)

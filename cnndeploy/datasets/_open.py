@@ -1,0 +1,63 @@
+"""Opening a data set: the one that the caller names, or the one that a model was made on."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+from cnndeploy.datasets._dataset import DATASETS, Data, Dataset, Images
+from cnndeploy.datasets.fashion_mnist import NAME, fetch_command
+from cnndeploy.errors import DataError
+from cnndeploy.words import counted
+
+_NAMED = 5  # damaged images, in a warning
+
+
+def open_dataset(
+    data: Data | None, recorded: str | None = None, beside: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """Open a data set, and read no image yet.
+
+    Args:
+        data: ``fashion-mnist``, or a folder of images or with Fashion-MNIST in it; None for the recorded one.
+        recorded: What the model's manifest names; None for Fashion-MNIST. A relative folder is looked for from the
+            current one, then beside the model's file.
+        beside: The model's file.
+
+    Raises:
+        DataError: There is no such folder, or no image in it.
+    """
+    if data is None and recorded is not None:
+        return _recorded(recorded, beside)
+    name = NAME if data is None else os.fspath(data)
+    if (opened := _opened(name)) is None:
+        raise DataError(
+            f"{name}: no such folder. A data set is a folder of images, or {NAME}; to fetch that into this folder: "
+            f"{fetch_command(name)}"
+        )
+    return opened
+
+
+def _recorded(recorded: str, beside: str | os.PathLike[str] | None) -> Dataset:
+    places = [recorded] if beside is None else [recorded, str(Path(beside).parent / recorded)]
+    if (opened := next(filter(None, map(_opened, places)), None)) is None:
+        raise DataError(
+            f"the model was made on the images in {recorded}, and there is no such folder here. Name another data set "
+            "with data="
+        )
+    return opened
+
+
+def _opened(name: str) -> Dataset | None:
+    kinds = (DATASETS.get(kind) for kind in DATASETS.names_in_turn("fashion_mnist"))
+    return next((opened for kind in kinds if (opened := kind(name)) is not None), None)
+
+
+def warn_of_damaged(images: Images) -> None:
+    """Warn of the images that were left out because they cannot be read, if there are any."""
+    if damaged := images.damaged:
+        names = ", ".join(one.path for one in damaged[:_NAMED])
+        more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
+        text = f"{counted(len(damaged), 'image')} cannot be read and {'is' if len(damaged) == 1 else 'are'} left out"
+        warnings.warn(f"{text}: {names}{more}", stacklevel=2)

@@ -1,0 +1,274 @@
+"""Folders of images: a folder a class, in splits or not.
+
+``DIR/CLASS/*``, or ``DIR/train/CLASS/*`` with ``DIR/test/CLASS/*``, which may also be called ``val``, ``valid`` or
+``validation``. Without a folder to test on, a fifth of the images of each class are held out. What is below the folder
+of a class is looked into; hidden files, and files that no name says to be images, are not. A folder with images of
+which nobody knows the class, ``DIR/*``, has no labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from cnndeploy.datasets._dataset import Damaged, Prepare, Split
+from cnndeploy.datasets._labels import indices_of
+from cnndeploy.datasets._threads import in_threads
+from cnndeploy.errors import DataError
+from cnndeploy.images import SUFFIXES, read_image
+from cnndeploy.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_TRAIN, _TEST = "train", ("test", "val", "valid", "validation")  # the first that is there
+_HELD_OUT = 5  # one of so many images of a class
+UNLABELLED = "has images, but no folder for each class, so what they show is not known; only verify takes it"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An image's name below the folder of its split, with forward slashes; its class, "" if unknown; its bytes."""
+
+    name: str
+    label: str
+    size: int
+
+    @property
+    def rank(self) -> tuple[bytes, str]:
+        """A random number that is always the same, whatever other files there are."""
+        return hashlib.blake2b(self.name.encode(errors="surrogateescape"), digest_size=8).digest(), self.name
+
+
+class Listing(NamedTuple):
+    """The images below a folder, and how many other files there are."""
+
+    files: list[File]
+    ignored: int
+
+
+@dataclass(frozen=True, slots=True)
+class FolderImages:
+    """Images of a split of a folder: its ``files``, below ``root``; nothing that is read is kept."""
+
+    root: Path
+    files: tuple[File, ...]
+    channels: int
+    labels: NDArray[np.int64] | None
+    numbers: NDArray[np.int64]
+    damaged: tuple[Damaged, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """The hash of all names and sizes in bytes, sorted; of the content only a sample would be affordable."""
+        lines = sorted(f"{file.name}\0{file.size}\n" for file in self.files)
+        content = "".join(lines).encode(errors="surrogateescape")
+        return {self.root.name: hashlib.sha256(content).hexdigest()}
+
+    def first(self, count: int | None) -> Self:
+        """Return the first ``count`` images, or all of them for None; raise DataError if there are fewer."""
+        if count is None:
+            return self
+        if not 0 < count <= len(self):
+            raise DataError(f"the split has {len(self)} images; ask for 1 to {len(self)}, not {count}")
+        return self.take(range(count))
+
+    def take(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> Self:
+        """Return the images at these places, in this order."""
+        places = list(numbers)
+        return replace(
+            self,
+            files=tuple(self.files[place] for place in places),
+            labels=None if self.labels is None else self.labels[places],
+            numbers=self.numbers[places],
+        )
+
+    def sound(self, progress: Progress = silent) -> Self:
+        """Return the images that can be read, which are all read for that; ``damaged`` lists the others."""
+        kept, damaged = [], []
+        for place, reason in enumerate(in_threads(self._fault, range(len(self)))):
+            if reason:
+                damaged.append(Damaged(str(self._path(place)), reason))
+            else:
+                kept.append(place)
+            progress(place + 1, len(self), f"Reading the images in {self.root.name}")
+        if not kept:
+            first = f": {damaged[0].reason}" if damaged else ""
+            raise DataError(f"no image in {self.root} can be read{first}")
+        return replace(self.take(kept), damaged=(*self.damaged, *damaged)) if damaged else self
+
+    def read(self, places: slice | Sequence[int]) -> list[NDArray[np.uint8]]:
+        """Return images, uint8 (h, w) or (h, w, 3); raise DataError if one cannot be read."""
+        return list(in_threads(self._image, self._all(places)))
+
+    def prepared(self, places: slice | Sequence[int], prepare: Prepare) -> NDArray[Any]:
+        """Return what ``prepare`` makes of each image, in the thread that has read it."""
+        import numpy as np
+
+        def prepared(place: int) -> NDArray[Any]:
+            return prepare(self._image(place)[None])
+
+        return np.concatenate(list(in_threads(prepared, self._all(places))))
+
+    def _all(self, places: slice | Sequence[int]) -> Sequence[int]:
+        return range(len(self))[places] if isinstance(places, slice) else places
+
+    def _path(self, place: int) -> Path:
+        return self.root / self.files[place].name
+
+    def _image(self, place: int) -> NDArray[np.uint8]:
+        return read_image(self._path(place), self.channels)
+
+    def _fault(self, place: int) -> str:
+        try:
+            self._image(place)
+        except DataError as error:
+            return str(error)
+        return ""
+
+
+class ImageFolder:
+    """A folder of images; its files are listed when they are first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.spec = folder, str(folder.absolute())
+        train = _TRAIN if _subfolders(folder / _TRAIN) else None
+        test = next((name for name in _TEST if _subfolders(folder / name)), None)
+        if train is None and test is None:
+            train = ""
+        self._roots: dict[Split, str | None] = {"train": train, "test": train if test is None else test}
+        self._listed: dict[str, Listing] = {}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The sorted names of the folders to train on, else to test on; none if the images have no labels."""
+        root = next(root for root in self._roots.values() if root is not None)
+        return tuple(sorted({file.label for file in self._listing(root).files} - {""}))
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether the images to test on are held out from those to train on."""
+        return self._roots["train"] == self._roots["test"] and bool(self.classes)
+
+    @property
+    def note(self) -> str:
+        """That images are held out, if they are."""
+        held_out = (
+            f"{self.folder} has no test/ or val/: every fifth image of each class is held out to test on"
+        )
+        return held_out if self.holds_out else ""
+
+    @property
+    def ignored(self) -> int:
+        """How many files are no images by their names, or are hidden."""
+        return sum(self._listing(root).ignored for root in set(self._roots.values()) if root is not None)
+
+    def split(self, name: Split, channels: int, labels: Sequence[str]) -> FolderImages:
+        """Return a split; raise DataError if there is none, or a class is none of the ``labels``."""
+        import numpy as np
+
+        files, root = self.files(name), self.folder / str(self._roots[name])
+        classes = sorted({file.label for file in files})
+        numbers = None
+        if classes != [""]:
+            index = dict(zip(classes, indices_of(classes, labels, str(self.folder)).tolist(), strict=True))
+            numbers = np.array([index[file.label] for file in files], np.int64)
+        return FolderImages(root, files, channels, numbers, np.arange(len(files)))
+
+    def files(self, name: Split) -> tuple[File, ...]:
+        """Return the files of a split in a random order, which is always the same; raise DataError if it is not there.
+
+        So the first so many are of all classes.
+        """
+        if (root := self._roots[name]) is None:
+            raise DataError(f"{self.folder} has no folder {name}/, so there are no images to {name} on")
+        if name == "train" and not self.classes:
+            raise DataError(f"{self.folder} {UNLABELLED}")
+        files = sorted(self._listing(root).files, key=lambda file: file.rank)
+        if self.holds_out:
+            held_out = _held_out(files)
+            files = [file for file in files if (file.name in held_out) == (name == "test")]
+        if not files:
+            raise DataError(f"{self.folder} has no image to {name} on")
+        return tuple(files)
+
+    def _listing(self, root: str) -> Listing:
+        if root not in self._listed:
+            self._listed[root] = _list(self.folder / root)
+        return self._listed[root]
+
+
+def open_data(data: str) -> ImageFolder | None:
+    """Open any folder; return None if there is none of this name."""
+    return ImageFolder(Path(data)) if Path(data).is_dir() else None
+
+
+def _held_out(files: Sequence[File]) -> set[str]:
+    """Return the names of a fifth of each class, at least one if there are two."""
+    names: dict[str, list[str]] = {}
+    for file in files:
+        names.setdefault(file.label, []).append(file.name)
+    shares = (max(len(ones) // _HELD_OUT, min(1, len(ones) - 1)) for ones in names.values())
+    return {name for ones, share in zip(names.values(), shares, strict=True) for name in ones[:share]}
+
+
+def _list(root: Path) -> Listing:
+    """List the images below each folder in ``root``; if there are none, those in it."""
+    files, ignored = list[File](), 0
+    for name in _subfolders(root):
+        more = _walk(root / name, name)
+        files += more.files
+        ignored += more.ignored
+    if files:
+        return Listing(files, ignored)
+    direct = _walk(root, "", nested=False)
+    if not direct.files:
+        raise DataError(
+            f"{root} has no images: none of {', '.join(sorted(SUFFIXES))}, in it or in the folders in it"
+        )
+    return direct
+
+
+def _walk(folder: Path, label: str, *, nested: bool = True) -> Listing:
+    """List the images in a folder and below; a folder that links lead to twice is looked into once."""
+    files, ignored = list[File](), 0
+    stack, seen = [(folder, label)], set[str]()
+    while stack:
+        path, prefix = stack.pop()
+        if (real := os.path.realpath(path)) in seen:
+            continue
+        seen.add(real)
+        for entry in _entries(path):
+            name = f"{prefix}/{entry.name}" if prefix else entry.name
+            hidden = entry.name.startswith(".")
+            if entry.is_dir():
+                if nested and not hidden:
+                    stack.append((path / entry.name, name))
+            elif not hidden and Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file():
+                files.append(File(name, label, entry.stat().st_size))
+            else:
+                ignored += 1
+    return Listing(files, ignored)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Return the sorted names of the folders in a folder, none if it is not there."""
+    if not folder.is_dir():
+        return []
+    return [entry.name for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror}") from error
