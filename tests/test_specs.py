@@ -84,7 +84,7 @@ def test_numbers_of_numpy_do_not_change_the_dtype() -> None:
 def test_whole_numbers_of_numpy_are_sizes() -> None:
     for resize, plain in ((np.int64(32), 32), (np.array([32, 40]), (32, 40))):
         given = Preprocessing(tuple(np.array([28, 28])), resize=resize)  # type: ignore[arg-type]
-        assert given == Preprocessing((28, 28), resize=plain)  # type: ignore[arg-type]
+        assert given == Preprocessing((28, 28), resize=plain)
         assert (type(given.size[0]), type(given.resize)) == (int, type(plain))
 
 

@@ -105,7 +105,7 @@ DOUBTS = (
     Doubt(
         lambda facts: abs(facts.drift) > 0.05,
         "The machine became {change:.0%} {direction} while it was measured (its frequency, heat, or other programs). "
-        "Speed-ups bear that better than times do: each is a ratio within a turn.",
+        "That affects times more than speed-ups, each of which is a ratio within a turn.",
     ),
     Doubt(
         lambda facts: facts.threads > facts.cpus,

@@ -40,7 +40,7 @@ class _Threads(click.ParamType[int | str]):
     type=common.RegisteredName("runtimes", *RAW),
     multiple=True,
     metavar="RUNTIME",
-    help="What runs the files; repeatable. Those named raw call their library as a plain script does.  "
+    help="What runs the files; repeatable. raw-* call the library as a plain script does.  "
     "[default: each format's own]",
 )
 @click.option(
@@ -89,13 +89,17 @@ class _Threads(click.ParamType[int | str]):
     help="Seconds after which a candidate that does not answer is killed.",
 )
 @click.option("--seed", type=int, metavar="N", default=0, help="Random seed for the order in each round.")
-@click.option("--self-test", is_flag=True, help="Time the one file against itself; exit 1 if either wins.")
+@click.option(
+    "--self-test",
+    is_flag=True,
+    help="Time one file against itself; exit 1 if either wins or the machine is busy.",
+)
 @click.option(
     "--compare",
     "baseline",
     type=common.PATH,
     metavar="JSON",
-    help="Compare with an earlier --json; exit 4 if a line got slower.",
+    help="Compare with an earlier --json; exit 4 if a row got slower, 1 if that cannot be told.",
 )
 @click.option("--any-machine", is_flag=True, help="Compare although the baseline is from another machine.")
 @common.json_file_option
@@ -119,7 +123,7 @@ def command(
 
     Each file runs in a process of its own. They take turns in random order, and each ratio is taken within a round. The
     verdict is FASTER or SLOWER if the whole 95% interval of the ratio lies more than 2% away from 1, SAME if it lies
-    within 2%, and AMBIGUOUS otherwise.
+    within 2%, and AMBIGUOUS otherwise. It is BUSY, and nothing is judged, if other programs keep the machine busy.
 
     \b
     Examples:

@@ -25,8 +25,8 @@ def command() -> None:
 def fetch(data_dir: Path | None) -> None:
     """Make sure that the data set is there and undamaged.
 
-    It is looked for in the data folder, in the folder of Debian's package dataset-fashion-mnist and on torchvision's
-    mirror; then the package itself is tried, by apt-get download. The SHA-256 of every file is checked.
+    Looks in the data folder, in the folder of Debian's package dataset-fashion-mnist, and on torchvision's mirror. If
+    all fail, it downloads that package with apt-get. It checks the SHA-256 of every file.
 
     \b
     Example:

@@ -40,7 +40,7 @@ _LOOKED_AT = 200  # test images, from which the page shows some that are labelle
 def command(architecture: str, output: Path, epochs: int, images: int | None, data_dir: Path | None) -> None:
     """Run every step, from the data set to a report.
 
-    Fetches the data, trains, exports, verifies and measures. The folder is replaced by the next demo that writes there.
+    Fetches the data, trains, exports, verifies and measures. The next demo in the same folder replaces its files.
 
     \b
     Example:

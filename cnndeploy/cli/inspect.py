@@ -15,8 +15,8 @@ from cnndeploy.cli import _common as common
 def command(model: Path, as_json: bool) -> None:
     """Print what a model file is, without running it.
 
-    That is its inputs, outputs, operators, opset, size, SHA-256 and certificate, its manifest, which says where it came
-    from, and the plan of a folder that cnndeploy tune wrote.
+    Prints inputs, outputs, operators, opset, size, SHA-256, certificate, and the manifest, which says where the file
+    came from. For a folder that cnndeploy tune wrote it prints the plan too.
 
     \b
     Examples:

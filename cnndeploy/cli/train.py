@@ -54,14 +54,14 @@ _PLOTS = ("curves", "confusion")  # as training_plots() names them
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
-    help="With bfloat16 torch's autocast chooses what is safe to compute in it.  [default: float32]",
+    help="bfloat16 is used only where torch's autocast finds it safe.  [default: float32]",
 )
 @click.option(
     "--compile", "compiled", is_flag=True, default=None, help="Run the network through torch.compile."
 )
 @click.option("--images", type=common.COUNT, help="Use only the first N images, for a quick trial.")
 @click.option("--resume", is_flag=True, help="Go on where the training of OUTPUT stopped.")
-@click.option("--overwrite", is_flag=True, help="Train again, though OUTPUT exists.")
+@click.option("--overwrite", is_flag=True, help="Train from the start and replace OUTPUT.")
 @click.option(
     "--from-checkpoint-recipe",
     "recipe_of",
