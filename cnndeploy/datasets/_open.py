@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cnndeploy.datasets._dataset import DATASETS, Data, Dataset, Images
+from cnndeploy.datasets._dataset import DATASETS, Damaged, Data, Dataset, Images
 from cnndeploy.datasets.fashion_mnist import NAME, fetch_command
 from cnndeploy.errors import DataError
+from cnndeploy.progress import Progress, silent
 from cnndeploy.words import counted
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _NAMED = 5  # damaged images, in a warning
 
@@ -54,10 +61,29 @@ def _opened(name: str) -> Dataset | None:
     return next((opened for kind in kinds if (opened := kind(name)) is not None), None)
 
 
-def warn_of_damaged(images: Images) -> None:
-    """Warn of the images that were left out because they cannot be read, if there are any."""
-    if damaged := images.damaged:
+def sound(images: Images, progress: Progress = silent) -> Images:
+    """Return the images that can be read, and warn of the others; raise DataError if none can."""
+    readable = images.sound(progress)
+    warn_of(readable.damaged)
+    if not len(readable):
+        raise DataError(f"no image can be read: {readable.damaged[0].reason}")
+    return readable
+
+
+def warn_of(damaged: Sequence[Damaged]) -> None:
+    """Warn of images that were left out because they cannot be read, if there are any."""
+    if damaged:
         names = ", ".join(one.path for one in damaged[:_NAMED])
         more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
         text = f"{counted(len(damaged), 'image')} cannot be read and {'is' if len(damaged) == 1 else 'are'} left out"
         warnings.warn(f"{text}: {names}{more}", stacklevel=2)
+
+
+def labels_of(images: Images, dataset: Dataset) -> NDArray[np.integer[Any]]:
+    """Return the labels of images, (n,); raise DataError if nobody knows them."""
+    if images.labels is None:
+        raise DataError(
+            f"{dataset.spec} has images, but no folder for each class, so what they show is not known. Only verify "
+            "takes such a folder"
+        )
+    return images.labels

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _TRAIN, _TEST = "train", ("test", "val", "valid", "validation")  # the first that is there
 _HELD_OUT = 5  # one of so many images of a class
-UNLABELLED = "has images, but no folder for each class, so what they show is not known; only verify takes it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +99,6 @@ class FolderImages:
             else:
                 kept.append(place)
             progress(place + 1, len(self), f"Reading the images in {self.root.name}")
-        if not kept:
-            first = f": {damaged[0].reason}" if damaged else ""
-            raise DataError(f"no image in {self.root} can be read{first}")
         return replace(self.take(kept), damaged=(*self.damaged, *damaged)) if damaged else self
 
     def read(self, places: slice | Sequence[int]) -> list[NDArray[np.uint8]]:
@@ -191,7 +187,7 @@ class ImageFolder:
         if (root := self._roots[name]) is None:
             raise DataError(f"{self.folder} has no folder {name}/, so there are no images to {name} on")
         if name == "train" and not self.classes:
-            raise DataError(f"{self.folder} {UNLABELLED}")
+            raise DataError(f"{self.folder} has no folder for each class, so there is nothing to train on")
         files = sorted(self._listing(root).files, key=lambda file: file.rank)
         if self.holds_out:
             held_out = _held_out(files)

@@ -13,6 +13,7 @@ from rich.text import Text
 from cnndeploy.display.cells import NOTHING, run_line, settings_line, size, yes_or_no
 from cnndeploy.display.tables import TableColumn, facts_of, table_of
 from cnndeploy.evaluation import Evaluation, wilson
+from cnndeploy.verification.checks import Decisions
 from cnndeploy.verification.divergence import ModuleError
 from cnndeploy.verification.report import BudgetReport, EquivalenceReport, SideFacts, Verdict
 from cnndeploy.verification.verify import BATCH_SIZES
@@ -79,6 +80,13 @@ def _growth(modules: Sequence[ModuleError]) -> str:
     return "\n".join(lines) or NOTHING
 
 
+def _accuracies(decisions: Decisions) -> str:
+    if decisions.artifact_accuracy is None:
+        return f"{NOTHING} (images without labels)"
+    both = f"{decisions.artifact_accuracy:.4f}, checkpoint {decisions.checkpoint_accuracy:.4f}"
+    return f"{both} (p = {decisions.mcnemar_p:.2g})"
+
+
 def _part(part: Callable[[EquivalenceReport], T | None], show: Callable[[T], str]) -> _Cell:
     return lambda report: NOTHING if (value := part(report)) is None else show(value)
 
@@ -107,12 +115,7 @@ _ROWS: dict[str, _Cell] = {
     "label provably safe": lambda r: (
         f"{r.decisions.certified:,} of {counted(r.images, 'image')}" if r.decisions else NOTHING
     ),
-    "test accuracy": _part(
-        lambda r: r.decisions,
-        lambda d: (
-            f"{d.artifact_accuracy:.4f}, checkpoint {d.checkpoint_accuracy:.4f} (p = {d.mcnemar_p:.2g})"
-        ),
-    ),
+    "test accuracy": _part(lambda r: r.decisions, _accuracies),
     "ran on": _part(lambda r: r.artifact_side, _side),
     "checkpoint ran on": _part(lambda r: r.against_side, _side),
     "images of other sizes": lambda r: ", ".join(f"{h} x {w}" for h, w in r.other_image_sizes) or NOTHING,

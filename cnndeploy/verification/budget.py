@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnndeploy.datasets import Data, labels_of
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, QuantizationError
 from cnndeploy.progress import Deadline, Progress, silent
@@ -33,7 +33,7 @@ def verify_budget(
     budget: float,
     run: Run | None = None,
     images: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
+    data: Data | None = None,
     deadline: Deadline | None = None,
     progress: Progress = silent,
 ) -> BudgetReport:
@@ -49,7 +49,8 @@ def verify_budget(
         budget: Percentage points of accuracy that may be lost.
         run: How the artifact is run; it and what follows are as for :func:`verify`.
         images: The first so many test images, all of them by default.
-        data_dir, deadline, progress: As there.
+        data: As there; its images need labels.
+        deadline, progress: As there.
 
     Raises:
         ArtifactError, CheckpointError: A file cannot be opened, or gives up no accuracy on purpose.
@@ -67,12 +68,13 @@ def verify_budget(
             f"{candidate.artifact.path} computes in float32, so it has no budget: it is equivalent or it is not. "
             "Use verify."
         )
-    with examination(candidate, against, images, data_dir, deadline, progress) as opened:
+    with examination(candidate, against, images, data, deadline, progress) as opened:
         report = BudgetReport(**opened.identity(), budget_points=float(budget))
+        truth = labels_of(opened.test, opened.reference.dataset)
         reasons = opened.mismatches()
         if not reasons:
             try:
-                report = _with_figures(report, *_labels(opened), opened.test.labels)
+                report = _with_figures(report, *_labels(opened), truth)
                 reasons = _beyond_budget(report, len(opened.reference.test))
             except NotRun as error:
                 reasons = [str(error)]

@@ -195,7 +195,8 @@ class Decisions:
 
     ``flipped`` are the numbers, in the test set, of images that got another label. ``certified`` counts the
     images whose label was safe: twice the largest logit error is below the margin between the
-    checkpoint's two largest logits. ``mcnemar_p`` is the exact two-sided p-value for equal accuracy.
+    checkpoint's two largest logits. ``mcnemar_p`` is the exact two-sided p-value for equal accuracy. It and the
+    accuracies are None if nobody knows what the images show.
 
     Source: McNemar, Note on the sampling error of the difference between correlated proportions or
     percentages, 1947, in its exact, binomial form.
@@ -203,23 +204,25 @@ class Decisions:
 
     flipped: tuple[int, ...]
     certified: int
-    artifact_accuracy: float
-    checkpoint_accuracy: float
-    mcnemar_p: float
+    artifact_accuracy: float | None
+    checkpoint_accuracy: float | None
+    mcnemar_p: float | None
 
 
-def decide(artifact: Logits, checkpoint: Logits, labels: NDArray[np.integer[Any]]) -> Decisions:
-    """Compare logits (images, classes) of the same images, whose right ``labels`` (images,) are known."""
+def decide(artifact: Logits, checkpoint: Logits, labels: NDArray[np.integer[Any]] | None) -> Decisions:
+    """Compare logits (images, classes) of the same images; ``labels`` (images,) are the right ones, if known."""
     given, expected = artifact.argmax(axis=1), checkpoint.argmax(axis=1)
     # copied, for a view of the two largest would keep all that was sorted
-    largest = np.concatenate([np.sort(checkpoint[part], axis=1)[:, -2:].copy() for part in _chunks(labels)])
+    largest = np.concatenate(
+        [np.sort(checkpoint[part], axis=1)[:, -2:].copy() for part in _chunks(checkpoint)]
+    )
     margins = np.diff(largest.astype(np.float64))[:, 0]  # (images,)
     return Decisions(
         flipped=tuple(np.flatnonzero(given != expected).tolist()),
         certified=int((2 * _largest_errors(artifact, checkpoint) < margins).sum()),
-        artifact_accuracy=float((given == labels).mean()),
-        checkpoint_accuracy=float((expected == labels).mean()),
-        mcnemar_p=mcnemar(*paired_counts(given, expected, labels)),
+        artifact_accuracy=None if labels is None else float((given == labels).mean()),
+        checkpoint_accuracy=None if labels is None else float((expected == labels).mean()),
+        mcnemar_p=None if labels is None else mcnemar(*paired_counts(given, expected, labels)),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact, short_hash
-from cnndeploy.datasets.fashion_mnist import Images
+from cnndeploy.datasets import Data, Images
 from cnndeploy.deployment import Candidate, Source
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.verification.reference import NotRun, Reference, Runner, borrowed
@@ -118,16 +117,22 @@ def examination(
     candidate: Candidate,
     against: Source | Reference,
     images: int | None,
-    data_dir: str | os.PathLike[str] | None,
+    data: Data | None,
     deadline: Deadline | None = None,
     progress: Progress = silent,
 ) -> Iterator[Examination]:
     """Open both sides, each in a process of its own, and yield them once they are open."""
-    with borrowed(against, candidate.run.threads, data_dir) as reference:
-        test = reference.test.first(images)
-        with Runner(candidate, reference.data_dir) as runner:
+    deadline = deadline or Deadline()
+
+    def reading(done: int, total: int, text: str) -> None:
+        progress(done, total, text)
+        deadline.check()
+
+    with borrowed(against, candidate.run.threads, data) as reference:
+        test = reference.first(images, reading)
+        with Runner(candidate, reference.dataset.spec, reference.numbers) as runner:
             reference.start()  # both load at the same time
-            yield Examination(runner.opened(), reference, test, deadline or Deadline(), progress)
+            yield Examination(runner.opened(), reference, test, deadline, progress)
 
 
 def _another_checkpoint(artifact: Artifact, checkpoint: Artifact) -> str:

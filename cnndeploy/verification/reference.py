@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,9 +12,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy.datasets import fashion_mnist
+from cnndeploy.datasets import Data, Images, open_dataset, warn_of
 from cnndeploy.deployment import Candidate, Source, resolve
-from cnndeploy.errors import ArtifactError
+from cnndeploy.errors import ArtifactError, DataError
 from cnndeploy.process import Message, WorkerProcess
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Precision, Run, Threads
@@ -52,13 +52,19 @@ AS_IT_IS = Computation()
 
 
 class Runner(WorkerProcess):
-    """A worker process that opens one candidate; a context manager that ends the process."""
+    """A worker process that opens one candidate; a context manager that ends the process.
 
-    def __init__(self, candidate: Candidate, data_dir: str | None) -> None:
-        self.candidate, self._is_open = candidate, False
+    ``data`` is the data set's spec. ``numbers`` turns an image's place among those that can be read into its number in
+    the whole split, by which the worker reads it.
+    """
+
+    def __init__(
+        self, candidate: Candidate, data: str, numbers: Callable[[Sequence[int]], list[int]]
+    ) -> None:
+        self.candidate, self._is_open, self._numbers = candidate, False, numbers
         artifact = candidate.artifact
         super().__init__("cnndeploy.verification.worker", str(artifact.path), subject=str(artifact.path))
-        self.send({"artifact": jsonable(artifact), "run": candidate.run.to_dict(), "data_dir": data_dir})
+        self.send({"artifact": jsonable(artifact), "run": candidate.run.to_dict(), "data": data})
 
     def opened(self) -> Self:
         """Return itself once the worker has opened its artifact; raise the error that it met."""
@@ -75,8 +81,8 @@ class Runner(WorkerProcess):
     def logits(
         self, batches: Sequence[list[int]], computation: Computation = AS_IT_IS
     ) -> Iterator[NDArray[Any]]:
-        """Yield the logits of each batch of image numbers, in the artifact's dtype; raise NotRun at one that fails."""
-        self.send({"batches": batches, "computation": jsonable(computation)})
+        """Yield the logits of each batch of images' places, in the artifact's dtype; raise NotRun at one that fails."""
+        self.send({"batches": list(map(self._numbers, batches)), "computation": jsonable(computation)})
         for _ in batches:
             yield self._receive_run()["logits"]
 
@@ -85,7 +91,8 @@ class Runner(WorkerProcess):
     ) -> list[Activation]:
         """Return what each module computes for one batch, in files in a new ``folder``; raise NotRun if it fails."""
         folder.mkdir()
-        self.send({"batches": [batch], "computation": jsonable(computation), "folder": str(folder)})
+        request = {"batches": [self._numbers(batch)], "computation": jsonable(computation)}
+        self.send({**request, "folder": str(folder)})
         modules = self._receive_run()["activations"]
         return [
             Activation(one["module"], one["kind"], np.load(one["file"], mmap_mode="r")) for one in modules
@@ -114,14 +121,15 @@ class Reference:
         checkpoint: Source,
         *,
         threads: Threads | None = None,
-        data_dir: str | os.PathLike[str] | None = None,
+        data: Data | None = None,
     ) -> None:
         """Open the checkpoint, and start nothing yet.
 
         Args:
             checkpoint: What ``cnndeploy train`` wrote.
             threads: CPU threads, all that the process may use by default.
-            data_dir: Folder of the data set.
+            data: ``fashion-mnist`` or a folder of images, which need no labels; what the checkpoint was made on by
+                default.
 
         Raises:
             ArtifactError, CheckpointError: It cannot be read, or is no checkpoint.
@@ -130,20 +138,47 @@ class Reference:
         # a deployment's plan may run it by another runtime
         self.candidate = resolve(resolve(checkpoint).artifact, Run(device="cpu", threads=threads))
         self.artifact = self.candidate.artifact
-        self.data_dir = None if data_dir is None else os.fspath(data_dir)
+        self.data = None if data is None else os.fspath(data)
         if self.artifact.format != "checkpoint":
             raise ArtifactError(
                 f"{self.artifact.path} is {self.artifact.kind}; verify against the checkpoint it came from"
             )
-        self.test = fashion_mnist.load("test", data_dir)
+        manifest = self.artifact.require_manifest()
+        self.dataset = open_dataset(data, manifest.data, self.artifact.path)
+        self.test = self._all = self.dataset.split("test", manifest.preprocessing.channels, manifest.labels)
+        self._read = 0  # so many of them are known to be readable
         self._runner: Runner | None = None
         self._known: dict[Computation, tuple[NDArray[Any], NDArray[np.bool_]]] = {}
 
     def start(self) -> Runner:
         """Start the worker, if none is at work, and do not wait for it."""
         if self._runner is None:
-            self._runner = Runner(self.candidate, self.data_dir)
+            self._runner = Runner(self.candidate, self.dataset.spec, self.numbers)
         return self._runner
+
+    def numbers(self, places: Sequence[int]) -> list[int]:
+        """Return the numbers in the whole split of images of ``test``."""
+        numbers: list[int] = self.test.numbers[list(places)].tolist()
+        return numbers
+
+    def first(self, count: int | None = None, progress: Progress = silent) -> Images:
+        """Return the first ``count`` test images, or all of them for None, without those that cannot be read.
+
+        These are left out of ``test`` from then on, with a warning. Raise DataError if there are fewer images, or none
+        that can be read.
+        """
+        count = len(self._all.first(count))
+        while self._read < min(count, len(self.test)):
+            unread = self.test.take(range(self._read, min(count, len(self.test))))
+            readable = unread.sound(progress)
+            if readable.damaged:
+                warn_of(readable.damaged)
+                damaged = np.setdiff1d(unread.numbers, readable.numbers)
+                self.test = self.test.take(np.flatnonzero(~np.isin(self.test.numbers, damaged)))
+            self._read += len(readable)
+            if not len(self.test):
+                raise DataError(f"no image can be read: {readable.damaged[0].reason}")
+        return self.test.first(min(count, len(self.test)))
 
     def logits(
         self,
@@ -156,7 +191,7 @@ class Reference:
         """Return logits (images, classes): float32, or float64 if that is computed.
 
         Args:
-            images: Numbers of test images.
+            images: Places of images in ``test``.
             computation: What to compute.
             deadline: Checked after every batch; what was computed until then is remembered.
             progress: Called with the images that are known, of how many.
@@ -165,6 +200,8 @@ class Reference:
             ArtifactError: The checkpoint cannot be run.
             Stopped: The deadline passed.
         """
+        if (last := max(images, default=-1)) >= self._read:
+            self.first(last + 1)
         rows, known = self._memory(computation)
         missing = [number for number in images if not known[number]]
         size = _FLOAT64_BATCH if computation.precision == "float64" else _BATCH
@@ -203,7 +240,7 @@ class Reference:
         self, count: int, *, deadline: Deadline | None = None, progress: Progress = silent
     ) -> NDArray[np.intp]:
         """Return the label of each of the first ``count`` images; raise as :meth:`logits`, and at NaN or infinity."""
-        logits = self.logits(range(count), deadline=deadline, progress=progress)
+        logits = self.logits(range(len(self.first(count))), deadline=deadline, progress=progress)
         if not np.isfinite(logits).all():
             raise ArtifactError(f"{self.artifact.path} gives NaN or infinite logits; train it again")
         labels: NDArray[np.intp] = logits.argmax(axis=1)
@@ -239,9 +276,9 @@ def rows_of(rows: NDArray[Any], images: Sequence[int]) -> NDArray[Any]:
 
 
 def borrowed(
-    against: Source | Reference, threads: Threads | None, data_dir: str | os.PathLike[str] | None
+    against: Source | Reference, threads: Threads | None, data: Data | None
 ) -> contextlib.AbstractContextManager[Reference]:
     """Return the reference that was given, or one of the checkpoint that was given, which the block closes."""
     if isinstance(against, Reference):
         return contextlib.nullcontext(against)
-    return Reference(against, threads=threads, data_dir=data_dir)
+    return Reference(against, threads=threads, data=data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnndeploy.datasets import Data
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError, Stopped
 from cnndeploy.progress import Deadline, Progress, silent
@@ -25,8 +26,9 @@ from cnndeploy.verification.reference import AS_IT_IS, Computation, NotRun, Refe
 from cnndeploy.verification.report import EquivalenceReport
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
-# float64 takes eager several times as long: all images of a small network, so many of a larger one.
-ORACLE_IMAGES, ORACLE_SEED, _SMALL = 256, 0, 28 * 28
+# float64 takes eager several times as long: it runs all images if they are no more work than 10,000 of 28 x 28 pixels,
+# else so many.
+ORACLE_IMAGES, ORACLE_SEED, _MOST_VALUES = 256, 0, 10_000 * 28 * 28
 # A file that takes raw images takes them of any size: it is also run on so many of other heights and widths.
 IMAGE_SIZES, _IMAGES_OF_A_SIZE = ((45, 33), (17, 60)), 7
 # Another computation explains an artifact's logits if it leaves less than this of their error.
@@ -40,7 +42,7 @@ def verify(
     *,
     run: Run | None = None,
     images: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
+    data: Data | None = None,
     deadline: Deadline | None = None,
     progress: Progress = silent,
 ) -> EquivalenceReport:
@@ -57,8 +59,10 @@ def verify(
         run: How the artifact is run; its precision is float32, or on CUDA ``tf32``, as ONNX Runtime's default lets
             products be taken. The tolerance is TF32's then, and the artifact's error is compared with that of the
             checkpoint computed in TF32.
-        images: The first so many test images, all of them by default.
-        data_dir: Folder of the data set; a Reference has its own.
+        images: The first so many test images, all of them by default. Those that cannot be read are left out, with a
+            warning.
+        data: ``fashion-mnist`` or a folder of images, which need no labels; what the checkpoint was made on by
+            default. A Reference has its own.
         deadline: Checked after every batch.
         progress: Called with the images run and the images to run in all, on both sides together.
 
@@ -77,7 +81,7 @@ def verify(
             f"{candidate.artifact.path} gives up accuracy on purpose, so it is never equivalent. Measure what it loses "
             "with verify_budget"
         )
-    with examination(candidate, against, images, data_dir, deadline, progress) as opened:
+    with examination(candidate, against, images, data, deadline, progress) as opened:
         evidence = _Evidence(opened)
         reasons = opened.mismatches() or evidence.gather()
         return replace(
@@ -212,8 +216,8 @@ class _Evidence:
 
     def _oracle_sample(self) -> Sequence[int]:
         """Return the images that float64 is run on, in order."""
-        height, width = self._opened.reference.artifact.require_manifest().preprocessing.size
-        if height * width <= _SMALL or len(self._test) <= ORACLE_IMAGES:
+        values = math.prod(self._opened.reference.artifact.require_manifest().preprocessing.shape)
+        if len(self._test) * values <= _MOST_VALUES or len(self._test) <= ORACLE_IMAGES:
             return self._test
         drawn = np.random.default_rng(ORACLE_SEED).choice(len(self._test), ORACLE_IMAGES, replace=False)
         return sorted(drawn.tolist())

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.datasets import fashion_mnist
+from cnndeploy.datasets import Images, feeds, open_dataset
 from cnndeploy.errors import ArtifactError, InputMismatchError
 from cnndeploy.machine import patient_threads
 from cnndeploy.process import Message, serve
@@ -27,12 +28,14 @@ from cnndeploy.verification.reference import Computation
 
 # Some roundings of float32, of numbers that are at most 1.
 _PROBABILITY_ERROR = 1e-6
+Part = tuple[list[int], NDArray[Any]]
+"""Images of a batch as the file takes them, and which of the batch they are."""
 
 
 def main(subject: str) -> None:
     """Say what was opened and how, then answer each request, batch by batch, with logits.
 
-    The first request names the artifact, how it is run, and the folder of the data set. Each further one names batches
+    The first request names the artifact, how it is run, and the data set. Each further one names batches
     as lists of image numbers in the test set and a :class:`Computation`. A request with a ``folder`` is answered with
     what each module computes for its one batch, in files there.
     """
@@ -40,7 +43,8 @@ def main(subject: str) -> None:
     def answers(requests: Iterator[Message]) -> Iterator[Message]:
         first = next(requests)
         artifact = structure(Artifact, {**first["artifact"], "path": Path(first["artifact"]["path"])})
-        images = fashion_mnist.load("test", first["data_dir"]).images
+        dataset, channels = open_dataset(first["data"]), artifact.require_manifest().preprocessing.channels
+        images = dataset.split("test", channels, dataset.classes)
         with open_session(artifact, Run.from_dict(first["run"])) as session:
             yield {
                 "device": session.device,
@@ -72,51 +76,84 @@ def _computed(session: Session, computation: Computation) -> contextlib.Abstract
 
 
 def _answer(
-    session: Session, computation: Computation, images: NDArray[np.uint8], request: Message
+    session: Session, computation: Computation, images: Images, request: Message
 ) -> Iterator[Message]:
-    manifest = session.artifact.require_manifest()
-    last = kept = np.empty(0)
+    checks = _Checks(session)
+    prepare = _preparation(session.artifact.require_manifest(), computation)
     for batch in request["batches"]:
-        image = _prepared(_resampled(images[batch], computation.size), manifest, computation)
-        feeds = {manifest.input.name: image}
         try:
+            parts = feeds(images, batch, prepare)
             if "folder" in request:
-                yield {"activations": _saved(session.activations(feeds), Path(request["folder"]))}
+                yield {"activations": _activations(session, parts, Path(request["folder"]))}
                 continue
-            outputs = session.run(feeds)
-            logits = outputs[manifest.output.name]
+            logits, reason = checks.logits(parts, len(batch))
         except (ArtifactError, InputMismatchError) as error:
-            yield {"failed": f"it fails on a batch of {len(batch)}: {error}"}
-            return
-        reason = ""
-        if not np.array_equal(last, kept, equal_nan=True):
-            reason = "the runtime overwrites the logits that it gave before: it gives its own buffer away"
-        elif logits.dtype.kind not in "fiu":
-            reason = f"it gives {logits.dtype} as logits"
-        elif np.may_share_memory(logits, image):
-            reason = "the runtime gives its input's memory back as logits"
-        elif manifest.probabilities is not None:
-            reason = _wrong_probabilities(logits.astype(np.float64), outputs[manifest.probabilities.name])
+            reason = f"it fails on a batch of {len(batch)}: {error}"
         if reason:
             yield {"failed": reason}
             return
-        last, kept = logits, logits.copy()
         yield {"logits": logits}
 
 
-def _prepared(images: NDArray[np.uint8], manifest: Manifest, computation: Computation) -> NDArray[Any]:
-    if computation.precision != "float64":
-        return manifest.prepared(images)
-    if computation.from_raw:
-        return manifest.preprocessing(images, np.float64)
-    return manifest.preprocessing(images).astype(np.float64)
+class _Checks:
+    """Runs batches, and checks what no comparison of logits would show."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self._manifest = session, session.artifact.require_manifest()
+        self._last = self._kept = np.empty(0)
+
+    def logits(self, parts: Iterator[Part], batch: int) -> tuple[NDArray[Any], str]:
+        """Return the logits of a batch that comes in parts, (batch, classes), and what is wrong with them."""
+        found: list[tuple[list[int], NDArray[Any]]] = []
+        for places, images in parts:
+            logits, reason = self._run(images)
+            if reason or len(places) == batch:  # the usual case, which copies nothing
+                return logits, reason
+            if logits.shape[:1] != (len(places),):
+                return logits, f"it gives {logits.shape} for {len(places)} images"
+            found.append((places, logits.copy()))
+        together = np.concatenate([logits for _, logits in found])
+        ordered = np.empty_like(together)
+        ordered[[place for places, _ in found for place in places]] = together
+        return ordered, ""
+
+    def _run(self, images: NDArray[Any]) -> tuple[NDArray[Any], str]:
+        outputs = self._session.run({self._manifest.input.name: images})
+        logits, reason = outputs[self._manifest.output.name], ""
+        if not np.array_equal(self._last, self._kept, equal_nan=True):
+            reason = "the runtime overwrites the logits that it gave before: it gives its own buffer away"
+        elif logits.dtype.kind not in "fiu":
+            reason = f"it gives {logits.dtype} as logits"
+        elif np.may_share_memory(logits, images):
+            reason = "the runtime gives its input's memory back as logits"
+        elif (probabilities := self._manifest.probabilities) is not None:
+            reason = _wrong_probabilities(logits.astype(np.float64), outputs[probabilities.name])
+        if not reason:
+            self._last, self._kept = logits, logits.copy()
+        return logits, reason
+
+
+def _preparation(
+    manifest: Manifest, computation: Computation
+) -> Callable[[NDArray[np.uint8]], NDArray[Any]] | None:
+    """Return what prepares raw images of one size; None if the file takes them as they are."""
+    own, size = manifest.preprocessing, computation.size
+
+    def prepare(images: NDArray[np.uint8]) -> NDArray[Any]:
+        images = _resampled(images, size)
+        if computation.precision != "float64":
+            return manifest.prepared(images)
+        return own(images, np.float64) if computation.from_raw else own(images).astype(np.float64)
+
+    raw = manifest.takes_images and computation.precision != "float64" and size is None
+    return None if raw else prepare
 
 
 def _resampled(images: NDArray[np.uint8], size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """Resample raw images (batch, height, width) by nearest neighbours; None leaves them as they are."""
+    """Resample raw images (batch, height, width, ...) by nearest neighbours; None leaves them as they are."""
     if size is None:
         return images
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, images.shape[1:], strict=True))
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, images.shape[1:3], strict=True))
     return images[:, rows[:, None], columns]
 
 
@@ -134,14 +171,25 @@ def _wrong_probabilities(logits: NDArray[np.float64], probabilities: NDArray[Any
     return f"its probabilities are not the softmax of its logits: off by {error:.2g}, beyond {_PROBABILITY_ERROR:g}"
 
 
-def _saved(activations: Sequence[Activation], folder: Path) -> list[Message]:
-    """Save what modules computed in files: a large network's outputs for one image are some hundred megabytes."""
-    saved = []
-    for number, one in enumerate(activations):
+def _activations(session: Session, parts: Iterator[Part], folder: Path) -> list[Message]:
+    """Save what modules compute in files: a large network's outputs for one image are some hundred megabytes."""
+    name = session.artifact.require_manifest().input.name
+    (order, images), *others = parts
+    modules = session.activations({name: images})
+    for places, more in others:  # of raw images of other sizes; what modules compute is of one size
+        order = order + places
+        modules = list(map(_joined, modules, session.activations({name: more})))
+    saved: list[Message] = []
+    for number, one in enumerate(modules):
         if one.values.dtype.kind in "fiu":  # else it holds no numbers to compare
             saved.append({"module": one.module, "kind": one.kind, "file": str(folder / f"{number}.npy")})
-            np.save(saved[-1]["file"], one.values, allow_pickle=False)
+            values = one.values[np.argsort(order)] if others else one.values
+            np.save(saved[-1]["file"], values, allow_pickle=False)
     return saved
+
+
+def _joined(first: Activation, second: Activation) -> Activation:
+    return replace(first, values=np.concatenate([first.values, second.values]))
 
 
 if __name__ == "__main__":
