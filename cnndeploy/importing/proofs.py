@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cnndeploy.architectures._network import chosen_output, output_names
+from cnndeploy.datasets import Images
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.exporters import export
 from cnndeploy.preprocessing import Preprocessing
