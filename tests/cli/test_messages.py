@@ -94,7 +94,7 @@ def test_data_fetch_names_the_training_with_its_data_folder(
     assert _next_command(cli("data", "fetch", "--data-dir", own)) == [
         "train",
         "lenet",
-        "--data-dir",
+        "--data",
         str(own),
     ]
     Path("lenet.pt").touch()
@@ -151,8 +151,8 @@ def test_train_keeps_what_is_trained_and_says_how_to_replace_it(cli: Cli, folder
 
 
 def test_a_missing_data_set_is_fetched_to_where_it_is_looked_for(cli: Cli, folder: Path) -> None:
-    (folder / "my data").mkdir()
     fetch = "cnndeploy data fetch --data-dir 'my data'"
+    (folder / "my data/FashionMNIST/raw").mkdir(parents=True)
     for arguments in (
         ("train", "lenet", "--output", "x.pt"),
         ("evaluate", "my lenet.onnx"),
