@@ -33,7 +33,7 @@ def in_hand(network: nn.Module, side: int = 32, classes: int = 5) -> InHand:
         preprocessing=Preprocessing(size=(side, side), channels=3, antialias=True),
         labels=tuple(f"class {number}" for number in range(classes)),
     )
-    return InHand({}, manifest, "0" * 64, network.eval().requires_grad_(False))
+    return InHand({}, manifest, "0" * 64, made=network.eval().requires_grad_(False))
 
 
 def images(count: int, side: int = 32, seed: int = 1) -> torch.Tensor:
