@@ -50,22 +50,22 @@ class TorchScriptExporter:
 
 
 def _frozen(network: torch.nn.Module, manifest: Manifest) -> torch.jit.ScriptModule:
-    """Script a network and freeze it; trace it if it cannot be scripted, or returns something else if it is.
+    """Script a network and freeze it; trace it if that fails, or the result returns something else or is not frozen.
 
-    torchvision's GoogLeNet returns a tuple if it is scripted. A trace has the branches that the example took; the
-    file's checks see whether it holds for other batches. Only rewrites change the layers: freezing does not.
+    torchvision's GoogLeNet returns a tuple if it is scripted; torch's attention keeps its weights. A trace has the
+    branches that the example took; the file's checks see whether it holds for other batches. Only rewrites change the
+    layers: freezing does not.
     """
-    scripted = None
-    with contextlib.suppress(Exception):  # a forward() may do what TorchScript does not know
-        scripted = torch.jit.script(network)
     images = example(manifest, 2)
     with torch.no_grad():
-        if scripted is None or type(scripted(images)) is not type(network(images)):
-            try:
-                scripted = torch.jit.trace(network, images)
-            except Exception as error:
-                raise ExportError(f"torch cannot script or trace this network: {last_line(error)}") from error
-    return torch.jit.freeze(scripted, optimize_numerics=False)
+        with contextlib.suppress(Exception):  # a forward() may do what TorchScript does not know
+            frozen = torch.jit.freeze(torch.jit.script(network), optimize_numerics=False)
+            if type(frozen(images)) is type(network(images)) and not list(frozen.parameters()):
+                return frozen
+        try:
+            return torch.jit.freeze(torch.jit.trace(network, images), optimize_numerics=False)
+        except Exception as error:
+            raise ExportError(f"torch cannot script or trace this network: {last_line(error)}") from error
 
 
 def _cleaned(archive: bytes) -> bytes:
