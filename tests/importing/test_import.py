@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import resnet
 import torch
 from click.testing import Result
 from PIL import Image
 
 import cnndeploy
+import resnet
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError
 from cnndeploy.importing.families import known_of
