@@ -13,7 +13,7 @@ import torch
 
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
-from cnndeploy.checkpoint import Checkpoint, manifest_of
+from cnndeploy.checkpoint import Checkpoint, fill, manifest_of
 from cnndeploy.datasets import Data, Dataset, open_dataset
 from cnndeploy.datasets.fashion_mnist import LABELS
 from cnndeploy.errors import ArtifactError
@@ -218,13 +218,13 @@ def _loaded(
     """Return the checkpoint of a network with these weights, and sentences on what was done for it."""
     bare = build(manifest.architecture, manifest.source).eval()
     weights = fitted(read, bare, path)
-    bare.load_state_dict(weights.tensors)
+    fill(bare, weights.tensors)
     chosen, note = proofs.output_of(bare, proofs.sample(manifest.preprocessing), output_name)
     network = bare
     if chosen is not None:
         manifest = replace(manifest, source=replace(manifest.source, output=chosen))
         network = build(manifest.architecture, manifest.source)
-        network.get_submodule("network").load_state_dict(bare.state_dict())
+        fill(network.get_submodule("network"), weights.tensors)
     facts = {"imported": {"weights": read.origin, "sha256": read.sha256}}
     return Checkpoint.of(manifest, network, facts), (*weights.notes, *filter(None, [note]))
 
