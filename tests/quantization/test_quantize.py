@@ -420,7 +420,7 @@ def test_a_small_folder_is_split_in_halves_and_damaged_images_are_left_out(
         calibrating, screening = _split(train, None, 2000)
     assert (len(calibrating), len(screening)) == (30, 29)
     assert not set(calibrating.numbers.tolist()) & set(screening.numbers.tolist())
-    with pytest.raises(DataError, match="calibration takes 1 to 30 training images, for 30 of 60 .* not 31"):
+    with pytest.raises(DataError, match=r"calibration takes 1 to 30 training images, for 30 of 60 .* not 31"):
         _split(train, 31, 2000)
 
 
