@@ -70,6 +70,8 @@ def test_a_folder_gives_the_verdict_of_the_same_images(name: str, trained: Train
         verify(path, trained.checkpoint, data=data, images=IMAGES) for data in (written, "fashion-mnist")
     )
     assert ours.passed, ours.reasons
+    assert (ours.data, list(ours.data_sha256)) == (str(written), ["test"])
+    assert (theirs.data, len(theirs.data_sha256)) == ("fashion-mnist", 2)
     assert ours.oracle is not None
     assert (ours.images, ours.decisions, ours.oracle.images) == (IMAGES, theirs.decisions, IMAGES)
 
