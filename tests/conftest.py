@@ -28,7 +28,7 @@ from cnndeploy.cli import main
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
-from helpers import Once, Trained, train_for_a_moment
+from helpers import Once, Trained, train_for_a_moment, write_photos
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -117,6 +117,15 @@ def int8(trained: Trained, once: Once) -> Quantized:
     folder = once("int8", make)
     made: Quantized = pickle.loads((folder / "quantized.pickle").read_bytes())  # noqa: S301 - written above
     return made
+
+
+@pytest.fixture(scope="session")
+def photos(once: Once) -> Path:
+    """A folder of JPEGs in colours and of odd sizes: five classes, in train/ 12 images each, in val/ 6; read only.
+
+    A class is a colour, which a small network learns from a few dozen images.
+    """
+    return once("photos", write_photos)
 
 
 @pytest.fixture(scope="session")

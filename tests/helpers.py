@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from cnndeploy.training.train import train
 
 Once = Callable[[str, Callable[[Path], object]], Path]
@@ -30,6 +33,29 @@ class Trained:
     def file_of(self, kind: str) -> Path:
         path: Path = getattr(self, kind)
         return path
+
+
+COLOURS = {
+    "banana": (220, 200, 60),
+    "lime": (60, 190, 60),
+    "night": (20, 25, 60),
+    "plum": (110, 40, 110),
+    "snow": (235, 235, 240),
+}
+
+
+def write_photos(folder: Path) -> None:
+    """Write 12 JPEGs a class to train on and 6 to test on, of all sizes: a colour, with a gradient and noise."""
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 6)):
+        for label, colour in COLOURS.items():
+            (folder / split / label).mkdir(parents=True)
+            for number in range(count):
+                height, width = draw.integers(33, 80, 2)
+                light = np.linspace(0.8, 1.2, width)[None, :, None]
+                pixels = np.array(colour) * light + draw.normal(0, 12, (height, width, 3))
+                image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+                image.save(folder / split / label / f"{number:02}.jpg", quality=85)
 
 
 def train_for_a_moment(path: Path, seed: int = 0) -> None:

@@ -120,7 +120,9 @@ model_input_option = click.option(
     help="What the file takes: a preprocessed tensor, or raw 8-bit images, so that no app needs preprocessing code.",
 )
 data_dir_option = click.option(
-    "--data-dir", type=PATH, help="Folder of the data set.  [default: $CNNDEPLOY_DATA, else the cache folder]"
+    "--data-dir",
+    type=PATH,
+    help="Folder to keep Fashion-MNIST in.  [default: $CNNDEPLOY_DATA, else the cache folder]",
 )
 
 
@@ -141,6 +143,39 @@ source_option = click.option(
 )
 
 
+def data_option(command: Command) -> Command:
+    """Add ``--data``; ``--data-dir``, its name before folders of images could be named, still works."""
+
+    @click.option(
+        "--data",
+        metavar="fashion-mnist|DIR",
+        help="The data set: fashion-mnist, or a folder of images.  [default: what the model was made on]",
+    )
+    @click.option("--data-dir", hidden=True)
+    @functools.wraps(command)
+    def with_data(*, data: str | None, data_dir: str | None, **others: Any) -> None:
+        command(data=data_dir if data is None else data, **others)
+
+    return with_data
+
+
+@contextlib.contextmanager
+def on_data(data: str | None, model: Path) -> Iterator[None]:
+    """Say first how the data set is split, if that is not plain, and print warnings as lines.
+
+    ``model`` is what says which data set that is if ``data`` does not.
+    """
+    from cnndeploy.datasets import open_dataset
+    from cnndeploy.deployment import resolve
+
+    with warnings_as_lines():
+        artifact = resolve(model).artifact
+        recorded = None if artifact.manifest is None else artifact.manifest.data
+        if note := open_dataset(data, recorded, artifact.path).note:
+            click.echo(note, err=True)
+        yield
+
+
 def run_options(command: Command) -> Command:
     """Add ``--runtime``, ``--device`` and ``--threads``; the command takes them as one keyword, ``run``."""
 
@@ -159,9 +194,9 @@ def run_options(command: Command) -> Command:
 
 
 def measured_on(command: Command) -> Command:
-    """Add ``--images`` and ``--data-dir``: what a file is run on."""
+    """Add ``--images`` and ``--data``: what a file is run on."""
     images = click.option("--images", type=COUNT, help="Use the first N test images.  [default: all]")
-    return images(data_dir_option(command))
+    return images(data_option(command))
 
 
 def json_file_option(command: Command) -> Command:

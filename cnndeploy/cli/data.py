@@ -1,17 +1,22 @@
-"""``cnndeploy data``: find, fetch and describe Fashion-MNIST."""
+"""``cnndeploy data``: find and fetch Fashion-MNIST, and describe a data set."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.words import counted
+
+if TYPE_CHECKING:
+    from cnndeploy.datasets.image_folder import ImageFolder
 
 
 @click.group()
 def command() -> None:
-    """Find or fetch the data set, Fashion-MNIST.
+    """Find or fetch Fashion-MNIST, or describe a folder of images.
 
     \b
     Examples:
@@ -23,7 +28,7 @@ def command() -> None:
 @command.command()
 @common.data_dir_option
 def fetch(data_dir: Path | None) -> None:
-    """Make sure that the data set is there and undamaged.
+    """Make sure that Fashion-MNIST is there and undamaged.
 
     Looks in the data folder, in the folder of Debian's package dataset-fashion-mnist, and on torchvision's mirror. If
     all fail, it downloads that package with apt-get. It checks the SHA-256 of every file.
@@ -34,7 +39,7 @@ def fetch(data_dir: Path | None) -> None:
     """
     fetch_data(data_dir)
     if not Path("lenet.pt").exists():
-        common.say_next("train", "lenet", *(() if data_dir is None else ("--data-dir", data_dir)))
+        common.say_next("train", "lenet", *(() if data_dir is None else ("--data", data_dir)))
 
 
 def fetch_data(data_dir: Path | None) -> None:
@@ -48,15 +53,58 @@ def fetch_data(data_dir: Path | None) -> None:
 
 
 @command.command()
+@click.option("--data", metavar="DIR", help="A folder of images.  [default: Fashion-MNIST]")
+@click.option("--check", is_flag=True, help="Read every image of the folder, and count the damaged ones.")
 @common.data_dir_option
 @common.json_flag
-def info(data_dir: Path | None, as_json: bool) -> None:
-    """Print where the data set is and what is in it.
+def info(data: str | None, check: bool, data_dir: Path | None, as_json: bool) -> None:
+    """Print where a data set is and what is in it.
+
+    A folder of images is DIR/CLASS/*, of which a fifth are held out to test on; or the folders of the classes are in
+    DIR/train and in DIR/test, which may also be called val.
 
     \b
-    Example:
+    Examples:
       cnndeploy data info --json
+      cnndeploy data info --data photos --check
     """
+    from cnndeploy.datasets import open_dataset
+    from cnndeploy.datasets.image_folder import ImageFolder
+
+    if data is not None and isinstance(folder := open_dataset(data), ImageFolder):
+        facts = _checked(folder) if check else folder.describe()
+        if as_json:
+            common.write_json("-", facts)
+        else:
+            _print_folder(facts)
+        return
+    _print_fashion_mnist(data_dir if data in (None, "fashion-mnist") else Path(str(data)), as_json)
+
+
+def _checked(folder: ImageFolder) -> dict[str, Any]:
+    """Describe a folder after all its images were read, with a bar."""
+    with common.progress_bar(f"Reading {folder.folder}") as update:
+        return folder.describe(check=True, progress=update)
+
+
+def _print_folder(facts: dict[str, Any]) -> None:
+    click.echo(f"Folder: {facts['folder']}")
+    for split, counts in facts["images"].items():
+        total = counted(sum(counts.values()), "image")
+        click.echo(f"  {split}: {total}, {facts['bytes'][split]:,} bytes")
+        for label, count in counts.items():
+            click.echo(f"    {label or '(no classes)'}: {count:,}")
+    if facts["note"]:
+        click.echo(facts["note"])
+    if facts["ignored"]:
+        click.echo(f"Ignored, because hidden or no image by its name: {counted(facts['ignored'], 'file')}")
+    if facts["damaged"] is not None:
+        click.echo(f"Damaged: {counted(len(facts['damaged']), 'image')}")
+        for reason in facts["damaged"].values():
+            click.echo(f"  {reason}")
+
+
+def _print_fashion_mnist(data_dir: Path | None, as_json: bool) -> None:
     from cnndeploy.datasets import Split, fashion_mnist
 
     files = fashion_mnist.status(data_dir)

@@ -66,9 +66,7 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     _heading(1, "Data")
     fetch_data(data_dir)
     _heading(2, "Train")
-    run_training(
-        architecture, checkpoint, None, epochs=epochs, images=images, data_dir=data_dir, overwrite=True
-    )
+    run_training(architecture, checkpoint, None, epochs=epochs, images=images, data=data_dir, overwrite=True)
     common.say_wrote(checkpoint, *draw_training(checkpoint))
     _heading(3, "Export")
     exported = []
@@ -125,7 +123,7 @@ def _verify(
 
     reports = []
     told = []
-    with Reference(checkpoint, data_dir=data_dir) as reference:
+    with Reference(checkpoint, data=data_dir) as reference:
         images = min(images, len(reference.test)) if images else None
         for artifact in exported:
             with common.progress_bar(f"Verifying {artifact.path.name}") as update:

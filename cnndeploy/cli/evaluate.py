@@ -22,12 +22,15 @@ def command(file: Path, json_file: str | None, **settings: Any) -> None:
     """Measure the accuracy of a file on the test images.
 
     The file is a checkpoint or what was exported from it. A folder that cnndeploy tune wrote runs as its plan says;
-    options override the plan. To classify images of your own, use cnndeploy predict.
+    options override the plan. A folder of images, --data, has a folder for each class; it may be split into train and
+    val or test, and if it is not, a fifth of the images are held out. To classify images that nobody has labelled, use
+    cnndeploy predict.
 
     \b
     Examples:
       cnndeploy evaluate lenet.onnx
       cnndeploy evaluate lenet.pt --images 1000 --json accuracy.json
+      cnndeploy evaluate shoes.pt --data photos
     """
     from cnndeploy.display.verdict_tables import evaluation_table
     from cnndeploy.evaluation import evaluate
@@ -37,6 +40,10 @@ def command(file: Path, json_file: str | None, **settings: Any) -> None:
         raise click.UsageError(
             f"evaluate takes one model file and runs the test images of the data set. For images of your own: {predict}"
         )
-    with common.progress_bar(f"Evaluating {file.name}") as update, patient_threads():
+    with (
+        common.on_data(settings["data"], file),
+        common.progress_bar(f"Evaluating {file.name}") as update,
+        patient_threads(),
+    ):
         evaluation = evaluate(file, progress=update, **settings)
     common.show(evaluation, evaluation_table, json_file)

@@ -31,8 +31,7 @@ from cnndeploy.cli import _common as common
     "--calibration",
     type=int,
     metavar="N",
-    default=512,
-    help="Training images that the ranges of activations come from.",
+    help="Training images that the ranges of activations come from.  [default: 512, if there are so many]",
 )
 @common.model_input_option
 @common.run_options
@@ -56,7 +55,10 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     from cnndeploy.display.verdict_tables import quantized_table
     from cnndeploy.quantization.quantize import quantize
 
-    with common.progress_bar(f"Quantizing {checkpoint.name}") as update:
+    with (
+        common.on_data(settings["data"], checkpoint),
+        common.progress_bar(f"Quantizing {checkpoint.name}") as update,
+    ):
         quantized = quantize(checkpoint, output, command=common.command_line(), progress=update, **settings)
     common.show(quantized, quantized_table, json_file)
     artifact = quantized.artifact

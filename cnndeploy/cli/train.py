@@ -70,7 +70,7 @@ _PLOTS = ("curves", "confusion")  # as training_plots() names them
     help="Train as CHECKPOINT was trained: network, recipe, seed, images, precision, device, threads.",
 )
 @click.option("--tensorboard", type=common.PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
-@common.data_dir_option
+@common.data_option
 def command(architecture: str | None, output: Path | None, tensorboard: Path | None, **settings: Any) -> None:
     """Train a network on Fashion-MNIST.
 
@@ -110,7 +110,7 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
             run_training(architecture, output, tensorboard if first else None, should_stop=stop, **settings)
     except (KeyboardInterrupt, Stopped):
         if first:
-            _say_how_to_resume(architecture, output, settings["data_dir"])
+            _say_how_to_resume(architecture, output, settings["data"])
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     if first:
         if output.stat().st_mtime_ns == before:
@@ -161,14 +161,14 @@ def _say_what_is_there(output: Path) -> None:
         click.echo(f"There is nothing to resume at {output}; the training begins at the start.")
 
 
-def _say_how_to_resume(architecture: str, output: Path, data_dir: Path | None) -> None:
+def _say_how_to_resume(architecture: str, output: Path, data: str | None) -> None:
     if not Path(f"{output}.resume").exists():
         text = f"Stopped before the first step; nothing was saved at {output}."
     elif "WORLD_SIZE" in os.environ:
         text = "Stopped before the end; go on with the same command and --resume"
     else:
-        data = () if data_dir is None else ("--data-dir", data_dir)
-        again = common.command_line("train", architecture, "--output", output, "--resume", *data)
+        same = () if data is None else ("--data", data)
+        again = common.command_line("train", architecture, "--output", output, "--resume", *same)
         text = f"Stopped before the end; go on with: {again}"
     click.echo(f"\n{text}", err=True)
 

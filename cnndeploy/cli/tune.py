@@ -45,9 +45,11 @@ from cnndeploy.errors import BenchmarkError, Stopped
     help="Time limit; when it is over, the best so far is verified and written.",
 )
 @click.option(
-    "--calibration", type=common.COUNT, default=512, help="Training images that int8 is calibrated on."
+    "--calibration",
+    type=common.COUNT,
+    help="Training images that int8 is calibrated on.  [default: 512, if there are so many]",
 )
-@common.data_dir_option
+@common.data_option
 @common.source_option
 @common.json_file_option
 def command(checkpoint: Path, output: Path | None, json_file: str | None, **settings: Any) -> None:
@@ -70,7 +72,11 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
 
     settings |= {"command": common.command_line()}
     try:
-        with common.PoliteStop() as stop, common.progress_bar("Starting", refreshes_a_second=1) as update:
+        with (
+            common.on_data(settings["data"], checkpoint),
+            common.PoliteStop() as stop,
+            common.progress_bar("Starting", refreshes_a_second=1) as update,
+        ):
             report = tune(checkpoint, output, should_stop=stop, progress=update, **settings)
     except Stopped as error:
         click.echo(f"Stopped: {error}.", err=True)

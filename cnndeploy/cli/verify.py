@@ -51,11 +51,12 @@ def command(
 ) -> None:
     """Verify an exported file against its checkpoint.
 
-    Both run real test images. Exits with 0 if the two are equivalent and with 3 if not. A lossy file, such as
-    cnndeploy quantize writes, is never equivalent: its loss of accuracy is compared with its budget instead, and the
-    exit code is 5 if it loses more. A pass writes the certificate ARTIFACT.verified.json beside the file, unless there
-    is one of the same run on more images. A failure removes the certificate that it contradicts. A folder that
-    cnndeploy tune wrote runs as its plan says; options override the plan.
+    Both run real test images, those of --data, which need no labels for this. Exits with 0 if the two are equivalent
+    and with 3 if not. A lossy file, such as cnndeploy quantize writes, is never equivalent: its loss of accuracy is
+    compared with its budget instead, and the exit code is 5 if it loses more. A pass writes the certificate
+    ARTIFACT.verified.json beside the file, unless there is one of the same run on more images. A failure removes the
+    certificate that it contradicts. A folder that cnndeploy tune wrote runs as its plan says; options override the
+    plan.
 
     \b
     Examples:
@@ -81,7 +82,10 @@ def command(
         undecided = partial(_undecided, path, against, candidate.run, points)
         if json_file != "-":  # so that no earlier pass outlives this run
             _write(undecided("the verification did not end"), json_file, junit_file)
-        with common.progress_bar(f"Verifying {path.name}") as update:
+        with (
+            common.on_data(settings["data"], against),
+            common.progress_bar(f"Verifying {path.name}") as update,
+        ):
             verdict = _verdict(candidate, against, budget, progress=update, **settings)
     except CnndeployError as error:
         _write(undecided(str(error)), json_file, junit_file)

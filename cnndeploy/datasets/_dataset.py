@@ -36,7 +36,7 @@ class Images(Protocol):
     """Images of one split, in an order in which the first so many are a fair sample.
 
     ``labels`` are indices into a model's labels, (n,), or None if nobody knows them. ``numbers`` are the images'
-    numbers in the whole split, (n,) and rising, by which another process finds them. ``damaged`` are images that were
+    numbers in the whole split, (n,), by which another process finds them. ``damaged`` are images that were
     left out. ``sha256`` identifies the data, by names of files or folders.
     """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -178,6 +179,27 @@ class ImageFolder:
             index = dict(zip(classes, indices_of(classes, labels, str(self.folder)).tolist(), strict=True))
             numbers = np.array([index[file.label] for file in files], np.int64)
         return FolderImages(root, files, channels, numbers, np.arange(len(files)))
+
+    def describe(self, *, check: bool = False, progress: Progress = silent) -> dict[str, Any]:
+        """Return JSON-ready facts: each split's images by class, and their bytes; with ``check`` those damaged."""
+        splits: dict[Split, tuple[File, ...]] = {
+            name: self.files(name)
+            for name, root in self._roots.items()
+            if root is not None and (name == "test" or self.classes)
+        }
+        damaged = None
+        if check:
+            read = [self.split(name, 3, self.classes).sound(progress) for name in splits]
+            damaged = {one.path: one.reason for images in read for one in images.damaged}
+        counts = {name: Counter(file.label for file in files) for name, files in splits.items()}
+        return {
+            "folder": str(self.folder),
+            "images": {name: dict(sorted(count.items())) for name, count in counts.items()},
+            "bytes": {name: sum(file.size for file in files) for name, files in splits.items()},
+            "note": self.note,
+            "ignored": self.ignored,
+            "damaged": damaged,
+        }
 
     def files(self, name: Split) -> tuple[File, ...]:
         """Return the files of a split in a random order, which is always the same; raise DataError if it is not there.

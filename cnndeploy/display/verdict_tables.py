@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from cnndeploy.quantization.quantize import Quantized
 
 T = TypeVar("T")
+# Classes in a table of accuracies; of more only the best and the worst are shown.
+_MOST_SHOWN, _SHOWN = 20, 5
 _Cell = Callable[[EquivalenceReport], str | Text]
 
 
@@ -218,10 +220,19 @@ def evaluation_table(evaluation: Evaluation) -> Group:
         TableColumn("accuracy", right=True, phrase="accuracy {}".format),
         TableColumn("95% interval", right=True, phrase="95% interval {}".format),
     )
-    classes = [_accuracy(one.label, one.correct, one.images) for one in evaluation.per_class if one.images]
-    total = _accuracy("all", evaluation.correct, evaluation.images)
-    table = table_of(title, columns, [*classes, total], section=len(classes))
-    return Group(table, Text(run_line(evaluation.runtime, evaluation.device, evaluation.threads)))
+    classes = [one for one in evaluation.per_class if one.images]
+    notes = [run_line(evaluation.runtime, evaluation.device, evaluation.threads)]
+    if (left_out := len(classes) - 2 * _SHOWN) > 0 and len(classes) > _MOST_SHOWN:
+        ranked = sorted(classes, key=lambda one: -one.accuracy)
+        notes.insert(
+            0, f"The {_SHOWN} best and the {_SHOWN} worst classes are shown, and {left_out:,} are not."
+        )
+        classes = [*ranked[:_SHOWN], *ranked[-_SHOWN:]]
+    rows = [_accuracy(one.label, one.correct, one.images) for one in classes]
+    rows.append(_accuracy("all", evaluation.correct, evaluation.images))
+    if (top5 := evaluation.top5_correct) is not None:
+        rows.append(_accuracy("all, among the first 5", top5, evaluation.images))
+    return Group(table_of(title, columns, rows, section=len(classes)), *map(Text, notes))
 
 
 def _accuracy(label: str, correct: int, images: int) -> tuple[str, ...]:

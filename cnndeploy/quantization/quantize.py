@@ -19,6 +19,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result, with_old_keys
 from cnndeploy.certificate import Certification, try_to_certify
+from cnndeploy.datasets import Data, labels_of
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.devices import device_index
 from cnndeploy.errors import (
@@ -99,11 +100,11 @@ def quantize(
     *,
     precision: Stored = "int8",
     budget: float = 0.5,
-    calibration: int = 512,
+    calibration: int | None = None,
     input: ModelInput = "tensor",  # noqa: A002 - as export()'s
     run: Run | None = None,
     images: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
+    data: Data | None = None,
     seconds: float = 3.0,
     command: str = "",
     deadline: Deadline | None = None,
@@ -121,10 +122,11 @@ def quantize(
         output: The file to write; beside the checkpoint by default, as ``lenet.int8.onnx``.
         precision: ``int8``: static, weights and activations of 8 bits. ``float16``: for CUDA.
         budget: Percentage points of test accuracy that may be lost, against the checkpoint.
-        calibration: Training images that the ranges of activations are taken from; for int8 only.
+        calibration: Training images that the ranges of activations are taken from, for int8 only; 512 by default, or as
+            many as a small data set has.
         input: What the file takes, as :func:`cnndeploy.export`'s.
         run: How the file is run when its loss is measured; ONNX Runtime on the CPU by default.
-        images, data_dir: What it is measured on, as :func:`cnndeploy.verify`'s.
+        images, data: What it is measured on, as :func:`cnndeploy.verify_budget`'s; int8 needs training images too.
         seconds: How long to time the file beside its float file, each; 0 for not at all.
         command: The command that repeats the measurement, for the certificate.
         deadline: When to give up; checked after every batch, until a file is found.
@@ -145,11 +147,12 @@ def quantize(
     run, deadline = (run or Run()).over(_RUN), deadline or Deadline()
     _check(precision, budget, calibration, run)
     source = checkpoint if isinstance(checkpoint, Reference) else _checkpoint(checkpoint)
-    with borrowed(source, run.threads, data_dir) as reference, tempfile.TemporaryDirectory() as folder:
+    with borrowed(source, run.threads, data) as reference, tempfile.TemporaryDirectory() as folder:
         path = reference.artifact.path
         target = Path(path.with_suffix(f".{precision}.onnx") if output is None else output)
         check_writable(target, path)
-        tests, count = len(reference.test), len(reference.test.first(images))
+        labels_of(reference.test, reference.dataset)
+        count, tests = len(reference.first(images, progress)), len(reference.test)
         _require_provable(budget, count, tests)
         progress(0, 0, f"Exporting {path.name}")
         float_file = export(path, "onnx", Path(folder, "float.onnx"), input=input)
@@ -160,7 +163,7 @@ def quantize(
             trials, files = list[Trial](), iter([content])
         else:
             numbers = budget, calibration, count, run.thread_count
-            trials, files = int8_files(float_file, *numbers, reference.data_dir, deadline, progress)
+            trials, files = int8_files(float_file, *numbers, reference.dataset, deadline, progress)
         report, content, measured = None, b"", Path(folder, target.name)
         for number, content in enumerate(files, start=1):
             measured.write_bytes(content)
@@ -188,12 +191,12 @@ def quantize(
         return _timed(quantized, float_file, run, seconds, progress) if seconds else quantized
 
 
-def _check(precision: str, budget: float, calibration: int, run: Run) -> None:
+def _check(precision: str, budget: float, calibration: int | None, run: Run) -> None:
     """Refuse what cannot work before anything long is done."""
     if precision not in get_args(Stored):
         raise UnknownNameError("precision", precision, get_args(Stored))
     require_budget(budget)
-    if precision == "int8" and (type(calibration) is not int or calibration < 1):
+    if precision == "int8" and calibration is not None and (type(calibration) is not int or calibration < 1):
         raise DataError(
             f"int8 takes its ranges from training images, at least 1 and usually 512, not {calibration!r}"
         )

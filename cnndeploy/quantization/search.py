@@ -19,11 +19,10 @@ import onnx
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.datasets import fashion_mnist
-from cnndeploy.datasets.fashion_mnist import Images
+from cnndeploy.datasets import Dataset, Images, feeds, labels_of, sound
 from cnndeploy.errors import DataError, QuantizationError
 from cnndeploy.machine import quiet
-from cnndeploy.progress import Deadline, Progress
+from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.quantization.graph import Network, Range, quantised, with_manifest
 from cnndeploy.specs import Manifest
 from cnndeploy.verification.checks import paired_counts, paired_interval
@@ -42,16 +41,18 @@ _Z = 1.96  # of a 95% interval
 # Fewer images for larger networks, by their multiply-adds.
 _FEWEST, _MOST, _MULTIPLY_ADDS = 128, 2000, 4e11
 _SENSITIVITY_IMAGES = 64
+_MOST_KEPT = 2**26  # floats of prepared images, which are not read again for each setting
+CALIBRATION = 512  # training images, if there are so many
 _BATCH_FLOATS = 2**22  # of a batch's prepared images and, many times that, its activations
 
 
 def int8_files(
     source: Artifact,
     budget: float,
-    calibration: int,
+    calibration: int | None,
     tests: int,
     threads: int,
-    data_dir: str | None,
+    dataset: Dataset,
     deadline: Deadline,
     progress: Progress,
 ) -> tuple[list[Trial], Iterator[bytes]]:
@@ -60,14 +61,19 @@ def int8_files(
     Return the settings that were tried so far, and the contents of the files that should keep the budget, the least
     careful first, each made when it is asked for.
     """
+
+    def reading(done: int, total: int, text: str) -> None:
+        progress(done, total, text)
+        deadline.check()
+
     manifest, network = source.require_manifest(), Network(onnx.load(source.path))
-    calibrating, screening = _split(
-        fashion_mnist.load("train", data_dir), calibration, screen_size(network.work())
-    )
+    train = dataset.split("train", manifest.preprocessing.channels, manifest.labels)
+    labels_of(train, dataset)
+    calibrating, screening = _split(train, calibration, screen_size(network.work()), reading)
     calibrated, done = Calibration(network), 0
-    for size in calibrated.collect(batches(calibrating.images, manifest, network.floats()), threads):
+    for size in calibrated.collect(batches(calibrating, manifest, network.floats()), threads):
         done += size
-        progress(done, calibration, "Calibrating")
+        progress(done, len(calibrating), "Calibrating")
         deadline.check()
     progress(0, 0, "Running the float file")
     screen = Screen(network.model, manifest, screening, tests, threads)
@@ -76,7 +82,7 @@ def int8_files(
         "precision": "int8",
         "activations": "uint8",
         "weights": "int8 per channel",
-        "calibration_images": calibration,
+        "calibration_images": len(calibrating),
         "seed": SEED,
         "layers": len(network.layers),
         "budget_points": budget,
@@ -90,20 +96,25 @@ def int8_files(
     return search.trials, files()
 
 
-def _split(train: Images, calibration: int, screening: int) -> tuple[Images, fashion_mnist.Images]:
-    """Draw images to calibrate with, by a seed, and others to screen with."""
+def _split(
+    train: Images, calibration: int | None, screening: int, progress: Progress = silent
+) -> tuple[Images, Images]:
+    """Draw images to calibrate with, by a seed, and others to screen with; those that cannot be read are left out."""
+    screening = min(screening, len(train) // 2)
     most = len(train) - screening
+    if calibration is None:
+        calibration = min(CALIBRATION, most)
     if calibration > most:
         raise DataError(
             f"calibration takes 1 to {most:,} training images, for {screening:,} of {len(train):,} are held out to "
-            f"choose settings by; not {calibration:,}. 512 are usual."
+            f"choose settings by; not {calibration:,}. {CALIBRATION} are usual."
         )
     drawn = np.random.default_rng(SEED).permutation(len(train))
-    first, second = (
-        Images(train.images[part], train.labels[part], train.sha256)
-        for part in (drawn[screening : screening + calibration], drawn[:screening])
-    )
-    return first, second
+    readable = sound(train.take(drawn[: screening + calibration]), progress)
+    screening = min(screening, len(readable) // 2)
+    if not screening:
+        raise DataError(f"int8 needs two training images that can be read, and there is {len(readable)}")
+    return readable.take(range(screening, len(readable))), readable.first(screening)
 
 
 class Search:
@@ -174,15 +185,15 @@ class Calibration:
         self._collector: Any = HistogramCollector("entropy", False, _BINS, _ENTROPY_BINS, PERCENTILE, "same")
         self._network = network
 
-    def collect(self, batches: Iterable[NDArray[Any]], threads: int) -> Iterator[int]:
-        """Run all batches of what the network takes, (batch, ...), and yield the size of each."""
+    def collect(self, batches: Iterable[tuple[list[int], NDArray[Any]]], threads: int) -> Iterator[int]:
+        """Run all :func:`batches`, and yield the size of each."""
         wanted = self._network.measured()
         names = [name for name in wanted if name != self._input]
         model = copy.deepcopy(self._network.model)
         inner = (name for name in names if name not in self._network.outputs)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
         session = open_on_cpu(model, threads)
-        for batch in batches:
+        for _, batch in batches:
             values = dict(zip(names, session.run(names, {self._input: batch}), strict=True))
             if self._input in wanted:
                 values[self._input] = batch
@@ -221,13 +232,15 @@ def screen_size(work: int) -> int:
 
 
 def batches(
-    images: NDArray[np.uint8], manifest: Manifest, floats_an_image: int = 0
-) -> Iterator[NDArray[Any]]:
-    """Yield raw images (n, height, width) as the network takes them, in batches of bounded size."""
-    height, width = manifest.preprocessing.size
-    size = max(1, min(64, _BATCH_FLOATS // max(height * width * 16, floats_an_image)))
+    images: Images, manifest: Manifest, floats_an_image: int = 0
+) -> Iterator[tuple[list[int], NDArray[Any]]]:
+    """Yield images as the network takes them, in batches of bounded size, (batch, ...), and which images these are."""
+    values = math.prod(manifest.preprocessing.shape)
+    size = max(1, min(64, _BATCH_FLOATS // max(values * 16, floats_an_image)))
+    prepare = None if manifest.takes_images else manifest.preprocessing
     for start in range(0, len(images), size):
-        yield manifest.prepared(images[start : start + size])
+        for places, batch in feeds(images, range(start, min(start + size, len(images))), prepare):
+            yield [start + place for place in places], batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +274,10 @@ class Screen:
         threads: int,
     ) -> None:
         self._manifest, self._images, self._tests, self._threads = manifest, images, tests, threads
+        few = (
+            not manifest.takes_images and len(images) * math.prod(manifest.preprocessing.shape) <= _MOST_KEPT
+        )
+        self._kept = list(batches(images, manifest)) if few else None  # every setting runs them
         self._expected = self._logits(network, len(images))
 
     def trial(self, model: onnx.ModelProto, method: str, float_layers: Sequence[str]) -> Trial:
@@ -268,6 +285,7 @@ class Screen:
         count = len(self._images)
         logits = self._logits(model, count)
         labels, expected = logits.argmax(axis=1), self._expected.argmax(axis=1)
+        assert self._images.labels is not None  # noqa: S101 - int8_files() has looked
         lost, gained = paired_counts(labels, expected, self._images.labels)
         # at least one: that none of so few differed does not mean that none of 10,000 would
         discordant = max(1, lost + gained) / count
@@ -292,8 +310,14 @@ class Screen:
     def _logits(self, model: onnx.ModelProto, count: int) -> NDArray[np.float32]:
         session = open_on_cpu(model, self._threads)
         (name,), wanted = (value.name for value in model.graph.input), [self._manifest.output.name]
-        given = batches(self._images.images[:count], self._manifest)
-        return np.concatenate([session.run(wanted, {name: batch})[0] for batch in given])
+        rows: NDArray[np.float32] = np.empty((len(self._images), len(self._manifest.labels)), np.float32)
+        done = 0
+        for places, batch in self._kept or batches(self._images.first(min(count, len(rows))), self._manifest):
+            if done >= count:
+                break
+            rows[places] = session.run(wanted, {name: batch})[0]
+            done += len(places)
+        return rows[:done]
 
 
 def open_on_cpu(model: onnx.ModelProto, threads: int) -> Any:

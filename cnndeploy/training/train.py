@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.datasets import fashion_mnist
+from cnndeploy.datasets import Data, open_dataset
+from cnndeploy.datasets.fashion_mnist import LABELS, FashionMNIST, fetch_command
 from cnndeploy.devices import last_line, open_device
-from cnndeploy.errors import TrainingError
+from cnndeploy.errors import DataError, TrainingError
 from cnndeploy.files import check_writable
 from cnndeploy.machine import keep_freed_memory, usable_cpus
 from cnndeploy.training.distributed import Processes, from_environment, joined
@@ -35,7 +36,7 @@ def train(
     precision: Precision | None = None,
     compiled: bool | None = None,
     images: int | None = None,
-    data_dir: str | os.PathLike[str] | None = None,
+    data: Data | None = None,
     resume: bool = False,
     overwrite: bool = False,
     recipe_of: str | os.PathLike[str] | None = None,
@@ -61,7 +62,7 @@ def train(
         precision: ``float32``, the default, or ``bfloat16``, by autocast if the hardware has it.
         compiled: Run the network through torch.compile.
         images: Train on the first ``images`` only, and test on at most as many.
-        data_dir: Folder of the data set, see :func:`cnndeploy.datasets.fashion_mnist.data_folder`.
+        data: ``fashion-mnist``, or a folder that holds it. Other images cannot be trained on yet.
         resume: Go on from where the training that wrote to ``output`` stopped, by its own recipe, device and threads
             unless others are given; the weights at the end are those of an unbroken one. Begins at the start if nothing
             is there.
@@ -96,10 +97,14 @@ def train(
         recipe_of=recipe_of,
     )
     count = state.plan.images
-    training_set, test_set = (
-        fashion_mnist.load("train", data_dir).first(count),
-        fashion_mnist.load("test", data_dir),
-    )
+    dataset = open_dataset(data)
+    if not isinstance(dataset, FashionMNIST):
+        raise DataError(
+            f"{data}: networks are trained on Fashion-MNIST only, not yet on folders of images. To fetch it into this "
+            f"folder: {fetch_command(data)}"
+        )
+    training_set, test_set = (dataset.split(name, 1, LABELS) for name in ("train", "test"))
+    training_set = training_set.first(count)
     test_set = test_set.first(min(count or len(test_set), len(test_set)))
     plan = replace(state.plan, dataset_sha256={**training_set.sha256, **test_set.sha256})
     if state.plan.dataset_sha256:  # it was begun, on the same data set

@@ -53,7 +53,7 @@ class Job:
     threads: int
     device: str
     max_minutes: float
-    calibration: int
+    calibration: int | None
     deadline: Deadline
     progress: Progress
     started: float = field(default_factory=time.monotonic)
@@ -61,7 +61,9 @@ class Job:
     def __post_init__(self) -> None:
         """Raise BenchmarkError or QuantizationError if a number makes no sense."""
         numbers: dict[str, float] = {"batch size": self.batch_size, "threads": self.threads}
-        numbers |= {"calibration images": self.calibration, "minutes": self.max_minutes}
+        numbers["minutes"] = self.max_minutes
+        if self.calibration is not None:
+            numbers["calibration images"] = self.calibration
         if wrong := [name for name, value in numbers.items() if not 0 < value < math.inf]:
             raise BenchmarkError(f"{', '.join(wrong)} must be above 0")
         require_budget(self.budget, or_zero=True)
@@ -70,6 +72,11 @@ class Job:
     def stopped(self) -> Deadline:
         """A deadline that passes only if the caller asks for the end, whatever the time."""
         return Deadline(should_stop=self.deadline.should_stop)
+
+    def reading(self, done: int, total: int, text: str) -> None:
+        """Show how far images are read; raise Stopped if the caller asked for the end."""
+        self.progress(done, total, text)
+        self.check_stop()
 
     def check_stop(self) -> None:
         """Raise Stopped if the caller asked for the end."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.datasets import Data, labels_of
 from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.machine import environment, usable_cpus
@@ -36,8 +37,8 @@ def tune(
     threads: int | None = None,
     device: str = "cpu",
     max_minutes: float = 5.0,
-    calibration: int = 512,
-    data_dir: str | os.PathLike[str] | None = None,
+    calibration: int | None = None,
+    data: Data | None = None,
     command: str = "",
     should_stop: ShouldStop = never,
     progress: Progress = silent,
@@ -62,8 +63,7 @@ def tune(
         device: Where everything runs.
         max_minutes: When these are over, the best so far is verified and written. The first round of the race, and a
             verification, are finished once they have begun. If the time is over before the race, nothing is written.
-        calibration: Training images to calibrate int8 on.
-        data_dir: Folder of the data set; a Reference has its own.
+        calibration, data: As :func:`cnndeploy.quantize`'s; a Reference has its own data set.
         command: To make the folder again, for its plan.
         should_stop: Asked again and again; once it returns True nothing is written.
         progress: Called with what is done, of how much (0 if that is unknown), and at what.
@@ -85,13 +85,15 @@ def tune(
     size = _BATCH_SIZES[objective] if batch_size is None else batch_size
     deadline = Deadline.after(60 * max_minutes, should_stop)
     with (
-        borrowed(source, threads, data_dir) as reference,
+        borrowed(source, threads, data) as reference,
         tempfile.TemporaryDirectory(prefix="cnndeploy-tune-") as scratch,
     ):
         path = reference.artifact.path
         folder = Path(os.path.realpath(path.with_suffix(".deploy") if output is None else output))
         check_folder(folder, path)
+        labels_of(reference.test, reference.dataset)
         job = Job(reference, budget, size, threads, device, max_minutes, calibration, deadline, progress)
+        reference.first(progress=job.reading)
         files = make_files(job, Path(scratch))
         job.check_stop()
         available, missing = contenders(
@@ -175,7 +177,6 @@ def _command(job: Job, report: TuneReport) -> str:
     texts = ["cnndeploy", "tune", report.checkpoint, "--output", report.folder]
     texts += ["--budget", f"{job.budget:g}", "--objective", report.objective]
     texts += ["--batch-size", str(job.batch_size), "--threads", str(job.threads), "--device", job.device]
-    texts += ["--calibration", str(job.calibration), "--max-minutes", f"{job.max_minutes:g}"]
-    return shlex.join(
-        texts + ([] if job.reference.data_dir is None else ["--data-dir", job.reference.data_dir])
-    )
+    texts += [] if job.calibration is None else ["--calibration", str(job.calibration)]
+    texts += ["--max-minutes", f"{job.max_minutes:g}"]
+    return shlex.join(texts + ([] if job.reference.data is None else ["--data", job.reference.data]))

@@ -94,7 +94,7 @@ def test_data_fetch_names_the_training_with_its_data_folder(
     assert _next_command(cli("data", "fetch", "--data-dir", own)) == [
         "train",
         "lenet",
-        "--data-dir",
+        "--data",
         str(own),
     ]
     Path("lenet.pt").touch()
@@ -180,8 +180,8 @@ def test_a_name_that_is_too_long_is_said_with_what_to_do(
 
 
 def test_a_missing_data_set_is_fetched_to_where_it_is_looked_for(cli: Cli, folder: Path) -> None:
-    (folder / "my data").mkdir()
     fetch = "cnndeploy data fetch --data-dir 'my data'"
+    (folder / "my data/FashionMNIST/raw").mkdir(parents=True)
     for arguments in (
         ("train", "lenet", "--output", "x.pt"),
         ("evaluate", "my lenet.onnx"),

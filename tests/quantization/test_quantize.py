@@ -336,7 +336,7 @@ def _search(trained: Trained, predicted: dict[int, float]) -> Search:
     network = Network(onnx.load(trained.onnx))
     calibration = Calibration(network)
     manifest = Artifact.open(trained.onnx).require_manifest()
-    assert list(calibration.collect(batches(fashion_mnist.load("train").images[:8], manifest), 1)) == [8]
+    assert list(calibration.collect(batches(fashion_mnist.load("train").first(8), manifest), 1)) == [8]
     screen: Any = _Scripted(predicted, iter([0.1, 0.5, 0.3, 0.2, 0.4]))
     return Search(network, calibration, screen, Deadline(), silent)
 
@@ -360,12 +360,12 @@ def test_ranges_clip_more_from_method_to_method_but_never_the_image(trained: Tra
     network = Network(onnx.load(trained.onnx))
     calibration = Calibration(network)
     manifest = Artifact.open(trained.onnx).require_manifest()
-    images = fashion_mnist.load("train").images[:100]
+    images = fashion_mnist.load("train").first(100)
     assert sum(calibration.collect(batches(images, manifest), 1)) == 100
     full = calibration.ranges("min-max")
     assert set(full) == set(network.measured())
     with cnndeploy.load(trained.onnx) as model:
-        logits = model.logits(images)
+        logits = model.logits(images.images)
     assert full["logits"] == pytest.approx((logits.min(), logits.max()), rel=1e-4)
     for method in ("percentile", "entropy"):
         ranges = calibration.ranges(method)
@@ -380,9 +380,7 @@ def test_a_network_that_gives_nan_is_not_calibrated(trained: Trained) -> None:
     bias.raw_data = np.full(6, np.nan, np.float32).tobytes()
     manifest = Artifact.open(trained.onnx).require_manifest()
     with pytest.raises(QuantizationError, match="NaN or infinite on training images"):
-        list(
-            Calibration(Network(model)).collect(batches(fashion_mnist.load("train").images[:4], manifest), 1)
-        )
+        list(Calibration(Network(model)).collect(batches(fashion_mnist.load("train").first(4), manifest), 1))
 
 
 def test_the_screen_counts_what_a_setting_changes(trained: Trained) -> None:
@@ -408,7 +406,7 @@ def test_calibration_and_screening_share_no_image() -> None:
     numbered = fashion_mnist.Images(np.arange(1000).reshape(-1, 1, 1), np.arange(1000), {})  # type: ignore[arg-type] # wider numbers
     parts = _split(numbered, 600, 400)
     assert [len(part) for part in parts] == [600, 400]
-    assert not set(parts[0].labels.tolist()) & set(parts[1].labels.tolist())
+    assert not set(parts[0].numbers.tolist()) & set(parts[1].numbers.tolist())
 
 
 @pytest.mark.slow

@@ -13,6 +13,8 @@ from cnndeploy.display.plots.figure import COLOURS, INK, Plot, machine_context
 from cnndeploy.specs import Manifest
 
 _SHADES = LinearSegmentedColormap.from_list("shades", [f"{COLOURS[0]}00", COLOURS[0]])  # on any background
+# More cannot be read in a matrix of this size.
+_MOST_CLASSES = 20
 
 
 def training_plots(manifest: Manifest, environment: Mapping[str, Any]) -> dict[str, Plot]:
@@ -27,7 +29,7 @@ def training_plots(manifest: Manifest, environment: Mapping[str, Any]) -> dict[s
     plots = {}
     if epochs := training.get("epochs"):
         plots["curves"] = _curves(epochs, context)
-    if confusion := training.get("confusion"):
+    if (confusion := training.get("confusion")) and len(confusion) <= _MOST_CLASSES:
         plots["confusion"] = _confusion(confusion, manifest.labels, context)
     return plots
 
