@@ -61,7 +61,9 @@ class Decoder:
         geometry, prepare = _geometry(self.preprocessing), self.preprocessing
         by_pillow = self.preprocessing.antialias
         return self._decoded(
-            images, (lambda raw: _bytes(geometry(raw))) if by_pillow else prepare, "Decoding images to test on"
+            images,
+            (lambda raw: _bytes(geometry(raw))) if by_pillow else prepare,
+            "Decoding images to test on",
         )
 
     def _decoded(self, images: Images, prepare: Prepare, text: str) -> Decoded:

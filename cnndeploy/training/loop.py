@@ -194,7 +194,11 @@ class Loop:
             "processes": self.processes.count,
             "train_images": len(self.training_set),
             "test_images": len(self.held_out),
-            **({"background": _background(self.training_set)} if self.manifest.preprocessing.channels == 1 else {}),
+            **(
+                {"background": _background(self.training_set)}
+                if self.manifest.preprocessing.channels == 1
+                else {}
+            ),
             "test_accuracy": state.epochs[-1]["test_accuracy"],
             "confusion": state.confusion,
             # without the times, so that the same training writes the same bytes

@@ -87,7 +87,9 @@ def require_same(begun: Manifest, wanted: Manifest, output: Path) -> None:
         "preprocessing": (begun.preprocessing, wanted.preprocessing),
         "labels": (begun.labels, wanted.labels),
     }
-    texts = [f"{name} {own!s:.200}, not {other!s:.200}" for name, (own, other) in pairs.items() if own != other]
+    texts = [
+        f"{name} {own!s:.200}, not {other!s:.200}" for name, (own, other) in pairs.items() if own != other
+    ]
     if texts:
         raise TrainingError(f"{output} was begun otherwise: {'; '.join(texts)}. {_BEGIN_AGAIN}")
 
@@ -282,6 +284,4 @@ def _completed(path: str | os.PathLike[str], architecture: str, to_resume: str =
     training = manifest.training
     plan = Plan.recorded(training, path)
     described = replace(manifest, training={}, versions={})
-    return State(
-        plan, training["device"], training["threads"], list(training["epochs"]), manifest=described
-    )
+    return State(plan, training["device"], training["threads"], list(training["epochs"]), manifest=described)

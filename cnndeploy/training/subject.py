@@ -151,4 +151,6 @@ def logits_of(outputs: Any, output: str | None) -> torch.Tensor:
     try:
         return chosen_output(outputs, output or ("logits" if "logits" in names else next(iter(names), "")))
     except LookupError as error:
-        raise ArtifactError(f"in training mode the network returns {type(outputs).__name__}: {error}") from error
+        raise ArtifactError(
+            f"in training mode the network returns {type(outputs).__name__}: {error}"
+        ) from error
