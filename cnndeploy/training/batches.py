@@ -132,10 +132,10 @@ class _Normalised(nn.Module):
         return (values - self.mean) / self.std
 
 
-def fits_device(images: object, preprocessing: Preprocessing, recipe: Recipe) -> bool:
-    """Return whether images are held on the device and prepared there: Fashion-MNIST, in grey, not cut out."""
+def on_device(preprocessing: Preprocessing, recipe: Recipe) -> bool:
+    """Return whether Fashion-MNIST is held and prepared on the device: in grey, resized there, and not cut out."""
     plain = not (preprocessing.antialias or recipe.crop) and preprocessing.resize is None
-    return isinstance(images, Images) and preprocessing.channels == 1 and plain
+    return preprocessing.channels == 1 and plain
 
 
 def generator(purpose: str, *numbers: int) -> torch.Generator:
@@ -145,7 +145,7 @@ def generator(purpose: str, *numbers: int) -> torch.Generator:
 
 
 def _cut(images: torch.Tensor, corners: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
-    """Cut a part of this size out of each image, (n, h, w) or (n, h, w, 3), at its top left corner in ``corners`` (n, 2)."""
+    """Cut a part of this size out of each image (n, h, w) or (n, h, w, 3), at its top left corner (n, 2)."""
     rows = (corners[:, :1] + torch.arange(size[0], device=images.device))[:, :, None]  # (n, height, 1)
     columns = (corners[:, 1:] + torch.arange(size[1], device=images.device))[:, None, :]  # (n, 1, width)
     return images[torch.arange(len(images), device=images.device)[:, None, None], rows, columns]

@@ -111,7 +111,7 @@ def _mapped(
 def finishing(preprocessing: Preprocessing, images: Decoded) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """Return what turns images that were decoded to test on into what the network takes, bit for bit as deployed."""
     if images.images.dtype != np.uint8:
-        return lambda prepared: np.array(prepared)
+        return np.array
     return replace(preprocessing, resize=None)  # they have their size
 
 

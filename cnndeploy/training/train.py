@@ -23,7 +23,7 @@ from cnndeploy.machine import keep_freed_memory, usable_cpus
 from cnndeploy.progress import Progress, silent
 from cnndeploy.sources import is_users, remember, resolved
 from cnndeploy.specs import Manifest
-from cnndeploy.training.batches import fits_device
+from cnndeploy.training.batches import on_device
 from cnndeploy.training.decoded import Decoded, Decoder
 from cnndeploy.training.distributed import Processes, from_environment, joined
 from cnndeploy.training.loop import Loop
@@ -215,11 +215,10 @@ def _decoded(
     training_set: Images, test_set: Images, decoder: Decoder
 ) -> tuple[FashionMNISTImages | Decoded, FashionMNISTImages | Decoded]:
     """Return the images as the loop takes them, decoded if need be."""
-    recipe = decoder.recipe
-    if isinstance(training_set, FashionMNISTImages) and isinstance(test_set, FashionMNISTImages):
-        if fits_device(training_set, decoder.preprocessing, recipe):
-            return training_set, test_set
-    if recipe.epochs == 0:
+    fashion = isinstance(training_set, FashionMNISTImages) and isinstance(test_set, FashionMNISTImages)
+    if fashion and on_device(decoder.preprocessing, decoder.recipe):
+        return training_set, test_set
+    if decoder.recipe.epochs == 0:
         training_set, test_set = training_set.first(1), test_set.first(1)
     elif len(training_set) < 2:
         raise DataError("there is 1 image to train on; a network is trained on 2 or more")
