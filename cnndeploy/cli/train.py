@@ -83,8 +83,8 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
     """Train a network on Fashion-MNIST, or on a folder of images.
 
     A SOURCE is torchvision:NAME, timm:NAME, package.module:factory, or path/to/file.py:factory, where factory is a
-    function that returns a torch.nn.Module. Images are in DIR/train/CLASS and DIR/val/CLASS, or in DIR/CLASS, of which a
-    fifth is then held out to test on.
+    function that returns a torch.nn.Module. Images are in DIR/train/CLASS and DIR/val/CLASS, or in DIR/CLASS, of which
+    a fifth is then held out to test on.
 
     The checkpoint is written after every epoch. OUTPUT.jsonl gets a line for each epoch. At the end OUTPUT.curves.png
     and OUTPUT.confusion.png are drawn. Ctrl-C finishes the step and saves; --resume goes on from there, or after a
@@ -174,8 +174,8 @@ def run_training(architecture: str | None, output: Path, tensorboard: Path | Non
             done = (step.epoch - 1) * step.steps + step.step
             update(done, step.epochs * step.steps, f"Epoch {step.epoch}/{step.epochs}  {figures}")
 
-        callbacks = {"on_step": on_step, "on_epoch": on_epoch, "on_note": click.echo, "progress": update}
-        train(architecture, output, **callbacks, **settings)
+        settings |= {"on_note": click.echo, "progress": update}
+        train(architecture, output, on_step=on_step, on_epoch=on_epoch, **settings)
 
 
 def _say_what_is_there(output: Path) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
 from cnndeploy.architectures._recipe import Recipe
-from cnndeploy.datasets.fashion_mnist import Images
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.torch_preprocessing import TorchPreprocessing
-from cnndeploy.training.decoded import Decoded, finishing
+from cnndeploy.training.decoded import Decoded, Held, finishing
 from cnndeploy.training.distributed import Processes
 
 Batch = tuple[torch.Tensor, torch.Tensor, int]
@@ -32,7 +33,7 @@ class Batches:
 
     def __init__(
         self,
-        images: Images | Decoded,
+        images: Held,
         preprocessing: Preprocessing,
         recipe: Recipe,
         seed: int,
@@ -95,14 +96,15 @@ class Batches:
 class HeldOut:
     """The images to test on, prepared as they are when the network is deployed."""
 
-    def __init__(self, images: Images | Decoded, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(self, images: Held, preprocessing: Preprocessing, device: torch.device) -> None:
         self._images, self.labels = images.images, np.asarray(images.labels, np.int64)
+        self._prepare: Callable[[NDArray[Any]], torch.Tensor]
         if isinstance(images, Decoded):
             prepare = finishing(preprocessing, images)
             self._prepare = lambda raw: torch.from_numpy(prepare(raw)).to(device)
         else:
-            on_device = TorchPreprocessing(preprocessing, images.images.shape[1:])
-            self._prepare = lambda raw: on_device(torch.tensor(raw, device=device))
+            there = TorchPreprocessing(preprocessing, images.images.shape[1:])
+            self._prepare = lambda raw: there.forward(torch.tensor(raw, device=device))
 
     def __len__(self) -> int:
         return len(self.labels)

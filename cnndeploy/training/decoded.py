@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.architectures._recipe import Recipe
-from cnndeploy.datasets import Damaged, Images, warn_of
+from cnndeploy.datasets import Images, fashion_mnist, warn_of
 from cnndeploy.datasets._dataset import Prepare
 from cnndeploy.datasets._threads import in_threads
 from cnndeploy.errors import DataError, Stopped, TrainingError
@@ -35,6 +35,10 @@ class Decoded:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+Held = fashion_mnist.Images | Decoded
+"""Images as the loop takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,36 +80,34 @@ class Decoder:
                 return None
 
         kept, left_out = list[int](), list[int]()
-        file, shape, dtype = tempfile.TemporaryFile(), (0,), np.dtype(np.uint8)  # noqa: SIM115 - lives with the map
-        for place, image in enumerate(in_threads(one, range(len(images)))):
-            if self.should_stop():
-                raise Stopped("Training stopped before its first step, while images were decoded.")
-            if image is None:
-                left_out.append(place)
-            else:
-                if not kept:
-                    shape, dtype = image.shape[1:], image.dtype
-                    _check_space(image.nbytes * len(images))
-                try:
-                    file.write(image.tobytes())
-                except OSError as error:
-                    raise TrainingError(_no_space(str(error.strerror))) from error
-                kept.append(place)
-            self.progress(place + 1, len(images), text)
-        damaged = images.take(left_out).sound().damaged if left_out else ()
-        return _mapped(file, shape, dtype, images.take(kept), damaged)
+        with tempfile.TemporaryFile() as file:
+            for place, image in enumerate(in_threads(one, range(len(images)))):
+                if self.should_stop():
+                    raise Stopped("Training stopped before its first step, while images were decoded.")
+                if image is None:
+                    left_out.append(place)
+                else:
+                    if not kept:
+                        shape, dtype = image.shape[1:], image.dtype
+                        _check_space(image.nbytes * len(images))
+                    _append(file, image)
+                    kept.append(place)
+                self.progress(place + 1, len(images), text)
+            damaged = images.take(left_out).sound().damaged if left_out else ()
+            if not kept:
+                raise DataError(f"no image can be read: {damaged[0].reason}")
+            file.flush()
+            # torch wants arrays that may be written to; a private map never changes the file
+            pixels: NDArray[Any] = np.memmap(file, dtype, "c", shape=(len(kept), *shape))
+        warn_of(damaged)
+        return Decoded(pixels, np.asarray(images.take(kept).labels, np.int64))
 
 
-def _mapped(
-    file: Any, shape: tuple[int, ...], dtype: np.dtype[Any], images: Images, damaged: tuple[Damaged, ...]
-) -> Decoded:
-    if not len(images):
-        raise DataError(f"no image can be read: {damaged[0].reason}")
-    warn_of(damaged)
-    file.flush()
-    # torch wants arrays that may be written to; a private map never changes the file
-    pixels: NDArray[Any] = np.memmap(file, dtype, "c", shape=(len(images), *shape))
-    return Decoded(pixels, np.asarray(images.labels, np.int64))
+def _append(file: Any, image: NDArray[Any]) -> None:
+    try:
+        file.write(image.tobytes())
+    except OSError as error:
+        raise TrainingError(_no_space(error.strerror or str(error))) from error
 
 
 def finishing(preprocessing: Preprocessing, images: Decoded) -> Callable[[NDArray[Any]], NDArray[Any]]:

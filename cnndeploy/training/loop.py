@@ -17,13 +17,12 @@ from torch.nn import functional
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint, initialised
-from cnndeploy.datasets.fashion_mnist import Images
 from cnndeploy.errors import Stopped, TrainingError
 from cnndeploy.files import write_file
 from cnndeploy.preprocessing import border_contrast
 from cnndeploy.simplification.pool_before_activation import pool_first
 from cnndeploy.training.batches import Batch, Batches, HeldOut, generator
-from cnndeploy.training.decoded import Decoded
+from cnndeploy.training.decoded import Held
 from cnndeploy.training.distributed import Processes
 from cnndeploy.training.state import Epoch, State, Step, log_path, state_path
 from cnndeploy.training.subject import Subject, logits_of
@@ -35,20 +34,27 @@ _MOST_CONFUSED = 100
 _TOP = 5
 
 
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The callbacks of :func:`cnndeploy.train`."""
+
+    should_stop: Callable[[], bool]
+    on_step: Callable[[Step], None] | None
+    on_epoch: Callable[[Epoch], None] | None
+
+
 @dataclass
 class Loop:
-    """One training on one device, from a state to its end; for the callbacks see :func:`train`."""
+    """One training on one device, from a state to its end."""
 
     output: Path
     state: State
     subject: Subject
-    training_set: Images | Decoded
-    test_set: Images | Decoded
+    training_set: Held
+    test_set: Held
     device: torch.device
     processes: Processes
-    should_stop: Callable[[], bool]
-    on_step: Callable[[Step], None] | None
-    on_epoch: Callable[[Epoch], None] | None
+    calls: Calls
 
     def __post_init__(self) -> None:
         self.plan = plan = self.state.plan
@@ -89,8 +95,8 @@ class Loop:
             with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
                 self._train_epoch(network, number)
             epoch = self._complete(number, time.perf_counter() - start)
-            if self.on_epoch is not None and self.processes.rank == 0:
-                self.on_epoch(epoch)
+            if self.calls.on_epoch is not None and self.processes.rank == 0:
+                self.calls.on_epoch(epoch)
         if self.processes.rank == 0:
             state_path(self.output).unlink(missing_ok=True)
         self.processes.wait()
@@ -105,11 +111,11 @@ class Loop:
             loss, right, seen = state.sums = tuple(map(operator.add, state.sums, sums))
             state.step += 1
             images_done += batch[2]
-            if self.on_step is not None and self.processes.rank == 0:
+            if self.calls.on_step is not None and self.processes.rank == 0:
                 means = (loss / seen, right / seen, images_done / (time.perf_counter() - start))
-                self.on_step(Step(number, self.recipe.epochs, state.step, steps, *means))
+                self.calls.on_step(Step(number, self.recipe.epochs, state.step, steps, *means))
             # all processes learn of both, so that they go on or end together
-            loss, stops = self.processes.total([sums[0], float(self.should_stop())], self.device)
+            loss, stops = self.processes.total([sums[0], float(self.calls.should_stop())], self.device)
             where = f"step {state.step} of epoch {number}"
             if not math.isfinite(loss):
                 raise self._diverged(f"The loss is {loss / batch[2]} at {where}")
@@ -241,6 +247,6 @@ def _ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return ((logits > own) | ((logits == own) & before)).sum(dim=1)
 
 
-def _background(images: Images | Decoded) -> str:
+def _background(images: Held) -> str:
     """Return ``dark`` or ``light``: what most images show at their border, so that apps can be warned of others."""
     return "light" if float(np.median(border_contrast(images.images[:_BACKGROUND_IMAGES]))) > 0 else "dark"

@@ -53,8 +53,8 @@ class Plan:
             precision = "bfloat16" if values.get("precision") == "bf16" else values.get("precision")
             values = {**values, "images": values["limit"], "precision": precision}
         try:
-            known = {"start": None} | values  # older files have no start
-            known = {field.name: known[field.name] for field in fields(cls)}
+            known = {field.name: values[field.name] for field in fields(cls) if field.name != "start"}
+            known["start"] = values.get("start")  # older files have none
             return cls(**{**known, "recipe": Recipe(**known["recipe"])})
         except (KeyError, TypeError) as error:
             raise TrainingError(

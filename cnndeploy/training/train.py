@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.datasets import Data, Images, labels_of, open_dataset
+from cnndeploy.datasets import Data, Dataset, Images, labels_of, open_dataset
 from cnndeploy.datasets.fashion_mnist import Images as FashionMNISTImages
 from cnndeploy.devices import last_line, open_device
 from cnndeploy.errors import DataError, TrainingError
@@ -24,11 +24,12 @@ from cnndeploy.progress import Progress, silent
 from cnndeploy.sources import is_users, remember, resolved
 from cnndeploy.specs import Manifest
 from cnndeploy.training.batches import on_device
-from cnndeploy.training.decoded import Decoded, Decoder
+from cnndeploy.training.decoded import Decoder, Held
 from cnndeploy.training.distributed import Processes, from_environment, joined
-from cnndeploy.training.loop import Loop
+from cnndeploy.training.loop import Calls, Loop
 from cnndeploy.training.state import (
     Epoch,
+    Plan,
     Precision,
     State,
     Step,
@@ -38,6 +39,8 @@ from cnndeploy.training.state import (
     state_path,
 )
 from cnndeploy.training.subject import Subject, described, tried
+
+Splits = tuple[Images, Images]
 
 
 def train(
@@ -123,33 +126,17 @@ def train(
     'lenet'
     """
     path, named = Path(output), None if architecture is None else known_of(architecture)
-    of_recipe = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    of_plan = {"seed": seed, "precision": precision, "compiled": compiled, "images": images}
-    state = resolve(
-        path,
-        _recorded_name(named, recipe_of),
-        recipe,
-        of_recipe | of_plan,
-        resume=resume,
-        overwrite=overwrite,
-        recipe_of=recipe_of,
-    )
+    changes: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    changes |= {"seed": seed, "precision": precision, "compiled": compiled, "images": images}
+    name, ways = _recorded_name(named, recipe_of), {"resume": resume, "overwrite": overwrite}
+    state = resolve(path, name, recipe, changes, **ways, recipe_of=recipe_of)
     begun = bool(state.plan.dataset_sha256)
-    dataset = open_dataset(data, state.manifest and state.manifest.data, path if begun else recipe_of or path)
+    recorded = None if state.manifest is None else state.manifest.data
+    dataset = open_dataset(data, recorded, path if begun else recipe_of or path)
     manifest = described(named, arguments, preprocessing, data, dataset, state.manifest)
-    channels, count = manifest.preprocessing.channels, state.plan.images
-    training_set = dataset.split("train", channels, manifest.labels).first(count)
-    test_set = dataset.split("test", channels, manifest.labels)
-    test_set = test_set.first(min(count or len(test_set), len(test_set)))
-    labels_of(test_set, dataset)
-    read = _start(named, weights, state, begun)
-    start = state.plan.start if read is None else read.sha256 or read.origin
-    plan = replace(state.plan, dataset_sha256=_sha256(training_set, test_set), start=start)
-    if begun:  # on the same data set, and with the same network
-        state.plan.require(plan, path)
-        if state.manifest is not None:
-            require_same(state.manifest, manifest, path)
-    state.plan = plan
+    images_of = _splits(dataset, manifest, state.plan.images)
+    read = _start(named, weights, state.plan, begun)
+    _settle(path, state, manifest, images_of, read)
     if state.is_complete:
         return Artifact.open(path)
     processes = from_environment()
@@ -161,15 +148,13 @@ def train(
     if overwrite and processes.rank == 0:  # else a crash in the first epoch would leave the old one to resume
         state_path(path).unlink(missing_ok=True)
     keep_freed_memory()
-    if processes.rank == 0:
-        for note in filter(None, (dataset.note, *subject.notes)):
-            on_note(note)
+    for note in filter(None, (dataset.note, *subject.notes)) if processes.rank == 0 else ():
+        on_note(note)
     shown = progress if processes.rank == 0 else silent
-    decoder = Decoder(manifest.preprocessing, state.plan.recipe, shown, should_stop)
-    sets = _decoded(training_set, test_set, decoder)
+    sets = _decoded(images_of, Decoder(manifest.preprocessing, state.plan.recipe, shown, should_stop))
     with _explained(state.plan.recipe.batch_size), joined(processes, torch_device):
-        callbacks = (should_stop, on_step, on_epoch)
-        return Loop(path, state, subject, *sets, torch_device, processes, *callbacks).run()
+        calls = Calls(should_stop, on_step, on_epoch)
+        return Loop(path, state, subject, *sets, torch_device, processes, calls).run()
 
 
 def _recorded_name(named: Known | None, recipe_of: str | os.PathLike[str] | None) -> str:
@@ -181,18 +166,37 @@ def _recorded_name(named: Known | None, recipe_of: str | os.PathLike[str] | None
     return Artifact.open(recipe_of).require_manifest().architecture
 
 
+def _splits(dataset: Dataset, manifest: Manifest, count: int | None) -> Splits:
+    """Return the images to train and to test on, at most ``count`` of each."""
+    channels, labels = manifest.preprocessing.channels, manifest.labels
+    training_set, test_set = (dataset.split(name, channels, labels) for name in ("train", "test"))
+    labels_of(test_set, dataset)
+    return training_set.first(count), test_set.first(min(count or len(test_set), len(test_set)))
+
+
 def _start(
-    named: Known | None, path: str | os.PathLike[str] | None, state: State, begun: bool
+    named: Known | None, path: str | os.PathLike[str] | None, plan: Plan, begun: bool
 ) -> Weights | None:
     """Read the weights to start from; raise TrainingError if those of a training that is repeated are not given."""
     read = None
     if path is not None or (named is not None and not begun):
-        read = weights_of(named or Known(state.plan.architecture), path)
-    if read is None and not begun and state.plan.start is not None:
+        read = weights_of(named or Known(plan.architecture), path)
+    if read is None and not begun and plan.start is not None:
         raise TrainingError(
-            f"it was trained from weights, {state.plan.start}; to repeat it, pass the same file as weights"
+            f"it was trained from weights, {plan.start}; to repeat it, pass the same file as weights"
         )
     return read
+
+
+def _settle(path: Path, state: State, manifest: Manifest, splits: Splits, read: Weights | None) -> None:
+    """Complete the plan; raise TrainingError if a training was begun on other images or with another network."""
+    start = state.plan.start if read is None else read.sha256 or read.origin
+    plan = replace(state.plan, dataset_sha256=_sha256(*splits), start=start)
+    if state.plan.dataset_sha256:  # it was begun
+        state.plan.require(plan, path)
+        if state.manifest is not None:
+            require_same(state.manifest, manifest, path)
+    state.plan = plan
 
 
 def _sha256(training_set: Images, test_set: Images) -> dict[str, str]:
@@ -211,13 +215,12 @@ def _tried(manifest: Manifest, read: Weights | None, named: Known | None, proces
     return subject
 
 
-def _decoded(
-    training_set: Images, test_set: Images, decoder: Decoder
-) -> tuple[FashionMNISTImages | Decoded, FashionMNISTImages | Decoded]:
+def _decoded(splits: Splits, decoder: Decoder) -> tuple[Held, Held]:
     """Return the images as the loop takes them, decoded if need be."""
-    fashion = isinstance(training_set, FashionMNISTImages) and isinstance(test_set, FashionMNISTImages)
-    if fashion and on_device(decoder.preprocessing, decoder.recipe):
-        return training_set, test_set
+    training_set, test_set = splits
+    held = [images for images in splits if isinstance(images, FashionMNISTImages)]
+    if len(held) == 2 and on_device(decoder.preprocessing, decoder.recipe):
+        return held[0], held[1]
     if decoder.recipe.epochs == 0:
         training_set, test_set = training_set.first(1), test_set.first(1)
     elif len(training_set) < 2:
