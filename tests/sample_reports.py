@@ -254,6 +254,15 @@ def evaluation() -> Evaluation:
     return Evaluation("models/lenet.onnx", SHA256, "onnxruntime", "cpu", 1, LABELS, tuple(map(tuple, counts)))
 
 
+def evaluation_of_many_classes() -> Evaluation:
+    """1,500 classes, every tenth without images."""
+    labels = tuple(f"class {number}" for number in range(1500))
+    counts = tuple((number % 51, 50 if number % 10 else 0) for number in range(1500))
+    counts = tuple((min(right, images), images) for right, images in counts)
+    how = "models/large.onnx", SHA256, "onnxruntime", "cpu", 1
+    return Evaluation(*how, labels, (), top5_correct=61_200, counts=counts)
+
+
 def facts(kind: str) -> tuple[dict[str, Any], Manifest | None, Accuracy | None]:
     """Return what inspect shows of a ``checkpoint``, an ``onnx`` file, a ``folder`` or a ``foreign`` file."""
     lenet = manifest()

@@ -11,11 +11,12 @@ import onnx
 import pytest
 from click.testing import Result
 
+import cnndeploy
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.errors import ArtifactError
-from cnndeploy.evaluation import Evaluation, evaluate, wilson
+from cnndeploy.evaluation import Evaluation, _counted, _ranks, evaluate, wilson
 from cnndeploy.runtimes import open_session
 from helpers import Trained
 
@@ -108,3 +109,37 @@ def test_a_class_without_images_has_no_accuracy() -> None:
     assert found.per_class[1].images == 0
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["per_class"][1]["accuracy"] is None
     assert found.accuracy == 0.75
+
+
+def test_the_right_class_among_the_first_five() -> None:
+    """Of equal logits the first counts, as for the first class."""
+    logits = np.array([[5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5], [1, 1, 1, 1, 1, 1]], np.float32)
+    for label, ranks in ((0, [0, 5, 0]), (4, [4, 1, 4]), (5, [5, 0, 5])):
+        assert _ranks(logits, np.full(3, label)).tolist() == ranks
+
+
+def test_top5_is_counted_if_there_are_more_than_five_classes(trained: Trained) -> None:
+    found = evaluate(trained.onnx, images=50)
+    test = fashion_mnist.load("test").first(50)
+    with cnndeploy.load(trained.onnx, threads=1) as model:
+        likeliest = np.argsort(-model.logits(test.images), axis=1)[:, :5]
+    right = int((likeliest == test.labels[:, None]).any(axis=1).sum())
+    assert (found.top5_correct, found.top5_accuracy) == (right, right / 50)
+    assert found.to_dict()["top5_accuracy"] == right / 50
+    few = Evaluation("f", "0", "r", "cpu", 1, ("a", "b"), ((3, 1), (0, 2)))
+    assert (few.top5_accuracy, few.to_dict()["top5_accuracy"]) == (None, None)
+
+
+def test_of_many_classes_only_the_right_ones_are_counted() -> None:
+    """A matrix of 100,000 classes would not fit into memory."""
+    labels, given = np.array([7, 7, 99_999, 3]), np.array([7, 8, 99_999, 4])
+    names = tuple(map(str, range(100_000)))
+    found = Evaluation("f", "0", "r", "cpu", 1, names, **_counted(labels, given, 100_000), top5_correct=4)
+    assert found.confusion == ()
+    assert (found.images, found.correct, found.accuracy, found.top5_accuracy) == (4, 2, 0.5, 1.0)
+    assert [(one.label, one.correct, one.images) for one in found.per_class if one.images] == [
+        ("3", 0, 1),
+        ("7", 1, 2),
+        ("99999", 1, 1),
+    ]
+    assert found.to_dict().keys() == Evaluation("f", "0", "r", "cpu", 1, ("a",), ((1,),)).to_dict().keys()

@@ -203,7 +203,7 @@ def _data_option(default: str, command: Command) -> Command:
         metavar="fashion-mnist|DIR",
         help=f"The data set: fashion-mnist, or a folder of images.  [default: {default}]",
     )
-    @click.option("--data-dir", hidden=True)
+    @click.option("--data-dir", hidden=True, help="The same, by its former name.")
     @functools.wraps(command)
     def with_data(*, data: str | None, data_dir: str | None, **others: Any) -> None:
         command(data=data_dir if data is None else data, **others)

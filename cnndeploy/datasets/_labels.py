@@ -1,4 +1,4 @@
-"""From a data set's names of classes to a model's labels."""
+"""The way from a data set's names of classes to a model's labels."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def indices_of(classes: Sequence[str], labels: Sequence[str], origin: str) -> ND
     raise DataError(
         f"{origin} has classes that are none of the model's labels, or are several of them: {listed}. The model has "
         f"{len(labels):,} labels: {expected}. Name each folder of images by its label, or all by the labels' numbers, "
-        f"0 to {len(labels) - 1}; or name the data set that the model is for with data="
+        f"0 to {len(labels) - 1}; or name the data set that the model is for, such as data='photos'"
     )
 
 

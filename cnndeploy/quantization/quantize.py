@@ -184,6 +184,7 @@ def quantize(
         write_file(target, content)
         report = report.moved_to(target)
         again = ["cnndeploy", "verify", str(target), "--against", str(path), "--budget", f"{budget:g}"]
+        again += [] if reference.data is None else ["--data", reference.data]
         certification = try_to_certify(report, target, command or shlex.join(again))
         size = float_file.path.stat().st_size
         quantized = Quantized(Artifact.open(target), report, tuple(trials), size, certification=certification)

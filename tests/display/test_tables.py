@@ -64,6 +64,7 @@ TABLES: dict[str, Callable[[Path], Group]] = {
     "verify_budget": lambda _: budget_table(sample.budget()),
     "quantize": lambda folder: quantized_table(sample.quantized(folder)),
     "evaluate": lambda _: evaluation_table(sample.evaluation()),
+    "evaluate_many": lambda _: evaluation_table(sample.evaluation_of_many_classes()),
     "inspect_checkpoint": lambda _: facts_table(*sample.facts("checkpoint")),
     "inspect_onnx": lambda _: facts_table(*sample.facts("onnx")),
     "inspect_folder": lambda _: facts_table(*sample.facts("folder")),
