@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import math
 import os
 import re
@@ -104,6 +105,57 @@ class RegisteredName(click.ParamType[str]):
         return str(value)
 
 
+class SourceName(RegisteredName):
+    """What builds a network: a registered name, or a source with a colon in it, which is looked for later."""
+
+    def __init__(self) -> None:
+        super().__init__("architectures")
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """List the known names."""
+        return f"{super().get_metavar(param, ctx)[:-1]}|SOURCE}}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name itself."""
+        return str(value) if ":" in str(value) else super().convert(value, param, ctx)
+
+
+class _Argument(click.ParamType[tuple[str, Any]]):
+    """An argument of a factory, ``name=value``; the value is read as JSON if it is JSON, and else as text."""
+
+    name = "name=value"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.isidentifier():
+            self.fail(f"{value!r} is not name=value, as classes=5.", param, ctx)
+        try:
+            return name, json.loads(text)
+        except ValueError:
+            return name, text
+
+
+def _as_dict(_context: click.Context, _parameter: click.Parameter, values: Any) -> dict[str, Any] | None:
+    return dict(values) or None
+
+
+model_arguments_option = click.option(
+    "--model-arg",
+    "arguments",
+    type=_Argument(),
+    multiple=True,
+    callback=_as_dict,
+    help="Keyword argument of the factory; repeatable. The number of classes is filled in if it takes it.",
+)
+preprocessing_option = click.option(
+    "--preprocessing",
+    type=PATH,
+    metavar="JSON",
+    help="How images are prepared: fields of cnndeploy.Preprocessing, timm's config.json, or Hugging Face's "
+    "preprocessor_config.json.  [default: what comes with the name]",
+)
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 device_option = click.option(
     "--device",
@@ -143,13 +195,13 @@ source_option = click.option(
 )
 
 
-def data_option(command: Command) -> Command:
+def _data_option(default: str, command: Command) -> Command:
     """Add ``--data``; ``--data-dir``, its name before folders of images could be named, still works."""
 
     @click.option(
         "--data",
         metavar="fashion-mnist|DIR",
-        help="The data set: fashion-mnist, or a folder of images.  [default: what the model was made on]",
+        help=f"The data set: fashion-mnist, or a folder of images.  [default: {default}]",
     )
     @click.option("--data-dir", hidden=True, help="The same, by its former name.")
     @functools.wraps(command)
@@ -157,6 +209,11 @@ def data_option(command: Command) -> Command:
         command(data=data_dir if data is None else data, **others)
 
     return with_data
+
+
+data_option = functools.partial(_data_option, "what the model was made on")
+imported_data_option = functools.partial(_data_option, "none, and no accuracy is measured")
+training_data_option = functools.partial(_data_option, "fashion-mnist")
 
 
 @contextlib.contextmanager
@@ -193,10 +250,12 @@ def run_options(command: Command) -> Command:
     return with_run
 
 
+images_option = click.option("--images", type=COUNT, help="Use the first N test images.  [default: all]")
+
+
 def measured_on(command: Command) -> Command:
     """Add ``--images`` and ``--data``: what a file is run on."""
-    images = click.option("--images", type=COUNT, help="Use the first N test images.  [default: all]")
-    return images(data_option(command))
+    return images_option(data_option(command))
 
 
 def json_file_option(command: Command) -> Command:

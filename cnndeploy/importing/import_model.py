@@ -23,7 +23,7 @@ from cnndeploy.importing import proofs
 from cnndeploy.importing.doubts import doubts_of
 from cnndeploy.importing.families import Known, known_of
 from cnndeploy.importing.labels import labels_of
-from cnndeploy.importing.weights import Weights, fitted, read_weights
+from cnndeploy.importing.weights import Weights, fitted, weights_of
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Progress, silent
 from cnndeploy.serial import jsonable
@@ -198,18 +198,10 @@ def _weights(network: str | torch.nn.Module, known: Known, path: str | os.PathLi
         return Weights(
             {key: value.detach().cpu() for key, value in network.state_dict().items()}, "in memory"
         )
-    if path is not None:
-        return read_weights(path)
-    if isinstance(known.weights, Path):
-        return read_weights(known.weights)
-    if known.weights is None:
+    read = weights_of(known, path)
+    if read is None:
         raise ArtifactError(f"pass weights, a file of torch.save or of safetensors, for {known.name}")
-    try:
-        return Weights(dict(known.weights()), known.name)
-    except (OSError, RuntimeError) as error:  # the network's, or a wrong checksum
-        raise ArtifactError(
-            f"the weights of {known.name} could not be downloaded ({error}); pass weights, the file, instead"
-        ) from error
+    return read
 
 
 def _loaded(
