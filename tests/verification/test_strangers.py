@@ -92,7 +92,7 @@ def _other_eps(network: nn.Module) -> None:
 
 
 def _no_addition(network: nn.Module) -> None:
-    network.layer2.shortcut = _Zero()  # type: ignore[assignment]
+    network.set_submodule("layer2.shortcut", _Zero())
 
 
 class _Zero(nn.Module):
@@ -101,7 +101,7 @@ class _Zero(nn.Module):
 
 
 def _no_normalisation(network: nn.Module) -> None:
-    network.layer1.bn2 = nn.Identity()  # type: ignore[assignment]
+    network.set_submodule("layer1.bn2", nn.Identity())
 
 
 def _other_groups(network: nn.Module) -> None:
@@ -202,12 +202,10 @@ class _Odd(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("model_format", RUNTIMES)
-def test_tuples_and_values_changed_in_place_are_seen(model_format: str, tmp_path: Path) -> None:
+def test_tuples_and_values_changed_in_place_are_seen(tmp_path: Path) -> None:
     checkpoint = in_hand(_Odd())
-    path = tmp_path / f"odd.{model_format}"
-    artifact = EXPORTERS.get(model_format).export(checkpoint, path, ExportOptions())
-    run = Run(RUNTIMES[model_format], device="cpu", threads=1)
+    artifact = EXPORTERS.get("onnx").export(checkpoint, tmp_path / "odd.onnx", ExportOptions())
+    run = Run("onnxruntime", device="cpu", threads=1)
     eager = EagerSession(artifact, run, torch.device("cpu"), checkpoint.network())
     shown = eager.activations({"image": IMAGES[:2]})
     names = [one.module for one in shown]
