@@ -49,7 +49,7 @@ class TorchScriptExporter:
             return write(path, content, manifest, lambda written: _faults(written, manifest, network))
 
 
-def _frozen(network: torch.nn.Module, manifest: Manifest) -> torch.jit.ScriptModule:
+def _frozen(network: torch.nn.Module, manifest: Manifest) -> Any:
     """Script a network and freeze it; trace it if that fails, or returns something else.
 
     torchvision's GoogLeNet returns a tuple if it is scripted. A trace has the branches that the example took; the
