@@ -9,6 +9,11 @@ from cnndeploy.errors import ArtifactError
 from cnndeploy.preprocessing import Preprocessing
 
 
+def can_prepare(preprocessing: Preprocessing) -> bool:
+    """Return whether :class:`TorchPreprocessing` knows a preprocessing: grey images resized without antialias."""
+    return preprocessing.channels == 1 and not preprocessing.antialias and preprocessing.resize is None
+
+
 class TorchPreprocessing(nn.Module):
     """A :class:`~cnndeploy.preprocessing.Preprocessing` in operators that TorchScript and ONNX have too.
 
@@ -17,7 +22,7 @@ class TorchPreprocessing(nn.Module):
 
     def __init__(self, preprocessing: Preprocessing, source: tuple[int, ...] | None = None) -> None:
         super().__init__()
-        if preprocessing.channels != 1 or preprocessing.antialias or preprocessing.resize is not None:
+        if not can_prepare(preprocessing):
             raise ArtifactError("only grey images that are resized without antialias are prepared in torch")
         self.size = list(preprocessing.size)
         self.resizes = source != preprocessing.size

@@ -11,13 +11,14 @@ from torch import nn
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
+from cnndeploy.devices import last_line
 from cnndeploy.errors import ExportError
 from cnndeploy.exporters._export import ExportOptions, exported_manifest
 from cnndeploy.files import replacing
 from cnndeploy.preprocessing import RAW_SIDE, Preprocessing
 from cnndeploy.simplification import Rewrite, fold_preprocessing, simplify
 from cnndeploy.specs import Manifest
-from cnndeploy.torch_preprocessing import TorchPreprocessing
+from cnndeploy.torch_preprocessing import TorchPreprocessing, can_prepare
 
 WRAPPED = "network"  # the attribute of ImageNetwork that holds the checkpoint's modules
 
@@ -41,6 +42,12 @@ def network_and_manifest(checkpoint: Checkpoint, options: ExportOptions) -> tupl
     network, manifest = checkpoint.network(), exported_manifest(checkpoint)
     preprocessing = manifest.preprocessing
     rewrites: tuple[Rewrite, ...] = ()
+    if options.input == "image" and not can_prepare(preprocessing):
+        raise ExportError(
+            "a file that takes raw images is written only for grey images that are resized without antialias, and this "
+            "network takes others. Export it with the input tensor: cnndeploy.load prepares images as the manifest says"
+        )
+    _check_that_nothing_is_random(network, example(manifest, 2))
     if options.simplify:
         network, rewrites = simplify(network)
     if options.input == "image":
@@ -49,6 +56,23 @@ def network_and_manifest(checkpoint: Checkpoint, options: ExportOptions) -> tupl
             rewrites += folded
         network, manifest = ImageNetwork(network, preprocessing).eval(), manifest.taking_images()
     return network, replace(manifest, rewrites=tuple(map(str, rewrites)))
+
+
+def _check_that_nothing_is_random(network: nn.Module, images: torch.Tensor) -> None:
+    try:
+        with torch.no_grad():
+            first, second = (network(images) for _ in range(2))
+    except Exception as error:  # a forward() may do anything
+        raise ExportError(
+            f"the network cannot be run on {tuple(images.shape)}: {last_line(error)}"
+        ) from error
+    if not torch.is_tensor(first):
+        raise ExportError(f"the network returns {type(first).__name__}, not one tensor of logits")
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise ExportError(
+            "the network returns other logits at each call: something random is active in eval mode, such as "
+            "F.dropout(x) without training=self.training"
+        )
 
 
 def example(manifest: Manifest, batch: int, side: int = RAW_SIDE) -> torch.Tensor:

@@ -52,21 +52,31 @@ class OnnxExporter:
 def _to_onnx(network: torch.nn.Module, manifest: Manifest, opset: int) -> onnx_ir.Model:
     axes = enumerate(manifest.input.shape)
     symbolic = {number: torch.export.Dim(axis) for number, axis in axes if isinstance(axis, str)}
-    with quiet():
-        program = torch.onnx.export(
-            network,
-            (example(manifest, _EXAMPLE_BATCH),),
-            input_names=[manifest.input.name],
-            output_names=[spec.name for spec in manifest.outputs],
-            dynamic_shapes=(symbolic,),
-            custom_translation_table={torch.ops.aten.upsample_bilinear2d.vec: _resize},
-            opset_version=opset,
-            dynamo=True,
-            verbose=False,
-        )
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                network,
+                (example(manifest, _EXAMPLE_BATCH),),
+                input_names=[manifest.input.name],
+                output_names=[spec.name for spec in manifest.outputs],
+                dynamic_shapes=(symbolic,),
+                custom_translation_table={torch.ops.aten.upsample_bilinear2d.vec: _resize},
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # torch.export raises whatever it meets in a forward()
+        raise ExportError(f"torch.onnx.export cannot write this network: {_root(error)}") from error
     if program is None:
         raise ExportError("torch.onnx.export returned no program")
     return program.model
+
+
+def _root(error: BaseException) -> str:
+    """Return the first line of the error that began a chain; the later ones are about torch's own steps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _resize(image: Any, size: list[int], align_corners: bool, scale_factors: None) -> Any:

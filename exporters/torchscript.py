@@ -6,6 +6,7 @@ TorchScript archive is a program: open only what you trust.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
+from cnndeploy.devices import last_line
 from cnndeploy.errors import ExportError
 from cnndeploy.exporters._export import ExportOptions
 from cnndeploy.exporters._network import example, network_and_manifest, write
@@ -39,14 +41,30 @@ class TorchScriptExporter:
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write the file, reopen it, check it, and only then give it its name."""
         network, manifest = network_and_manifest(checkpoint, options)
-        with (
-            quiet()
-        ):  # torch warns that torch.jit is deprecated, and about annotations in its own GraphModule
-            frozen = torch.jit.freeze(torch.jit.script(network))
+        with quiet():  # torch warns that torch.jit is deprecated, and of annotations in its own GraphModule
+            frozen = _frozen(network, manifest)
             archive = io.BytesIO()
             torch.jit.save(frozen, archive, _extra_files={MANIFEST_FILE: manifest.to_json()})
             content = _cleaned(archive.getvalue())
             return write(path, content, manifest, lambda written: _faults(written, manifest, network))
+
+
+def _frozen(network: torch.nn.Module, manifest: Manifest) -> Any:
+    """Script a network and freeze it; trace it if that fails, or returns something else.
+
+    torchvision's GoogLeNet returns a tuple if it is scripted. A trace has the branches that the example took; the
+    file's checks see whether it holds for other batches. Only rewrites change the layers: freezing does not.
+    """
+    images = example(manifest, 2)
+    with torch.no_grad():
+        with contextlib.suppress(Exception):  # a forward() may do what TorchScript does not know
+            frozen = torch.jit.freeze(torch.jit.script(network), optimize_numerics=False)
+            if type(frozen(images)) is type(network(images)):
+                return frozen
+        try:
+            return torch.jit.freeze(torch.jit.trace(network, images), optimize_numerics=False)
+        except Exception as error:
+            raise ExportError(f"torch cannot script or trace this network: {last_line(error)}") from error
 
 
 def _cleaned(archive: bytes) -> bytes:
@@ -75,7 +93,11 @@ def _faults(path: Path, manifest: Manifest, network: torch.nn.Module) -> list[st
     with torch.inference_mode():
         for batch in (1, 3):
             images = example(manifest, batch, side=20 + batch)
-            results = (run(images) for run in (module, network))
+            try:
+                results = [run(images) for run in (module, network)]
+            except Exception as error:  # noqa: BLE001 - which becomes a fault
+                faults.append(f"it fails on a batch of {batch}: {last_line(error)}")
+                continue
             outputs = (result if isinstance(result, tuple) else (result,) for result in results)
             for spec, given, expected in zip(manifest.outputs, *outputs, strict=True):
                 if given.shape != expected.shape or not torch.allclose(given, expected, rtol=1e-4, atol=1e-5):

@@ -24,28 +24,37 @@ class EagerSession(TorchSession):
         return {} if module is None else {name: str(p.device) for name, p in module.named_parameters()}
 
     def activations(self, feeds: Arrays) -> list[Activation]:
-        """Use forward hooks; leave out a container that returns what its last module returned."""
+        """Use forward hooks; leave out a container that returns what its last module returned.
+
+        A module that returns several tensors is left out, because no file says which is which. One that is called
+        several times stands there as often.
+        """
+        import torch
+
         assert self._module is not None  # noqa: S101 - as for run()
-        activations: dict[str, Activation] = {}
+        activations: list[Activation] = []
         seen: list[torch.Tensor] = []
 
-        def keep(name: str, module: torch.nn.Module, output: torch.Tensor) -> None:
+        def keep(name: str, module: torch.nn.Module, output: object) -> None:
+            output = _only_tensor(output)
             is_leaf = next(module.children(), None) is None
-            if is_leaf or not any(output is other for other in seen):
+            if output is not None and (is_leaf or not any(output is other for other in seen)):
                 seen.append(output)
-                activations[name] = Activation(name, type(module).__name__, output.cpu().clone().numpy())
+                # copied, because what comes next may change it in place
+                values = output.cpu().clone().numpy()
+                activations.append(Activation(name, type(module).__name__, values))
 
         hooks = [
             module.register_forward_hook(lambda module, _, output, name=name: keep(name, module, output))
             for name, module in self._module.named_modules()
-            if name
+            if name and not isinstance(module, torch.nn.Identity)  # which computes nothing
         ]
         try:
             self.run(feeds)
         finally:
             for hook in hooks:
                 hook.remove()
-        return list(activations.values())
+        return activations
 
     def computed(
         self, precision: Precision = "float32", *, weights: Precision = "float32", simplified: bool = False
@@ -76,6 +85,15 @@ class EagerSession(TorchSession):
                     module.weight.data = _to_tf32(module.weight.data)
                     module.register_forward_pre_hook(lambda _, inputs: (_to_tf32(inputs[0]),))
         return session
+
+
+def _only_tensor(output: object) -> torch.Tensor | None:
+    """Return what a module returned if it is one tensor, alone or beside None, as attention returns it."""
+    import torch
+
+    values = output if isinstance(output, tuple | list) else (output,)
+    tensors = [value for value in values if value is not None]
+    return tensors[0] if len(tensors) == 1 and isinstance(tensors[0], torch.Tensor) else None
 
 
 def _to_tf32(values: torch.Tensor) -> torch.Tensor:

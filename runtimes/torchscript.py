@@ -25,13 +25,20 @@ _KINDS = {
     "addmm": "Linear",
     "adaptive_avg_pool2d": "AdaptiveAvgPool2d",
     "avg_pool2d": "AvgPool2d",
+    "batch_norm": "BatchNorm2d",
     "conv2d": "Conv2d",
     "dropout": "Dropout",
     "flatten": "Flatten",
+    "gelu": "GELU",
+    "hardsigmoid": "Hardsigmoid",
+    "hardswish": "Hardswish",
+    "hardtanh": "ReLU6",
+    "layer_norm": "LayerNorm",
     "linear": "Linear",
     "max_pool2d": "MaxPool2d",
     "relu": "ReLU",
     "sigmoid": "Sigmoid",
+    "silu": "SiLU",
 }
 
 
@@ -64,18 +71,20 @@ class TorchScriptSession(TorchSession):
 
         module: Any = self._module
         graph = module.inlined_graph.copy()
-        # the output of an operator in a branch or loop, or one that works in place, cannot be kept
-        if any(node.kind().endswith("_") for node in graph.nodes()) or any(
+        # the output of an operator in a branch or loop cannot be kept
+        if any(
             len(graph.findAllNodes(f"aten::{kind}", recurse=True))
             != len(graph.findAllNodes(f"aten::{kind}", recurse=False))
-            for kind in _KINDS
+            for name in _KINDS
+            for kind in (name, f"{name}_")
         ):
             return []
         operators = [node for node in graph.nodes() if node.kind().startswith("aten::")]
         outputs = [output for node in operators for output in node.outputs()]
         values = [output for output in outputs if output.type().isSubtypeOf(torch.TensorType.get())]
-        kinds = [value.node().kind().removeprefix("aten::") for value in values]
-        everything = graph.create("prim::TupleConstruct", values, 1)
+        kinds = [value.node().kind().removeprefix("aten::").removesuffix("_") for value in values]
+        copies = [_copied(graph, value) for value in values]
+        everything = graph.create("prim::TupleConstruct", copies, 1)
         everything.output().setType(torch._C.TupleType([value.type() for value in values]))
         graph.appendNode(everything)
         graph.eraseOutput(0)
@@ -89,6 +98,18 @@ class TorchScriptSession(TorchSession):
             for kind, tensor in zip(kinds, tensors, strict=True)
             if tensor.dtype.is_floating_point
         ]
+
+
+def _copied(graph: Any, value: Any) -> Any:
+    """Copy a value right behind the node that computes it, because a later one may change it in place."""
+    import torch
+
+    nothing = graph.create("prim::Constant", 1)
+    nothing.output().setType(torch._C.NoneType.get())
+    copy = graph.create("aten::clone", [value, nothing.output()], 1)
+    nothing.insertAfter(value.node())
+    copy.insertAfter(nothing)
+    return copy.output()
 
 
 def _load(artifact: Artifact, device: torch.device) -> torch.nn.Module:

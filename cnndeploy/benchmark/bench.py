@@ -18,6 +18,7 @@ from cnndeploy.benchmark.intervals import ratio_interval, rounds_needed
 from cnndeploy.benchmark.raw import RAW
 from cnndeploy.benchmark.report import BenchmarkReport, Result, compared, summarise, unjudged
 from cnndeploy.benchmark.timer import BatchOf, Timer, cold_starts
+from cnndeploy.datasets import Data
 from cnndeploy.deployment import Candidate, Source, resolve
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.machine import environment
@@ -52,6 +53,7 @@ def bench(
     threads: Sequence[Threads] = (),
     device: str = "",
     end_to_end: bool = False,
+    data: Data | None = None,
     until: float = 0.02,
     seconds: float = 20.0,
     cold_starts: int = 3,
@@ -75,6 +77,8 @@ def bench(
         threads: CPU threads, a candidate for each number, or ``auto``; by default all that the process may use.
         device: ``cpu``, the default, ``cuda`` or ``cuda:N``, the same for all.
         end_to_end: Time the whole way from raw uint8 images to labels, not the model alone.
+        data: With ``end_to_end``, whose test images are classified: ``fashion-mnist`` or a folder of images; by default
+            what the file was made on, if it says so, else random images.
         until: Stop when the intervals of all ratios are narrower than this share of the ratio.
         seconds: Stop, at the latest, after so many seconds for each candidate and batch size; but not before there are
             as many rounds as a verdict takes, which is seven for two candidates.
@@ -98,8 +102,17 @@ def bench(
     if any(size < 1 for size in batch_sizes) or not batch_sizes:
         raise BenchmarkError(f"batch sizes are at least 1, got {list(batch_sizes)}")
     sizes = sorted(set(batch_sizes))
+    if data is not None and not end_to_end:
+        raise BenchmarkError("data is for end_to_end=True; the model alone is timed on random input")
+    images = None if data is None else os.fspath(data)
     return bench_candidates(
-        candidates, sizes, limits, end_to_end=end_to_end, should_stop=should_stop, progress=progress
+        candidates,
+        sizes,
+        limits,
+        end_to_end=end_to_end,
+        data=images,
+        should_stop=should_stop,
+        progress=progress,
     )
 
 
@@ -109,6 +122,7 @@ def bench_candidates(
     limits: Limits,
     *,
     end_to_end: bool = False,
+    data: str | None = None,
     should_stop: ShouldStop = never,
     progress: Progress = silent,
 ) -> BenchmarkReport:
@@ -122,7 +136,9 @@ def bench_candidates(
         should_stop=should_stop,
         seed=limits.seed,
     )
-    start = partial(Timer, timeout_s=limits.timeout_s, end_to_end=end_to_end, should_stop=should_stop)
+    start = partial(
+        Timer, timeout_s=limits.timeout_s, end_to_end=end_to_end, data=data, should_stop=should_stop
+    )
     rows: list[Result] = []
     with contextlib.ExitStack() as stack:
         # all start at once; then wait for each

@@ -17,8 +17,9 @@ from cnndeploy.progress import Progress, ShouldStop, never, silent
 class Timer(WorkerProcess):
     """A worker process that opens one candidate; a context manager that ends the process.
 
-    With ``end_to_end`` a call goes from raw uint8 images to labels. A request that takes longer than ``timeout_s``
-    ends the process; ``failure`` says why it does not run. ``facts``, once it is open, are the worker's own.
+    With ``end_to_end`` a call goes from raw uint8 images, of the data set ``data``, to labels. A request that takes
+    longer than ``timeout_s`` ends the process; ``failure`` says why it does not run. ``facts``, once it is open, are
+    the worker's own.
     """
 
     def __init__(
@@ -26,13 +27,19 @@ class Timer(WorkerProcess):
         candidate: Candidate,
         timeout_s: float,
         end_to_end: bool = False,
+        data: str | None = None,
         should_stop: ShouldStop = never,
     ) -> None:
         self.candidate, self.end_to_end, self.failure = candidate, end_to_end, ""
         self.facts: Message = {}
         self._wait = timeout_s, should_stop
         path = str(candidate.artifact.path)
-        told = {"run": candidate.run.to_dict(), "end_to_end": end_to_end, "started": time.time()}
+        told = {
+            "run": candidate.run.to_dict(),
+            "end_to_end": end_to_end,
+            "data": data,
+            "started": time.time(),
+        }
         super().__init__("cnndeploy.benchmark.worker", path, json.dumps(told), subject=path)
 
     def wait_until_open(self) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.raw import RAW
 from cnndeploy.classifier import Classifier
+from cnndeploy.datasets import Batch, open_dataset
 from cnndeploy.errors import ArtifactError, BenchmarkError, missing_dependency
 from cnndeploy.machine import peak_memory_bytes, reset_peak_memory
 from cnndeploy.preprocessing import RAW_SIDE
@@ -28,6 +29,7 @@ from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES, open_session
 from cnndeploy.specs import TensorSpec
 
+_PHOTO = (375, 500, 3)  # as many of ImageNet are
 Call = Callable[[], Iterable[NDArray[Any]]]
 """Runs one batch; returns what must be finite."""
 
@@ -43,7 +45,7 @@ def main(path: str, settings: str) -> None:
         except ModuleNotFoundError as error:
             raise missing_dependency(error) from error
         imported = time.time()
-        subject = _open(path, run, told["end_to_end"])
+        subject = _open(path, run, told["end_to_end"], told["data"])
         with contextlib.closing(subject):
             yield {
                 "import_s": imported - told["started"],
@@ -105,7 +107,7 @@ class _Subject:
     close: Callable[[], None] = lambda: None
 
 
-def _open(path: str, run: Run, end_to_end: bool) -> _Subject:
+def _open(path: str, run: Run, end_to_end: bool, data: str | None) -> _Subject:
     """Open a file as a candidate is run; raise what :func:`open_session` raises."""
     if run.runtime in RAW:
         return _raw(path, RAW[run.runtime], run.thread_count)
@@ -114,14 +116,24 @@ def _open(path: str, run: Run, end_to_end: bool) -> _Subject:
     def prepare(batch_size: int) -> Call:
         if end_to_end:  # from raw uint8 images to probabilities
             classifier = Classifier(session, session.artifact.require_manifest())
-            shape = (batch_size, RAW_SIDE, RAW_SIDE)
-            images = np.random.default_rng(0).integers(256, size=shape, dtype=np.uint8)
+            images = _raw_images(session.artifact, data, batch_size)
             return lambda: [np.array([label.probability for label in classifier.classify(images)])]
         feeds = _random_feeds(session.inputs, batch_size)
         return lambda: session.run(feeds).values()
 
     settings = session.settings()
     return _Subject(session.device, session.threads, settings, prepare, session.synchronize, session.close)
+
+
+def _raw_images(artifact: Artifact, data: str | None, batch_size: int) -> Batch:
+    """Return the first test images, decoded, of the data set that is given or was recorded, else random ones."""
+    manifest = artifact.require_manifest()
+    channels = manifest.preprocessing.channels
+    if data is None and manifest.data is None:
+        size = (RAW_SIDE, RAW_SIDE) if channels == 1 else _PHOTO
+        return np.random.default_rng(0).integers(256, size=(batch_size, *size), dtype=np.uint8)
+    dataset = open_dataset(data, manifest.data, artifact.path)
+    return dataset.split("test", channels, manifest.labels).first(batch_size).read(slice(None))
 
 
 def _raw(path: str, package: str, threads: int) -> _Subject:

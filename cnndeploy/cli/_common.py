@@ -160,6 +160,7 @@ def _data_option(default: str, command: Command) -> Command:
 
 
 data_option = functools.partial(_data_option, "what the model was made on")
+imported_data_option = functools.partial(_data_option, "none, and no accuracy is measured")
 training_data_option = functools.partial(_data_option, "fashion-mnist")
 
 
@@ -197,10 +198,12 @@ def run_options(command: Command) -> Command:
     return with_run
 
 
+images_option = click.option("--images", type=COUNT, help="Use the first N test images.  [default: all]")
+
+
 def measured_on(command: Command) -> Command:
     """Add ``--images`` and ``--data``: what a file is run on."""
-    images = click.option("--images", type=COUNT, help="Use the first N test images.  [default: all]")
-    return images(data_option(command))
+    return images_option(data_option(command))
 
 
 def json_file_option(command: Command) -> Command:

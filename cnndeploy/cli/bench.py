@@ -63,6 +63,11 @@ class _Threads(click.ParamType[int | str]):
     "--end-to-end", is_flag=True, help="Time the way from raw images to labels, not the model alone."
 )
 @click.option(
+    "--data",
+    metavar="fashion-mnist|DIR",
+    help="The images for --end-to-end.  [default: what the model was made on, else random ones]",
+)
+@click.option(
     "--until",
     type=common.POSITIVE,
     default=0.02,

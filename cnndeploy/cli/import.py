@@ -9,6 +9,7 @@ import click
 
 from cnndeploy.cli import _common as common, _network
 from cnndeploy.machine import patient_threads
+from cnndeploy.words import counted
 
 
 @click.command()
@@ -21,8 +22,11 @@ from cnndeploy.machine import patient_threads
     "--labels",
     type=common.PATH,
     metavar="FILE",
-    help="The labels, one on each line or as JSON, in the order of the outputs.  [default: what comes with the name]",
+    help="The labels, one on each line or as JSON, in the order of the outputs.  "
+    "[default: what comes with the name, else the classes of the data]",
 )
+@common.imported_data_option
+@common.images_option
 @click.option(
     "--output-name",
     metavar="NAME",
@@ -52,16 +56,22 @@ def command(
       cnndeploy import torchvision:resnet18@IMAGENET1K_V1 --weights resnet18.pth --output resnet18.pt
       cnndeploy import timm:mobilenetv3_small_100 --weights w.safetensors --labels names.txt --output m.pt
       cnndeploy import mymodel.py:build --model-arg classes=5 --weights best.pth \\
-        --preprocessing prep.json --labels names.txt --output shoes.pt
+        --preprocessing prep.json --labels names.txt --data photos --output shoes.pt
     """
     with patient_threads():
         from cnndeploy.importing.import_model import import_model
-    with common.progress_bar(f"Importing {network}") as update:
+    with common.warnings_as_lines(), common.progress_bar(f"Importing {network}") as update:
         made = import_model(network, output, arguments=arguments, progress=update, **settings)
     for note in made.notes:
         click.echo(f"  {note}", err=json_file == "-")
     for proof in made.proofs:
         click.echo(f"  shown: it {proof}", err=json_file == "-")
+    if (measured := made.evaluation) is not None:
+        low, high = measured.interval
+        accuracy = f"{measured.accuracy:.4f} (95% interval {low:.4f} to {high:.4f})"
+        click.echo(f"  accuracy: {accuracy} on {counted(measured.images, 'image')}", err=json_file == "-")
+    for doubt in made.doubts:
+        click.echo(f"Warning: {doubt}", err=True)
     common.write_json(json_file, made.to_dict())
     common.say_wrote(output, json_file=json_file)
     common.say_next("export", output, "--format", "onnx", json_file=json_file)

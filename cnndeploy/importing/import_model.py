@@ -13,14 +13,18 @@ import torch
 
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
-from cnndeploy.checkpoint import Checkpoint, manifest_of
+from cnndeploy.checkpoint import Checkpoint, fill, manifest_of
+from cnndeploy.datasets import Data, Dataset, open_dataset
 from cnndeploy.datasets.fashion_mnist import LABELS
 from cnndeploy.errors import ArtifactError
+from cnndeploy.evaluation import Evaluation, evaluate
 from cnndeploy.files import check_writable
 from cnndeploy.importing import proofs
+from cnndeploy.importing.doubts import doubts_of
 from cnndeploy.importing.families import Known, known_of
 from cnndeploy.importing.labels import labels_of
 from cnndeploy.importing.weights import Weights, fitted, weights_of
+from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Progress, silent
 from cnndeploy.serial import jsonable
 from cnndeploy.sources import build, is_users, remember, resolved
@@ -28,17 +32,24 @@ from cnndeploy.specs import Manifest
 from cnndeploy.transforms import preprocessing_of
 
 _STEPS = ("Building the network", "Trying it out", "Exporting it for a trial")
+_LOOKED_AT = 256  # images that doubts are answered on
 
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import made: the checkpoint, and sentences on what was changed (``notes``) and shown (``proofs``)."""
+    """What an import made: the checkpoint, and sentences on the way there.
+
+    ``notes`` say what was changed, ``proofs`` what was shown of the network, and ``doubts`` what looks wrong on the
+    images. ``evaluation`` is on the test images of the data, None if there are none.
+    """
 
     artifact: Artifact
     classes: int
     parameters: int
     notes: tuple[str, ...] = ()
     proofs: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    evaluation: Evaluation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
@@ -54,6 +65,8 @@ def import_model(
     weights: str | os.PathLike[str] | None = None,
     preprocessing: Any = None,
     labels: str | os.PathLike[str] | Iterable[str] | None = None,
+    data: Data | None = None,
+    images: int | None = None,
     output_name: str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
@@ -76,7 +89,10 @@ def import_model(
         weights: A file of torch.save, or of safetensors.
         preprocessing: Whatever :func:`cnndeploy.preprocessing_of` reads; by default what comes with the name.
         labels: The labels in the order of the outputs, or a text or JSON file of them; by default what comes with the
-            name.
+            name, else the classes of ``data``.
+        data: The data set that other commands run it on, which the checkpoint records: a folder of images, or
+            ``fashion-mnist``. Its accuracy there is measured, and without ``labels`` its classes are the labels.
+        images: Measure on the first N test images, all of them by default.
         output_name: Which of several outputs are the logits: a key, a field, or a number from 0.
         overwrite: Replace ``output``.
         progress: Called with the steps that are done, of how many, and what is done next.
@@ -93,30 +109,34 @@ def import_model(
     _check_output(path, weights, overwrite)
     progress(0, len(_STEPS), _STEPS[0])
     known = known_of(_name_of(network, source))
-    manifest = _described(known, arguments, preprocessing, labels)
+    dataset = None if data is None else open_dataset(data)
+    manifest = _described(known, arguments, preprocessing, labels, dataset)
+    manifest = replace(manifest, data=None if data is None else os.fspath(data))
     read = _weights(network, known, weights)
-    bare = build(manifest.architecture, manifest.source).eval()
-    loaded = fitted(read, bare, weights or manifest.architecture)
-    bare.load_state_dict(loaded.tensors)
+    checkpoint, notes = _loaded(manifest, read, weights or known.name, output_name)
     progress(1, len(_STEPS), _STEPS[1])
-    image = proofs.sample(manifest.preprocessing)
-    chosen, note = proofs.output_of(bare, image, output_name)
-    manifest = replace(manifest, source=replace(manifest.source, output=chosen))
-    facts = {"imported": {"weights": read.origin, "sha256": read.sha256}}
-    checkpoint = Checkpoint.of(manifest, bare if chosen is None else _one_output(manifest, bare), facts)
-    shown = _proved(checkpoint, image, network)
+    shown = _proved(checkpoint, network)
     progress(2, len(_STEPS), _STEPS[2])
+    measured = None
     with tempfile.TemporaryDirectory() as folder:
-        proofs.check_export(checkpoint.save(Path(folder, "model.pt")).path)
+        trial = checkpoint.save(Path(folder, path.name))
+        proofs.check_export(trial.path)
+        shown.append("can be exported with a free batch axis")
+        if dataset is not None:
+            measured = evaluate(trial, data=dataset.spec, images=images, progress=progress)
+    doubts: tuple[str, ...] = ()
+    if dataset is not None and measured is not None:
+        checkpoint = _with_accuracy(checkpoint, measured)
+        test = dataset.split("test", manifest.preprocessing.channels, manifest.labels)
+        test = test.first(min(_LOOKED_AT, measured.images)).sound()
+        doubts = tuple(doubts_of(measured, checkpoint.network(), manifest.preprocessing, test))
+        if callable(preprocessing) and not isinstance(preprocessing, Preprocessing):
+            shown.append(proofs.check_transform(preprocessing, manifest.preprocessing, test))
     artifact = checkpoint.save(path)
     if is_users(manifest.architecture):
-        remember(manifest.architecture, manifest.source)
-    progress(3, len(_STEPS), "Done")
-    parameters = sum(value.numel() for value in bare.parameters())
-    notes = (*loaded.notes, *filter(None, [note]))
-    return Imported(
-        artifact, len(manifest.labels), parameters, notes, (*shown, "can be exported with a free batch axis")
-    )
+        remember(manifest.architecture, checkpoint.manifest.source)
+    parameters = sum(value.numel() for value in checkpoint.network().parameters())
+    return Imported(artifact, len(manifest.labels), parameters, notes, tuple(shown), doubts, measured)
 
 
 def _check_output(path: Path, weights: str | os.PathLike[str] | None, overwrite: bool) -> None:
@@ -148,6 +168,7 @@ def _described(
     arguments: Mapping[str, Any] | None,
     preprocessing: Any,
     labels: str | os.PathLike[str] | Iterable[str] | None,
+    dataset: Dataset | None,
 ) -> Manifest:
     """Return the manifest of a network as the caller and its name describe it."""
     prepared = known.preprocessing if preprocessing is None else preprocessing_of(preprocessing)
@@ -158,7 +179,9 @@ def _described(
     names = known.labels if labels is None else labels_of(labels)
     if names is None and known.name in ARCHITECTURES.names():
         names = LABELS
-    if names is None:
+    if names is None and dataset is not None:
+        names = dataset.classes
+    if not names:
         raise ArtifactError(
             f"the labels of {known.name} are not known; pass labels, in the order of the outputs"
         )
@@ -181,15 +204,32 @@ def _weights(network: str | torch.nn.Module, known: Known, path: str | os.PathLi
     return read
 
 
-def _one_output(manifest: Manifest, bare: torch.nn.Module) -> torch.nn.Module:
-    network = build(manifest.architecture, manifest.source).eval()
-    network.get_submodule("network").load_state_dict(bare.state_dict())
-    return network
+def _loaded(
+    manifest: Manifest, read: Weights, path: object, output_name: str | None
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Return the checkpoint of a network with these weights, and sentences on what was done for it."""
+    bare = build(manifest.architecture, manifest.source).eval()
+    weights = fitted(read, bare, path)
+    fill(bare, weights.tensors)
+    chosen, note = proofs.output_of(bare, proofs.sample(manifest.preprocessing), output_name)
+    network = bare
+    if chosen is not None:
+        manifest = replace(manifest, source=replace(manifest.source, output=chosen))
+        network = build(manifest.architecture, manifest.source)
+        fill(network.get_submodule("network"), weights.tensors)
+    facts = {"imported": {"weights": read.origin, "sha256": read.sha256}}
+    return Checkpoint.of(manifest, network, facts), (*weights.notes, *filter(None, [note]))
 
 
-def _proved(checkpoint: Checkpoint, image: torch.Tensor, network: str | torch.nn.Module) -> list[str]:
+def _with_accuracy(checkpoint: Checkpoint, measured: Evaluation) -> Checkpoint:
+    facts = {"test_accuracy": measured.accuracy, "test_images": measured.images}
+    training = {**checkpoint.manifest.training, **facts}
+    return replace(checkpoint, manifest=replace(checkpoint.manifest, training=training))
+
+
+def _proved(checkpoint: Checkpoint, network: str | torch.nn.Module) -> list[str]:
     """Try out the network as the checkpoint alone builds it; return what was shown."""
-    rebuilt = checkpoint.network()
+    rebuilt, image = checkpoint.network(), proofs.sample(checkpoint.manifest.preprocessing)
     proofs.check_outputs(rebuilt, image, len(checkpoint.manifest.labels))
     shown = [
         "is deterministic in eval mode",

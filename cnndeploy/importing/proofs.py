@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cnndeploy.architectures._network import chosen_output, output_names
+from cnndeploy.datasets import Images
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.exporters import export
 from cnndeploy.preprocessing import Preprocessing
@@ -21,6 +21,7 @@ BATCH = 3
 # other, as batch normalisation in training mode does, differs by far more.
 _SPREAD = 1e-3
 _SUM_ERROR = 1e-4
+_TRANSFORMED = 32  # images on which two preprocessings are compared
 
 
 def sample(preprocessing: Preprocessing, batch: int = BATCH) -> torch.Tensor:
@@ -142,12 +143,7 @@ def check_export(checkpoint: Path) -> None:
         ) from error
 
 
-Transform = Callable[[Any], Any]
-
-
-def check_transform(
-    transform: Transform, preprocessing: Preprocessing, images: list[NDArray[np.uint8]]
-) -> str:
+def check_transform(transform: Callable[[Any], Any], preprocessing: Preprocessing, images: Images) -> str:
     """Compare the caller's own transform of PIL images with ``preprocessing``; return a sentence on it.
 
     Raise ArtifactError if they differ. Pillow 13 resizes tall images height first, which the caller's transform then
@@ -155,19 +151,21 @@ def check_transform(
     """
     from PIL import Image
 
-    images = [one for one in images if one.shape[1] >= one.shape[0]]
-    largest = 0.0
-    for pixels in images:
+    compared, largest = 0, 0.0
+    for pixels in images.read(range(min(_TRANSFORMED, len(images)))):
+        if pixels.shape[1] < pixels.shape[0]:
+            continue
         theirs = np.asarray(transform(Image.fromarray(pixels)), np.float32)
         ours = preprocessing(pixels[None])[0]
         if theirs.shape != ours.shape:
             raise ArtifactError(f"your transform returns {theirs.shape}, and the preprocessing {ours.shape}")
         largest = max(largest, float(np.abs(theirs - ours).max()))
-    if not images:
+        compared += 1
+    if not compared:
         return "your transform was not compared with the preprocessing: no image is at least as wide as high"
     if largest > 0:
         raise ArtifactError(
-            f"your transform and the preprocessing differ by up to {largest:.3g} on {len(images)} images, so the "
+            f"your transform and the preprocessing differ by up to {largest:.3g} on {compared} images, so the "
             "network would not get what it was trained on"
         )
-    return f"your transform and the preprocessing agree bit for bit on {len(images)} images"
+    return f"your transform and the preprocessing agree bit for bit on {compared} images"

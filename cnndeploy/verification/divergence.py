@@ -78,16 +78,19 @@ def find_divergence(
         return Divergence(tuple(images), (), None, nothing)
     counterparts = _counterparts(exact, artifact)
     errors = {}
-    for index, counterpart in counterparts.items():
-        module, values = exact[index], exact[index].values
-        figures = _error(counterpart.values, values), _error(eager[index].values, values) or 0.0
-        errors[index] = ModuleError(module.module, module.kind, *figures)
+    for index in counterparts:
+        errors[index] = _module_error(counterparts[index], eager[index], exact[index])
+        if errors[index].departs and not counterparts[index].module:
+            for other in _alike(artifact, counterparts[index]):
+                error = _module_error(other, eager[index], exact[index])
+                if not error.departs:
+                    counterparts[index], errors[index] = other, error
+                    break
     index = next((index for index, error in errors.items() if error.departs), len(exact))
     start = max((number for number in errors if number < index), default=-1)
-    # a module that passes on what the one before it gave, as dropout does when inactive, is not missed
-    lacking = exact[start + 1 : index]
-    missed = (one for one in lacking if start < 0 or not np.array_equal(one.values, exact[start].values))
-    absent = next(missed, None)
+    computed = {exact[number].module for number in errors}  # at another call, if at several
+    between = (number for number in range(start + 1, index) if exact[number].module not in computed)
+    absent = next((exact[number] for number in between if _is_missed(exact, number, start)), None)
     if index == len(exact):
         but = "" if absent is None else f" (but {absent.module}, {absent.kind}: {_LACKING})"
         agree = f"run once more on images {', '.join(map(str, images))}, all modules agree{but}"
@@ -98,19 +101,48 @@ def find_divergence(
     return Divergence(tuple(images), tuple(errors.values()), blamed.module, description)
 
 
+def _module_error(counterpart: Activation, eager: Activation, exact: Activation) -> ModuleError:
+    errors = _error(counterpart.values, exact.values), _error(eager.values, exact.values) or 0.0
+    return ModuleError(exact.module, exact.kind, *errors)
+
+
+def _alike(artifact: Sequence[Activation], counterpart: Activation) -> list[Activation]:
+    """Return the artifact's values of the same kind and shape.
+
+    Without names, layers of one kind and shape may be taken for each other, if the two sides' orders differ.
+    """
+    shape = counterpart.values.shape
+    return [one for one in artifact if one.kind == counterpart.kind and one.values.shape == shape]
+
+
+def _is_missed(exact: Sequence[Activation], number: int, start: int) -> bool:
+    """Return whether a file should have computed a module; ``start`` is the last before it that it did compute.
+
+    A module that passes on what the one before it gave is not missed, such as inactive dropout. Nor is a layer with
+    normalisation behind it, because exporters make one layer of the two.
+    """
+    behind = exact[number + 1].kind if number + 1 < len(exact) else ""
+    if behind.startswith("BatchNorm"):
+        return False
+    return start < 0 or not np.array_equal(exact[number].values.ravel(), exact[start].values.ravel())
+
+
 def _counterparts(exact: Sequence[Activation], artifact: Sequence[Activation]) -> dict[int, Activation]:
     """Return what the artifact computes for the checkpoint's modules, by their numbers in order.
 
     They are matched by name. Without names the longest common runs of kinds and shapes are; a kind that only one side
-    knows is matched by its shape alone.
+    knows has no counterpart, because a shape alone says little: most values of a residual network have the same.
     """
     if any(activation.module for activation in artifact):
         named = {activation.module: activation for activation in artifact}
-        return {index: named[module.module] for index, module in enumerate(exact) if module.module in named}
+        last = {module.module: index for index, module in enumerate(exact)}  # a file's is of the last call
+        return {
+            index: named[name] for name, index in sorted(last.items(), key=lambda e: e[1]) if name in named
+        }
     shared = {activation.kind for activation in exact} & {activation.kind for activation in artifact}
     wanted, given = (
-        [(one.kind if one.kind in shared else "", one.values.shape) for one in side]
-        for side in (exact, artifact)
+        [(one.kind if one.kind in shared else own, one.values.shape) for one in side]
+        for own, side in (("exact", exact), ("artifact", artifact))
     )
     blocks = difflib.SequenceMatcher(None, wanted, given, autojunk=False).get_matching_blocks()
     return {a + offset: artifact[b + offset] for a, b, size in blocks for offset in range(size)}

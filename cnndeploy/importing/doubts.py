@@ -1,0 +1,95 @@
+"""Doubts: what an accuracy on real images says of labels in another order, and of red in the place of blue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cnndeploy.datasets import Images
+from cnndeploy.evaluation import Evaluation
+from cnndeploy.preprocessing import Preprocessing
+from cnndeploy.verification.checks import paired_counts, paired_interval
+
+_BATCH = 16
+_NAMED = 3
+# Another order fits if so many images are right by it: at least half, and this many times as many as before.
+_FITS, _TIMES = 0.5, 2
+
+
+def doubts_of(
+    evaluation: Evaluation, network: torch.nn.Module, preprocessing: Preprocessing, images: Images
+) -> Iterator[str]:
+    """Yield a sentence for each thing that looks wrong: an accuracy near chance, the order of labels, that of colours.
+
+    ``images`` are some of the evaluation's, whose labels are known; red and blue are exchanged in them. The network is
+    in eval mode on the CPU.
+    """
+    chance = max(one.images for one in evaluation.per_class) / evaluation.images
+    near_chance = evaluation.interval[0] <= chance
+    if near_chance:
+        yield (
+            f"an accuracy of {evaluation.accuracy:.4f} is no better than to answer {chance:.4f} by always naming the "
+            "commonest class; weights, preprocessing or labels may be wrong"
+        )
+    if evaluation.confusion and (order := _other_order(evaluation)):
+        yield order
+    if preprocessing.channels == 3 and (colours := _other_colours(network, preprocessing, images)):
+        yield colours
+
+
+def _other_order(evaluation: Evaluation) -> str:
+    """Say that the labels are in another order, if most images would be right by one."""
+    confusion = np.array(evaluation.confusion)  # (classes, classes): shown, answered
+    seen = np.flatnonzero(confusion.sum(axis=1))
+    answered = confusion[seen].argmax(axis=1)
+    right = int(confusion[seen, answered].sum())
+    fits = right >= max(_FITS * evaluation.images, _TIMES * evaluation.correct)
+    if not fits or len(set(answered.tolist())) < len(seen):
+        return ""
+    labels = evaluation.labels
+    moved = [
+        f"{labels[shown]} is answered by output {output}, {labels[output]}"
+        for shown, output in zip(seen, answered, strict=True)
+        if shown != output
+    ]
+    more = f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
+    return (
+        f"the labels seem to be in another order: {'; '.join(moved[:_NAMED])}{more}. In that order "
+        f"{right / evaluation.images:.4f} of the images are right"
+    )
+
+
+def _other_colours(network: torch.nn.Module, preprocessing: Preprocessing, images: Images) -> str:
+    """Say that the network was trained on BGR, if it is more often right with red and blue exchanged."""
+    truth = images.labels
+    assert truth is not None  # noqa: S101 - they were evaluated
+    as_it_is, exchanged = (
+        _answers(network, preprocessing, images, exchanged=exchanged) for exchanged in (False, True)
+    )
+    lost, gained = paired_counts(exchanged, as_it_is, truth)
+    if paired_interval(lost, gained, len(images))[1] >= 0:
+        return ""
+    before, after = float((as_it_is == truth).mean()), float((exchanged == truth).mean())
+    return (
+        f"with red and blue exchanged {after:.4f} of {len(images)} images are right, and {before:.4f} as they are: the "
+        "network seems to be trained on BGR, as cv2.imread returns. Exchange the input channels of its first "
+        "convolution, weight[:, [2, 1, 0]]"
+    )
+
+
+def _answers(
+    network: torch.nn.Module, preprocessing: Preprocessing, images: Images, *, exchanged: bool
+) -> NDArray[np.int64]:
+    def prepare(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return preprocessing(batch[..., ::-1] if exchanged else batch)
+
+    answers = []
+    with torch.inference_mode():
+        for start in range(0, len(images), _BATCH):
+            places = range(start, min(start + _BATCH, len(images)))
+            prepared = torch.from_numpy(images.prepared(places, prepare))
+            answers.append(network(prepared).argmax(dim=1).numpy())
+    return np.concatenate(answers)
