@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cnndeploy.cli import _common as common
+from cnndeploy.cli import _common as common, _network
 from cnndeploy.machine import patient_threads
 from cnndeploy.words import counted
 
@@ -15,9 +15,9 @@ from cnndeploy.words import counted
 @click.command()
 @click.argument("network")
 @click.option("--output", type=common.PATH, required=True, help="The checkpoint file.")
-@common.model_arguments_option
+@_network.model_arguments_option
 @click.option("--weights", type=common.PATH, help="File of torch.save, or of safetensors.")
-@common.preprocessing_option
+@_network.preprocessing_option
 @click.option(
     "--labels",
     type=common.PATH,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnndeploy.cli import _common as common
+from cnndeploy.cli import _common as common, _network
 from cnndeploy.errors import Stopped
 from cnndeploy.machine import patient_threads
 from cnndeploy.words import counted
@@ -20,15 +20,15 @@ _PLOTS = ("curves", "confusion")  # as training_plots() names them
 
 
 @click.command()
-@click.argument("architecture", type=common.SourceName(), required=False)
+@click.argument("architecture", type=_network.SourceName(), required=False)
 @click.option("--output", type=common.PATH, help="The checkpoint file.  [default: the network's name, .pt]")
-@common.model_arguments_option
+@_network.model_arguments_option
 @click.option(
     "--weights",
     type=common.PATH,
     help="Weights to start from, a file of torch.save or of safetensors; the last layer's may be for other classes.",
 )
-@common.preprocessing_option
+@_network.preprocessing_option
 @click.option(
     "--recipe",
     type=click.Choice(["tuned", "original"]),
@@ -95,7 +95,7 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
       cnndeploy train lenet --output lenet.pt
       cnndeploy train lenet --output lenet.pt --resume
       cnndeploy train mymodel.py:build --data photos --output shoes.pt
-      cnndeploy train torchvision:resnet18 --weights start.pth --data photos --output shoes.pt
+      cnndeploy train torchvision:resnet18 --weights start.pth --data photos
       torchrun --nproc-per-node 2 -m cnndeploy train lenet --output lenet.pt
     """
     from cnndeploy.artifact import Artifact

@@ -335,7 +335,7 @@ def test_data_info(cli: Cli, tmp_path: Path) -> None:
         (["train", "lenet", "--seed", "18446744073709551616"], 2, ["range"]),
         (["export", "{checkpoint}", "--format", "onnx", "--opset", "0"], 1, ["opset 0"]),
         (["bench", "{onnx}", "--threads", "99999999999"], 2, ["range"]),
-        (["train", "lenet", "--data-dir", "{tmp}"], 1, ["cnndeploy data fetch --data-dir"]),
+        (["train", "lenet", "--data-dir", "{tmp}"], 1, ["has no images"]),
         (["train", "lenet", "--output", "{tmp}/no/lenet.pt"], 1, ["does not exist"]),
         (["verfy"], 2, ["Did you mean 'verify'"]),
     ],

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -226,7 +227,7 @@ def test_an_output_that_cannot_be_written_is_found_before_images_are_decoded(
 def test_images_are_decoded_once_with_progress_and_can_be_stopped(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("cnndeploy.training.decoded.tempfile.tempdir", str(tmp_path))
     seen: list[tuple[int, int, str]] = []
     with pytest.raises(Stopped, match="while images were decoded"):
         train(
@@ -240,7 +241,8 @@ def test_images_are_decoded_once_with_progress_and_can_be_stopped(
     assert seen[0] == (1, 60, "Decoding images to train on")
     assert seen[-1] == (5, 30, "Decoding images to test on")
     assert list(tmp_path.iterdir()) == []  # the temporary file among them
-    monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 9))  # type: ignore[attr-defined]
+    full = SimpleNamespace(free=9)
+    monkeypatch.setattr("cnndeploy.training.decoded.shutil.disk_usage", lambda _: full)
     with pytest.raises(TrainingError, match=r"0.0 GB are free.*TMPDIR"):
         train(RESNET, tmp_path / "r.pt", data=photos, **QUICK)
 

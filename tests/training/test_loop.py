@@ -97,7 +97,7 @@ def test_every_choice_of_a_recipe_is_used(tmp_path: Path, monkeypatch: pytest.Mo
     plain = Recipe(epochs=2, batch_size=64, learning_rate=0.001)
     others: dict[str, Any] = {
         "epochs": 1, "batch_size": 32, "learning_rate": 0.002, "initialisation": "xavier", "schedule": "one-cycle",
-        "weight_decay": 0.1, "label_smoothing": 0.1, "flip": True, "shift": 2,
+        "weight_decay": 0.1, "label_smoothing": 0.1, "flip": True, "shift": 2, "crop": True,
     }  # fmt: skip
     assert others.keys() == {field.name for field in dataclasses.fields(Recipe)}
     design = ARCHITECTURES.get("lenet")
