@@ -21,6 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 from nursery import Nursery, Subprocess
 
+import cnndeploy
 from cnndeploy import process
 from cnndeploy.benchmark import engine
 from cnndeploy.benchmark.timer import Timer
@@ -28,7 +29,7 @@ from cnndeploy.cli import main
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
-from helpers import Once, Trained, train_for_a_moment, write_photos
+from helpers import RESNET, Once, Trained, train_for_a_moment, train_resnet_for_a_moment, write_photos
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -103,6 +104,28 @@ def trained(once: Once) -> Trained:
 
     folder = once("trained", make)
     return Trained(*(folder / f"lenet.{suffix}" for suffix in ("pt", "onnx", "torchscript")))
+
+
+@pytest.fixture(scope="session")
+def trained_resnet(once: Once, photos: Path, _own_configuration: None) -> Trained:
+    """The network of tests/resnet.py, trained on ``photos``, and its exported files; read only."""
+
+    def make(folder: Path) -> None:
+        train_resnet_for_a_moment(folder / "resnet.pt", photos)
+        for kind in ("onnx", "torchscript"):
+            export(folder / "resnet.pt", kind)
+
+    cnndeploy.allow_source(RESNET)  # whichever test process made it
+    folder = once("resnet", make)
+    return Trained(*(folder / f"resnet.{suffix}" for suffix in ("pt", "onnx", "torchscript")))
+
+
+@pytest.fixture(params=["lenet", "resnet"])
+def network(request: pytest.FixtureRequest) -> Trained:
+    """Ours, of grey images, and a stranger's, of RGB images, with batch normalisation."""
+    name = {"lenet": "trained", "resnet": "trained_resnet"}[request.param]
+    trained: Trained = request.getfixturevalue(name)
+    return trained
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.training.train import train
 
 Once = Callable[[str, Callable[[Path], object]], Path]
@@ -56,6 +57,32 @@ def write_photos(folder: Path) -> None:
                 pixels = np.array(colour) * light + draw.normal(0, 12, (height, width, 3))
                 image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
                 image.save(folder / split / label / f"{number:02}.jpg", quality=85)
+
+
+RESNET = f"{Path(__file__).with_name('resnet.py')}:build"
+SMALL_RGB = Preprocessing(
+    size=(32, 32),
+    resize=36,
+    antialias=True,
+    channels=3,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+
+
+def train_resnet_for_a_moment(path: Path, photos: Path) -> None:
+    """Train a stranger's network on photos until it tells their colours apart."""
+    train(
+        RESNET,
+        path,
+        data=photos,
+        preprocessing=SMALL_RGB,
+        epochs=12,
+        batch_size=8,
+        learning_rate=0.01,
+        threads=1,
+        seed=1,
+    )
 
 
 def train_for_a_moment(path: Path, seed: int = 0) -> None:
