@@ -304,9 +304,10 @@ def probabilities(classes):
 class Viewing(nn.Module):
     def __init__(self, classes):
         super().__init__()
-        self.convolution, self.head = nn.Conv2d(3, 4, 3, 8), nn.Linear(64, classes)
+        self.parts = nn.Sequential(nn.Conv2d(3, 4, 3, 8), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Linear(64, classes)
     def forward(self, x):
-        x = self.convolution(x)
+        x = self.parts[1](self.parts[0](x))  # one by one, and the last not at all
         return self.head(x.view(len(x), -1))
 
 class Auxiliary(Viewing):
