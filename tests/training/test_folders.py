@@ -227,7 +227,7 @@ def test_an_output_that_cannot_be_written_is_found_before_images_are_decoded(
 def test_images_are_decoded_once_with_progress_and_can_be_stopped(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnndeploy.training.decoded.tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     seen: list[tuple[int, int, str]] = []
     with pytest.raises(Stopped, match="while images were decoded"):
         train(
