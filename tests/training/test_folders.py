@@ -227,7 +227,7 @@ def test_an_output_that_cannot_be_written_is_found_before_images_are_decoded(
 def test_images_are_decoded_once_with_progress_and_can_be_stopped(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnndeploy.training.decoded.tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     seen: list[tuple[int, int, str]] = []
     with pytest.raises(Stopped, match="while images were decoded"):
         train(
@@ -304,9 +304,10 @@ def probabilities(classes):
 class Viewing(nn.Module):
     def __init__(self, classes):
         super().__init__()
-        self.convolution, self.head = nn.Conv2d(3, 4, 3, 8), nn.Linear(64, classes)
+        self.parts = nn.Sequential(nn.Conv2d(3, 4, 3, 8), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Linear(64, classes)
     def forward(self, x):
-        x = self.convolution(x)
+        x = self.parts[1](self.parts[0](x))  # one by one, and the last not at all
         return self.head(x.view(len(x), -1))
 
 class Auxiliary(Viewing):
