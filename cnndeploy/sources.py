@@ -52,7 +52,7 @@ _LIBRARIES = ("torchvision", "timm")
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a user's factory is: its ``module``, a name or the path of a file, and the folder that it imports from."""
+    """The place of a user's factory: its ``module``, a name or a file, and the ``folder`` that it imports from."""
 
     module: str
     factory: str

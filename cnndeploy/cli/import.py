@@ -53,10 +53,10 @@ def command(
 
     \b
     Examples:
-      cnndeploy import torchvision:resnet18@IMAGENET1K_V1 --weights resnet18.pth --output resnet18.pt
-      cnndeploy import timm:mobilenetv3_small_100 --weights w.safetensors --labels names.txt --output m.pt
-      cnndeploy import mymodel.py:build --model-arg classes=5 --weights best.pth \\
-        --preprocessing prep.json --labels names.txt --data photos --output shoes.pt
+      cnndeploy import torchvision:resnet18@DEFAULT --output resnet18.pt
+      cnndeploy import timm:resnet10t --weights w.safetensors --output m.pt
+      cnndeploy import mymodel.py:build --weights best.pth \\
+        --preprocessing prep.json --data photos --output shoes.pt
     """
     with patient_threads():
         from cnndeploy.importing.import_model import import_model

@@ -41,6 +41,10 @@ class Imported:
 
     ``notes`` say what was changed, ``proofs`` what was shown of the network, and ``doubts`` what looks wrong on the
     images. ``evaluation`` is on the test images of the data, None if there are none.
+
+    >>> made = cnndeploy.import_model("lenet", "again.pt", weights="lenet.pt", overwrite=True)
+    >>> made.parameters, made.doubts
+    (44426, ())
     """
 
     artifact: Artifact

@@ -26,6 +26,7 @@ COMMANDS = [
         "demo",
         "evaluate",
         "export",
+        "import",
         "inspect",
         "list",
         "predict",
