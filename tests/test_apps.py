@@ -126,6 +126,22 @@ def test_plain_python(
     assert refused.stderr.startswith(f"Error: {__file__} is not an image of a kind that is read here: ")
 
 
+def test_a_network_of_others_on_jpegs(
+    app_python: Path, trained_resnet: Trained, photos: Path, tmp_path: Path
+) -> None:
+    """With Pillow and ONNX Runtime alone, and by hand with these."""
+    pictures = sorted(photos.glob("val/*/00.jpg"))
+    with cnndeploy.load(trained_resnet.checkpoint, threads=1) as model:
+        answers = model.classify([cnndeploy.read_image(path, channels=3) for path in pictures])
+    assert len({each.label for each in answers}) > 3
+    predicted = json.loads(
+        _run(app_python, "-m", "cnndeploy", "predict", trained_resnet.onnx, *pictures, "--json", cwd=tmp_path)
+    )
+    for one, answer in zip(predicted["predictions"], answers, strict=True):
+        assert one["classes"][0]["label"] == answer.label
+        assert one["classes"][0]["probability"] == pytest.approx(answer.probability, abs=1e-4)
+
+
 @contextlib.contextmanager
 def _serving(python: Path, model: Path, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The example's web service, and its port; ended at the latest when the block ends."""
