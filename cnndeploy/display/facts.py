@@ -25,6 +25,8 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None, accuracy: A
             continue
         no_certificate = key == "certificate" and value is None
         cell = _no_certificate(facts, manifest) if no_certificate else _CELLS.get(key, _cell)(value)
+        if key == "certificate" and (others := facts.get("certificates", [])[1:]):  # by other runtimes
+            cell = "\n".join([cell, *map(_certificate_cell, others)])
         rows.append(("size" if key == "bytes" else key.replace("_", " "), cell))
     if manifest is None:
         return Group(facts_of("", [""], [*rows, ("manifest", "none: cnndeploy did not write this file")]))
@@ -142,7 +144,7 @@ _FIGURES: dict[str, Callable[[Any], str]] = {
     "verdict": str,
     "tried": lambda count: f"{count} tried",
 }
-_BELOW = ("manifest", "accuracy", "accuracy_images")
+_BELOW = ("manifest", "accuracy", "accuracy_images", "certificates")
 """The facts that have no row of their own."""
 _CELLS: dict[str, Callable[[Any], str]] = {
     "bytes": lambda count: f"{count:,} bytes ({size(count)})",
