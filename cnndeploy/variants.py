@@ -27,6 +27,8 @@ def variants(own: Preprocessing) -> dict[str, Prepare]:
     found: dict[str, Prepare] = {}
     if own.antialias:
         found["bilinear without antialias, as OpenCV"] = lambda images: _without_antialias(own, images)
+        if own.interpolation == "bicubic":
+            found["bicubic without antialias"] = lambda images: _cubic(own, images)
     else:
         found["antialias, as Pillow"] = replace(own, antialias=True)
     found["nearest neighbours"] = lambda images: _nearest(own, images)
@@ -73,6 +75,24 @@ def in_levels(own: Preprocessing, differences: NDArray[Any]) -> NDArray[Any]:
 def _without_antialias(own: Preprocessing, images: NDArray[np.uint8]) -> NDArray[Any]:
     raw = replace(own, antialias=False, interpolation="bilinear", scale=1.0, mean=0.0, std=1.0)
     return _normalised(own, np.rint(raw(images)))
+
+
+def _cubic(own: Preprocessing, images: NDArray[np.uint8]) -> NDArray[Any]:
+    """Resize by Keys' cubic convolution of the four nearest pixels, a = -0.5, with the image's edge repeated."""
+    target = own.resized_size(*images.shape[1:3])
+    pixels = images.reshape(*images.shape[:3], own.channels).astype(np.float32)
+    for axis, new in ((1, target[0]), (2, target[1])):
+        old = images.shape[axis]
+        centres = (np.arange(new) + 0.5) * old / new - 0.5
+        low = np.floor(centres).astype(np.intp)
+        weights = np.zeros((new, old), np.float32)
+        for place in range(-1, 3):
+            x = np.abs(low + place - centres)
+            near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+            np.add.at(weights, (np.arange(new), np.clip(low + place, 0, old - 1)), np.where(x < 1, near, far))
+        pixels = np.moveaxis(np.tensordot(pixels, weights, (axis, 1)), -1, axis)
+    levels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    return replace(own, resize=target)(levels[..., 0] if own.channels == 1 else levels)
 
 
 def _nearest(own: Preprocessing, images: NDArray[np.uint8]) -> NDArray[Any]:
