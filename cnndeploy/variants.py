@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,6 @@ from cnndeploy.preprocessing import Preprocessing
 Prepare = Callable[[NDArray[np.uint8]], NDArray[Any]]
 # In grey levels, on the average: a mistake that explains a file leaves less than this, and less than half of its error.
 _EXPLAINED = 0.5
-# Other means and deviations leave nothing but rounding.
-_ROUNDING = 0.02
 
 
 def variants(own: Preprocessing) -> dict[str, Prepare]:
@@ -52,14 +50,19 @@ def explained(own: Preprocessing, images: NDArray[np.uint8], prepared: NDArray[A
         return f"it is what comes of this mistake: {name}"
     fits = [np.polyfit(expected[:, c].ravel(), prepared[:, c].ravel(), 1) for c in range(own.channels)]
     slopes, shifts = (np.array(values)[:, None, None] for values in zip(*fits, strict=True))
-    if _error(own, expected * slopes + shifts, prepared) > _ROUNDING:
+    if _error(own, expected * slopes + shifts, prepared) > _EXPLAINED / 2:
         return ""
     stds = [std / slope for std, slope in zip(own.stds, slopes.ravel(), strict=True)]
-    means = [
-        mean - shift * std for mean, shift, std in zip(own.means, shifts.ravel(), stds, strict=True)
-    ]
-    texts = (", ".join(f"{one:.4g}" for one in values) for values in (means, own.means, stds, own.stds))
-    return "its mean is {}, not {}, and its std {}, not {}".format(*texts)
+    means = [mean - shift * std for mean, shift, std in zip(own.means, shifts.ravel(), stds, strict=True)]
+    pairs = (("mean", _listed(means), _listed(own.means)), ("std", _listed(stds), _listed(own.stds)))
+    return " and ".join(
+        f"its {name} is {given}, not {wanted}" for name, given, wanted in pairs if given != wanted
+    )
+
+
+def _listed(values: Sequence[float]) -> str:
+    """Show three digits, as many as a fit tells where some values are off by a level."""
+    return ", ".join(f"{value:.3g}" for value in values)
 
 
 def _error(own: Preprocessing, expected: NDArray[Any], prepared: NDArray[Any]) -> float:

@@ -89,7 +89,9 @@ def what_if(
     given = np.empty((len(ways), len(test)), np.int64)
 
     def in_every_way(raw: NDArray[np.uint8]) -> NDArray[Any]:
-        return np.stack([prepare(raw) for prepare in ways.values()], axis=1)  # (n, ways, channels, height, width)
+        return np.stack(
+            [prepare(raw) for prepare in ways.values()], axis=1
+        )  # (n, ways, channels, height, width)
 
     with open_session(opened, candidate.run) as session:
         for start in range(0, len(test), _BATCH):

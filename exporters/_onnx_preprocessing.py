@@ -206,7 +206,9 @@ def _cropped(steps: _Steps, images: Value, target: Any, own: Preprocessing) -> V
         lacking = steps("Max", steps("Sub", size, target), _whole(0))
         before = steps("Div", lacking, _whole(2))
         ends = (before, steps("Sub", lacking, before))
-        zero = _whole(0)  # of the other axes: with Pad's input axes, ONNX Runtime's optimiser breaks the graph
+        zero = _whole(
+            0
+        )  # of the other axes: with Pad's input axes, ONNX Runtime's optimiser breaks the graph
         pads = steps("Concat", *(part for end in ends for part in (zero, end, zero)), axis=0)
         images = steps("Pad", images, pads, np.float32(0))
         target = steps("Add", target, lacking)

@@ -36,7 +36,9 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None, accuracy: A
 def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tuple[str, str]]:
     training = manifest.training
     yield "architecture", manifest.architecture
-    yield "preprocessing", "in the file: " * manifest.takes_images + _steps(manifest.preprocessing)
+    form = f" ({manifest.resizing} resizing)" if manifest.resizing else ""
+    inside = f"in the file{form}: " if manifest.takes_images else ""
+    yield "preprocessing", inside + _steps(manifest.preprocessing)
     if manifest.checkpoint_sha256 is not None:  # an exported file
         yield "simplified", ", ".join(manifest.rewrites) or "no"
     yield "labels", ", ".join(manifest.labels)

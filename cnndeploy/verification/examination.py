@@ -20,7 +20,16 @@ from cnndeploy.verification.report import FileIdentity
 # Operators that a network ready to deploy has no use for. ONNX Runtime removes even a Dropout in training mode from
 # the middle of a graph by default (EliminateDropout), so that only its absence is proof.
 _RANDOM = ("Bernoulli", "Dropout", "Multinomial", "Random")  # their names begin so
-_SAME = ("architecture", "input", "output", "probabilities", "preprocessing", "labels", "training", "resizing")
+_SAME = (
+    "architecture",
+    "input",
+    "output",
+    "probabilities",
+    "preprocessing",
+    "labels",
+    "training",
+    "resizing",
+)
 
 
 @dataclass(slots=True)

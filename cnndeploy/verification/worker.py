@@ -139,11 +139,12 @@ class _Checks:
         elif (probabilities := self._manifest.probabilities) is not None:
             reason = _wrong_probabilities(logits.astype(np.float64), outputs[probabilities.name])
             if not reason and self._manifest.resizing is not None:
-                reason = self._wrong_preparation(images, outputs[self._manifest.prepared_output.name], numbers)
+                reason = self._wrong_preparation(
+                    images, outputs[self._manifest.prepared_output.name], numbers
+                )
         if not reason:
             self._last, self._kept = logits, logits.copy()
         return logits, reason
-
 
     def _wrong_preparation(
         self, images: NDArray[np.uint8], prepared: NDArray[Any], numbers: list[int]
