@@ -1,9 +1,9 @@
 """The certificate: ``<artifact>.verified.json``, what a passed verification leaves beside a file.
 
 It names both files by SHA-256, so that it says nothing about any other file of the same name. Its verdict is
-``equivalent``, or for a file that gives up accuracy on purpose ``within budget``. A file may be right on one runtime and
-wrong on another, so there is a certificate for each runtime and precision, all in this one file: the newest, and under
-``others`` those before it.
+``equivalent``, or for a file that gives up accuracy on purpose ``within budget``. A file may be right on one runtime
+and wrong on another, so there is a certificate for each runtime and precision, all in this one file: the newest, and
+under ``others`` those before it.
 """
 
 from __future__ import annotations

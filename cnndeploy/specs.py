@@ -76,14 +76,15 @@ class Manifest:
     """The facts inside every file: the model's inputs and outputs, and where it came from.
 
     ``input`` is what ``preprocessing`` returns, float32 (batch, channels, height, width). A file that does the
-    preprocessing itself takes raw images, uint8 (batch, height, width) or for RGB (batch, height, width, 3), of
-    any size; it also returns ``probabilities``, the softmax of the logits, ``output``. If it resizes as Pillow does,
-    ``resizing`` says in which form, and it returns ``prepared`` too, which its network got, so that it can be checked. ``training`` holds recipe, accuracy and data set
-    checksums; it is empty for untrained weights. ``checkpoint_sha256`` names the checkpoint file that an artifact was
-    exported from; it is None in a checkpoint, which cannot hold its own hash. ``rewrites`` lists the exact
-    simplifications of the exported network, such as ``"merge_linear(classifier.1, classifier.3)"``. ``quantization``
-    says how a ``lossy`` file was made, which computes in less than float32. ``source`` says how the architecture is
-    built. ``data`` is the data set to run on, ``fashion-mnist`` or a folder as it was named, or None if there is none.
+    preprocessing itself takes raw images, uint8 (batch, height, width) or for RGB (batch, height, width, 3), of any
+    size; it also returns ``probabilities``, the softmax of the logits, ``output``. If it resizes as Pillow does,
+    ``resizing`` says in which form, and it returns ``prepared`` too, which its network got, so that it can be checked.
+    ``training`` holds recipe, accuracy and data set checksums; it is empty for untrained weights. ``checkpoint_sha256``
+    names the checkpoint file that an artifact was exported from; it is None in a checkpoint, which cannot hold its own
+    hash. ``rewrites`` lists the exact simplifications of the exported network, such as ``"merge_linear(classifier.1,
+    classifier.3)"``. ``quantization`` says how a ``lossy`` file was made, which computes in less than float32.
+    ``source`` says how the architecture is built. ``data`` is the data set to run on, ``fashion-mnist`` or a folder as
+    it was named, or None if there is none.
 
     >>> manifest = cnndeploy.Artifact.open("lenet.onnx").require_manifest()
     >>> print(manifest.input, "->", manifest.output)
@@ -143,7 +144,7 @@ class Manifest:
         return images if self.takes_images else self.preprocessing(images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dict of the fields; without ``resizing`` if it is None, as files of before are written."""
+        """Return a JSON-ready dict of the fields; without ``resizing`` if it is None, as in older files."""
         values = dict(jsonable(self))
         if self.resizing is None:
             del values["resizing"]

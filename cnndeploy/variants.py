@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy.preprocessing import Preprocessing
+from cnndeploy.preprocessing import Interpolation, Preprocessing
 
 Prepare = Callable[[NDArray[np.uint8]], NDArray[Any]]
 # In grey levels, on the average: a mistake that explains a file leaves less than this, and less than half of its error.
@@ -21,7 +21,7 @@ def variants(own: Preprocessing) -> dict[str, Prepare]:
 
     Each maps images as :class:`Preprocessing` does, uint8 (batch, height, width) or (batch, height, width, 3).
     """
-    other = "bicubic" if own.interpolation == "bilinear" else "bilinear"
+    other: Interpolation = "bicubic" if own.interpolation == "bilinear" else "bilinear"
     found: dict[str, Prepare] = {}
     if own.antialias:
         found["bilinear without antialias, as OpenCV"] = lambda images: _without_antialias(own, images)

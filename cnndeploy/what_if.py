@@ -15,7 +15,7 @@ from cnndeploy.progress import Progress, silent
 from cnndeploy.run import Run
 from cnndeploy.runtimes import open_session
 from cnndeploy.serial import jsonable
-from cnndeploy.variants import variants
+from cnndeploy.variants import Prepare, variants
 from cnndeploy.verification.checks import paired_counts, paired_interval
 
 _BATCH = 16  # of images that are prepared in every way at a time
@@ -80,7 +80,7 @@ def what_if(
     if manifest.takes_images:
         raise ArtifactError(f"{opened.path} does its own preprocessing; ask this of its checkpoint")
     own = manifest.preprocessing
-    ways = {"": own, **variants(own)}
+    ways: dict[str, Prepare] = {"": own, **variants(own)}
     dataset = open_dataset(data, manifest.data, opened.path)
     test = dataset.split("test", own.channels, manifest.labels).first(images)
     labels_of(test, dataset)  # before anything is read

@@ -1,9 +1,9 @@
 """Preprocessing as ONNX operators, in front of a network's graph.
 
 Images are resized as Pillow resizes them, in one of two forms. ``native`` is the operator Resize on 8-bit images, which
-ONNX Runtime computes nearly as Pillow does; other runtimes ignore its ``antialias``, or refuse it. ``portable`` is the two
-matrix products that any resizing is: the graph computes their weights from the image's size, in float64 and rounded to
-22 bits as Pillow does. A runtime that has float64 gets every level as Pillow does.
+ONNX Runtime computes nearly as Pillow does; other runtimes ignore its ``antialias``, or refuse it. ``portable`` is the
+two matrix products that any resizing is: the graph computes their weights from the image's size, in float64 and rounded
+to 22 bits as Pillow does. A runtime that has float64 gets every level as Pillow does.
 
 Images stay (batch, height, width, channels) until they have been resized: if the channels go first before Shape is
 taken, ONNX Runtime 1.31 and 1.32 cannot load the graph ("Number of elements of input 'sizes'").
@@ -89,10 +89,8 @@ def _prepared(steps: _Steps, image: Value, manifest: Manifest) -> Value:
         resized = _as_operator(steps, pixels, target, own)
     else:  # as torch resizes, after scaling
         scaled = steps("Mul", steps("Cast", pixels, to=_FLOAT), np.float32(own.scale))
-        resized = steps(
-            *("Resize", scaled, None, None, target),
-            **{"mode": "linear", "coordinate_transformation_mode": "half_pixel", "axes": [1, 2]},
-        )
+        options: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        resized = steps("Resize", scaled, None, None, target, axes=[1, 2], **options)
     cropped = _cropped(steps, resized, target, own)
     channels_first = steps("Transpose", cropped, perm=[0, 3, 1, 2])
     result = steps("Reshape", channels_first, _whole(-1, *own.shape))  # so that every runtime knows the size

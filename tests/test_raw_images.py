@@ -25,7 +25,7 @@ from cnndeploy.errors import ArtifactError, ExportError
 from cnndeploy.exporters import EXPORTERS, ExportOptions, export
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.runtimes import open_session
-from cnndeploy.specs import Manifest, TensorSpec
+from cnndeploy.specs import Manifest, Resizing, TensorSpec
 from cnndeploy.variants import explained, variants
 from cnndeploy.verification.prepared import MOST_LEVELS, MOST_MOVED, moves_of
 from cnndeploy.verification.verify import verify
@@ -38,7 +38,7 @@ SOURCE = f"{Path(__file__).parent}/resnet.py:build"
 OWN = Preprocessing(
     size=(32, 32), channels=3, resize=36, antialias=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
 )
-FORMS = ("native", "portable")
+FORMS: tuple[Resizing, ...] = ("native", "portable")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -96,8 +96,8 @@ def _prepared(check: PreparedCheck) -> str:
         return "as Pillow's, bit for bit"
     change = "" if check.probability_change is None else f"; probabilities by {check.probability_change:.1g}"
     return (
-        f"{100 * check.share:.2g}% of values off, by {counted(check.levels, 'grey level')} at most (limit {check.most_levels})"
-        f"{change}"
+        f"{100 * check.share:.2g}% of values off, by {counted(check.levels, 'grey level')} at most "
+        f"(limit {check.most_levels}){change}"
     )
 
 

@@ -1,13 +1,14 @@
 """What a file that resizes as Pillow does makes of raw images, against what its checkpoint's preprocessing makes.
 
-Such a file also returns what its network got. Both are multiples of a grey level after the same normalisation, so their
-difference is a whole number of levels, apart from float32's rounding. These numbers are the *moves*. The network is then
-judged on exactly the images that it got: the checkpoint is given the moved ones. So no tolerance becomes wider.
+Such a file also returns what its network got. Both are multiples of a grey level after the same normalisation, so
+their difference is a whole number of levels, apart from float32's rounding. These numbers are the *moves*. The network
+is then judged on exactly the images that it got: the checkpoint is given the moved ones. So no tolerance becomes wider.
 
-How far values may be moved follows from the arithmetic. A resizing is two weighted sums, each rounded to 8 bits. A runtime
-whose weights are rounded otherwise breaks ties otherwise. A tie needs weights that are multiples of a sixth or of a finer
-fraction: halves and quarters are exact, and thirds never tie. So at most one value in six is moved, and then by one level;
-one that the first rounding has moved may be moved once more by the second.
+How far values may be moved follows from the arithmetic. A resizing is two weighted sums, each rounded to 8 bits. A
+runtime whose weights differ in the last bits breaks ties otherwise, and hardly anything else. A tie needs weights that
+are multiples of a sixth or of a finer fraction: halves and quarters are exact in binary, and thirds never tie. So at
+most about one value in six is moved, and by one level; one that the first rounding has moved may be moved once more by
+the second. docs/PREPROCESSING.md has what was measured.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ def moves_of(
     size = " x ".join(map(str, images.shape[1:3]))
     most = float(np.abs(difference).max())
     reason = (
-        f"its preprocessing is not the checkpoint's: on images of {size} it is off by up to {most:.3g} grey levels, in up "
-        f"to {worst:.1%} of an image's values"
+        f"its preprocessing is not the checkpoint's: on images of {size} it is off by up to {most:.3g} grey levels, in "
+        f"up to {worst:.1%} of an image's values"
     )
     why = explained(own, images, prepared)
     return np.zeros(0, np.int8), check, f"{reason}; {why}" if why else reason

@@ -39,9 +39,9 @@ class Computation:
     ``precision`` is float32, tf32 or float64; ``weights`` the dtype that a checkpoint's weights are rounded to first.
     ``simplified``: the network is simplified first, as exporters do. In float64 the images are prepared in float32 and
     then widened, or with ``from_raw`` prepared in float64: beside a file that prepares them itself, that is part of
-    what may be rounded. ``size`` is the height and width that raw images are resampled to first. ``moves`` is a folder: a
-    file that resizes as Pillow does writes there by how many grey levels its prepared images are off, and a checkpoint
-    computes with the images that are off so.
+    what may be rounded. ``size`` is the height and width that raw images are resampled to first. ``moves`` is a folder:
+    a file that resizes as Pillow does writes there by how many grey levels its prepared images are off, and a
+    checkpoint computes with images that are off so.
     """
 
     precision: Precision = "float32"

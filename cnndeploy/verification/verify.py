@@ -23,8 +23,8 @@ from cnndeploy.verification import checks
 from cnndeploy.verification.checks import Comparison, Tolerance
 from cnndeploy.verification.divergence import IMAGES, Divergence, find_divergence
 from cnndeploy.verification.examination import Examination, examination
-from cnndeploy.verification.reference import AS_IT_IS, Computation, NotRun, Reference, Runner, rows_of
 from cnndeploy.verification.prepared import has_moves
+from cnndeploy.verification.reference import AS_IT_IS, Computation, NotRun, Reference, Runner, rows_of
 from cnndeploy.verification.report import EquivalenceReport
 
 BATCH_SIZES = (1, 2, 3, 7, 64, 256)
