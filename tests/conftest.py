@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pickle
 import shutil
@@ -28,7 +29,7 @@ from cnndeploy.cli import main
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
-from helpers import Once, Trained, train_for_a_moment, write_photos
+from helpers import RAW_SOURCE, Once, Trained, train_for_a_moment, write_photos, write_raw_files
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -126,6 +127,18 @@ def photos(once: Once) -> Path:
     A class is a colour, which a small network learns from a few dozen images.
     """
     return once("photos", write_photos)
+
+
+@pytest.fixture(scope="session")
+def raw_files(once: Once, photos: Path) -> Path:
+    """A folder with a colour network, own.pt, and files of it that take prepared and raw images; read only."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CNNDEPLOY_SOURCES", json.dumps([RAW_SOURCE]))
+            write_raw_files(folder, photos)
+
+    return once("raw", make)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,10 +16,8 @@ from click.testing import Result
 from onnx import helper, numpy_helper
 
 import cnndeploy
-import resnet
 from cnndeploy import Preprocessing, Reference, Run
 from cnndeploy.artifact import Artifact
-from cnndeploy.datasets import open_dataset
 from cnndeploy.errors import ArtifactError, ExportError
 from cnndeploy.exporters import EXPORTERS, ExportOptions, export
 from cnndeploy.formats.onnx import MANIFEST_KEY
@@ -31,49 +28,27 @@ from cnndeploy.verification.prepared import MOST_LEVELS, MOST_MOVED, moves_of
 from cnndeploy.verification.verify import verify
 from cnndeploy.what_if import what_if
 from edits import edit_manifest, manifest_of
-from helpers import COLOURS, Once
+from helpers import RAW as OWN, RAW_SOURCE
 from strangers import in_hand
 
-SOURCE = f"{Path(__file__).parent}/resnet.py:build"
-OWN = Preprocessing(
-    size=(32, 32), channels=3, resize=36, antialias=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
-)
 FORMS: tuple[Resizing, ...] = ("native", "portable")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _source_allowed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CNNDEPLOY_SOURCES", json.dumps([SOURCE]))
+        patch.setenv("CNNDEPLOY_SOURCES", json.dumps([RAW_SOURCE]))
         yield
 
 
-@pytest.fixture(scope="module")
-def files(once: Once, photos: Path) -> Path:
-    """A folder with own.pt, which tells the photos' colours, and own.native.onnx and own.portable.onnx."""
-
-    def make(folder: Path) -> None:
-        torch.manual_seed(0)
-        network, train = resnet.build(5, 4), open_dataset(photos).split("train", 3, list(COLOURS))
-        images = torch.from_numpy(train.prepared(range(len(train)), OWN))
-        labels = torch.from_numpy(np.asarray(train.labels, np.int64))
-        optimizer = torch.optim.Adam(network.parameters(), 0.01)
-        for _ in range(25):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(network(images), labels).backward()
-            optimizer.step()
-        settings: dict[str, Any] = {"arguments": {"width": 4}, "labels": list(COLOURS), "data": photos}
-        path = folder / "own.pt"
-        cnndeploy.import_model(network.eval(), path, source=SOURCE, preprocessing=OWN, **settings)
-        for form in FORMS:
-            export(path, "onnx", folder / f"own.{form}.onnx", input="image", resize=form)
-
-    return once("raw", make)
+@pytest.fixture
+def files(raw_files: Path) -> Path:
+    return raw_files
 
 
 @pytest.fixture(scope="module")
-def reference(files: Path, photos: Path) -> Iterator[Reference]:
-    with Reference(files / "own.pt", data=photos) as reference:
+def reference(raw_files: Path, photos: Path) -> Iterator[Reference]:
+    with Reference(raw_files / "own.pt", data=photos) as reference:
         yield reference
 
 
