@@ -1,7 +1,9 @@
 """The certificate: ``<artifact>.verified.json``, what a passed verification leaves beside a file.
 
 It names both files by SHA-256, so that it says nothing about any other file of the same name. Its verdict is
-``equivalent``, or for a file that gives up accuracy on purpose ``within budget``. A file has one certificate at most.
+``equivalent``, or for a file that gives up accuracy on purpose ``within budget``. A file may be right on one runtime
+and wrong on another, so there is a certificate for each runtime and precision, all in this one file: the newest, and
+under ``others`` those before it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,22 +88,29 @@ def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str
     certificate cannot be written or removed.
     """
     path, content = certificate_path(artifact), verdict.to_dict()
-    certificate = _existing_certificate(artifact)
-    earlier = _described(certificate)
+    certificates = _existing_certificates(artifact)
+    run = Run(content["runtime"], options=RuntimeOptions.of(content["options"]))
+    own = next((one for one in certificates or [] if _covers(one, run)), None)
+    others = [one for one in certificates or [] if one is not own]
+    earlier = _described(own) if own or others else _described_all(certificates)
     why_kept = _why_not_replaced if verdict.passed else _why_not_outdated
-    if certificate and (reason := why_kept(content, certificate)):
-        return Certification("kept", path, earlier, reason)
+    nearest = own or (others[0] if others else None)
+    if nearest and (reason := why_kept(content, nearest)):
+        return Certification("kept", path, _described(nearest), reason)
     if verdict.passed:
         if _sha256(artifact) != content["artifact"]["sha256"]:
             raise ArtifactError(f"{artifact} is not the file any more that was verified; verify it again")
         date = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"date": date, "command": command, "environment": environment(), **content}
-        write_file(path, dumps(content).encode())
+        _write(path, [content, *others])
         return Certification("written", path, earlier)
-    if certificate is None:
+    if certificates is None:
         return Certification("none", path)
     try:
-        path.unlink(missing_ok=True)
+        if others:
+            _write(path, others)
+        else:
+            path.unlink(missing_ok=True)
     except OSError as error:
         left = f"the outdated certificate {path} could not be removed"
         raise ArtifactError(f"{left}: {error.strerror}") from error
@@ -120,15 +129,29 @@ def try_to_certify(verdict: Certifiable, artifact: str | os.PathLike[str], comma
 
 
 def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
-    """Return the certificate for this exact file, or None.
+    """Return the newest certificate for this exact file, by whatever runtime, or None."""
+    return next(iter(read_certificates(artifact)), None)
 
-    Its ``verdict`` is ``equivalent``, or ``within budget`` with the figures for a file that is lossy or was run so.
+
+def read_certificates(artifact: Artifact) -> list[dict[str, Any]]:
+    """Return the certificates for this exact file, each of another runtime or precision, the newest first.
+
+    A ``verdict`` is ``equivalent``, or ``within budget`` with the figures for a file that is lossy or was run so.
     """
     try:
         path = certificate_path(artifact.path)
         if not path.is_file():  # a named pipe would never end
-            return None
-        content = json.loads(path.read_text())
+            return []
+        newest = json.loads(path.read_text())
+        others = newest.pop("others", [])
+        return [one for content in (newest, *others) if (one := _valid(artifact, content)) is not None]
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return []
+
+
+def _valid(artifact: Artifact, content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a certificate if it is one, and for this exact file."""
+    try:
         # certificates had neither before files could be lossy
         content = {"verdict": "equivalent", "options": {}, **content}
         options = RuntimeOptions.of(content["options"])
@@ -141,7 +164,7 @@ def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
         matches = content["artifact"]["sha256"] == artifact.sha256 and content["against"]["sha256"]
         complete = {"runtime", "device", "date"} <= content.keys()
         return content if passes and matches and complete else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -154,9 +177,10 @@ def require_certificate(artifact: Artifact, run: Run, images: int) -> None:
         raise InputMismatchError(
             f"require_verified is True or a number of images, at least 1; not {images!r}"
         )
-    certificate = read_certificate(artifact)
-    if certificate is None or not _covers(certificate, run):
-        only = "" if certificate is None else f", only {_described(certificate)}"
+    certificates = read_certificates(artifact)
+    certificate = next((one for one in certificates if _covers(one, run)), None)
+    if certificate is None:
+        only = f", only {_described_all(certificates)}" if certificates else ""
         raise ArtifactError(
             f"{artifact.path} has no certificate of a verification of exactly its bytes by "
             f"{run.runtime}{run.choices}{only}. {_how_to_verify(artifact, run)}"
@@ -170,19 +194,16 @@ def require_certificate(artifact: Artifact, run: Run, images: int) -> None:
 
 def remove_stale_certificate(artifact: str | os.PathLike[str]) -> Certification:
     """Delete the certificate unless it matches the file's current bytes."""
-    path, certificate = certificate_path(artifact), _existing_certificate(artifact)
-    if certificate is None:
+    path, certificates = certificate_path(artifact), _existing_certificates(artifact)
+    if certificates is None:
         return Certification("none", path)
-    if certificate:
-        return Certification("kept", path, _described(certificate), "it is of the bytes that are there")
+    earlier = _described_all(certificates)
+    if certificates:
+        return Certification("kept", path, earlier, "it is of the bytes that are there")
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
-        return Certification(
-            "removed", path, _described(certificate), "it says nothing about the file as it is"
-        )
-    return Certification(
-        "kept", path, _described(certificate), "it could not be removed; it counts for nothing"
-    )
+        return Certification("removed", path, earlier, "it says nothing about the file as it is")
+    return Certification("kept", path, earlier, "it could not be removed; it counts for nothing")
 
 
 def known_accuracy(artifact: Artifact, run: Run) -> Accuracy | None:
@@ -192,8 +213,9 @@ def known_accuracy(artifact: Artifact, run: Run) -> Accuracy | None:
     one has its own: that of its certificate by the same runtime in the same precision, else None.
     """
     if _is_lossy(artifact, run.choices):
-        certificate = read_certificate(artifact)
-        if certificate is None or not _covers(certificate, run):
+        certificates = read_certificates(artifact)
+        certificate = next((one for one in certificates if _covers(one, run)), None)
+        if certificate is None:
             return None
         own, checkpoint = certificate["artifact_accuracy"], certificate["checkpoint_accuracy"]
         return Accuracy(own, certificate["images"], checkpoint)
@@ -202,14 +224,19 @@ def known_accuracy(artifact: Artifact, run: Run) -> Accuracy | None:
     return None if accuracy is None else Accuracy(accuracy, training.get("test_images", 0))
 
 
-def _existing_certificate(artifact: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the certificate beside a file, empty if it is not valid for the file as it is; None if there is none."""
+def _existing_certificates(artifact: str | os.PathLike[str]) -> list[dict[str, Any]] | None:
+    """Return the certificates beside a file that are valid for the file as it is; None if there is no such file."""
     if not certificate_path(artifact).exists():
         return None
     try:
-        return read_certificate(Artifact.open(artifact)) or {}
+        return read_certificates(Artifact.open(artifact))
     except CnndeployError:  # the artifact is gone, or no model file any more
-        return {}
+        return []
+
+
+def _write(path: Path, certificates: list[dict[str, Any]]) -> None:
+    newest, *others = certificates
+    write_file(path, dumps({**newest, **({"others": others} if others else {})}).encode())
 
 
 def _why_not_replaced(passed: Mapping[str, Any], certificate: Mapping[str, Any]) -> str:
@@ -253,11 +280,15 @@ def _why_not_outdated(failed: Mapping[str, Any], certificate: Mapping[str, Any])
     return ""
 
 
+def _described_all(certificates: Sequence[Mapping[str, Any]] | None) -> str:
+    if certificates is None:
+        return ""
+    return " and ".join(map(_described, certificates)) or "a certificate that is not of this file"
+
+
 def _described(certificate: Mapping[str, Any] | None) -> str:
     if certificate is None:
         return ""
-    if not certificate:
-        return "a certificate that is not of this file"
     run = f"{certificate['runtime']} on {certificate['device']}{RuntimeOptions.of(certificate['options'])}"
     return f"the certificate on {counted(certificate['images'], 'image')} by {run}"
 

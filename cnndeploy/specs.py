@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.serial import jsonable, structure
 
 Axis = int | str
+Resizing = Literal["native", "portable"]
+"""How a file resizes as Pillow does: by ONNX's own operator, or by matrix products that every runtime has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,15 @@ class Manifest:
     """The facts inside every file: the model's inputs and outputs, and where it came from.
 
     ``input`` is what ``preprocessing`` returns, float32 (batch, channels, height, width). A file that does the
-    preprocessing itself takes raw images, uint8 (batch, height, width), of any size; it also returns
-    ``probabilities``, the softmax of the logits, ``output``. ``training`` holds recipe, accuracy and data set
-    checksums; it is empty for untrained weights. ``checkpoint_sha256`` names the checkpoint file that an artifact was
-    exported from; it is None in a checkpoint, which cannot hold its own hash. ``rewrites`` lists the exact
-    simplifications of the exported network, such as ``"merge_linear(classifier.1, classifier.3)"``. ``quantization``
-    says how a ``lossy`` file was made, which computes in less than float32. ``source`` says how the architecture is
-    built. ``data`` is the data set to run on, ``fashion-mnist`` or a folder as it was named, or None if there is none.
+    preprocessing itself takes raw images, uint8 (batch, height, width) or for RGB (batch, height, width, 3), of any
+    size; it also returns ``probabilities``, the softmax of the logits, ``output``. If it resizes as Pillow does,
+    ``resizing`` says in which form, and it returns ``prepared`` too, which its network got, so that it can be checked.
+    ``training`` holds recipe, accuracy and data set checksums; it is empty for untrained weights. ``checkpoint_sha256``
+    names the checkpoint file that an artifact was exported from; it is None in a checkpoint, which cannot hold its own
+    hash. ``rewrites`` lists the exact simplifications of the exported network, such as ``"merge_linear(classifier.1,
+    classifier.3)"``. ``quantization`` says how a ``lossy`` file was made, which computes in less than float32.
+    ``source`` says how the architecture is built. ``data`` is the data set to run on, ``fashion-mnist`` or a folder as
+    it was named, or None if there is none.
 
     >>> manifest = cnndeploy.Artifact.open("lenet.onnx").require_manifest()
     >>> print(manifest.input, "->", manifest.output)
@@ -100,6 +104,7 @@ class Manifest:
     quantization: Mapping[str, Any] | None = None
     source: Source = field(default_factory=Source)
     data: str | None = None
+    resizing: Resizing | None = None
 
     @property
     def lossy(self) -> bool:
@@ -114,23 +119,36 @@ class Manifest:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """All outputs, in order."""
-        return (self.output, *(() if self.probabilities is None else (self.probabilities,)))
+        more = () if self.probabilities is None else (self.probabilities,)
+        return (self.output, *more, *(() if self.resizing is None else (self.prepared_output,)))
 
-    def taking_images(self) -> Manifest:
-        """Return the manifest of the same network in a file that does the preprocessing itself."""
+    @property
+    def prepared_output(self) -> TensorSpec:
+        """The output of a file that resizes as Pillow does: what its network got."""
+        return TensorSpec("prepared", "float32", (self.input.shape[0], *self.preprocessing.shape))
+
+    def taking_images(self, resizing: Resizing = "native") -> Manifest:
+        """Return the manifest of the same network in a file that does the preprocessing itself.
+
+        ``resizing`` says how, if images are resized as Pillow does; without antialias runtimes resize alike.
+        """
         return replace(
             self,
-            input=TensorSpec(self.input.name, "uint8", (self.input.shape[0], "height", "width")),
+            input=TensorSpec(self.input.name, "uint8", (self.input.shape[0], *_raw_axes(self.preprocessing))),
             probabilities=replace(self.output, name="probabilities"),
+            resizing=resizing if self.preprocessing.antialias else None,
         )
 
     def prepared(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """Turn raw images, uint8 (batch, height, width), into the file's input."""
+        """Turn raw images, uint8 (batch, height, width) or (batch, height, width, 3), into the file's input."""
         return images if self.takes_images else self.preprocessing(images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dict of the fields."""
-        return dict(jsonable(self))
+        """Return a JSON-ready dict of the fields; without ``resizing`` if it is None, as in older files."""
+        values = dict(jsonable(self))
+        if self.resizing is None:
+            del values["resizing"]
+        return values
 
     def to_json(self) -> str:
         """Return the same text for the same manifest, so that exports are reproducible byte by byte."""
@@ -144,7 +162,8 @@ class Manifest:
         except (ArtifactError, ValueError, RecursionError) as error:
             raise ValueError(f"not a cnndeploy manifest: {error}") from error
         given, logits = manifest.input, manifest.output
-        rest = ("height", "width") if manifest.takes_images else manifest.preprocessing.shape
+        own = manifest.preprocessing
+        rest = _raw_axes(own) if manifest.takes_images else own.shape
         shapes = [spec.shape for spec in (given, *manifest.outputs)]
         requirements = {  # what the rest of cnndeploy relies on
             "shapes": all(shapes)
@@ -152,8 +171,13 @@ class Manifest:
             "labels": logits.shape[-1:] == (len(manifest.labels),),
             "input": given.shape[1:] == rest,
             "output": len(logits.shape) == 2,
+            "resizing": manifest.resizing is None or (manifest.takes_images and own.antialias),
             "probabilities": manifest.probabilities in (None, replace(logits, name="probabilities")),
         }
         if wrong := [name for name, met in requirements.items() if not met]:
             raise ValueError(f"not a cnndeploy manifest: {', '.join(wrong)}")
         return manifest
+
+
+def _raw_axes(preprocessing: Preprocessing) -> tuple[Axis, ...]:
+    return ("height", "width") if preprocessing.channels == 1 else ("height", "width", 3)

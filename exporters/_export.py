@@ -12,7 +12,7 @@ from cnndeploy.errors import ExportError, UnknownNameError
 from cnndeploy.files import check_writable
 from cnndeploy.machine import versions
 from cnndeploy.registry import Registry
-from cnndeploy.specs import Manifest
+from cnndeploy.specs import Manifest, Resizing
 
 if TYPE_CHECKING:
     from cnndeploy.checkpoint import Checkpoint
@@ -27,6 +27,7 @@ class ExportOptions:
     opset: int | None = None
     input: ModelInput = "tensor"
     simplify: bool = True
+    resize: Resizing = "native"
 
 
 class Exporter(Protocol):
@@ -60,6 +61,7 @@ def export(
     input: ModelInput = "tensor",  # noqa: A002 - the field's name, and the command line's
     opset: int | None = None,
     simplify: bool = True,
+    resize: Resizing = "native",
 ) -> Artifact:
     """Export a checkpoint file, beside itself unless ``output`` says otherwise.
 
@@ -67,12 +69,15 @@ def export(
         checkpoint: A file that ``cnndeploy train`` wrote.
         model_format: A name in ``cnndeploy list``, such as ``"onnx"``.
         output: The file to write; the checkpoint's name with the format's suffix by default.
-        input: ``tensor``: the file takes float32 (batch, 1, height, width), prepared as the manifest says.
-            ``image``: it takes raw images, uint8 (batch, height, width) of any size, does the preprocessing itself, and
-            returns ``logits`` and ``probabilities``.
+        input: ``tensor``: the file takes float32 (batch, channels, height, width), prepared as the manifest says.
+            ``image``: it takes raw images, uint8 (batch, height, width) or for RGB (batch, height, width, 3), of any
+            size, does the preprocessing itself, and returns ``logits`` and ``probabilities``.
         opset: ONNX opset, None for the exporter's default.
         simplify: First apply rewrites that are exact in real numbers, so that the file computes the same with less
             work. Its manifest lists them. False writes the checkpoint's network layer by layer.
+        resize: How a file that takes raw images resizes them as Pillow does. ``native``: by ONNX's Resize, for ONNX
+            Runtime. ``portable``: by matrix products, for every other runtime; on ONNX Runtime bit for bit. Images that
+            are resized without antialias need no such choice.
 
     Raises:
         UnknownNameError: There is no such format, or no such input.
@@ -86,6 +91,8 @@ def export(
     exporter = EXPORTERS.get(model_format)
     if input not in get_args(ModelInput):
         raise UnknownNameError("input", input, get_args(ModelInput))
+    if resize not in get_args(Resizing):
+        raise UnknownNameError("form of resizing", resize, get_args(Resizing))
     if input == "image" and "input" not in exporter.options:
         raise ExportError(f"the exporter {model_format} writes no files that take raw images")
 
@@ -96,6 +103,7 @@ def export(
     check_writable(target, checkpoint)
     if not loaded.is_finite():
         raise ExportError(f"{checkpoint} holds weights that are NaN or infinite; train it again")
-    artifact = exporter.export(loaded, target, ExportOptions(opset=opset, input=input, simplify=simplify))
+    options = ExportOptions(opset=opset, input=input, simplify=simplify, resize=resize)
+    artifact = exporter.export(loaded, target, options)
     remove_stale_certificate(artifact.path)
     return artifact

@@ -44,8 +44,8 @@ def network_and_manifest(checkpoint: Checkpoint, options: ExportOptions) -> tupl
     rewrites: tuple[Rewrite, ...] = ()
     if options.input == "image" and not can_prepare(preprocessing):
         raise ExportError(
-            "a file that takes raw images is written only for grey images that are resized without antialias, and this "
-            "network takes others. Export it with the input tensor: cnndeploy.load prepares images as the manifest says"
+            "torch resizes no images as this network's are in training, so only an ONNX file can take them raw; export "
+            "it to ONNX"
         )
     _check_that_nothing_is_random(network, example(manifest, 2))
     if options.simplify:

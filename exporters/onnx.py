@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ExportError
 from cnndeploy.exporters._export import ExportOptions
 from cnndeploy.exporters._network import WRAPPED, example, network_and_manifest, write
+from cnndeploy.exporters._onnx_preprocessing import put_in_front
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.machine import quiet
 from cnndeploy.specs import Manifest, TensorSpec
+from cnndeploy.torch_preprocessing import can_prepare
 
 DEFAULT_OPSET = 20
 SUPPORTED_OPSETS = range(18, 24)
@@ -33,7 +36,7 @@ class OnnxExporter:
 
     format = "onnx"
     suffix = ".onnx"
-    options = frozenset({"opset", "input", "simplify"})
+    options = frozenset({"opset", "input", "simplify", "resize"})
 
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write the file, reopen it, check it, and only then give it its name."""
@@ -41,8 +44,14 @@ class OnnxExporter:
         if opset not in SUPPORTED_OPSETS:
             known = f"{SUPPORTED_OPSETS[0]} to {SUPPORTED_OPSETS[-1]}"
             raise ExportError(f"opset {opset} is not supported; choose {known}")
-        network, manifest = network_and_manifest(checkpoint, options)
+        # what torch cannot trace goes in front of its graph
+        in_front = options.input == "image" and not can_prepare(checkpoint.manifest.preprocessing)
+        traced = replace(options, input="tensor") if in_front else options
+        network, manifest = network_and_manifest(checkpoint, traced)
         model = _to_onnx(network, manifest, opset)
+        if in_front:
+            manifest = manifest.taking_images(options.resize)
+            put_in_front(model, manifest)
         _strip(model)
         model.metadata_props[MANIFEST_KEY] = manifest.to_json()
         content = onnx_ir.to_proto(model).SerializeToString(deterministic=True)

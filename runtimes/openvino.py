@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-_RAW_AXES = ("batch", "height", "width")  # of raw images; OpenVINO keeps no names of axes
+# Of raw images, in colour with a last axis of 3; OpenVINO keeps no names of axes.
+_RAW_AXES = ("batch", "height", "width", "channels")
 
 
 class OpenVinoSession(Session):
@@ -102,12 +103,12 @@ class OpenVinoRuntime:
 def tensor_spec(port: Any) -> TensorSpec:
     """Describe an input or output of a compiled model."""
     rank = len(port.partial_shape)
-    names = (
-        _RAW_AXES if rank == len(_RAW_AXES) else ("batch", *(f"axis{number}" for number in range(1, rank)))
-    )
+    dtype = str(port.element_type.to_dtype())
+    others = ("batch", *(f"axis{number}" for number in range(1, rank)))
+    names = _RAW_AXES if rank == 3 or (rank, dtype) == (4, "uint8") else others
     axes = zip(port.partial_shape, names, strict=False)  # a model's scalar has no axis at all
     shape = tuple(axis.get_length() if axis.is_static else name for axis, name in axes)
-    return TensorSpec(port.any_name, str(port.element_type.to_dtype()), shape)
+    return TensorSpec(port.any_name, dtype, shape)
 
 
 RUNTIME = OpenVinoRuntime()

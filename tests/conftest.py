@@ -29,7 +29,15 @@ from cnndeploy.cli import main
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
-from helpers import RESNET, Once, Trained, train_for_a_moment, train_resnet_for_a_moment, write_photos
+from helpers import (
+    RESNET,
+    Once,
+    Trained,
+    train_for_a_moment,
+    train_resnet_for_a_moment,
+    write_photos,
+    write_raw_files,
+)
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -149,6 +157,12 @@ def photos(once: Once) -> Path:
     A class is a colour, which a small network learns from a few dozen images.
     """
     return once("photos", write_photos)
+
+
+@pytest.fixture(scope="session")
+def raw_files(once: Once, trained_resnet: Trained) -> Path:
+    """A folder with a colour network, own.pt, and files of it that take prepared and raw images; read only."""
+    return once("raw", lambda folder: write_raw_files(folder, trained_resnet))
 
 
 @pytest.fixture(scope="session")

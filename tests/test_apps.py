@@ -102,6 +102,45 @@ print(sorted({name.partition(".")[0] for name in set(sys.modules) - at_start} - 
     assert not {"torch", "torchvision", "onnx"} & {each["name"] for each in installed}
 
 
+def test_raw_images_give_what_pillow_and_numpy_give_by_hand(
+    app_python: Path, raw_files: Path, photos: Path, tmp_path: Path
+) -> None:
+    """From JPEGs, without PyTorch and cnndeploy: by both forms, and by the file of prepared tensors."""
+    script = """
+import pathlib, sys
+import numpy as np, onnxruntime
+from PIL import Image
+folder, photos = map(pathlib.Path, sys.argv[1:])
+native, portable, tensor = (
+    onnxruntime.InferenceSession(folder / name) for name in ("own.native.onnx", "own.portable.onnx", "own.onnx")
+)
+mean, std = np.array([0.4, 0.5, 0.6], np.float32), np.array([0.2, 0.25, 0.3], np.float32)
+labels, off = set(), [0.0, 0.0]
+for path in sorted(photos.glob("val/*/*.jpg")):
+    image = Image.open(path).convert("RGB")
+    width, height = image.size
+    new = (36, 36 * height // width) if width <= height else (36 * width // height, 36)
+    resized = image.resize((new[0], height), Image.BILINEAR).resize(new, Image.BILINEAR)
+    left, top = (round((side - 32) / 2) for side in new)
+    pixels = np.asarray(resized.crop((left, top, left + 32, top + 32)), np.float32)
+    prepared = ((pixels / 255 - mean) / std).transpose(2, 0, 1)[None]
+    (logits,) = tensor.run(None, {"image": prepared})
+    expected = np.exp(logits) / np.exp(logits).sum()
+    for number, session in enumerate((native, portable)):
+        (given,) = session.run(["probabilities"], {"image": np.asarray(image)[None]})
+        assert given.argmax() == expected.argmax()
+        off[number] = max(off[number], float(np.abs(given - expected).max()))
+    labels.add(int(expected.argmax()))
+assert "torch" not in sys.modules and "cnndeploy" not in sys.modules
+print(len(labels), *off)
+"""
+    labels, native, portable = map(
+        float, _run(app_python, "-c", script, raw_files, photos, cwd=tmp_path).split()
+    )
+    assert labels > 2
+    assert portable < 1e-5 < native < 0.01
+
+
 @pytest.mark.parametrize("kind", ["onnx", "onnx_image"])
 def test_plain_python(
     kind: str,

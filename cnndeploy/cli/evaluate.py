@@ -15,10 +15,13 @@ from cnndeploy.machine import patient_threads
 @click.argument("file", type=common.PATH)
 @common.run_options
 @click.option("--batch-size", type=common.COUNT, default=256, help="Images in one call.")
+@click.option(
+    "--what-if", is_flag=True, help="Show what the usual mistakes of preprocessing would cost this network."
+)
 @common.measured_on
 @common.source_option
 @common.json_file_option
-def command(file: Path, json_file: str | None, **settings: Any) -> None:
+def command(file: Path, json_file: str | None, what_if: bool, batch_size: int, **settings: Any) -> None:
     """Measure the accuracy of a file on the test images.
 
     The file is a checkpoint or what was exported from it. A folder that cnndeploy tune wrote runs as its plan says;
@@ -31,9 +34,11 @@ def command(file: Path, json_file: str | None, **settings: Any) -> None:
       cnndeploy evaluate lenet.onnx
       cnndeploy evaluate lenet.pt --images 1000 --json accuracy.json
       cnndeploy evaluate shoes.pt --data photos
+      cnndeploy evaluate shoes.pt --what-if
     """
-    from cnndeploy.display.verdict_tables import evaluation_table
+    from cnndeploy.display.verdict_tables import evaluation_table, what_if_table
     from cnndeploy.evaluation import evaluate
+    from cnndeploy.what_if import what_if as accuracies_of_mistakes
 
     if others := click.get_current_context().args:
         predict = common.command_line("predict", file, *others)
@@ -45,5 +50,11 @@ def command(file: Path, json_file: str | None, **settings: Any) -> None:
         common.progress_bar(f"Evaluating {file.name}") as update,
         patient_threads(),
     ):
-        evaluation = evaluate(file, progress=update, **settings)
-    common.show(evaluation, evaluation_table, json_file)
+        if what_if:
+            mistakes = accuracies_of_mistakes(file, progress=update, **settings)
+        else:
+            evaluation = evaluate(file, progress=update, batch_size=batch_size, **settings)
+    if what_if:
+        common.show(mistakes, what_if_table, json_file)
+    else:
+        common.show(evaluation, evaluation_table, json_file)

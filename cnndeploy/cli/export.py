@@ -24,6 +24,12 @@ _NAMED = 5
 )
 @click.option("--output-dir", type=common.PATH, help="Folder to write to.  [default: that of the checkpoint]")
 @common.model_input_option
+@click.option(
+    "--resize",
+    type=click.Choice(["native", "portable"]),
+    help="How a file that takes raw images resizes them as Pillow does: native, for ONNX Runtime, or portable, for "
+    "OpenVINO and others too.  [default: native]",
+)
 @click.option("--opset", type=int, metavar="N", help="ONNX opset, 18 to 23.  [default: 20]")
 @common.source_option
 @click.option(
@@ -32,7 +38,12 @@ _NAMED = 5
     help="Write the network as it is, without the exact rewrites that compute the same with less work.",
 )
 def command(
-    checkpoint: Path, formats: tuple[str, ...], output_dir: Path | None, no_simplify: bool, **settings: Any
+    checkpoint: Path,
+    formats: tuple[str, ...],
+    output_dir: Path | None,
+    no_simplify: bool,
+    resize: str | None,
+    **settings: Any,
 ) -> None:
     """Export a checkpoint to self-contained files.
 
@@ -42,6 +53,7 @@ def command(
     Examples:
       cnndeploy export lenet.pt --format onnx --format torchscript
       cnndeploy export lenet.pt --format onnx --input image --output-dir app
+      cnndeploy export shoes.pt --format onnx --input image --resize portable
     """
     from cnndeploy.artifact import Artifact
     from cnndeploy.certificate import certificate_path
@@ -49,7 +61,14 @@ def command(
     from cnndeploy.files import make_folder
 
     exporters = {name: EXPORTERS.get(name) for name in formats or EXPORTERS.names()}
-    flags = (("--opset", "opset", settings["opset"] is not None), ("--no-simplify", "simplify", no_simplify))
+    flags = (
+        ("--opset", "opset", settings["opset"] is not None),
+        ("--no-simplify", "simplify", no_simplify),
+        ("--resize", "resize", resize is not None),
+    )
+    if resize is not None and settings["input"] == "tensor":
+        raise click.UsageError("--resize is for files that take raw images: --input image")
+    settings["resize"] = resize or "native"
     for flag, option, given in flags:
         if given and not any(option in exporter.options for exporter in exporters.values()):
             raise click.UsageError(f"{flag} does not apply to {', '.join(exporters)}")

@@ -15,7 +15,7 @@ from cnndeploy.cli import _common as common
 def command(model: Path, as_json: bool) -> None:
     """Print what a model file is, without running it.
 
-    Prints inputs, outputs, operators, opset, size, SHA-256, certificate, and the manifest, which says where the file
+    Prints inputs, outputs, operators, opset, size, SHA-256, certificates, and the manifest, which says where the file
     came from. For a folder that cnndeploy tune wrote it prints the plan too.
 
     \b
@@ -23,13 +23,13 @@ def command(model: Path, as_json: bool) -> None:
       cnndeploy inspect lenet.onnx
       cnndeploy inspect lenet.deploy --json
     """
-    from cnndeploy.certificate import known_accuracy, read_certificate
+    from cnndeploy.certificate import known_accuracy, read_certificates
     from cnndeploy.deployment import resolve
     from cnndeploy.display.facts import facts_table
 
     candidate = resolve(model)
     artifact, manifest, plan = candidate.artifact, candidate.artifact.manifest, candidate.plan
-    known = known_accuracy(artifact, candidate.run)
+    known, certificates = known_accuracy(artifact, candidate.run), read_certificates(artifact)
     facts = {
         "path": str(artifact.path),
         "format": artifact.format,
@@ -38,7 +38,8 @@ def command(model: Path, as_json: bool) -> None:
         # replaced by what the file's own graph says, if the format has one
         **({"inputs": [manifest.input], "outputs": manifest.outputs} if manifest else {}),
         **artifact.describe(),
-        "certificate": read_certificate(artifact),
+        "certificate": next(iter(certificates), None),
+        "certificates": certificates,
         "accuracy": known and known.accuracy,
         "accuracy_images": known and known.images,
         **({"plan": plan.to_dict()} if plan else {}),

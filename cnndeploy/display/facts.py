@@ -25,6 +25,8 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None, accuracy: A
             continue
         no_certificate = key == "certificate" and value is None
         cell = _no_certificate(facts, manifest) if no_certificate else _CELLS.get(key, _cell)(value)
+        if key == "certificate" and (others := facts.get("certificates", [])[1:]):  # by other runtimes
+            cell = "\n".join([cell, *map(_certificate_cell, others)])
         rows.append(("size" if key == "bytes" else key.replace("_", " "), cell))
     if manifest is None:
         return Group(facts_of("", [""], [*rows, ("manifest", "none: cnndeploy did not write this file")]))
@@ -34,7 +36,9 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None, accuracy: A
 def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tuple[str, str]]:
     training = manifest.training
     yield "architecture", manifest.architecture
-    yield "preprocessing", "in the file: " * manifest.takes_images + _steps(manifest.preprocessing)
+    form = f" ({manifest.resizing} resizing)" if manifest.resizing else ""
+    inside = f"in the file{form}: " if manifest.takes_images else ""
+    yield "preprocessing", inside + _steps(manifest.preprocessing)
     if manifest.checkpoint_sha256 is not None:  # an exported file
         yield "simplified", ", ".join(manifest.rewrites) or "no"
     yield "labels", ", ".join(manifest.labels)
@@ -142,7 +146,7 @@ _FIGURES: dict[str, Callable[[Any], str]] = {
     "verdict": str,
     "tried": lambda count: f"{count} tried",
 }
-_BELOW = ("manifest", "accuracy", "accuracy_images")
+_BELOW = ("manifest", "accuracy", "accuracy_images", "certificates")
 """The facts that have no row of their own."""
 _CELLS: dict[str, Callable[[Any], str]] = {
     "bytes": lambda count: f"{count:,} bytes ({size(count)})",

@@ -15,12 +15,14 @@ from cnndeploy.display.tables import TableColumn, facts_of, table_of
 from cnndeploy.evaluation import Evaluation, wilson
 from cnndeploy.verification.checks import Decisions
 from cnndeploy.verification.divergence import ModuleError
+from cnndeploy.verification.prepared import PreparedCheck
 from cnndeploy.verification.report import BudgetReport, EquivalenceReport, SideFacts, Verdict
 from cnndeploy.verification.verify import BATCH_SIZES
 from cnndeploy.words import counted
 
 if TYPE_CHECKING:
     from cnndeploy.quantization.quantize import Quantized
+    from cnndeploy.what_if import WhatIf
 
 T = TypeVar("T")
 # Classes in a table of accuracies; of more only the best and the worst are shown.
@@ -89,6 +91,16 @@ def _accuracies(decisions: Decisions) -> str:
     return f"{both} (p = {decisions.mcnemar_p:.2g})"
 
 
+def _prepared(check: PreparedCheck) -> str:
+    if not check.moved:
+        return "as Pillow's, bit for bit"
+    change = "" if check.probability_change is None else f"; probabilities by {check.probability_change:.1g}"
+    return (
+        f"{100 * check.share:.2g}% of values off, by {counted(check.levels, 'grey level')} at most "
+        f"(limit {check.most_levels}){change}"
+    )
+
+
 def _part(part: Callable[[EquivalenceReport], T | None], show: Callable[[T], str]) -> _Cell:
     return lambda report: NOTHING if (value := part(report)) is None else show(value)
 
@@ -120,6 +132,7 @@ _ROWS: dict[str, _Cell] = {
     "test accuracy": _part(lambda r: r.decisions, _accuracies),
     "ran on": _part(lambda r: r.artifact_side, _side),
     "checkpoint ran on": _part(lambda r: r.against_side, _side),
+    "preprocessing": _part(lambda r: r.prepared, _prepared),
     "images of other sizes": lambda r: ", ".join(f"{h} x {w}" for h, w in r.other_image_sizes) or NOTHING,
     "first divergence": _part(lambda r: r.divergence, lambda d: d.description),
     "error growth": _part(lambda r: r.divergence, lambda d: _growth(d.modules)),
@@ -233,6 +246,28 @@ def evaluation_table(evaluation: Evaluation) -> Group:
     if (top5 := evaluation.top5_correct) is not None:
         rows.append(_accuracy("all, among the first 5", top5, evaluation.images))
     return Group(table_of(title, columns, rows, section=len(classes)), *map(Text, notes))
+
+
+def what_if_table(result: WhatIf) -> Group:
+    """Show the accuracy with each mistake of preprocessing, and what it loses."""
+    columns = (
+        TableColumn("preprocessing", "text"),
+        TableColumn("accuracy", right=True, phrase="accuracy {}".format),
+        TableColumn("points lost", right=True, phrase="{} points lost".format),
+        TableColumn("95% interval", right=True, phrase="95% interval {}".format),
+    )
+    rows = [("as the manifest says", f"{result.accuracy:.4f}", NOTHING, NOTHING)]
+    rows += [
+        (
+            one.name,
+            f"{one.accuracy:.4f}",
+            f"{one.loss_points:.2f}",
+            f"{one.loss_low_points:.2f} to {one.loss_high_points:.2f}",
+        )
+        for one in result.mistakes
+    ]
+    title = f"What other preprocessing would cost {result.artifact}, on {counted(result.images, 'image')}"
+    return Group(table_of(title, columns, rows))
 
 
 def _accuracy(label: str, correct: int, images: int) -> tuple[str, ...]:

@@ -241,6 +241,20 @@ def decide(artifact: Logits, checkpoint: Logits, labels: NDArray[np.integer[Any]
     )
 
 
+def probability_change(artifact: Logits, checkpoint: Logits) -> float:
+    """Return the largest difference between two probabilities, of logits (images, classes)."""
+    changes = (
+        np.abs(_softmax(artifact[part]) - _softmax(checkpoint[part])).max() for part in _chunks(artifact)
+    )
+    return float(max(changes))
+
+
+def _softmax(logits: Logits) -> NDArray[np.float64]:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return shares
+
+
 def mcnemar(first: int, second: int) -> float:
     """Exact two-sided p-value that ``first`` and ``second`` discordant pairs come from equal accuracies."""
     pairs = first + second

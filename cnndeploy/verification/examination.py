@@ -14,13 +14,22 @@ from cnndeploy.artifact import Artifact, short_hash
 from cnndeploy.datasets import Data, Images
 from cnndeploy.deployment import Candidate, Source
 from cnndeploy.progress import Deadline, Progress, silent
-from cnndeploy.verification.reference import NotRun, Reference, Runner, borrowed
+from cnndeploy.verification.reference import AS_IT_IS, Computation, NotRun, Reference, Runner, borrowed
 from cnndeploy.verification.report import FileIdentity
 
 # Operators that a network ready to deploy has no use for. ONNX Runtime removes even a Dropout in training mode from
 # the middle of a graph by default (EliminateDropout), so that only its absence is proof.
 _RANDOM = ("Bernoulli", "Dropout", "Multinomial", "Random")  # their names begin so
-_SAME = ("architecture", "input", "output", "probabilities", "preprocessing", "labels", "training")
+_SAME = (
+    "architecture",
+    "input",
+    "output",
+    "probabilities",
+    "preprocessing",
+    "labels",
+    "training",
+    "resizing",
+)
 
 
 @dataclass(slots=True)
@@ -40,12 +49,14 @@ class Examination:
         """What is verified."""
         return self.runner.candidate
 
-    def logits(self, batches: Sequence[list[int]]) -> NDArray[np.float32]:
+    def logits(
+        self, batches: Sequence[list[int]], computation: Computation = AS_IT_IS
+    ) -> NDArray[np.float32]:
         """Return its logits (images of all batches, classes); raise NotRun if it fails or gives something else."""
         classes = int(self.reference.artifact.require_manifest().output.shape[-1])
         rows: NDArray[np.float32] = np.empty((sum(map(len, batches)), classes), np.float32)
         progress, start = self.counting(), 0
-        for batch, logits in zip(batches, self.runner.logits(batches), strict=True):
+        for batch, logits in zip(batches, self.runner.logits(batches, computation), strict=True):
             wanted = (len(batch), classes)
             if logits.shape != wanted or logits.dtype != np.float32:
                 raise NotRun(
@@ -77,9 +88,9 @@ class Examination:
             return [another]
         manifest, expected = artifact.require_manifest(), checkpoint.require_manifest()
         if manifest.takes_images:
-            expected = expected.taking_images()
+            expected = expected.taking_images(manifest.resizing or "native")
         values, wanted = manifest.to_dict(), expected.to_dict()
-        differences = (_first_difference(field, values[field], wanted[field]) for field in _SAME)
+        differences = (_first_difference(name, values.get(name), wanted.get(name)) for name in _SAME)
         reasons = [f"the manifests differ: {difference}" for difference in differences if difference]
         if random := sorted(name for name in artifact.describe()["operators"] if name.startswith(_RANDOM)):
             reasons.append(

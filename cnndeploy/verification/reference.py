@@ -21,6 +21,7 @@ from cnndeploy.run import Precision, Run, Threads
 from cnndeploy.runtimes import Activation
 from cnndeploy.serial import jsonable, structure
 from cnndeploy.specs import TensorSpec
+from cnndeploy.verification.prepared import PreparedCheck
 from cnndeploy.verification.report import SideFacts
 
 # Eager PyTorch keeps every activation of a layer at once; smaller batches bound the memory of large networks.
@@ -38,7 +39,9 @@ class Computation:
     ``precision`` is float32, tf32 or float64; ``weights`` the dtype that a checkpoint's weights are rounded to first.
     ``simplified``: the network is simplified first, as exporters do. In float64 the images are prepared in float32 and
     then widened, or with ``from_raw`` prepared in float64: beside a file that prepares them itself, that is part of
-    what may be rounded. ``size`` is the height and width that raw images are resampled to first.
+    what may be rounded. ``size`` is the height and width that raw images are resampled to first. ``moves`` is a folder:
+    a file that resizes as Pillow does writes there by how many grey levels its prepared images are off, and a
+    checkpoint computes with images that are off so.
     """
 
     precision: Precision = "float32"
@@ -46,6 +49,7 @@ class Computation:
     simplified: bool = False
     from_raw: bool = False
     size: tuple[int, int] | None = None
+    moves: str = ""
 
 
 AS_IT_IS = Computation()
@@ -62,6 +66,7 @@ class Runner(WorkerProcess):
         self, candidate: Candidate, data: str, numbers: Callable[[Sequence[int]], list[int]]
     ) -> None:
         self.candidate, self._is_open, self._numbers = candidate, False, numbers
+        self.prepared = PreparedCheck()  # of all that was run
         artifact = candidate.artifact
         super().__init__("cnndeploy.verification.worker", str(artifact.path), subject=str(artifact.path))
         self.send({"artifact": jsonable(artifact), "run": candidate.run.to_dict(), "data": data})
@@ -84,7 +89,10 @@ class Runner(WorkerProcess):
         """Yield the logits of each batch of images' places, in the artifact's dtype; raise NotRun at one that fails."""
         self.send({"batches": list(map(self._numbers, batches)), "computation": jsonable(computation)})
         for _ in batches:
-            yield self._receive_run()["logits"]
+            answer = self._receive_run()
+            if "prepared" in answer:
+                self.prepared = self.prepared.plus(structure(PreparedCheck, answer["prepared"]))
+            yield answer["logits"]
 
     def activations(
         self, batch: list[int], folder: Path, computation: Computation = AS_IT_IS
@@ -245,6 +253,10 @@ class Reference:
             raise ArtifactError(f"{self.artifact.path} gives NaN or infinite logits; train it again")
         labels: NDArray[np.intp] = logits.argmax(axis=1)
         return labels
+
+    def forget(self, computation: Computation) -> None:
+        """Free the memory for a computation that nobody will ask for again."""
+        self._known.pop(computation, None)
 
     def release(self) -> None:
         """End the worker and free its memory; what it computed is still known, and it starts again if needed."""

@@ -11,6 +11,7 @@ from cnndeploy.errors import BudgetError, NotEquivalentError, VerificationFailed
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.checks import BatchInvariance, Decisions, OracleCheck, Tolerance
 from cnndeploy.verification.divergence import Divergence
+from cnndeploy.verification.prepared import PreparedCheck
 from cnndeploy.words import counted
 
 
@@ -118,7 +119,9 @@ class EquivalenceReport(Verdict):
 
     Errors are of logits: ``max_abs_error`` in logits, ``max_rel_error`` relative to the largest logit of the same
     image; None if the two could not be compared. What was not looked into is None, as ``divergence`` of a pass is.
-    ``other_image_sizes`` are the heights and widths that a file that takes raw images was compared on too.
+    ``other_image_sizes`` are the heights and widths that a file that takes raw images was compared on too. ``prepared``
+    says how such a file's preprocessing differs, if it resizes as Pillow does; errors of logits are then of the images
+    as its network got them.
 
     >>> report = cnndeploy.verify("lenet.onnx", "lenet.pt", images=64)
     >>> report.equivalent, report.reasons
@@ -136,6 +139,7 @@ class EquivalenceReport(Verdict):
     artifact_side: SideFacts | None = None
     against_side: SideFacts | None = None
     other_image_sizes: tuple[tuple[int, int], ...] = ()
+    prepared: PreparedCheck | None = None
 
     kind: ClassVar = "equivalence"
     figures: ClassVar = ("runtime", "device", "images", "top1_agreement", "max_abs_error", "max_rel_error")

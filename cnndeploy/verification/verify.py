@@ -18,10 +18,12 @@ from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError, Stopped
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Precision, Run
+from cnndeploy.specs import Manifest
 from cnndeploy.verification import checks
 from cnndeploy.verification.checks import Comparison, Tolerance
 from cnndeploy.verification.divergence import IMAGES, Divergence, find_divergence
 from cnndeploy.verification.examination import Examination, examination
+from cnndeploy.verification.prepared import has_moves
 from cnndeploy.verification.reference import AS_IT_IS, Computation, NotRun, Reference, Runner, rows_of
 from cnndeploy.verification.report import EquivalenceReport
 
@@ -31,6 +33,8 @@ BATCH_SIZES = (1, 2, 3, 7, 64, 256)
 ORACLE_IMAGES, ORACLE_SEED, _MOST_VALUES = 256, 0, 10_000 * 28 * 28
 # A file that takes raw images takes them of any size: it is also run on so many of other heights and widths.
 IMAGE_SIZES, _IMAGES_OF_A_SIZE = ((45, 33), (17, 60)), 7
+# Of a network's own height and width, for other preprocessing than LeNet's: tall, wide, and too small.
+_OTHER_SIZES = ((2.3, 1.25), (1.1, 2.7), (0.7, 0.6))
 # Another computation explains an artifact's logits if it leaves less than this of their error.
 _EXPLAINED = 0.1
 _SMALLER: tuple[Precision, ...] = ("float16", "bfloat16")
@@ -82,8 +86,9 @@ def verify(
             "with verify_budget"
         )
     with examination(candidate, against, images, data, deadline, progress) as opened:
-        evidence = _Evidence(opened)
-        reasons = opened.mismatches() or evidence.gather()
+        with tempfile.TemporaryDirectory() as folder:
+            evidence = _Evidence(opened, Path(folder))
+            reasons = opened.mismatches() or evidence.gather()
         return replace(
             evidence.report,
             reasons=(*reasons, *opened.replaced()),
@@ -92,16 +97,27 @@ def verify(
         )
 
 
+def image_sizes(manifest: Manifest) -> tuple[tuple[int, int], ...]:
+    """Return the heights and widths of raw images that a file is run on besides the test images' own."""
+    own = manifest.preprocessing
+    if not manifest.takes_images:
+        return ()
+    if own.channels == 1 and not own.antialias:
+        return IMAGE_SIZES
+    height, width = own.size
+    return tuple((math.ceil(height * tall), math.ceil(width * wide)) for tall, wide in _OTHER_SIZES)
+
+
 class _Evidence:
     """Runs both sides, one after the other, and notes in ``report`` what each check found."""
 
-    def __init__(self, opened: Examination) -> None:
-        self._opened = opened
+    def __init__(self, opened: Examination, folder: Path) -> None:
+        self._opened, self._folder = opened, folder
         self._test = range(len(opened.test))
         self._maths = opened.candidate.run.choices.precision
         manifest = opened.candidate.artifact.require_manifest()
-        self._takes_images = manifest.takes_images
-        self._exact = Computation("float64", from_raw=self._takes_images)
+        self._exact = Computation("float64", from_raw=manifest.takes_images)
+        self._resizing, self._sizes = manifest.resizing, image_sizes(manifest)
         # then its modules are compared with those of the simplified checkpoint; its logits are not
         self._simplified = bool(manifest.rewrites)
         tolerance = Tolerance.of_tf32() if self._maths == "tf32" else Tolerance()
@@ -109,17 +125,21 @@ class _Evidence:
         self._sample = self._oracle_sample()
         self._probes = checks.probes(len(self._test))
         oracle_runs = 2 if self._maths == "tf32" else 1
-        opened.total = 2 * len(self._test) + oracle_runs * len(self._sample) + sum(map(len, self._probes))
+        runs = 2 if self._resizing is None else 3  # the checkpoint's images, and those that the file got
+        opened.total = runs * len(self._test) + oracle_runs * len(self._sample) + sum(map(len, self._probes))
 
     def gather(self) -> list[str]:
         """Return the reasons against equivalence; none if there are none."""
         try:
-            artifact = self._opened.logits(list(_batches(len(self._test), BATCH_SIZES)))
+            own = self._with_moves(AS_IT_IS, "own")
+            artifact = self._opened.logits(list(_batches(len(self._test), BATCH_SIZES)), own)
             ends = np.cumsum([len(probe) for probe in self._probes])
             probed = np.split(self._opened.logits(self._probes), ends[:-1])
         except NotRun as error:
             return [str(error)]
-        expected = self._reference(self._test)
+        unmoved = self._reference(self._test)
+        expected = self._as_moved(self._test, own, unmoved)
+        self._exact = self._with_moves(self._exact, "own")
         self._exact_logits = self._reference(self._sample, self._exact)
         self._rounded_logits = self._rounded(expected)
         with np.errstate(all="ignore"):  # of a checkpoint that gives NaN, which is said below
@@ -131,9 +151,35 @@ class _Evidence:
             oracle = self._oracle(artifact)
             self.report = replace(self.report, oracle=oracle, batch_invariance=invariance)
             reasons += [*oracle.reasons(), *invariance.reasons(), *self._check_other_sizes()]
-            decisions = checks.decide(artifact, expected, self._opened.test.labels)
+            decisions = checks.decide(artifact, unmoved, self._opened.test.labels)
             self.report = replace(self.report, decisions=decisions)
+            if self._resizing is not None:
+                change = checks.probability_change(artifact, unmoved)
+                prepared = replace(self._opened.runner.prepared, probability_change=change)
+                self.report = replace(self.report, prepared=prepared)
         return [*reasons, *self._look_inside(artifact, expected)] if reasons else []
+
+    def _with_moves(self, computation: Computation, name: str) -> Computation:
+        """Return the computation on the images that a file's network gets, if these are a little off."""
+        if self._resizing is None:
+            return computation
+        folder = self._folder / name
+        folder.mkdir(exist_ok=True)
+        return replace(computation, moves=str(folder))
+
+    def _as_moved(
+        self, images: Sequence[int], computation: Computation, unmoved: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Return the checkpoint's logits (images, classes) for what the file's network got."""
+        folder, numbers = Path(computation.moves), self._opened.reference.numbers(images)
+        pairs = zip(images, numbers, strict=True) if computation.moves else ()
+        moved = [place for place, number in pairs if has_moves(folder, number)]
+        if not moved:
+            return unmoved
+        logits = unmoved.copy()
+        logits[np.isin(images, moved)] = self._reference(moved, computation)
+        self._opened.reference.forget(computation)
+        return logits
 
     def _reference(self, images: Sequence[int], computation: Computation = AS_IT_IS) -> NDArray[Any]:
         return self._opened.reference.logits(images, computation, progress=self._opened.counting())
@@ -158,7 +204,7 @@ class _Evidence:
         """Return eager's logits of the sample, rounded in the artifact's maths."""
         if self._maths == "float32":
             return rows_of(expected, self._sample)
-        return self._reference(self._sample, Computation(self._maths))
+        return self._reference(self._sample, self._with_moves(Computation(self._maths), "own"))
 
     def _oracle(self, artifact: NDArray[np.float32]) -> checks.OracleCheck:
         """Compare the artifact's error from float64 with eager's own, in the artifact's maths."""
@@ -169,11 +215,13 @@ class _Evidence:
     def _check_other_sizes(self) -> list[str]:
         """See whether a file that takes raw images gives the checkpoint's logits for those of other sizes too."""
         batch = list(self._test[:_IMAGES_OF_A_SIZE])
-        for size in IMAGE_SIZES if self._takes_images else ():
-            comparison, computation = Comparison(self.report.tolerance), Computation(size=size)
+        for size in self._sizes:
+            comparison, plain = Comparison(self.report.tolerance), Computation(size=size)
+            computation = self._with_moves(plain, "{}x{}".format(*size))
             try:
                 (logits,) = self._opened.runner.logits([batch], computation)
-                reason = comparison.add(self._reference(batch, computation), logits)
+                expected = self._as_moved(batch, computation, self._reference(batch, plain))
+                reason = comparison.add(expected, logits)
                 reasons = comparison.reasons() if reason is None else [reason]
             except NotRun as error:
                 reasons = [str(error)]
@@ -187,7 +235,7 @@ class _Evidence:
         with np.errstate(all="ignore"):
             difference = np.abs(artifact - expected).max(axis=1) / np.abs(expected).max(axis=1)
         worst = np.argsort(np.where(np.isfinite(difference), -difference, -np.inf))[:IMAGES].tolist()
-        eager = Computation(self._maths, simplified=self._simplified)
+        eager = self._with_moves(Computation(self._maths, simplified=self._simplified), "own")
         exact = replace(self._exact, simplified=self._simplified)
         reference = self._opened.reference
         sides: list[tuple[Runner | Reference, Computation]] = [(self._opened.runner, AS_IT_IS)]

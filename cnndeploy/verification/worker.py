@@ -24,6 +24,7 @@ from cnndeploy.run import Run
 from cnndeploy.runtimes import Activation, Session, open_session
 from cnndeploy.serial import jsonable, structure
 from cnndeploy.specs import Manifest
+from cnndeploy.verification.prepared import PreparedCheck, moves_of, save_moves, with_moves
 from cnndeploy.verification.reference import Computation
 
 # Some roundings of float32, of numbers that are at most 1.
@@ -78,36 +79,45 @@ def _computed(session: Session, computation: Computation) -> contextlib.Abstract
 def _answer(
     session: Session, computation: Computation, images: Images, request: Message
 ) -> Iterator[Message]:
-    checks = _Checks(session)
-    prepare = _preparation(session.artifact.require_manifest(), computation)
+    checks, manifest = _Checks(session, computation), session.artifact.require_manifest()
+    prepare = _preparation(manifest, computation)
     for batch in request["batches"]:
         try:
             parts = feeds(images, batch, prepare)
+            if computation.moves and not manifest.takes_images:
+                parts = _moved(parts, batch, manifest, Path(computation.moves))
             if "folder" in request:
                 yield {"activations": _activations(session, parts, Path(request["folder"]))}
                 continue
-            logits, reason = checks.logits(parts, len(batch))
+            logits, reason = checks.logits(parts, batch)
         except (ArtifactError, InputMismatchError) as error:
             reason = f"it fails on a batch of {len(batch)}: {error}"
         if reason:
             yield {"failed": reason}
             return
-        yield {"logits": logits}
+        yield {"logits": logits, **checks.figures()}
 
 
 class _Checks:
     """Runs batches, and checks what no comparison of logits would show."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, computation: Computation) -> None:
         self._session, self._manifest = session, session.artifact.require_manifest()
+        self._moves = Path(computation.moves) if computation.moves else None
         self._last = self._kept = np.empty(0)
+        self._prepared = PreparedCheck()
 
-    def logits(self, parts: Iterator[Part], batch: int) -> tuple[NDArray[Any], str]:
+    def figures(self) -> Message:
+        """Return how the batch was prepared, for a file that resizes as Pillow does, and begin anew."""
+        check, self._prepared = self._prepared, PreparedCheck()
+        return {} if self._manifest.resizing is None else {"prepared": jsonable(check)}
+
+    def logits(self, parts: Iterator[Part], batch: list[int]) -> tuple[NDArray[Any], str]:
         """Return the logits of a batch that comes in parts, (batch, classes), and what is wrong with them."""
         found: list[tuple[list[int], NDArray[Any]]] = []
         for places, images in parts:
-            logits, reason = self._run(images)
-            if reason or len(places) == batch:  # the usual case, which copies nothing
+            logits, reason = self._run(images, [batch[place] for place in places])
+            if reason or len(places) == len(batch):  # the usual case, which copies nothing
                 return logits, reason
             if logits.shape[:1] != (len(places),):
                 return logits, f"it gives {logits.shape} for {len(places)} images"
@@ -117,7 +127,7 @@ class _Checks:
         ordered[[place for places, _ in found for place in places]] = together
         return ordered, ""
 
-    def _run(self, images: NDArray[Any]) -> tuple[NDArray[Any], str]:
+    def _run(self, images: NDArray[Any], numbers: list[int]) -> tuple[NDArray[Any], str]:
         outputs = self._session.run({self._manifest.input.name: images})
         logits, reason = outputs[self._manifest.output.name], ""
         if not np.array_equal(self._last, self._kept, equal_nan=True):
@@ -128,9 +138,32 @@ class _Checks:
             reason = "the runtime gives its input's memory back as logits"
         elif (probabilities := self._manifest.probabilities) is not None:
             reason = _wrong_probabilities(logits.astype(np.float64), outputs[probabilities.name])
+            if not reason and self._manifest.resizing is not None:
+                reason = self._wrong_preparation(
+                    images, outputs[self._manifest.prepared_output.name], numbers
+                )
         if not reason:
             self._last, self._kept = logits, logits.copy()
         return logits, reason
+
+    def _wrong_preparation(
+        self, images: NDArray[np.uint8], prepared: NDArray[Any], numbers: list[int]
+    ) -> str:
+        """Say what is wrong with what the file made of raw images; empty if nothing is."""
+        if self._session.options.precision == "bfloat16":  # which cannot hold all grey levels once normalised
+            return ""
+        own, exact = self._manifest.preprocessing, not self._manifest.lossy
+        moves, check, reason = moves_of(own, images, prepared, exact=exact)
+        self._prepared = self._prepared.plus(check)
+        if self._moves is not None and not reason:
+            save_moves(self._moves, numbers, moves)
+        return reason
+
+
+def _moved(parts: Iterator[Part], batch: list[int], manifest: Manifest, folder: Path) -> Iterator[Part]:
+    for places, prepared in parts:
+        numbers = [batch[place] for place in places]
+        yield places, with_moves(manifest.preprocessing, prepared, folder, numbers)
 
 
 def _preparation(

@@ -13,7 +13,13 @@ from click.testing import Result
 
 import cnndeploy
 from cnndeploy.artifact import Artifact
-from cnndeploy.certificate import Certification, certificate_path, certify, read_certificate
+from cnndeploy.certificate import (
+    Certification,
+    certificate_path,
+    certify,
+    read_certificate,
+    read_certificates,
+)
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, InputMismatchError
 from cnndeploy.verification.report import EquivalenceReport, FileIdentity
@@ -81,12 +87,7 @@ OTHER = FileIdentity("other/lenet.pt", "0" * 64)
         ({"artifact": FileIdentity("lenet.onnx", "0" * 64)}, "Kept the certificate on 32 images"),
         ({}, "(replaces the certificate on 32 images by onnxruntime on cpu)"),
         ({"images": 33}, "(replaces the certificate on 32 images by onnxruntime on cpu)"),
-        (
-            {"images": 1, "runtime": "openvino"},
-            "(replaces the certificate on 32 images by onnxruntime on cpu)",
-        ),
         ({"images": 1, "device": "cuda:0"}, "(replaces the certificate on 32 images"),
-        ({"images": 1, "options": {"precision": "tf32"}}, "(replaces the certificate on 32 images"),
     ],
 )
 def test_a_pass_replaces_a_certificate_unless_that_is_of_the_same_run_on_more_images(
@@ -213,3 +214,46 @@ def test_a_named_pipe_is_no_certificate(trained: Trained, tmp_path: Path) -> Non
     path = Path(shutil.copy(trained.onnx, tmp_path / "lenet.onnx"))
     os.mkfifo(certificate_path(path))
     assert read_certificate(Artifact.open(path)) is None
+
+
+@pytest.mark.parametrize("changes", [{"runtime": "openvino"}, {"options": {"precision": "tf32"}}])
+def test_each_runtime_has_a_certificate_of_its_own(
+    changes: dict[str, Any], cli: Callable[..., Result], report: EquivalenceReport, certified: Path
+) -> None:
+    other = replace(report, images=1, **changes)
+    done = certify(other, certified, "again")
+    assert (done.outcome, done.earlier) == ("written", "")
+    both = read_certificates(Artifact.open(certified))
+    assert [one["images"] for one in both] == [1, 32]
+    cnndeploy.load(certified, require_verified=32).close()
+    shown = cli("inspect", certified).output
+    assert shown.count("equivalent to") == 2
+    assert len(json.loads(cli("inspect", certified, "--json").output)["certificates"]) == 2
+    failed = certify(replace(other, reasons=("why",)), certified, "again")
+    assert failed.outcome == "removed"
+    assert [one["images"] for one in read_certificates(Artifact.open(certified))] == [32]
+    assert certify(replace(report, reasons=("why",)), certified, "again").outcome == "removed"
+    assert not certificate_path(certified).exists()
+
+
+def test_load_insists_on_the_certificate_of_the_runtime_that_it_opens(
+    report: EquivalenceReport, certified: Path
+) -> None:
+    with pytest.raises(ArtifactError, match="by openvino, only the certificate on 32 images by onnxruntime"):
+        cnndeploy.load(certified, require_verified=True, runtime="openvino")
+    certify(replace(report, runtime="openvino"), certified, "again")
+    for runtime in ("openvino", "onnxruntime"):
+        cnndeploy.load(certified, require_verified=True, runtime=runtime).close()
+    certify(replace(report, runtime="openvino", reasons=("why",)), certified, "again")
+    cnndeploy.load(certified, require_verified=True).close()
+    with pytest.raises(ArtifactError, match="by openvino, only"):
+        cnndeploy.load(certified, require_verified=True, runtime="openvino")
+
+
+def test_a_certificate_of_before_there_were_several_is_read_and_kept(
+    report: EquivalenceReport, certified: Path
+) -> None:
+    before = json.loads(certificate_path(certified).read_text())
+    assert "others" not in before
+    certify(replace(report, runtime="openvino"), certified, "again")
+    assert json.loads(certificate_path(certified).read_text())["others"] == [before]

@@ -1,0 +1,300 @@
+"""ONNX files that take raw images of a colour network: exported, verified by runtime, and broken on purpose."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import Result
+from onnx import helper, numpy_helper
+
+import cnndeploy
+from cnndeploy import Preprocessing, Reference, Run
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import ArtifactError, ExportError
+from cnndeploy.exporters import EXPORTERS, ExportOptions, export
+from cnndeploy.formats.onnx import MANIFEST_KEY
+from cnndeploy.runtimes import open_session
+from cnndeploy.specs import Manifest, Resizing, TensorSpec
+from cnndeploy.variants import explained, variants
+from cnndeploy.verification.prepared import MOST_LEVELS, MOST_MOVED, moves_of
+from cnndeploy.verification.verify import verify
+from cnndeploy.what_if import what_if
+from edits import edit_manifest, manifest_of
+from helpers import SMALL_RGB as OWN
+from strangers import in_hand
+
+FORMS: tuple[Resizing, ...] = ("native", "portable")
+
+
+@pytest.fixture
+def files(raw_files: Path) -> Path:
+    return raw_files
+
+
+@pytest.fixture(scope="module")
+def reference(raw_files: Path, photos: Path) -> Iterator[Reference]:
+    with Reference(raw_files / "own.pt", data=photos) as reference:
+        yield reference
+
+
+@pytest.mark.parametrize(
+    ("form", "runtime", "most"),
+    [
+        ("native", "onnxruntime", MOST_LEVELS),
+        ("portable", "onnxruntime", 0),
+        ("portable", "openvino", MOST_LEVELS),
+    ],
+)
+def test_a_file_that_takes_colours_is_equivalent(
+    form: str, runtime: str, most: int, files: Path, reference: Reference
+) -> None:
+    report = verify(files / f"own.{form}.onnx", reference, run=Run(runtime))
+    assert report.reasons == ()
+    assert report.prepared is not None
+    assert report.decisions is not None
+    assert report.oracle is not None
+    assert report.prepared.levels <= most
+    assert report.prepared.worst <= MOST_MOVED
+    assert (report.prepared.moved == 0) is (most == 0)
+    assert report.prepared.probability_change is not None
+    assert report.prepared.probability_change < (0.01 if most else 1e-5)
+    assert len(report.other_image_sizes) == 3
+    assert report.tolerance.relative < 1e-4  # no wider for what was moved
+
+
+def test_openvino_ignores_antialias_and_its_failure_leaves_onnx_runtimes_certificate(
+    cli: Callable[..., Result], files: Path, photos: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copy(files / "own.native.onnx", tmp_path))
+    command = ("verify", path, "--against", files / "own.pt", "--data", photos)
+    assert cli(*command).exit_code == 0
+    failed = cli(*command, "--runtime", "openvino")
+    assert failed.exit_code == 3
+    assert "it is what comes of this mistake: bilinear without antialias" in failed.output
+    cnndeploy.load(path, require_verified=True, threads=1).close()
+    with pytest.raises(ArtifactError, match="by openvino, only the certificate on 30 images by onnxruntime"):
+        cnndeploy.load(path, require_verified=True, runtime="openvino")
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        OWN,
+        replace(OWN, interpolation="bicubic"),
+        replace(OWN, resize=(50, 27), size=(40, 33), interpolation="bicubic"),  # cut high, black beside
+        replace(
+            OWN, resize=30, size=(40, 33), mean=0.0, std=1.0
+        ),  # as much as is lacking depends on the image
+        replace(OWN, resize=None, scale=1.0, mean=100.0),
+        replace(OWN, channels=1, mean=0.5, std=0.2),
+        replace(OWN, channels=1, mean=0.5, std=0.2, antialias=False),
+        replace(OWN, antialias=False),
+    ],
+)
+def test_the_graph_prepares_images_as_preprocessing_does(own: Preprocessing, tmp_path: Path) -> None:
+    """By a network that returns some values of its prepared images."""
+    classes = len(range(0, own.channels * own.size[0] * own.size[1], 97))
+    manifest = Manifest(
+        "some",
+        TensorSpec("image", "float32", ("batch", *own.shape)),
+        TensorSpec("logits", "float32", ("batch", classes)),
+        own,
+        tuple(f"class {number}" for number in range(classes)),
+    )
+    checkpoint = replace(in_hand(SomeValues()), manifest=manifest)
+    for form in FORMS:
+        path, options = tmp_path / f"{form}.onnx", ExportOptions(input="image", resize=form)
+        artifact = EXPORTERS.get("onnx").export(checkpoint, path, options)
+        for runtime in ("onnxruntime", "openvino"):
+            if (form, runtime, own.antialias) != ("native", "openvino", True):
+                _check_levels(artifact, runtime, exactly=(form, runtime) == ("portable", "onnxruntime"))
+
+
+class SomeValues(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.flatten(1)[:, ::97]
+
+
+def _check_levels(artifact: Artifact, runtime: str, exactly: bool) -> None:
+    manifest = artifact.require_manifest()
+    own, draw = manifest.preprocessing, np.random.default_rng(0)
+    with open_session(artifact, Run(runtime, threads=1)) as session:
+        assert (session.inputs, session.outputs) == ((manifest.input,), manifest.outputs)
+        for height, width in ((90, 35), (31, 77), (20, 22), (51, 51)):
+            shape = (2, height, width, *(() if own.channels == 1 else (3,)))
+            images = draw.integers(0, 256, shape, dtype=np.uint8)
+            outputs = session.run({"image": images})
+            if manifest.resizing is None:
+                expected = own(images).reshape(2, -1)[:, ::97]
+                np.testing.assert_allclose(outputs["logits"], expected, atol=2e-4)
+                continue
+            moves, check, reason = moves_of(own, images, outputs["prepared"], exact=True)
+            assert not reason
+            assert moves.any() == bool(check.moved)
+            assert check.moved == 0 or not exactly
+
+
+def _nodes(model: onnx.ModelProto, operator: str) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.name.endswith(f".{operator}")]
+
+
+def _use(model: onnx.ModelProto, old: str, new: str) -> None:
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == old:
+                node.input[index] = new
+
+
+def _bgr(model: onnx.ModelProto) -> None:
+    _use(model, "image", "reversed")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0]), "order"))
+    model.graph.node.insert(0, helper.make_node("Gather", ["image", "order"], ["reversed"], axis=3))
+
+
+def _scaled(operator: str, factor: float) -> Callable[[onnx.ModelProto], None]:
+    """Change the mean, which Sub takes, or the standard deviation, by which the last Div divides."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        name = _nodes(model, operator)[-1].input[1]
+        (constant,) = (one for one in model.graph.initializer if one.name == name)
+        values = numpy_helper.to_array(constant)
+        assert values.shape == (3, 1, 1)
+        constant.CopyFrom(numpy_helper.from_array((values * factor).astype(np.float32), name))
+
+    return edit
+
+
+def _without_antialias(model: onnx.ModelProto) -> None:
+    (resize,) = _nodes(model, "Resize")
+    for attribute in resize.attribute:
+        if attribute.name in ("antialias", "exclude_outside"):  # the latter goes with the former only
+            attribute.i = 0
+
+
+def _bicubic(model: onnx.ModelProto) -> None:
+    (resize,) = _nodes(model, "Resize")
+    (attribute,) = (one for one in resize.attribute if one.name == "mode")
+    attribute.s = b"cubic"
+    resize.attribute.append(helper.make_attribute("cubic_coeff_a", -0.5))
+
+
+def _not_resized(model: onnx.ModelProto) -> None:
+    (resize,), (sides,) = _nodes(model, "Resize"), _nodes(model, "Shape")
+    _use(model, resize.input[3], sides.output[0])
+
+
+def _labels(model: onnx.ModelProto) -> None:
+    edit_manifest(model, labels=manifest_of(model).labels[::-1])
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (_bgr, "BGR for RGB"),
+        (_scaled("Sub", 1.1), r"its mean is 0\.44, 0\.55, 0\.66, not 0\.4, 0\.5, 0\.6"),
+        (_scaled("Div", 0.5), r"its std is 0\.1, 0\.125, 0\.15, not 0\.2, 0\.25, 0\.3"),
+        (_without_antialias, "bilinear without antialias"),
+        (_bicubic, "bicubic for bilinear"),
+        (_not_resized, "cropped, not resized"),
+        (_labels, r"the manifests differ: labels\[0\] is 'snow'"),
+    ],
+)
+def test_preprocessing_that_was_broken_on_purpose_is_rejected_by_name(
+    edit: Callable[[onnx.ModelProto], None], named: str, files: Path, reference: Reference, tmp_path: Path
+) -> None:
+    model = onnx.load(files / "own.native.onnx")
+    edit(model)
+    onnx.save(model, tmp_path / "edited.onnx")
+    report = verify(tmp_path / "edited.onnx", reference)
+    assert not report.passed
+    with pytest.raises(cnndeploy.CnndeployError, match=named):
+        report.require()
+
+
+def test_a_network_with_another_weight_is_caught_beside_moved_values(
+    files: Path, reference: Reference, tmp_path: Path
+) -> None:
+    """Values off by a level change logits by more than this weight does, and hide nothing."""
+    model = onnx.load(files / "own.native.onnx")
+    (gemm,) = (node for node in model.graph.node if node.op_type == "Gemm")
+    (bias,) = (one for one in model.graph.initializer if one.name == gemm.input[2])
+    values = numpy_helper.to_array(bias).copy()
+    values[0] += 1e-3
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    onnx.save(model, tmp_path / "edited.onnx")
+    report = verify(tmp_path / "edited.onnx", reference)
+    assert not report.passed
+    assert report.max_abs_error == pytest.approx(1e-3, rel=0.1)
+
+
+def test_the_manifest_says_how_images_are_resized_and_old_ones_read(files: Path) -> None:
+    for form in FORMS:
+        manifest = Artifact.open(files / f"own.{form}.onnx").require_manifest()
+        assert manifest.resizing == form
+        assert str(manifest.input) == "uint8 (batch, height, width, 3)"
+        assert [spec.name for spec in manifest.outputs] == ["logits", "probabilities", "prepared"]
+    checkpoint = Artifact.open(files / "own.pt").require_manifest()
+    assert "resizing" not in checkpoint.to_dict()
+    with pytest.raises(ValueError, match="resizing"):
+        type(checkpoint).from_json(json.dumps({**checkpoint.to_dict(), "resizing": "native"}))
+
+
+def test_an_exported_file_is_the_same_each_time(files: Path, tmp_path: Path) -> None:
+    again = export(files / "own.pt", "onnx", tmp_path / "again.onnx", input="image")
+    assert again.sha256 == Artifact.open(files / "own.native.onnx").sha256
+    entries = {entry.key for entry in onnx.load(again.path).metadata_props}
+    assert entries == {MANIFEST_KEY}
+
+
+def test_torchscript_and_prepared_tensors_are_refused(
+    cli: Callable[..., Result], files: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match="only an ONNX file can take them raw"):
+        export(files / "own.pt", "torchscript", tmp_path / "own.torchscript", input="image")
+    done = cli("export", files / "own.pt", "--resize", "portable", "--output-dir", tmp_path)
+    assert done.exit_code == 2
+    assert "--resize is for files that take raw images" in done.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_mistakes_cost(cli: Callable[..., Result], files: Path, photos: Path, tmp_path: Path) -> None:
+    report = tmp_path / "what-if.json"
+    done = cli("evaluate", files / "own.pt", "--data", photos, "--what-if", "--json", report)
+    assert done.exit_code == 0, done.output
+    result = json.loads(report.read_text())
+    assert (result["images"], result["accuracy"]) == (30, cnndeploy.evaluate(files / "own.pt").accuracy)
+    mistakes = {one["name"]: one for one in result["mistakes"]}
+    assert list(mistakes) == list(variants(OWN))
+    assert all(name in done.output for name in mistakes)
+    bgr = mistakes["BGR for RGB"]
+    assert bgr["lost"] - bgr["gained"] == round(30 * (result["accuracy"] - bgr["accuracy"])) > 5
+    assert 0 < bgr["loss_low_points"] < bgr["loss_points"] < bgr["loss_high_points"]
+    with pytest.raises(ArtifactError, match="does its own preprocessing; ask this of its checkpoint"):
+        what_if(files / "own.native.onnx", data=photos)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        OWN,
+        replace(OWN, interpolation="bicubic"),
+        replace(OWN, antialias=False, channels=1, mean=0.5, std=1.0),
+    ],
+)
+def test_each_mistake_explains_what_comes_of_it_and_no_other(own: Preprocessing) -> None:
+    draw = np.random.default_rng(0)
+    shape = (2, 70, 91, *(() if own.channels == 1 else (3,)))
+    images = draw.integers(0, 256, shape, dtype=np.uint8)
+    for name, prepare in variants(own).items():
+        assert prepare(images).shape == own(images).shape
+        assert explained(own, images, prepare(images)) == f"it is what comes of this mistake: {name}"
+    noise = draw.normal(size=own(images).shape).astype(np.float32)
+    assert explained(own, images, noise) == ""
