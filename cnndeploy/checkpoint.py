@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,12 +99,22 @@ class Checkpoint:
             raise CheckpointError(
                 f"the checkpoint's weights are not those of {manifest.architecture}: {differ}"
             )
-        network.load_state_dict(dict(self.weights))
+        fill(network, self.weights)
         return network.eval()
 
     def is_finite(self) -> bool:
         """Return whether no weight is NaN or infinite."""
         return all(bool(torch.isfinite(value).all()) for value in self.weights.values())
+
+
+def fill(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give a network its weights, which have its own names and shapes.
+
+    Some modules, as torchvision's MNASNet, refuse weights that do not say which version of their class saved them.
+    """
+    state = OrderedDict(weights)
+    state._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
+    network.load_state_dict(state)
 
 
 def manifest_of(

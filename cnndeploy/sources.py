@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import torch
 
 # What a factory may call the number of classes; it is filled in if it is left open.
-_CLASSES = ("num_classes", "classes", "n_classes")
+CLASSES = ("num_classes", "classes", "n_classes")
 # Arguments by which a library would load or download weights by itself.
 _LOADING = (
     *("weights", "weights_backbone", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"),
@@ -52,7 +52,7 @@ _LIBRARIES = ("torchvision", "timm")
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a user's factory is: its ``module``, a name or the path of a file, and the folder that it imports from."""
+    """The place of a user's factory: its ``module``, a name or a file, and the ``folder`` that it imports from."""
 
     module: str
     factory: str
@@ -214,7 +214,7 @@ def _with_classes(
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):  # built in, or of C
         return dict(arguments)
-    name = next((one for one in _CLASSES if one in parameters), None)
+    name = next((one for one in CLASSES if one in parameters), None)
     if classes is None or name is None or name in arguments:
         return dict(arguments)
     return {**arguments, name: classes}

@@ -49,18 +49,17 @@ class TorchScriptExporter:
             return write(path, content, manifest, lambda written: _faults(written, manifest, network))
 
 
-def _frozen(network: torch.nn.Module, manifest: Manifest) -> torch.jit.ScriptModule:
-    """Script a network and freeze it; trace it if that fails, or the result returns something else or is not frozen.
+def _frozen(network: torch.nn.Module, manifest: Manifest) -> Any:
+    """Script a network and freeze it; trace it if that fails, or returns something else.
 
-    torchvision's GoogLeNet returns a tuple if it is scripted; torch's attention keeps its weights. A trace has the
-    branches that the example took; the file's checks see whether it holds for other batches. Only rewrites change the
-    layers: freezing does not.
+    torchvision's GoogLeNet returns a tuple if it is scripted. A trace has the branches that the example took; the
+    file's checks see whether it holds for other batches. Only rewrites change the layers: freezing does not.
     """
     images = example(manifest, 2)
     with torch.no_grad():
         with contextlib.suppress(Exception):  # a forward() may do what TorchScript does not know
             frozen = torch.jit.freeze(torch.jit.script(network), optimize_numerics=False)
-            if type(frozen(images)) is type(network(images)) and not list(frozen.parameters()):
+            if type(frozen(images)) is type(network(images)):
                 return frozen
         try:
             return torch.jit.freeze(torch.jit.trace(network, images), optimize_numerics=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import pickle
 import shutil
@@ -12,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 # No test measures time, and beside other programs torch's spinning threads make training many times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -22,6 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 from nursery import Nursery, Subprocess
 
+import cnndeploy
 from cnndeploy import process
 from cnndeploy.benchmark import engine
 from cnndeploy.benchmark.timer import Timer
@@ -29,7 +29,8 @@ from cnndeploy.cli import main
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
-from helpers import RAW_SOURCE, Once, Trained, train_for_a_moment, write_photos, write_raw_files
+from cnndeploy.specs import Resizing
+from helpers import RESNET, Once, Trained, train_for_a_moment, train_resnet_for_a_moment, write_photos
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -107,6 +108,28 @@ def trained(once: Once) -> Trained:
 
 
 @pytest.fixture(scope="session")
+def trained_resnet(once: Once, photos: Path, _own_configuration: None) -> Trained:
+    """The network of tests/resnet.py, trained on ``photos``, and its exported files; read only."""
+
+    def make(folder: Path) -> None:
+        train_resnet_for_a_moment(folder / "resnet.pt", photos)
+        for kind in ("onnx", "torchscript"):
+            export(folder / "resnet.pt", kind)
+
+    cnndeploy.allow_source(RESNET)  # whichever test process made it
+    folder = once("resnet", make)
+    return Trained(*(folder / f"resnet.{suffix}" for suffix in ("pt", "onnx", "torchscript")))
+
+
+@pytest.fixture(params=["lenet", "resnet"])
+def network(request: pytest.FixtureRequest) -> Trained:
+    """Ours, of grey images, and a stranger's, of RGB images, with batch normalisation."""
+    name = {"lenet": "trained", "resnet": "trained_resnet"}[request.param]
+    trained: Trained = request.getfixturevalue(name)
+    return trained
+
+
+@pytest.fixture(scope="session")
 def int8(trained: Trained, once: Once) -> Quantized:
     """The same LeNet in int8, measured on few images; read only."""
 
@@ -130,13 +153,12 @@ def photos(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def raw_files(once: Once, photos: Path) -> Path:
-    """A folder with a colour network, own.pt, and files of it that take prepared and raw images; read only."""
+def raw_files(trained_resnet: Trained, once: Once) -> Path:
+    """A folder with files of the resnet that take raw images, native.onnx and portable.onnx; read only."""
 
     def make(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("CNNDEPLOY_SOURCES", json.dumps([RAW_SOURCE]))
-            write_raw_files(folder, photos)
+        for form in get_args(Resizing):
+            export(trained_resnet.checkpoint, "onnx", folder / f"{form}.onnx", input="image", resize=form)
 
     return once("raw", make)
 

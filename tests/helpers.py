@@ -7,14 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-import cnndeploy
-import resnet
-from cnndeploy import Preprocessing
-from cnndeploy.datasets import open_dataset
-from cnndeploy.exporters import export
+from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.training.train import train
 
 Once = Callable[[str, Callable[[Path], object]], Path]
@@ -64,6 +59,32 @@ def write_photos(folder: Path) -> None:
                 image.save(folder / split / label / f"{number:02}.jpg", quality=85)
 
 
+RESNET = f"{Path(__file__).with_name('resnet.py')}:build"
+SMALL_RGB = Preprocessing(
+    size=(32, 32),
+    resize=36,
+    antialias=True,
+    channels=3,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
+
+
+def train_resnet_for_a_moment(path: Path, photos: Path) -> None:
+    """Train a stranger's network on photos until it tells their colours apart."""
+    train(
+        RESNET,
+        path,
+        data=photos,
+        preprocessing=SMALL_RGB,
+        epochs=12,
+        batch_size=8,
+        learning_rate=0.01,
+        threads=1,
+        seed=1,
+    )
+
+
 def train_for_a_moment(path: Path, seed: int = 0) -> None:
     """Train a LeNet until most of its answers are right and its logits depend on the image.
 
@@ -80,35 +101,3 @@ def train_for_a_moment(path: Path, seed: int = 0) -> None:
         threads=1,
         seed=seed,
     )
-
-
-RAW_SOURCE = f"{Path(__file__).parent}/resnet.py:build"
-RAW = Preprocessing(
-    size=(32, 32), channels=3, resize=36, antialias=True, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3)
-)
-
-
-def write_raw_files(folder: Path, photos: Path) -> None:
-    """Write own.pt, which tells the photos' colours, own.onnx, and own.native.onnx and own.portable.onnx."""
-    torch.manual_seed(0)
-    network, train_set = resnet.build(5, 4), open_dataset(photos).split("train", 3, list(COLOURS))
-    images = torch.from_numpy(train_set.prepared(range(len(train_set)), RAW))
-    labels = torch.from_numpy(np.asarray(train_set.labels, np.int64))
-    optimizer = torch.optim.Adam(network.parameters(), 0.01)
-    for _ in range(25):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    path = folder / "own.pt"
-    cnndeploy.import_model(
-        network.eval(),
-        path,
-        source=RAW_SOURCE,
-        arguments={"width": 4},
-        labels=list(COLOURS),
-        preprocessing=RAW,
-        data=photos,
-    )
-    export(path, "onnx")
-    export(path, "onnx", folder / "own.native.onnx", input="image")
-    export(path, "onnx", folder / "own.portable.onnx", input="image", resize="portable")

@@ -87,7 +87,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
-    linked = set(re.findall(r"\((docs/\w+\.md)", (REPOSITORY / "README.md").read_text()))
+    linked = set(re.findall(r"\((docs/[\w-]+\.md)", (REPOSITORY / "README.md").read_text()))
     assert linked == {str(page.relative_to(REPOSITORY)) for page in PAGES if page.parent.name == "docs"}
 
 

@@ -18,7 +18,7 @@ FILES = [
     for path in sorted((REPOSITORY / folder).rglob("*.py"))
 ]
 MOST_LINES = 400
-MOST_LINES_OF_INIT = 60
+MOST_LINES_OF_INIT = 70
 MOST_LINES_OF_A_FUNCTION = 60  # its docstring aside
 LINT = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
 FOR_TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    "
@@ -55,7 +55,8 @@ def test_the_contracts_are_kept(tree: Path) -> None:
         ("specs.py", "from cnndeploy import cli", "specs -> cnndeploy.cli"),
         ("specs.py", f"{FOR_TYPES}import cnndeploy.cli", "specs -> cnndeploy.cli"),
         ("specs.py", "def later() -> None:\n    import cnndeploy.cli", "specs -> cnndeploy.cli"),
-        ("training/__init__.py", "import cnndeploy.exporters", "training -> cnndeploy.exporters"),
+        ("training/__init__.py", "import cnndeploy.quantization", "training -> cnndeploy.quantization"),
+        ("verification/__init__.py", "import cnndeploy.benchmark", "verification -> cnndeploy.benchmark"),
         ("formats/__init__.py", "import cnndeploy.datasets", "formats -> cnndeploy.datasets"),
         ("runtimes/eager.py", "import cnndeploy.tuning", "runtimes.eager -> cnndeploy.tuning"),
     ],

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -221,7 +222,7 @@ def test_other_normalisations_and_layers_stay(layers: tuple[nn.Module, ...]) -> 
 def test_a_value_that_is_changed_in_place_later_is_taken_before() -> None:
     """The folded layer stands where the convolution stood, not where normalisation did."""
 
-    def function(own: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    def function(own: Any, image: torch.Tensor) -> torch.Tensor:
         image = image * 1
         between = own.convolution(image)
         image.relu_()

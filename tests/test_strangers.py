@@ -89,14 +89,15 @@ class _TupleIfScripted(nn.Module):
 
     def forward(self, image: torch.Tensor):  # type: ignore[no-untyped-def]
         logits = self.layers(image)
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return logits, None
         return logits
 
 
 class _Unscriptable(_TupleIfScripted):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return next(iter({"logits": self.layers(value)} for value in [image]))["logits"]
+        logits: torch.Tensor = next(iter({"logits": self.layers(value)} for value in [image]))["logits"]
+        return logits
 
 
 @pytest.mark.parametrize("network", [_TupleIfScripted, _Unscriptable])

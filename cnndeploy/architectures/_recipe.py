@@ -24,6 +24,7 @@ class Recipe:
     - ``label_smoothing`` is the share of each label that is spread over all classes.
     - ``flip``: half of the images, chosen at random, are mirrored left to right.
     - ``shift``: each image is moved at random by up to that many pixels; black fills the gap.
+    - ``crop``: each image is cut at random out of one that is larger by a seventh, on each side.
 
     Sources: He et al.: Delving deep into rectifiers, 2015, equation 10. Glorot, Bengio: Understanding the difficulty
     of training deep feedforward neural networks, 2010, equation 16; the 4 as in the Deep Learning Tutorials of their
@@ -41,6 +42,7 @@ class Recipe:
     label_smoothing: float = 0.0
     flip: bool = False
     shift: int = 0
+    crop: bool = False
 
     def learning_rate_at(self, step: int, steps: int) -> float:
         """Return the learning rate at ``step``, counted from 0, of a training's ``steps``."""
@@ -49,6 +51,14 @@ class Recipe:
         done = step / (steps - 1)
         low, part = (_START, done / _WARM_UP) if done < _WARM_UP else (_END, (1 - done) / (1 - _WARM_UP))
         return self.learning_rate * (low + (1 - low) * (1 - math.cos(math.pi * part)) / 2)
+
+
+def usual() -> dict[str, Recipe]:
+    """Return the recipe of a network that nobody has tuned, from the sources above."""
+    tuned = Recipe(
+        20, 32, 0.001, "torch", "one-cycle", weight_decay=0.05, label_smoothing=0.1, flip=True, crop=True
+    )
+    return {"tuned": tuned}
 
 
 def deep(

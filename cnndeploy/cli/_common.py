@@ -143,20 +143,25 @@ source_option = click.option(
 )
 
 
-def data_option(command: Command) -> Command:
+def _data_option(default: str, command: Command) -> Command:
     """Add ``--data``; ``--data-dir``, its name before folders of images could be named, still works."""
 
     @click.option(
         "--data",
         metavar="fashion-mnist|DIR",
-        help="The data set: fashion-mnist, or a folder of images.  [default: what the model was made on]",
+        help=f"The data set: fashion-mnist, or a folder of images.  [default: {default}]",
     )
-    @click.option("--data-dir", hidden=True)
+    @click.option("--data-dir", hidden=True, help="The same, by its former name.")
     @functools.wraps(command)
     def with_data(*, data: str | None, data_dir: str | None, **others: Any) -> None:
         command(data=data_dir if data is None else data, **others)
 
     return with_data
+
+
+data_option = functools.partial(_data_option, "what the model was made on")
+imported_data_option = functools.partial(_data_option, "none, and no accuracy is measured")
+training_data_option = functools.partial(_data_option, "fashion-mnist")
 
 
 @contextlib.contextmanager
@@ -193,10 +198,12 @@ def run_options(command: Command) -> Command:
     return with_run
 
 
+images_option = click.option("--images", type=COUNT, help="Use the first N test images.  [default: all]")
+
+
 def measured_on(command: Command) -> Command:
     """Add ``--images`` and ``--data``: what a file is run on."""
-    images = click.option("--images", type=COUNT, help="Use the first N test images.  [default: all]")
-    return images(data_option(command))
+    return images_option(data_option(command))
 
 
 def json_file_option(command: Command) -> Command:

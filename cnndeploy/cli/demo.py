@@ -123,12 +123,13 @@ def _verify(
 
     reports = []
     told = []
+    folder = () if data_dir is None else ("--data", data_dir)
     with Reference(checkpoint, data=data_dir) as reference:
         images = min(images, len(reference.test)) if images else None
         for artifact in exported:
             with common.progress_bar(f"Verifying {artifact.path.name}") as update:
                 reports.append(verify(artifact, reference, images=images, progress=update))
-            again = common.command_line("verify", artifact.path, "--against", checkpoint)
+            again = common.command_line("verify", artifact.path, "--against", checkpoint, *folder)
             told.append(str(try_to_certify(reports[-1], artifact.path, again)))
     common.console_for().print(equivalence_table(reports))
     for line in filter(None, told):

@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cnndeploy.cli import _common as common
+from cnndeploy.cli import _common as common, _network
 from cnndeploy.machine import patient_threads
 from cnndeploy.words import counted
-
-
-class _Argument(click.ParamType[tuple[str, Any]]):
-    """An argument of a factory, ``name=value``; the value is read as JSON if it is JSON, and else as text."""
-
-    name = "name=value"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Any]:
-        name, equals, text = str(value).partition("=")
-        if not equals or not name.isidentifier():
-            self.fail(f"{value!r} is not name=value, as classes=5.", param, ctx)
-        try:
-            return name, json.loads(text)
-        except ValueError:
-            return name, text
 
 
 @click.command()
 @click.argument("network")
 @click.option("--output", type=common.PATH, required=True, help="The checkpoint file.")
-@click.option(
-    "--model-arg",
-    "arguments",
-    type=_Argument(),
-    multiple=True,
-    help="Keyword argument of the factory; repeatable. The number of classes is filled in if it takes it.",
-)
+@_network.model_arguments_option
 @click.option("--weights", type=common.PATH, help="File of torch.save, or of safetensors.")
-@click.option(
-    "--preprocessing",
-    type=common.PATH,
-    metavar="JSON",
-    help="How images are prepared: fields of cnndeploy.Preprocessing, timm's config.json, or Hugging Face's "
-    "preprocessor_config.json.  [default: what comes with the name]",
-)
+@_network.preprocessing_option
 @click.option(
     "--labels",
     type=common.PATH,
@@ -55,7 +25,8 @@ class _Argument(click.ParamType[tuple[str, Any]]):
     help="The labels, one on each line or as JSON, in the order of the outputs.  "
     "[default: what comes with the name, else the classes of the data]",
 )
-@common.measured_on
+@common.imported_data_option
+@common.images_option
 @click.option(
     "--output-name",
     metavar="NAME",
@@ -67,7 +38,7 @@ class _Argument(click.ParamType[tuple[str, Any]]):
 def command(
     network: str,
     output: Path,
-    arguments: tuple[tuple[str, Any], ...],
+    arguments: dict[str, Any] | None,
     json_file: str | None,
     **settings: Any,
 ) -> None:
@@ -82,15 +53,15 @@ def command(
 
     \b
     Examples:
-      cnndeploy import torchvision:resnet18@IMAGENET1K_V1 --weights resnet18.pth --output resnet18.pt
-      cnndeploy import timm:mobilenetv3_small_100 --weights w.safetensors --labels names.txt --output m.pt
-      cnndeploy import mymodel.py:build --model-arg classes=5 --weights best.pth \\
-        --preprocessing prep.json --labels names.txt --data photos --output shoes.pt
+      cnndeploy import torchvision:resnet18@DEFAULT --output resnet18.pt
+      cnndeploy import timm:resnet10t --weights w.safetensors --output m.pt
+      cnndeploy import mymodel.py:build --weights best.pth \\
+        --preprocessing prep.json --data photos --output shoes.pt
     """
     with patient_threads():
         from cnndeploy.importing.import_model import import_model
     with common.warnings_as_lines(), common.progress_bar(f"Importing {network}") as update:
-        made = import_model(network, output, arguments=dict(arguments), progress=update, **settings)
+        made = import_model(network, output, arguments=arguments, progress=update, **settings)
     for note in made.notes:
         click.echo(f"  {note}", err=json_file == "-")
     for proof in made.proofs:

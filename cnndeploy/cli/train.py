@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cnndeploy.cli import _common as common
+from cnndeploy.cli import _common as common, _network
 from cnndeploy.errors import Stopped
 from cnndeploy.machine import patient_threads
 from cnndeploy.words import counted
@@ -20,13 +20,20 @@ _PLOTS = ("curves", "confusion")  # as training_plots() names them
 
 
 @click.command()
-@click.argument("architecture", type=common.RegisteredName("architectures"), required=False)
-@click.option("--output", type=common.PATH, help="The checkpoint file.  [default: ARCHITECTURE.pt]")
+@click.argument("architecture", type=_network.SourceName(), required=False)
+@click.option("--output", type=common.PATH, help="The checkpoint file.  [default: the network's name, .pt]")
+@_network.model_arguments_option
+@click.option(
+    "--weights",
+    type=common.PATH,
+    help="Weights to start from, a file of torch.save or of safetensors; the last layer's may be for other classes.",
+)
+@_network.preprocessing_option
 @click.option(
     "--recipe",
     type=click.Choice(["tuned", "original"]),
     help="tuned aims at accuracy; original is the plain recipe that the network was first trained with.  "
-    "[default: tuned]",
+    "[default: tuned, which is all that networks of others have]",
 )
 @click.option(
     "--epochs",
@@ -67,12 +74,17 @@ _PLOTS = ("curves", "confusion")  # as training_plots() names them
     "recipe_of",
     type=common.PATH,
     metavar="CHECKPOINT",
-    help="Train as CHECKPOINT was trained: network, recipe, seed, images, precision, device, threads.",
+    help="Train as CHECKPOINT was trained: network, recipe, seed, data, images, precision, device, threads.",
 )
 @click.option("--tensorboard", type=common.PATH, metavar="DIR", help="Also log each epoch for TensorBoard.")
-@common.data_option
+@common.training_data_option
+@common.source_option
 def command(architecture: str | None, output: Path | None, tensorboard: Path | None, **settings: Any) -> None:
-    """Train a network on Fashion-MNIST.
+    """Train a network on Fashion-MNIST, or on a folder of images.
+
+    A SOURCE is torchvision:NAME, timm:NAME, package.module:factory, or path/to/file.py:factory, where factory is a
+    function that returns a torch.nn.Module. Images are in DIR/train/CLASS and DIR/val/CLASS, or in DIR/CLASS, of which
+    a fifth is then held out to test on.
 
     The checkpoint is written after every epoch. OUTPUT.jsonl gets a line for each epoch. At the end OUTPUT.curves.png
     and OUTPUT.confusion.png are drawn. Ctrl-C finishes the step and saves; --resume goes on from there, or after a
@@ -82,6 +94,8 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
     Examples:
       cnndeploy train lenet --output lenet.pt
       cnndeploy train lenet --output lenet.pt --resume
+      cnndeploy train mymodel.py:build --data photos --output shoes.pt
+      cnndeploy train torchvision:resnet18 --weights start.pth --data photos
       torchrun --nproc-per-node 2 -m cnndeploy train lenet --output lenet.pt
     """
     from cnndeploy.artifact import Artifact
@@ -90,7 +104,6 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
     recipe_of: Path | None = settings["recipe_of"]
     if recipe_of is not None:
         manifest = Artifact.open(recipe_of).require_manifest()
-        architecture = architecture or manifest.architecture
         recorded = manifest.training.get("processes", 1)
         if first and int(os.environ.get("WORLD_SIZE", "1")) != recorded:
             click.echo(
@@ -100,7 +113,8 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
             )
     elif architecture is None:
         raise click.UsageError("Missing argument 'ARCHITECTURE', or --from-checkpoint-recipe.")
-    output = output or Path(f"{architecture}.pt")
+    name = architecture or manifest.architecture
+    output = output or Path(f"{_short(name)}.pt")
     before = output.stat().st_mtime_ns if output.exists() else None
     if first and settings["resume"]:
         _say_what_is_there(output)
@@ -110,7 +124,8 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
             run_training(architecture, output, tensorboard if first else None, should_stop=stop, **settings)
     except (KeyboardInterrupt, Stopped):
         if first:
-            _say_how_to_resume(architecture, output, settings["data"])
+            same = (architecture,) if recipe_of is None else ("--from-checkpoint-recipe", recipe_of)
+            _say_how_to_resume(output, *same, *(("--data", settings["data"]) if settings["data"] else ()))
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     if first:
         if output.stat().st_mtime_ns == before:
@@ -121,7 +136,17 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
         common.say_next("export", output, "--format", "onnx")
 
 
-def run_training(architecture: str, output: Path, tensorboard: Path | None, **settings: Any) -> None:
+def _short(name: str) -> str:
+    """Return a name for the file of a network, from that of its source."""
+    from cnndeploy.sources import is_users
+
+    place, _, last = name.rpartition(":")
+    if not is_users(name):
+        return last.partition("@")[0].rstrip("/").rpartition("/")[2]
+    return Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
+
+
+def run_training(architecture: str | None, output: Path, tensorboard: Path | None, **settings: Any) -> None:
     """Train, with ``settings`` of train(), and show a bar and a line for each epoch, which TensorBoard gets too."""
     from cnndeploy.files import check_writable
 
@@ -142,13 +167,14 @@ def run_training(architecture: str, output: Path, tensorboard: Path | None, **se
         if log is not None:
             log(epoch)
 
-    with common.progress_bar(f"Training {architecture}") as update:
+    with common.warnings_as_lines(), common.progress_bar(f"Training {output.name}") as update:
 
         def on_step(step: Step) -> None:
             figures = f"loss {step.loss:.3f}  accuracy {step.accuracy:.3f}  {step.images_per_s:,.0f} images/s"
             done = (step.epoch - 1) * step.steps + step.step
             update(done, step.epochs * step.steps, f"Epoch {step.epoch}/{step.epochs}  {figures}")
 
+        settings |= {"on_note": click.echo, "progress": update}
         train(architecture, output, on_step=on_step, on_epoch=on_epoch, **settings)
 
 
@@ -161,14 +187,13 @@ def _say_what_is_there(output: Path) -> None:
         click.echo(f"There is nothing to resume at {output}; the training begins at the start.")
 
 
-def _say_how_to_resume(architecture: str, output: Path, data: str | None) -> None:
+def _say_how_to_resume(output: Path, *arguments: object) -> None:
     if not Path(f"{output}.resume").exists():
         text = f"Stopped before the first step; nothing was saved at {output}."
     elif "WORLD_SIZE" in os.environ:
         text = "Stopped before the end; go on with the same command and --resume"
     else:
-        same = () if data is None else ("--data", data)
-        again = common.command_line("train", architecture, "--output", output, "--resume", *same)
+        again = common.command_line("train", *arguments, "--output", output, "--resume")
         text = f"Stopped before the end; go on with: {again}"
     click.echo(f"\n{text}", err=True)
 

@@ -1,4 +1,4 @@
-"""From images of a data set to what a file takes."""
+"""The way from images of a data set to what a file takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a data set's names of classes to a model's labels."""
+"""The way from a data set's names of classes to a model's labels."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class FolderImages:
 
     @property
     def sha256(self) -> dict[str, str]:
-        """The hash of all names and sizes in bytes, sorted; of the content only a sample would be affordable."""
+        """The hash of the sorted names and sizes of the files; their content is not read for it."""
         lines = sorted(f"{file.name}\0{file.size}\n" for file in self.files)
         content = "".join(lines).encode(errors="surrogateescape")
         return {self.root.name: hashlib.sha256(content).hexdigest()}
@@ -157,7 +157,7 @@ class ImageFolder:
 
     @property
     def note(self) -> str:
-        """That images are held out, if they are."""
+        """A sentence that images are held out, if they are."""
         held_out = (
             f"{self.folder} has no test/ or val/: every fifth image of each class is held out to test on"
         )

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     import torch
 
 _IMAGENET = 1000
+_USUAL = Preprocessing(
+    size=(224, 224),
+    resize=256,
+    antialias=True,
+    channels=3,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+)
 _FOLDER_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.pth")
 
 
@@ -50,6 +58,22 @@ def known_of(name: str) -> Known:
     if name in ARCHITECTURES.names():
         return Known(name, preprocessing=ARCHITECTURES.get(name).preprocessing)
     return Known(name)
+
+
+def usual_preprocessing(known: Known) -> Preprocessing:
+    """Return how images are prepared to train a network: what comes with its name, else ImageNet's usual way.
+
+    For a network of torchvision that is the way of its default weights. Raise MissingDependencyError if it needs a
+    package.
+    """
+    library, _, model = known.name.partition(":")
+    if known.preprocessing is not None:
+        return known.preprocessing
+    if library == "torchvision":
+        from torchvision import models
+
+        return preprocessing_of(models.get_model_weights(model).DEFAULT.transforms())
+    return _USUAL
 
 
 def _of_torchvision(model: str, tag: str) -> Known:

@@ -13,7 +13,7 @@ import torch
 
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
-from cnndeploy.checkpoint import Checkpoint, manifest_of
+from cnndeploy.checkpoint import Checkpoint, fill, manifest_of
 from cnndeploy.datasets import Data, Dataset, open_dataset
 from cnndeploy.datasets.fashion_mnist import LABELS
 from cnndeploy.errors import ArtifactError
@@ -23,7 +23,7 @@ from cnndeploy.importing import proofs
 from cnndeploy.importing.doubts import doubts_of
 from cnndeploy.importing.families import Known, known_of
 from cnndeploy.importing.labels import labels_of
-from cnndeploy.importing.weights import Weights, fitted, read_weights
+from cnndeploy.importing.weights import Weights, fitted, weights_of
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Progress, silent
 from cnndeploy.serial import jsonable
@@ -41,6 +41,10 @@ class Imported:
 
     ``notes`` say what was changed, ``proofs`` what was shown of the network, and ``doubts`` what looks wrong on the
     images. ``evaluation`` is on the test images of the data, None if there are none.
+
+    >>> made = cnndeploy.import_model("lenet", "again.pt", weights="lenet.pt", overwrite=True)
+    >>> made.parameters, made.doubts
+    (44426, ())
     """
 
     artifact: Artifact
@@ -198,18 +202,10 @@ def _weights(network: str | torch.nn.Module, known: Known, path: str | os.PathLi
         return Weights(
             {key: value.detach().cpu() for key, value in network.state_dict().items()}, "in memory"
         )
-    if path is not None:
-        return read_weights(path)
-    if isinstance(known.weights, Path):
-        return read_weights(known.weights)
-    if known.weights is None:
+    read = weights_of(known, path)
+    if read is None:
         raise ArtifactError(f"pass weights, a file of torch.save or of safetensors, for {known.name}")
-    try:
-        return Weights(dict(known.weights()), known.name)
-    except (OSError, RuntimeError) as error:  # the network's, or a wrong checksum
-        raise ArtifactError(
-            f"the weights of {known.name} could not be downloaded ({error}); pass weights, the file, instead"
-        ) from error
+    return read
 
 
 def _loaded(
@@ -218,13 +214,13 @@ def _loaded(
     """Return the checkpoint of a network with these weights, and sentences on what was done for it."""
     bare = build(manifest.architecture, manifest.source).eval()
     weights = fitted(read, bare, path)
-    bare.load_state_dict(weights.tensors)
+    fill(bare, weights.tensors)
     chosen, note = proofs.output_of(bare, proofs.sample(manifest.preprocessing), output_name)
     network = bare
     if chosen is not None:
         manifest = replace(manifest, source=replace(manifest.source, output=chosen))
         network = build(manifest.architecture, manifest.source)
-        network.get_submodule("network").load_state_dict(bare.state_dict())
+        fill(network.get_submodule("network"), weights.tensors)
     facts = {"imported": {"weights": read.origin, "sha256": read.sha256}}
     return Checkpoint.of(manifest, network, facts), (*weights.notes, *filter(None, [note]))
 

@@ -37,7 +37,7 @@ def output_of(network: torch.nn.Module, image: torch.Tensor, name: str | None) -
     Return its name, None if it is the only one, and a sentence on it, empty if there was no choice. Raise ArtifactError
     if the network cannot be run on ``image``, or has no such output.
     """
-    outputs = _run(network, image)
+    outputs = run_on(network, image)
     if torch.is_tensor(outputs):
         if name is not None:
             raise ArtifactError(f"the network returns one tensor, so there is no output {name} to choose")
@@ -56,7 +56,7 @@ def check_outputs(network: torch.nn.Module, image: torch.Tensor, classes: int | 
 
     It returns logits, float32 (batch, classes), the same each time, and for each image whatever else is in the batch.
     """
-    logits, again = _run(network, image), _run(network, image)
+    logits, again = run_on(network, image), run_on(network, image)
     if not torch.is_tensor(logits):
         raise ArtifactError(f"the network returns {type(logits).__name__}, not logits (batch, classes)")
     if logits.ndim != 2 or len(logits) != len(image):
@@ -80,7 +80,7 @@ def check_outputs(network: torch.nn.Module, image: torch.Tensor, classes: int | 
             f"the network returns other logits each time, by {spread:.2g} of the largest: something random is active "
             "in eval mode"
         )
-    alone = torch.cat([_run(network, one[None]) for one in image])
+    alone = torch.cat([run_on(network, one[None]) for one in image])
     if alone.shape != logits.shape or (spread := float((logits - alone).abs().max()) / scale) > _SPREAD:
         raise ArtifactError(
             f"an image's logits depend on the others in its batch, by {spread:.2g} of the largest: something, such as "
@@ -105,12 +105,12 @@ def check_same(
     device = next((one.device for one in network.parameters()), torch.device("cpu"))
     network.eval()
     try:
-        outputs = _run(network, image.to(device))
+        outputs = run_on(network, image.to(device))
     finally:
         for module, was in training.items():
             module.training = was
     logits = chosen_output(outputs, output or "").cpu()
-    expected = _run(rebuilt, image)
+    expected = run_on(rebuilt, image)
     scale = float(expected.abs().max()) or 1.0
     if logits.shape != expected.shape or (error := float((logits - expected).abs().max()) / scale) > _SPREAD:
         raise ArtifactError(
@@ -119,7 +119,8 @@ def check_same(
         )
 
 
-def _run(network: torch.nn.Module, image: torch.Tensor) -> Any:
+def run_on(network: torch.nn.Module, image: torch.Tensor) -> Any:
+    """Return what a network returns for images; raise ArtifactError if it fails."""
     try:
         with torch.inference_mode():
             return network(image)

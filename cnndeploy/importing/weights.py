@@ -8,12 +8,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cnndeploy.artifact import sha256_of
 from cnndeploy.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from cnndeploy.importing.families import Known
 
 # The keys under which training programs save a state_dict, the likeliest first; averaged weights come last.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "weights", "params")
@@ -76,6 +79,24 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         _DENSENET.sub(r"\1\2", str(key)): value for key, value in content.items() if torch.is_tensor(value)
     }
     return Weights(tensors, path.name, sha256, tuple(notes))
+
+
+def weights_of(known: Known, path: str | os.PathLike[str] | None) -> Weights | None:
+    """Return the weights in a file, or without one those that come with the name; None if there are none.
+
+    Raise ArtifactError if they cannot be read or downloaded.
+    """
+    path = known.weights if path is None and isinstance(known.weights, Path) else path
+    if path is not None:
+        return read_weights(path)
+    if known.weights is None or isinstance(known.weights, Path):
+        return None
+    try:
+        return Weights(dict(known.weights()), known.name)
+    except (OSError, RuntimeError) as error:  # the network's, or a wrong checksum
+        raise ArtifactError(
+            f"the weights of {known.name} could not be downloaded ({error}); pass weights, the file, instead"
+        ) from error
 
 
 def _read(path: Path) -> Any:

@@ -61,7 +61,7 @@ class Network:
         """Return the activations whose ranges must be known: what quantised nodes take and give, but for copies."""
         wanted: dict[str, None] = {}
         for node in self.model.graph.node:
-            if node.op_type not in LAYERS | _BETWEEN:
+            if node.op_type not in _BETWEEN and node.name not in self.layers.values():
                 continue
             for name in (*node.input[: None if node.op_type == "Concat" else 1], *node.output):
                 if name and name not in self.constants and self.source_of_range(name) == name:
@@ -117,7 +117,8 @@ class Network:
         for node in self.model.graph.node:
             sources = [self.producers.get(name) for name in node.input if name not in self.constants]
             alone = bool(sources) and all(source is not None and source.name in left for source in sources)
-            unknown = node.op_type not in LAYERS | _BETWEEN
+            # a product of two activations, as attention has, is no layer
+            unknown = node.op_type not in _BETWEEN and node.name not in self.layers.values()
             if unknown or (alone and node.op_type in _BETWEEN - _FOLLOW):
                 left.add(node.name)
         return sorted(left | self._behind_the_last_layer())

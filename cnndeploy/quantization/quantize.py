@@ -183,12 +183,18 @@ def quantize(
             raise BudgetError(_nothing(path, budget, trials, report, more_images=count < tests), report)
         write_file(target, content)
         report = report.moved_to(target)
-        again = ["cnndeploy", "verify", str(target), "--against", str(path), "--budget", f"{budget:g}"]
-        certification = try_to_certify(report, target, command or shlex.join(again))
+        certification = try_to_certify(report, target, command or _verification(target, reference, budget))
         size = float_file.path.stat().st_size
         quantized = Quantized(Artifact.open(target), report, tuple(trials), size, certification=certification)
         reference.release()  # what waits for work may disturb what is timed
         return _timed(quantized, float_file, run, seconds, progress) if seconds else quantized
+
+
+def _verification(target: Path, reference: Reference, budget: float) -> str:
+    """Return the command that measures the file again."""
+    words = ["cnndeploy", "verify", str(target), "--against", str(reference.artifact.path)]
+    data = () if reference.data is None else ("--data", reference.data)
+    return shlex.join([*words, "--budget", f"{budget:g}", *data])
 
 
 def _check(precision: str, budget: float, calibration: int | None, run: Run) -> None:

@@ -111,10 +111,13 @@ def _split(
         )
     drawn = np.random.default_rng(SEED).permutation(len(train))
     readable = sound(train.take(drawn[: screening + calibration]), progress)
-    screening = min(screening, len(readable) // 2)
-    if not screening:
-        raise DataError(f"int8 needs two training images that can be read, and there is {len(readable)}")
-    return readable.take(range(screening, len(readable))), readable.first(screening)
+    held_out = int(np.isin(train.numbers[drawn[:screening]], readable.numbers).sum())
+    if not 0 < held_out < len(readable):
+        raise DataError(
+            f"int8 needs at least two training images that can be read, one of {calibration:,} to calibrate with and "
+            f"one of {screening:,} to choose settings by"
+        )
+    return readable.take(range(held_out, len(readable))), readable.first(held_out)
 
 
 class Search:

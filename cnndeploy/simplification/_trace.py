@@ -124,7 +124,7 @@ def trace(network: nn.Module) -> Traced | None:
     has_hooks = network._forward_hooks or network._forward_pre_hooks  # of which the graph would know nothing
     if network.training or has_hooks or any(weight.dtype != torch.float32 for weight in network.parameters()):
         return None
-    own = dict(network.named_parameters(remove_duplicate=False))
+    own: dict[str, torch.Tensor] = dict(network.named_parameters(remove_duplicate=False))
     own |= network.named_buffers(remove_duplicate=False)
     attributes = set(vars(network))
     try:

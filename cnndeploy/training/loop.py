@@ -14,49 +14,62 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
-from cnndeploy.checkpoint import Checkpoint, initialised, manifest_of
-from cnndeploy.datasets import fashion_mnist
+from cnndeploy.checkpoint import Checkpoint, initialised
 from cnndeploy.errors import Stopped, TrainingError
 from cnndeploy.files import write_file
 from cnndeploy.preprocessing import border_contrast
 from cnndeploy.simplification.pool_before_activation import pool_first
-from cnndeploy.torch_preprocessing import TorchPreprocessing
-from cnndeploy.training.batches import Batch, Batches, generator
+from cnndeploy.training.batches import Batch, Batches, HeldOut, generator
+from cnndeploy.training.decoded import Held
 from cnndeploy.training.distributed import Processes
 from cnndeploy.training.state import Epoch, State, Step, log_path, state_path
+from cnndeploy.training.subject import Subject, logits_of
 
 _EVALUATION_BATCH = 256
 _BACKGROUND_IMAGES = 1000
+# The confusion matrix is copied into every exported file, so it is kept only for classes that somebody looks at.
+_MOST_CONFUSED = 100
+_TOP = 5
 
 
-@dataclass
-class Loop:
-    """One training on one device, from a state to its end; for the callbacks see :func:`train`."""
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """The callbacks of :func:`cnndeploy.train`."""
 
-    output: Path
-    state: State
-    training_set: fashion_mnist.Images
-    test_set: fashion_mnist.Images
-    device: torch.device
-    processes: Processes
     should_stop: Callable[[], bool]
     on_step: Callable[[Step], None] | None
     on_epoch: Callable[[Epoch], None] | None
 
+
+@dataclass
+class Loop:
+    """One training on one device, from a state to its end."""
+
+    output: Path
+    state: State
+    subject: Subject
+    training_set: Held
+    test_set: Held
+    device: torch.device
+    processes: Processes
+    calls: Calls
+
     def __post_init__(self) -> None:
         self.plan = plan = self.state.plan
         self.recipe = plan.recipe
-        self.manifest = manifest_of(plan.architecture)
+        self.manifest = self.subject.manifest
         preprocessing = self.manifest.preprocessing
-        self.preprocessing = TorchPreprocessing(preprocessing, self.test_set.images.shape[1:])
+        self.held_out = HeldOut(self.test_set, preprocessing, self.device)
         self.batches = Batches(
             self.training_set, preprocessing, plan.recipe, plan.seed, self.device, self.processes
         )
         network = initialised(self.manifest, plan.seed, plan.recipe.initialisation)
-        pool_first(network)
-        # channels last is how both oneDNN and cuDNN compute convolutions best
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        network.load_state_dict(self.subject.start, strict=False)
+        if plan.architecture in ARCHITECTURES.names():  # others may call the parts of a Sequential one by one
+            pool_first(network)
+        self.network = network.to(self.device).to(memory_format=self.subject.layout)
         weights = self.network.parameters()
         self.optimizer = torch.optim.AdamW(weights, weight_decay=plan.recipe.weight_decay, fused=True)
         if self.state.network:
@@ -82,8 +95,8 @@ class Loop:
             with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
                 self._train_epoch(network, number)
             epoch = self._complete(number, time.perf_counter() - start)
-            if self.on_epoch is not None and self.processes.rank == 0:
-                self.on_epoch(epoch)
+            if self.calls.on_epoch is not None and self.processes.rank == 0:
+                self.calls.on_epoch(epoch)
         if self.processes.rank == 0:
             state_path(self.output).unlink(missing_ok=True)
         self.processes.wait()
@@ -98,11 +111,11 @@ class Loop:
             loss, right, seen = state.sums = tuple(map(operator.add, state.sums, sums))
             state.step += 1
             images_done += batch[2]
-            if self.on_step is not None and self.processes.rank == 0:
+            if self.calls.on_step is not None and self.processes.rank == 0:
                 means = (loss / seen, right / seen, images_done / (time.perf_counter() - start))
-                self.on_step(Step(number, self.recipe.epochs, state.step, steps, *means))
+                self.calls.on_step(Step(number, self.recipe.epochs, state.step, steps, *means))
             # all processes learn of both, so that they go on or end together
-            loss, stops = self.processes.total([sums[0], float(self.should_stop())], self.device)
+            loss, stops = self.processes.total([sums[0], float(self.calls.should_stop())], self.device)
             where = f"step {state.step} of epoch {number}"
             if not math.isfinite(loss):
                 raise self._diverged(f"The loss is {loss / batch[2]} at {where}")
@@ -121,7 +134,7 @@ class Loop:
         torch.manual_seed(generator("dropout", self.plan.seed, number, rank).initial_seed())
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.plan.precision == "bfloat16"):
-            logits = network(images)  # (share of the batch, 10)
+            logits = logits_of(network(images), self.manifest.source.output)  # (share, classes)
             smoothing = recipe.label_smoothing
             summed = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum")
         # gradients are averaged over the processes, whose shares may differ by one
@@ -140,16 +153,18 @@ class Loop:
         """Record an epoch, then write the state and after it the checkpoint."""
         state, steps = self.state, len(self.batches)
         loss, right, seen = self.processes.total(state.sums, self.device)
-        state.confusion = self._confusion()
+        state.confusion, correct, among_five = self._tested()
+        images = len(self.held_out)
         epoch = Epoch(
             epoch=number,
             epochs=self.recipe.epochs,
             train_loss=loss / seen,
             train_accuracy=right / seen,
-            test_accuracy=float(np.trace(state.confusion)) / len(self.test_set),
-            test_images=len(self.test_set),
+            test_accuracy=correct / images,
+            test_images=images,
             learning_rate=self.recipe.learning_rate_at(number * steps - 1, self.recipe.epochs * steps),
             seconds=seconds,
+            test_top5_accuracy=among_five / images if len(self.manifest.labels) > _TOP else None,
         )
         state.epochs.append(asdict(epoch))
         state.step, state.sums = 0, (0.0, 0.0, 0.0)
@@ -184,8 +199,12 @@ class Loop:
             "threads": state.threads,
             "processes": self.processes.count,
             "train_images": len(self.training_set),
-            "test_images": len(self.test_set),
-            "background": _background(self.training_set),
+            "test_images": len(self.held_out),
+            **(
+                {"background": _background(self.training_set)}
+                if self.manifest.preprocessing.channels == 1
+                else {}
+            ),
             "test_accuracy": state.epochs[-1]["test_accuracy"],
             "confusion": state.confusion,
             # without the times, so that the same training writes the same bytes
@@ -194,22 +213,40 @@ class Loop:
         Checkpoint.of(self.manifest, self.network, facts).save(self.output)
         write_file(log, "".join(json.dumps(epoch) + "\n" for epoch in state.epochs).encode())
 
-    def _confusion(self) -> list[list[int]]:
-        """Count test images by class shown and class answered, by the network in float32, as it is deployed."""
-        counts = np.zeros((len(fashion_mnist.LABELS), len(fashion_mnist.LABELS)), np.int64)
-        share = slice(self.processes.rank, None, self.processes.count)
-        images, labels = self.test_set.images[share], self.test_set.labels[share]
+    def _tested(self) -> tuple[list[list[int]], int, int]:
+        """Run the test images through the network in float32, as it is deployed.
+
+        Return how many there are by class shown and class answered, empty for many classes; how many answers are right;
+        and for how many images the right class is among the five likeliest.
+        """
+        classes, rank, count = len(self.manifest.labels), self.processes.rank, self.processes.count
+        confused = classes <= _MOST_CONFUSED
+        counts, right, among = np.zeros((classes, classes) if confused else (0, 0), np.int64), 0, 0
         size = min(_EVALUATION_BATCH, self.recipe.batch_size)  # no more than training has memory for
+        labels = self.held_out.labels
         self.network.eval()
         with torch.inference_mode():
-            for start in range(0, len(images), size):
-                batch = torch.tensor(images[start : start + size], device=self.device)
-                answers = self.network(self.preprocessing(batch)).argmax(dim=1).cpu().numpy()
-                np.add.at(counts, (labels[start : start + size], answers), 1)
-        total = self.processes.total(counts.ravel().tolist(), self.device)
-        return np.array(total).astype(int).reshape(counts.shape).tolist()
+            for start in range(rank, len(labels), size * count):
+                places = slice(start, start + size * count, count)  # this process's share
+                shown = torch.tensor(labels[places], device=self.device)
+                logits = logits_of(self.network(self.held_out.batch(places)), self.manifest.source.output)
+                answers = logits.argmax(dim=1)
+                right += int((answers == shown).sum())
+                among += int((_ranks(logits, shown) < _TOP).sum())
+                if confused:
+                    np.add.at(counts, (labels[places], answers.cpu().numpy()), 1)
+        total = self.processes.total([*counts.ravel().tolist(), right, among], self.device)
+        *cells, right, among = map(int, total)
+        return np.array(cells, np.int64).reshape(counts.shape).tolist(), right, among
 
 
-def _background(images: fashion_mnist.Images) -> str:
+def _ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return how many classes come before the right one, (images,); of equal logits the first, as argmax has it."""
+    own = logits.gather(1, labels[:, None])  # (images, 1)
+    before = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return ((logits > own) | ((logits == own) & before)).sum(dim=1)
+
+
+def _background(images: Held) -> str:
     """Return ``dark`` or ``light``: what most images show at their border, so that apps can be warned of others."""
     return "light" if float(np.median(border_contrast(images.images[:_BACKGROUND_IMAGES]))) > 0 else "dark"

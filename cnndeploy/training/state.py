@@ -14,11 +14,12 @@ from typing import Any, Literal, Self
 import torch
 
 from cnndeploy.architectures import ARCHITECTURES
-from cnndeploy.architectures._recipe import Recipe
+from cnndeploy.architectures._recipe import Recipe, usual
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import CnndeployError, TrainingError, UnknownNameError
 from cnndeploy.files import write_file
 from cnndeploy.serial import jsonable, structure
+from cnndeploy.specs import Manifest
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -31,7 +32,8 @@ class Plan:
     """Everything that decides the weights, except the machine and its number of threads.
 
     ``recipe_name`` is the recipe that ``recipe`` was made from; ``dataset_sha256`` is of each file, by name.
-    ``images``: how many of the first images to train on; None for all.
+    ``images``: how many of the first images to train on; None for all. ``start`` is the SHA-256 of the weights that it
+    started from, or their name if they came with the network's; None for fresh ones.
     """
 
     architecture: str
@@ -42,6 +44,7 @@ class Plan:
     compiled: bool = False
     images: int | None = None
     dataset_sha256: Mapping[str, str] = field(default_factory=dict)
+    start: str | None = None
 
     @classmethod
     def recorded(cls, values: Mapping[str, Any], where: object) -> Self:
@@ -50,7 +53,8 @@ class Plan:
             precision = "bfloat16" if values.get("precision") == "bf16" else values.get("precision")
             values = {**values, "images": values["limit"], "precision": precision}
         try:
-            known = {field.name: values[field.name] for field in fields(cls)}
+            known = {field.name: values[field.name] for field in fields(cls) if field.name != "start"}
+            known["start"] = values.get("start")  # older files have none
             return cls(**{**known, "recipe": Recipe(**known["recipe"])})
         except (KeyError, TypeError) as error:
             raise TrainingError(
@@ -75,6 +79,21 @@ class Plan:
             raise TrainingError(f"{output} was begun otherwise: {differences}. {_BEGIN_AGAIN}")
 
 
+def require_same(begun: Manifest, wanted: Manifest, output: Path) -> None:
+    """Raise TrainingError, which names what differs, if another network, or with other labels, should go on."""
+    pairs = {
+        "arguments": (begun.source.arguments, wanted.source.arguments),
+        "the file of the source, by its SHA-256,": (begun.source.sha256, wanted.source.sha256),
+        "preprocessing": (begun.preprocessing, wanted.preprocessing),
+        "labels": (begun.labels, wanted.labels),
+    }
+    texts = [
+        f"{name} {own!s:.200}, not {other!s:.200}" for name, (own, other) in pairs.items() if own != other
+    ]
+    if texts:
+        raise TrainingError(f"{output} was begun otherwise: {'; '.join(texts)}. {_BEGIN_AGAIN}")
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """The point that training has reached: ``step`` of ``steps`` in ``epoch`` of ``epochs``, all from 1.
@@ -94,7 +113,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """A completed epoch; ``test_accuracy`` is on ``test_images`` images that were not trained on."""
+    """A completed epoch; ``test_accuracy`` is on ``test_images`` images that were not trained on.
+
+    ``test_top5_accuracy`` is the share of them whose class is among the five likeliest; None if there are no more.
+    """
 
     epoch: int
     epochs: int
@@ -104,6 +126,7 @@ class Epoch:
     test_images: int
     learning_rate: float
     seconds: float
+    test_top5_accuracy: float | None = None
 
 
 @dataclass(slots=True)
@@ -111,6 +134,7 @@ class State:
     """A training after ``step`` steps of the epoch after the completed ones, whose records are ``epochs``.
 
     ``sums`` are of the epoch under way: loss, right answers and images. ``confusion`` is of the last completed one.
+    ``manifest`` describes the network, or the one that a new training repeats; None if nothing is recorded.
     """
 
     plan: Plan
@@ -122,6 +146,7 @@ class State:
     sums: tuple[float, ...] = (0.0, 0.0, 0.0)
     network: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
+    manifest: Manifest | None = None
 
     @property
     def is_complete(self) -> bool:
@@ -204,7 +229,8 @@ def resolve(
     ):
         plan = like.plan
     else:
-        recipes = ARCHITECTURES.get(architecture).recipes
+        registered = architecture in ARCHITECTURES.names()
+        recipes = ARCHITECTURES.get(architecture).recipes if registered else usual()
         name = recipe or "tuned"
         if name not in recipes:
             raise UnknownNameError("recipe", name, sorted(recipes))
@@ -214,6 +240,7 @@ def resolve(
     state.plan.require(replace(plan, dataset_sha256=state.plan.dataset_sha256), output)
     if like is not None:
         state.device, state.threads = like.device, like.threads
+        state.manifest = state.manifest or like.manifest
     return state
 
 
@@ -256,4 +283,5 @@ def _completed(path: str | os.PathLike[str], architecture: str, to_resume: str =
         return None
     training = manifest.training
     plan = Plan.recorded(training, path)
-    return State(plan, training["device"], training["threads"], list(training["epochs"]))
+    described = replace(manifest, training={}, versions={})
+    return State(plan, training["device"], training["threads"], list(training["epochs"]), manifest=described)

@@ -81,8 +81,11 @@ def find_divergence(
     for index in counterparts:
         errors[index] = _module_error(counterparts[index], eager[index], exact[index])
         if errors[index].departs and not counterparts[index].module:
-            counterparts[index] = _nearest(artifact, counterparts[index], exact[index])
-            errors[index] = _module_error(counterparts[index], eager[index], exact[index])
+            for other in _alike(artifact, counterparts[index]):
+                error = _module_error(other, eager[index], exact[index])
+                if not error.departs:
+                    counterparts[index], errors[index] = other, error
+                    break
     index = next((index for index, error in errors.items() if error.departs), len(exact))
     start = max((number for number in errors if number < index), default=-1)
     computed = {exact[number].module for number in errors}  # at another call, if at several
@@ -103,16 +106,13 @@ def _module_error(counterpart: Activation, eager: Activation, exact: Activation)
     return ModuleError(exact.module, exact.kind, *errors)
 
 
-def _nearest(artifact: Sequence[Activation], counterpart: Activation, exact: Activation) -> Activation:
-    """Return the artifact's value that is nearest to a module's, of the same kind; keep the counterpart if none is.
+def _alike(artifact: Sequence[Activation], counterpart: Activation) -> list[Activation]:
+    """Return the artifact's values of the same kind and shape.
 
     Without names, layers of one kind and shape may be taken for each other, if the two sides' orders differ.
     """
-    alike = (
-        one for one in artifact if one.kind == counterpart.kind and one.values.shape == exact.values.shape
-    )
-    errors = [(error, one) for one in alike if (error := _error(one.values, exact.values)) is not None]
-    return min(errors, key=lambda pair: pair[0], default=(0.0, counterpart))[1]
+    shape = counterpart.values.shape
+    return [one for one in artifact if one.kind == counterpart.kind and one.values.shape == shape]
 
 
 def _is_missed(exact: Sequence[Activation], number: int, start: int) -> bool:

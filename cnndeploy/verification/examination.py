@@ -120,6 +120,8 @@ class Examination:
             "device": self.runner.device,
             "threads": self.runner.threads,
             "options": self.candidate.run.choices.changed,
+            "data": self.reference.dataset.spec,
+            "data_sha256": self.test.sha256,
         }
 
 

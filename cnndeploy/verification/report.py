@@ -33,7 +33,8 @@ class Verdict:
     """What verification found of one artifact ``against`` one checkpoint; the base of both kinds of report.
 
     ``runtime``, ``device``, ``threads`` and ``options`` say how the artifact was run; of the options only those that
-    differ from their defaults. ``top1_agreement`` is the share of ``images`` given the same label. ``reasons`` is empty
+    differ from their defaults. ``data`` is the data set, and ``data_sha256`` what identifies its test images, by file
+    or folder. ``top1_agreement`` is the share of ``images`` given the same label. ``reasons`` is empty
     exactly if the artifact passed.
     """
 
@@ -43,6 +44,8 @@ class Verdict:
     device: str = ""
     threads: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    data: str = ""
+    data_sha256: Mapping[str, str] = field(default_factory=dict)
     images: int = 0
     top1_agreement: float = 0.0
     reasons: tuple[str, ...] = ()

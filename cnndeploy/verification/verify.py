@@ -143,8 +143,8 @@ class _Evidence:
         self._exact_logits = self._reference(self._sample, self._exact)
         self._rounded_logits = self._rounded(expected)
         with np.errstate(all="ignore"):  # of a checkpoint that gives NaN, which is said below
-            error = float(checks.relative_errors(self._rounded_logits, self._exact_logits).max())
-        self.report = replace(self.report, tolerance=self.report.tolerance.at_least(error))
+            own_error = float(checks.relative_errors(self._rounded_logits, self._exact_logits).max())
+        self.report = replace(self.report, tolerance=self.report.tolerance.at_least(own_error))
         reasons = self._compare(artifact, expected)
         if self.report.max_abs_error is not None:
             invariance = checks.check_invariance(self._probes, probed, self.report.tolerance.relative)

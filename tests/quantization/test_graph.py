@@ -163,6 +163,23 @@ def test_an_operator_that_cannot_be_quantised_stays_in_float(tmp_path: Path) -> 
     assert (found["Tanh"], found["QLinearConv"]) == (1, 2)
 
 
+def test_a_product_of_activations_stays_in_float() -> None:
+    make = helper.make_node
+    network = Network(
+        _network(
+            make("Conv", ["image", "a.weight"], ["a"]),
+            make("MatMul", ["a", "a"], ["y"]),
+            output=("y", [4, 8, 8]),
+            a_weight=(4, 3, 1, 1),
+        )
+    )
+    assert network.measured() == ["image", "a"]
+    ranges = {"image": (0.0, 1.0), "a": (-4.0, 4.0)}
+    assert (
+        quantised(network, ranges, []).graph.node[-1].op_type == "MatMul"
+    )  # its output is not rounded to 8 bits
+
+
 def test_what_the_tool_cannot_do_is_said() -> None:
     network = Network(_branched())
     with pytest.raises(QuantizationError, match="cannot quantise this network"):

@@ -15,12 +15,13 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import Result
+from PIL import Image
 
 import cnndeploy
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.intervals import Verdict
 from cnndeploy.certificate import certificate_path
-from cnndeploy.datasets import fashion_mnist
+from cnndeploy.datasets import Split, fashion_mnist, open_dataset
 from cnndeploy.errors import (
     ArtifactError,
     BudgetError,
@@ -49,7 +50,7 @@ from cnndeploy.quantization.search import (
 from cnndeploy.run import Run
 from cnndeploy.verification.budget import verify_budget
 from cnndeploy.verification.reference import Runner
-from helpers import Trained
+from helpers import COLOURS, Trained
 
 FEW: dict[str, Any] = {"calibration": 32, "images": 320, "seconds": 0}
 
@@ -404,9 +405,41 @@ def test_slow_networks_are_screened_on_fewer_images() -> None:
 
 def test_calibration_and_screening_share_no_image() -> None:
     numbered = fashion_mnist.Images(np.arange(1000).reshape(-1, 1, 1), np.arange(1000), {})  # type: ignore[arg-type] # wider numbers
-    parts = _split(numbered, 600, 400)
-    assert [len(part) for part in parts] == [600, 400]
-    assert not set(parts[0].numbers.tolist()) & set(parts[1].numbers.tolist())
+    for calibration in (600, 64):
+        parts = _split(numbered, calibration, 400)
+        assert [len(part) for part in parts] == [calibration, 400]
+        assert not set(parts[0].numbers.tolist()) & set(parts[1].numbers.tolist())
+
+
+def test_a_small_folder_is_split_in_halves_and_damaged_images_are_left_out(
+    photos: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    (folder / "train" / "lime" / "00.jpg").write_bytes(b"damaged")
+    train = open_dataset(folder).split("train", 3, list(COLOURS))
+    with pytest.warns(UserWarning, match="1 image cannot be read and is left out: .*00.jpg"):
+        calibrating, screening = _split(train, None, 2000)
+    assert sorted([len(calibrating), len(screening)]) == [29, 30]
+    assert not set(calibrating.numbers.tolist()) & set(screening.numbers.tolist())
+    with pytest.raises(DataError, match=r"calibration takes 1 to 30 training images, for 30 of 60 .* not 31"):
+        _split(train, 31, 2000)
+
+
+@pytest.mark.slow
+def test_a_file_is_quantised_on_a_folder(trained: Trained, tmp_path: Path) -> None:
+    """In which images differ in size, for a file that takes them as they are."""
+    counts: dict[Split, int] = {"train": 100, "test": 60}
+    for split, count in counts.items():
+        images = fashion_mnist.load(split).first(count)
+        for number, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+            path = tmp_path / "shoes" / split / str(label) / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).resize((28 + number % 3, 28)).save(path)
+    output = tmp_path / "q.onnx"
+    made = quantize(trained.checkpoint, output, budget=40, input="image", data=tmp_path / "shoes", seconds=0)
+    assert (made.report.images, made.settings["calibration_images"]) == (60, 50)
+    assert made.report.data == str(tmp_path / "shoes")
+    assert f"--data {tmp_path / 'shoes'}" in json.loads(certificate_path(output).read_text())["command"]
 
 
 @pytest.mark.slow

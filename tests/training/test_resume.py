@@ -97,6 +97,14 @@ def stopped(tmp_path: Path) -> Path:
     return tmp_path / "lenet.pt"
 
 
+def test_an_older_state_is_gone_on_with(stopped: Path, unbroken: Path) -> None:
+    state = torch.load(state_path(stopped), weights_only=True)
+    facts = json.loads(state["cnndeploy.training"])
+    del facts["manifest"], facts["plan"]["start"], facts["plan"]["recipe"]["crop"]
+    torch.save({**state, "cnndeploy.training": json.dumps(facts)}, state_path(stopped))
+    assert train("lenet", stopped, resume=True).path.read_bytes() == unbroken.read_bytes()
+
+
 def test_an_unfinished_training_is_not_overwritten(stopped: Path) -> None:
     before = state_path(stopped).read_bytes()
     with pytest.raises(TrainingError, match="holds an unfinished training"):

@@ -70,6 +70,8 @@ def test_a_folder_gives_the_verdict_of_the_same_images(name: str, trained: Train
         verify(path, trained.checkpoint, data=data, images=IMAGES) for data in (written, "fashion-mnist")
     )
     assert ours.passed, ours.reasons
+    assert (ours.data, list(ours.data_sha256)) == (str(written), ["test"])
+    assert (theirs.data, len(theirs.data_sha256)) == ("fashion-mnist", 2)
     assert ours.oracle is not None
     assert (ours.images, ours.decisions, ours.oracle.images) == (IMAGES, theirs.decisions, IMAGES)
 
@@ -154,13 +156,11 @@ def test_what_needs_labels_refuses_images_without(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_labels_that_are_not_the_models(trained: Trained, photos: Path, tmp_path: Path) -> None:
+def test_labels_that_are_not_the_models(trained: Trained, photos: Path) -> None:
     with pytest.raises(
         DataError, match=f"none of the model's labels.*: {', '.join(COLOURS)}. The model has 10"
     ):
         cnndeploy.evaluate(trained.onnx, data=photos)
-    with pytest.raises(DataError, match="not yet on folders of images"):
-        cnndeploy.train("lenet", tmp_path / "l.pt", data=photos)
 
 
 def test_a_model_runs_on_the_data_set_that_it_records(

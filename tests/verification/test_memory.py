@@ -24,10 +24,11 @@ _MAKE = """
 import cnndeploy
 from dataclasses import replace
 from cnndeploy.checkpoint import Checkpoint
+from cnndeploy.datasets.fashion_mnist import LABELS
 from cnndeploy.specs import TensorSpec
 fresh = Checkpoint.untrained("wide")
 output = TensorSpec("logits", "float32", ("batch", 1000))
-labels = tuple(f"class {number}" for number in range(1000))
+labels = (*LABELS, *(f"class {number}" for number in range(990)))
 replace(fresh, manifest=replace(fresh.manifest, output=output, labels=labels)).save("wide.pt")
 cnndeploy.export("wide.pt", "onnx", "wide.onnx")
 """
