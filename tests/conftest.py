@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 # No test measures time, and beside other programs torch's spinning threads make training many times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -29,15 +29,8 @@ from cnndeploy.cli import main
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
-from helpers import (
-    RESNET,
-    Once,
-    Trained,
-    train_for_a_moment,
-    train_resnet_for_a_moment,
-    write_photos,
-    write_raw_files,
-)
+from cnndeploy.specs import Resizing
+from helpers import RESNET, Once, Trained, train_for_a_moment, train_resnet_for_a_moment, write_photos
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -160,9 +153,14 @@ def photos(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
-def raw_files(once: Once, trained_resnet: Trained) -> Path:
-    """A folder with a colour network, own.pt, and files of it that take prepared and raw images; read only."""
-    return once("raw", lambda folder: write_raw_files(folder, trained_resnet))
+def raw_files(trained_resnet: Trained, once: Once) -> Path:
+    """A folder with files of the resnet that take raw images, native.onnx and portable.onnx; read only."""
+
+    def make(folder: Path) -> None:
+        for form in get_args(Resizing):
+            export(trained_resnet.checkpoint, "onnx", folder / f"{form}.onnx", input="image", resize=form)
+
+    return once("raw", make)
 
 
 @pytest.fixture(scope="session")

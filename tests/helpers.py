@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from PIL import Image
 
-from cnndeploy.exporters import export
 from cnndeploy.preprocessing import Preprocessing
-from cnndeploy.specs import Resizing
 from cnndeploy.training.train import train
 
 Once = Callable[[str, Callable[[Path], object]], Path]
@@ -105,11 +101,3 @@ def train_for_a_moment(path: Path, seed: int = 0) -> None:
         threads=1,
         seed=seed,
     )
-
-
-def write_raw_files(folder: Path, trained: Trained) -> None:
-    """Write own.pt and own.onnx, a stranger's network, and own.native.onnx and own.portable.onnx of it."""
-    shutil.copy(trained.checkpoint, folder / "own.pt")
-    shutil.copy(trained.onnx, folder / "own.onnx")
-    for resize in get_args(Resizing):
-        export(folder / "own.pt", "onnx", folder / f"own.{resize}.onnx", input="image", resize=resize)

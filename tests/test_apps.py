@@ -103,18 +103,16 @@ print(sorted({name.partition(".")[0] for name in set(sys.modules) - at_start} - 
 
 
 def test_raw_images_give_what_pillow_and_numpy_give_by_hand(
-    app_python: Path, raw_files: Path, photos: Path, tmp_path: Path
+    app_python: Path, trained_resnet: Trained, raw_files: Path, photos: Path, tmp_path: Path
 ) -> None:
     """From JPEGs, without PyTorch and cnndeploy: by both forms, and by the file of prepared tensors."""
     script = """
 import pathlib, sys
 import numpy as np, onnxruntime
 from PIL import Image
-folder, photos = map(pathlib.Path, sys.argv[1:])
-native, portable, tensor = (
-    onnxruntime.InferenceSession(folder / name) for name in ("own.native.onnx", "own.portable.onnx", "own.onnx")
-)
-mean, std = np.array([0.4, 0.5, 0.6], np.float32), np.array([0.2, 0.25, 0.3], np.float32)
+native, portable, tensor = map(onnxruntime.InferenceSession, sys.argv[1:4])
+photos = pathlib.Path(sys.argv[4])
+mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 labels, off = set(), [0.0, 0.0]
 for path in sorted(photos.glob("val/*/*.jpg")):
     image = Image.open(path).convert("RGB")
@@ -134,9 +132,9 @@ for path in sorted(photos.glob("val/*/*.jpg")):
 assert "torch" not in sys.modules and "cnndeploy" not in sys.modules
 print(len(labels), *off)
 """
-    labels, native, portable = map(
-        float, _run(app_python, "-c", script, raw_files, photos, cwd=tmp_path).split()
-    )
+    files = raw_files / "native.onnx", raw_files / "portable.onnx", trained_resnet.onnx
+    printed = _run(app_python, "-c", script, *files, photos, cwd=tmp_path)
+    labels, native, portable = map(float, printed.split())
     assert labels > 2
     assert portable < 1e-5 < native < 0.01
 

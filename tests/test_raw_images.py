@@ -28,20 +28,15 @@ from cnndeploy.verification.prepared import MOST_LEVELS, MOST_MOVED, moves_of
 from cnndeploy.verification.verify import verify
 from cnndeploy.what_if import what_if
 from edits import edit_manifest, manifest_of
-from helpers import SMALL_RGB as OWN
+from helpers import SMALL_RGB as OWN, Trained
 from strangers import in_hand
 
 FORMS: tuple[Resizing, ...] = ("native", "portable")
 
 
-@pytest.fixture
-def files(raw_files: Path) -> Path:
-    return raw_files
-
-
 @pytest.fixture(scope="module")
-def reference(raw_files: Path, photos: Path) -> Iterator[Reference]:
-    with Reference(raw_files / "own.pt", data=photos) as reference:
+def reference(trained_resnet: Trained, photos: Path) -> Iterator[Reference]:
+    with Reference(trained_resnet.checkpoint, data=photos) as reference:
         yield reference
 
 
@@ -54,9 +49,9 @@ def reference(raw_files: Path, photos: Path) -> Iterator[Reference]:
     ],
 )
 def test_a_file_that_takes_colours_is_equivalent(
-    form: str, runtime: str, most: int, files: Path, reference: Reference
+    form: str, runtime: str, most: int, raw_files: Path, reference: Reference
 ) -> None:
-    report = verify(files / f"own.{form}.onnx", reference, run=Run(runtime))
+    report = verify(raw_files / f"{form}.onnx", reference, run=Run(runtime))
     assert report.reasons == ()
     assert report.prepared is not None
     assert report.decisions is not None
@@ -71,10 +66,10 @@ def test_a_file_that_takes_colours_is_equivalent(
 
 
 def test_openvino_ignores_antialias_and_its_failure_leaves_onnx_runtimes_certificate(
-    cli: Callable[..., Result], files: Path, photos: Path, tmp_path: Path
+    cli: Callable[..., Result], trained_resnet: Trained, raw_files: Path, photos: Path, tmp_path: Path
 ) -> None:
-    path = Path(shutil.copy(files / "own.native.onnx", tmp_path))
-    command = ("verify", path, "--against", files / "own.pt", "--data", photos)
+    path = Path(shutil.copy(raw_files / "native.onnx", tmp_path))
+    command = ("verify", path, "--against", trained_resnet.checkpoint, "--data", photos)
     assert cli(*command).exit_code == 0
     failed = cli(*command, "--runtime", "openvino")
     assert failed.exit_code == 3
@@ -199,8 +194,8 @@ def _labels(model: onnx.ModelProto) -> None:
     ("edit", "named"),
     [
         (_bgr, "BGR for RGB"),
-        (_scaled("Sub", 1.1), r"its mean is 0\.44, 0\.55, 0\.66, not 0\.4, 0\.5, 0\.6"),
-        (_scaled("Div", 0.5), r"its std is 0\.1, 0\.125, 0\.15, not 0\.2, 0\.25, 0\.3"),
+        (_scaled("Sub", 2), r"its mean is 0\.97, 0\.91., 0\.812, not 0\.485, 0\.456, 0\.406$"),
+        (_scaled("Div", 2), r"its std is 0\.458, 0\.448, 0\.45, not 0\.229, 0\.224, 0\.225$"),
         (_without_antialias, "bilinear without antialias"),
         (_bicubic, "bicubic for bilinear"),
         (_not_resized, "cropped, not resized"),
@@ -208,9 +203,9 @@ def _labels(model: onnx.ModelProto) -> None:
     ],
 )
 def test_preprocessing_that_was_broken_on_purpose_is_rejected_by_name(
-    edit: Callable[[onnx.ModelProto], None], named: str, files: Path, reference: Reference, tmp_path: Path
+    edit: Callable[[onnx.ModelProto], None], named: str, raw_files: Path, reference: Reference, tmp_path: Path
 ) -> None:
-    model = onnx.load(files / "own.native.onnx")
+    model = onnx.load(raw_files / "native.onnx")
     edit(model)
     onnx.save(model, tmp_path / "edited.onnx")
     report = verify(tmp_path / "edited.onnx", reference)
@@ -220,10 +215,10 @@ def test_preprocessing_that_was_broken_on_purpose_is_rejected_by_name(
 
 
 def test_a_network_with_another_weight_is_caught_beside_moved_values(
-    files: Path, reference: Reference, tmp_path: Path
+    raw_files: Path, reference: Reference, tmp_path: Path
 ) -> None:
     """Values off by a level change logits by more than this weight does, and hide nothing."""
-    model = onnx.load(files / "own.native.onnx")
+    model = onnx.load(raw_files / "native.onnx")
     (gemm,) = (node for node in model.graph.node if node.op_type == "Gemm")
     (bias,) = (one for one in model.graph.initializer if one.name == gemm.input[2])
     values = numpy_helper.to_array(bias).copy()
@@ -235,42 +230,51 @@ def test_a_network_with_another_weight_is_caught_beside_moved_values(
     assert report.max_abs_error == pytest.approx(1e-3, rel=0.1)
 
 
-def test_the_manifest_says_how_images_are_resized_and_old_ones_read(files: Path) -> None:
+def test_the_manifest_says_how_images_are_resized_and_old_ones_read(
+    trained_resnet: Trained, raw_files: Path
+) -> None:
     for form in FORMS:
-        manifest = Artifact.open(files / f"own.{form}.onnx").require_manifest()
+        manifest = Artifact.open(raw_files / f"{form}.onnx").require_manifest()
         assert manifest.resizing == form
         assert str(manifest.input) == "uint8 (batch, height, width, 3)"
         assert [spec.name for spec in manifest.outputs] == ["logits", "probabilities", "prepared"]
-    checkpoint = Artifact.open(files / "own.pt").require_manifest()
+    checkpoint = Artifact.open(trained_resnet.checkpoint).require_manifest()
     assert "resizing" not in checkpoint.to_dict()
     with pytest.raises(ValueError, match="resizing"):
         type(checkpoint).from_json(json.dumps({**checkpoint.to_dict(), "resizing": "native"}))
 
 
-def test_an_exported_file_is_the_same_each_time(files: Path, tmp_path: Path) -> None:
-    again = export(files / "own.pt", "onnx", tmp_path / "again.onnx", input="image")
-    assert again.sha256 == Artifact.open(files / "own.native.onnx").sha256
+def test_an_exported_file_is_the_same_each_time(
+    trained_resnet: Trained, raw_files: Path, tmp_path: Path
+) -> None:
+    again = export(trained_resnet.checkpoint, "onnx", tmp_path / "again.onnx", input="image")
+    assert again.sha256 == Artifact.open(raw_files / "native.onnx").sha256
     entries = {entry.key for entry in onnx.load(again.path).metadata_props}
     assert entries == {MANIFEST_KEY}
 
 
 def test_torchscript_and_prepared_tensors_are_refused(
-    cli: Callable[..., Result], files: Path, tmp_path: Path
+    cli: Callable[..., Result], trained_resnet: Trained, raw_files: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ExportError, match="only an ONNX file can take them raw"):
-        export(files / "own.pt", "torchscript", tmp_path / "own.torchscript", input="image")
-    done = cli("export", files / "own.pt", "--resize", "portable", "--output-dir", tmp_path)
+        export(trained_resnet.checkpoint, "torchscript", tmp_path / "resnet.torchscript", input="image")
+    done = cli("export", trained_resnet.checkpoint, "--resize", "portable", "--output-dir", tmp_path)
     assert done.exit_code == 2
     assert "--resize is for files that take raw images" in done.output
     assert not list(tmp_path.iterdir())
 
 
-def test_what_mistakes_cost(cli: Callable[..., Result], files: Path, photos: Path, tmp_path: Path) -> None:
+def test_what_mistakes_cost(
+    cli: Callable[..., Result], trained_resnet: Trained, raw_files: Path, photos: Path, tmp_path: Path
+) -> None:
     report = tmp_path / "what-if.json"
-    done = cli("evaluate", files / "own.pt", "--data", photos, "--what-if", "--json", report)
+    done = cli("evaluate", trained_resnet.checkpoint, "--data", photos, "--what-if", "--json", report)
     assert done.exit_code == 0, done.output
     result = json.loads(report.read_text())
-    assert (result["images"], result["accuracy"]) == (30, cnndeploy.evaluate(files / "own.pt").accuracy)
+    assert (result["images"], result["accuracy"]) == (
+        30,
+        cnndeploy.evaluate(trained_resnet.checkpoint).accuracy,
+    )
     mistakes = {one["name"]: one for one in result["mistakes"]}
     assert list(mistakes) == list(variants(OWN))
     assert all(name in done.output for name in mistakes)
@@ -278,7 +282,7 @@ def test_what_mistakes_cost(cli: Callable[..., Result], files: Path, photos: Pat
     assert bgr["lost"] - bgr["gained"] == round(30 * (result["accuracy"] - bgr["accuracy"])) > 5
     assert 0 < bgr["loss_low_points"] < bgr["loss_points"] < bgr["loss_high_points"]
     with pytest.raises(ArtifactError, match="does its own preprocessing; ask this of its checkpoint"):
-        what_if(files / "own.native.onnx", data=photos)
+        what_if(raw_files / "native.onnx", data=photos)
 
 
 @pytest.mark.parametrize(
