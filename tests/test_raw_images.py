@@ -265,8 +265,14 @@ def test_torchscript_and_prepared_tensors_are_refused(
 
 
 def test_what_mistakes_cost(
-    cli: Callable[..., Result], trained_resnet: Trained, raw_files: Path, photos: Path, tmp_path: Path
+    cli: Callable[..., Result],
+    trained_resnet: Trained,
+    raw_files: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     report = tmp_path / "what-if.json"
     done = cli("evaluate", trained_resnet.checkpoint, "--data", photos, "--what-if", "--json", report)
     assert done.exit_code == 0, done.output
