@@ -75,6 +75,8 @@ def _cleaned(archive: bytes) -> bytes:
         raise ExportError(f"the frozen network still has {len(mangled)} classes; freezing should leave one")
     cleaned = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(cleaned)
+    # else it claims an old version, and torch would read what has changed since, such as gelu, in the old sense
+    writer.set_min_version(int(reader.get_record("version")))
     for name in reader.get_all_records():
         if _LEFT_OUT.search(name):
             continue

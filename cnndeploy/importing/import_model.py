@@ -92,8 +92,8 @@ def import_model(
         arguments: Keyword arguments of the factory. The number of classes is filled in if the factory takes it.
         weights: A file of torch.save, or of safetensors.
         preprocessing: Whatever :func:`cnndeploy.preprocessing_of` reads; by default what comes with the name.
-        labels: The labels in the order of the outputs, or a text or JSON file of them; by default what comes with the
-            name, else the classes of ``data``.
+        labels: The labels in the order of the outputs, or a text or JSON file of them; by default those of
+            weights that come with the name, else the classes of ``data``, else what the name suggests.
         data: The data set that other commands run it on, which the checkpoint records: a folder of images, or
             ``fashion-mnist``. Its accuracy there is measured, and without ``labels`` its classes are the labels.
         images: Measure on the first N test images, all of them by default.
@@ -180,18 +180,22 @@ def _described(
         raise ArtifactError(
             f"how images are prepared for {known.name} is not known; pass preprocessing, as its evaluation does it"
         )
-    names = known.labels if labels is None else labels_of(labels)
-    if names is None and known.name in ARCHITECTURES.names():
-        names = LABELS
-    if names is None and dataset is not None:
-        names = dataset.classes
-    if not names:
-        raise ArtifactError(
-            f"the labels of {known.name} are not known; pass labels, in the order of the outputs"
-        )
+    names = _labels(known, dataset) if labels is None else labels_of(labels)
     given = {**known.arguments, **(arguments or {})}
     name, source = resolved(known.name, given, len(names))
     return manifest_of(name, source=source, preprocessing=prepared, labels=names)
+
+
+def _labels(known: Known, dataset: Dataset | None) -> tuple[str, ...]:
+    """Return the labels of the weights if these came with the name, else the data's, else what the name suggests."""
+    of_weights = known.labels if known.weights is not None else None
+    suggested = LABELS if known.name in ARCHITECTURES.names() else known.labels
+    labels = of_weights or (dataset is not None and dataset.classes) or suggested
+    if not labels:
+        raise ArtifactError(
+            f"the labels of {known.name} are not known; pass labels, in the order of the outputs"
+        )
+    return labels
 
 
 def _weights(network: str | torch.nn.Module, known: Known, path: str | os.PathLike[str] | None) -> Weights:
