@@ -18,8 +18,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ _LOADING = (
 # Workers inherit what the command allowed.
 _ALLOWED = "CNNDEPLOY_SOURCES"
 _LIBRARIES = ("torchvision", "timm")
+_folders = set[str]()  # that code was imported from in this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +70,28 @@ class _Place:
         return f"{Path(self.module).name if self.is_file else self.module}:{self.factory}"
 
     def file(self) -> Path:
-        """Return the file that defines the factory; raise ArtifactError if there is none."""
+        """Find the file that defines the factory, running nothing; raise ArtifactError if there is none."""
         if self.is_file:
             return Path(self.folder, self.module)
-        with _importing_from(self.folder), _user_code(self.name):
-            spec = importlib.util.find_spec(self.module)
+        spec, folders, whole = None, [self.folder, *sys.path], ""
+        for part in self.module.split("."):
+            whole = f"{whole}.{part}" if whole else part
+            # importlib.util.find_spec would import the packages above
+            spec = PathFinder.find_spec(whole, folders)
+            folders = [] if spec is None else list(spec.submodule_search_locations or ())
         if spec is None or spec.origin is None or not Path(spec.origin).is_file():
             raise ArtifactError(
                 f"{self.name}: there is no module {self.module} in {self.folder} or installed"
             )
         return Path(spec.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """A factory that the caller named, with the ``arguments`` that it may be called with; None for any."""
+
+    place: _Place
+    arguments: dict[str, Any] | None
 
 
 def is_users(name: str) -> bool:
@@ -96,22 +110,25 @@ def allow_source(name: str) -> None:
 
     >>> cnndeploy.allow_source("mymodel.py:build")
     """
-    place = _place(name)
-    others = [one for one in _allowed() if one.name != place.name]
-    values = [[one.module, one.factory, one.folder] for one in (*others, place)]
+    _allow(_place(name), None)
+
+
+def _allow(place: _Place, arguments: dict[str, Any] | None) -> None:
+    new = _Allowed(place, arguments)
+    allowed = (*(one for one in _allowed() if one != new), new)
+    values = [[one.place.module, one.place.factory, one.place.folder, one.arguments] for one in allowed]
     os.environ[_ALLOWED] = json.dumps(values)
 
 
 def remember(name: str, source: Source) -> None:
     """Note on disk that this user named a source, so that later commands run it, while it is the same."""
-    place = next(one for one in _allowed() if one.name == _place(name).name)
-    note = _note(place.name, source)
+    place = next(one.place for one in reversed(_allowed()) if one.place.name == name)
+    values = {"name": place.name, "module": place.module, "folder": place.folder}
     try:
+        note = _note(place.name, source)
         make_folder(note.parent)
-        write_file(
-            note, json.dumps({"name": place.name, "module": place.module, "folder": place.folder}).encode()
-        )
-    except CnndeployError as error:
+        write_file(note, json.dumps(values).encode())
+    except (CnndeployError, RuntimeError) as error:  # the latter if the user has no home
         warnings.warn(f"name {name} again in other commands, for it cannot be noted: {error}", stacklevel=2)
 
 
@@ -121,14 +138,18 @@ def resolved(name: str, arguments: Mapping[str, Any], classes: int | None) -> tu
     The caller names it, so code of the user is allowed. Raise ArtifactError or UnknownNameError if there is no such
     source.
     """
-    if is_users(name):
-        allow_source(name)
-        place = _place(name)
-        source = Source(dict(arguments), _sha256(place.file()))
-        factory, name = _users_factory(place), place.name
-    else:
-        source, factory = Source(dict(arguments)), _factory(name, Source())
-    return name, replace(source, arguments=_with_classes(factory, source.arguments, classes))
+    try:
+        json.dumps(dict(arguments))
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"the arguments of {name} are recorded as JSON, which cannot hold them: {error}"
+        ) from error
+    if not is_users(name):
+        return name, Source(_with_classes(_factory(name, Source()), arguments, classes))
+    place = _place(name)
+    source = Source(_with_classes(_users_factory(place), arguments, classes), _sha256(place.file()))
+    _allow(place, dict(source.arguments))
+    return place.name, source
 
 
 def build(name: str, source: Source, subject: object = "the checkpoint") -> torch.nn.Module:
@@ -237,34 +258,47 @@ def _place(name: str) -> _Place:
     return _Place(module, factory, str(Path.cwd()))
 
 
-def _allowed() -> list[_Place]:
+def _allowed() -> list[_Allowed]:
     try:
-        return [_Place(*values) for values in json.loads(os.environ.get(_ALLOWED, "[]"))]
+        entries = json.loads(os.environ.get(_ALLOWED, "[]"))
+        return [_Allowed(_Place(*place), arguments) for *place, arguments in entries]
     except (ValueError, TypeError):  # not ours
         return []
 
 
 def _permitted(name: str, source: Source, subject: object) -> _Place:
     """Return where the code of a checkpoint is; raise CheckpointError if the user never named it."""
-    place = next((one for one in _allowed() if one.name == name), None)
-    if place is not None:
-        if source.sha256 not in (None, _sha256(place.file())):
-            warnings.warn(f"{place.file()} has changed since {subject} was made of it", stacklevel=2)
-        return place
-    try:
-        note = json.loads(_note(name, source).read_bytes())
-        place = _Place(str(note["module"]), name.rpartition(":")[2], str(note["folder"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    noted = _noted(name, source)
+    for one in reversed(_allowed()):
+        if one.place.name != name or one.arguments not in (None, dict(source.arguments)):
+            continue
+        if source.sha256 not in (None, _sha256(one.place.file())):
+            warnings.warn(f"{one.place.file()} has changed since {subject} was made of it", stacklevel=2)
+        if one.arguments is None and noted is None and source.arguments:
+            given = ", ".join(f"{key}={value!r:.80}" for key, value in source.arguments.items())
+            warnings.warn(f"{name} is called with {given}, as {subject} says", stacklevel=2)
+        return one.place
+    if noted is None:
         raise CheckpointError(
             f"{subject} says that {name} builds its network. That is code outside cnndeploy, torchvision and timm, "
             f"and a file must not run code by itself. If it is yours, name it: cnndeploy.allow_source('{name}')"
-        ) from None
-    if place.name != name or not place.file().is_file() or _sha256(place.file()) != source.sha256:
+        )
+    if not noted.file().is_file() or _sha256(noted.file()) != source.sha256:
         raise CheckpointError(
-            f"{subject} is built by {name}, and {place.file()} has changed since it was made, or is gone. If its "
+            f"{subject} is built by {name}, and {noted.file()} has changed since it was made, or is gone. If its "
             f"network is still the same, name it again: cnndeploy.allow_source('{name}')"
         )
-    return place
+    return noted
+
+
+def _noted(name: str, source: Source) -> _Place | None:
+    """Return where the code was when the user named it, with these arguments; None if it never was."""
+    try:
+        note = json.loads(_note(name, source).read_bytes())
+        place = _Place(str(note["module"]), name.rpartition(":")[2], str(note["folder"]))
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError):
+        return None
+    return place if place.name == name else None
 
 
 def _note(name: str, source: Source) -> Path:
@@ -286,8 +320,13 @@ def _sha256(file: Path) -> str:
 def _users_factory(place: _Place) -> Callable[..., torch.nn.Module]:
     """Import the user's module and return its factory, which imports from its own folder when it is called."""
     file = place.file()
+    _require_own_modules(place)
     with _importing_from(place.folder), _user_code(place.name):
         module = _module_of_file(file) if place.is_file else importlib.import_module(place.module)
+    if not place.is_file and Path(module.__file__ or "").resolve() != file.resolve():
+        raise ArtifactError(
+            f"{place.module} of {module.__file__} is imported already in this process, so {file} cannot be"
+        )
     factory = getattr(module, place.factory, None)
     if not callable(factory):
         known = ", ".join(sorted(one for one, value in vars(module).items() if callable(value))[:10])
@@ -303,6 +342,19 @@ def _users_factory(place: _Place) -> Callable[..., torch.nn.Module]:
     except (TypeError, ValueError):
         return building
     return building
+
+
+def _require_own_modules(place: _Place) -> None:
+    """Raise ArtifactError if what this code may import from its folder was imported from another source's folder."""
+    _folders.add(place.folder)
+    others = _folders - {place.folder}
+    for path in Path(place.folder).glob("*"):
+        known = getattr(sys.modules.get(path.stem), "__file__", None)
+        if known is not None and str(Path(known).parent) in others and path.suffix == ".py":
+            raise ArtifactError(
+                f"{place.name} may import {path.stem}, but {known} was imported under that name in this process; "
+                "use another process, or other names"
+            )
 
 
 def _module_of_file(file: Path) -> ModuleType:
@@ -330,7 +382,8 @@ def _importing_from(folder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        with suppress(ValueError):  # the code may have changed the list
+            sys.path.remove(folder)
 
 
 @contextmanager

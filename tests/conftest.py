@@ -29,6 +29,7 @@ from cnndeploy.cli import main
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
+from cnndeploy.sources import remember
 from cnndeploy.specs import Resizing
 from helpers import RESNET, Once, Trained, train_for_a_moment, train_resnet_for_a_moment, write_photos
 
@@ -118,6 +119,8 @@ def trained_resnet(once: Once, photos: Path, _own_configuration: None) -> Traine
 
     cnndeploy.allow_source(RESNET)  # whichever test process made it
     folder = once("resnet", make)
+    source = cnndeploy.Artifact.open(folder / "resnet.pt").require_manifest().source
+    remember("resnet.py:build", source)
     return Trained(*(folder / f"resnet.{suffix}" for suffix in ("pt", "onnx", "torchscript")))
 
 

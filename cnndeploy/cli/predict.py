@@ -39,6 +39,7 @@ _MOST_IMAGES, _MOST_PIXELS = 64, 2**24
 @click.option("--top", type=common.COUNT, default=1, help="How many classes to show for each image.")
 @click.option("--invert", is_flag=True, help="Invert the images first: for objects that are dark on light.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each image.")
+@common.source_option
 @common.json_flag
 def command(
     model: Path, images: tuple[str, ...], run: Run, top: int, invert: bool, as_csv: bool, as_json: bool

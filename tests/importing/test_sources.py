@@ -85,7 +85,9 @@ def test_a_source_is_not_run_until_it_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"own\.pt says that mymodel\.py:build builds.*allow_source"):
         Checkpoint.load(tmp_path / "own.pt").network()
     cnndeploy.allow_source("mymodel.py:build")
-    assert Checkpoint.load(tmp_path / "own.pt").network()(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+    with pytest.warns(UserWarning, match=r"mymodel\.py:build is called with classes=10, as .*own\.pt says"):
+        network = Checkpoint.load(tmp_path / "own.pt").network()
+    assert network(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
     sources.remember("mymodel.py:build", source)
     os.environ["CNNDEPLOY_SOURCES"] = "[]"
     Checkpoint.load(tmp_path / "own.pt").network()
@@ -166,7 +168,7 @@ def test_a_hostile_checkpoint_is_refused_by_every_command(
         manifest = replace(hostile.manifest, architecture=name, source=source)
         replace(hostile, manifest=manifest).save(tmp_path / f"hostile{number}.pt")
     (tmp_path / "evil.py").write_text(f"open({str(ran)!r}, 'w')\ndef build(): pass\n")
-    for number, name in enumerate(("os:system", "evil.py:build", "evil:build")):
+    for number in range(3):
         file = f"hostile{number}.pt"
         for command in (
             ["evaluate", file, "--images", 2],
@@ -174,7 +176,9 @@ def test_a_hostile_checkpoint_is_refused_by_every_command(
             ["verify", trained.onnx, "--against", file, "--images", 2],
             ["predict", file, "shoe.png"],
             ["quantize", file, "--output", "small.onnx", "--images", 2],
-            ["import", name, "--weights", file, "--output", "new.pt"] if number < 0 else ["evaluate", file],
+            ["bench", file, trained.onnx],
+            ["tune", file, "--output", "deployed"],
+            ["train", "--from-checkpoint-recipe", file, "--output", "new.pt"],
         ):
             result = cli(*command)
             assert result.exit_code not in (0, 2), (command, result.output)
@@ -196,3 +200,52 @@ def test_what_is_allowed_reaches_workers_and_only_them(tmp_path: Path) -> None:
         cnndeploy.Reference(artifact.path) as reference,
     ):
         reference.logits(range(2))
+
+
+def test_importing_a_source_allows_no_other_arguments(tmp_path: Path) -> None:
+    """What one checkpoint of this process was made with is no leave for what another one says."""
+    checkpoint, source = checkpoint_of("mymodel.py:build", width=2)
+    checkpoint.network()
+    others = replace(checkpoint.manifest, source=replace(source, arguments={"width": 5, "classes": 10}))
+    with pytest.raises(CheckpointError, match="must not run code by itself"):
+        replace(checkpoint, manifest=others).network()
+
+
+def test_nothing_of_a_package_runs_before_its_module_is_known(tmp_path: Path) -> None:
+    (tmp_path / "networks").mkdir()
+    (tmp_path / "networks" / "__init__.py").touch()
+    (tmp_path / "networks" / "flat.py").write_text(textwrap.dedent(CODE))
+    checkpoint, source = checkpoint_of("networks.flat:build")
+    sources.remember("networks.flat:build", source)
+    os.environ["CNNDEPLOY_SOURCES"] = "[]"
+    for name in ("networks", "networks.flat"):
+        del sys.modules[name]
+    (tmp_path / "networks" / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (tmp_path / "networks" / "flat.py").write_text("# another\n")
+    with pytest.raises(CheckpointError, match="has changed since it was made"):
+        checkpoint.network()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["flat:build", "flat.py:build"])
+def test_two_folders_with_modules_of_one_name_are_told_apart_or_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "size.py").write_text(f"SIZE = {number}\n")
+        code = "from torch import nn\nfrom size import SIZE\ndef build():\n    return nn.Linear(3, SIZE)\n"
+        (folder / "flat.py").write_text(code)
+    monkeypatch.chdir(tmp_path / "1")
+    assert sources.build(*sources.resolved(name, {}, None)).out_features == 1
+    monkeypatch.chdir(tmp_path / "2")
+    with pytest.raises(ArtifactError, match=r"is imported already|may import size"):
+        sources.build(*sources.resolved(name, {}, None))
+    for module in ("flat", "size"):
+        sys.modules.pop(module, None)
+
+
+def test_arguments_that_cannot_be_recorded_are_refused() -> None:
+    with pytest.raises(ArtifactError, match="recorded as JSON"):
+        sources.resolved("mymodel.py:build", {"width": object()}, None)
