@@ -135,7 +135,7 @@ def evaluate(
     dataset = open_dataset(data, manifest.data, opened.path)
     test = dataset.split("test", manifest.preprocessing.channels, manifest.labels).first(images)
     labels_of(test, dataset)  # before anything is read
-    test = sound(test, progress)
+    test = sound(test, manifest.preprocessing.resized_size, progress)
     labels, classes = labels_of(test, dataset), len(manifest.labels)
     given, top = np.empty(len(test), np.int64), 0
     prepare = None if manifest.takes_images else manifest.preprocessing

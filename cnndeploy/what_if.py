@@ -84,7 +84,7 @@ def what_if(
     dataset = open_dataset(data, manifest.data, opened.path)
     test = dataset.split("test", own.channels, manifest.labels).first(images)
     labels_of(test, dataset)  # before anything is read
-    test = sound(test, progress)
+    test = sound(test, manifest.preprocessing.resized_size, progress)
     truth = labels_of(test, dataset)
     given = np.empty((len(ways), len(test)), np.int64)
 

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Batch = NDArray[np.uint8] | list[NDArray[np.uint8]]
+    Check = Callable[[int, int], object]
     Prepare = Callable[[NDArray[np.uint8]], NDArray[Any]]
 else:
-    Batch = Prepare = Any
+    Batch = Check = Prepare = Any
 
 Data = str | os.PathLike[str]
 """The data set as a caller names it: ``fashion-mnist`` or a folder."""
@@ -65,8 +66,11 @@ class Images(Protocol):
     def take(self, numbers: Sequence[int] | NDArray[np.integer[Any]]) -> Self:
         """Return the images at these places, in this order."""
 
-    def sound(self, progress: Progress = silent) -> Self:
-        """Return the images that can be read, which are all read for that; ``damaged`` lists the others."""
+    def sound(self, check: Check, progress: Progress = silent) -> Self:
+        """Return the images that can be used, which are all read for that; ``damaged`` lists the others.
+
+        ``check`` gets a height and a width, and raises InputMismatchError for an image that cannot be prepared.
+        """
 
     def read(self, places: slice | Sequence[int]) -> Batch:
         """Return the images at these places: uint8 (n, h, w) or (n, h, w, 3), or a list if their sizes may differ.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnndeploy.datasets._dataset import DATASETS, Damaged, Data, Dataset, Images
+from cnndeploy.datasets._dataset import DATASETS, Check, Damaged, Data, Dataset, Images
 from cnndeploy.datasets.fashion_mnist import NAME, fetch_command
 from cnndeploy.errors import DataError
 from cnndeploy.progress import Progress, silent
@@ -38,6 +38,10 @@ def open_dataset(
     if data is None and recorded is not None:
         return _recorded(recorded, beside)
     name = NAME if data is None else os.fspath(data)
+    try:
+        name = os.fspath(Path(name).expanduser()) if name.startswith("~") else name
+    except RuntimeError as error:
+        raise DataError(f"{name} names a user that does not exist") from error
     if (opened := _opened(name)) is None:
         raise DataError(
             f"{name}: no such folder. A data set is a folder of images, or {NAME}; to fetch that into this folder: "
@@ -61,21 +65,21 @@ def _opened(name: str) -> Dataset | None:
     return next((opened for kind in kinds if (opened := kind(name)) is not None), None)
 
 
-def sound(images: Images, progress: Progress = silent) -> Images:
-    """Return the images that can be read, and warn of the others; raise DataError if none can."""
-    readable = images.sound(progress)
+def sound(images: Images, check: Check, progress: Progress = silent) -> Images:
+    """Return the images that can be used, see :meth:`Images.sound`, and warn of others; raise DataError if none can."""
+    readable = images.sound(check, progress)
     warn_of(readable.damaged)
     if not len(readable):
-        raise DataError(f"no image can be read: {readable.damaged[0].reason}")
+        raise DataError(f"no image can be used: {readable.damaged[0].reason}")
     return readable
 
 
 def warn_of(damaged: Sequence[Damaged]) -> None:
-    """Warn of images that were left out because they cannot be read, if there are any."""
+    """Warn of images that were left out because they cannot be used, if there are any."""
     if damaged:
         names = ", ".join(one.path for one in damaged[:_NAMED])
         more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
-        text = f"{counted(len(damaged), 'image')} cannot be read and {'is' if len(damaged) == 1 else 'are'} left out"
+        text = f"{counted(len(damaged), 'image')} cannot be used and {'is' if len(damaged) == 1 else 'are'} left out"
         warnings.warn(f"{text}: {names}{more}", stacklevel=2)
 
 

@@ -25,7 +25,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from cnndeploy.datasets._dataset import Damaged, Prepare, Split
+from cnndeploy.datasets._dataset import Check, Damaged, Prepare, Split
 from cnndeploy.datasets._labels import indices_of
 from cnndeploy.errors import DataError
 from cnndeploy.files import make_folder, write_file
@@ -98,9 +98,9 @@ class Images:
             self, images=self.images[numbers], labels=self.labels[numbers], places=self.numbers[numbers]
         )
 
-    def sound(self, progress: Progress = silent) -> Self:
-        """Return itself: checksums say that no image is damaged."""
-        del progress
+    def sound(self, check: Check, progress: Progress = silent) -> Self:
+        """Return itself: checksums say that no image is damaged, and all have one size."""
+        del check, progress
         return self
 
     def read(self, places: slice | Sequence[int]) -> NDArray[np.uint8]:

@@ -13,13 +13,14 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from cnndeploy.datasets._dataset import Damaged, Prepare, Split
+from cnndeploy.datasets._dataset import Check, Damaged, Prepare, Split
 from cnndeploy.datasets._labels import indices_of
 from cnndeploy.datasets._threads import in_threads
-from cnndeploy.errors import DataError
+from cnndeploy.errors import DataError, InputMismatchError
 from cnndeploy.images import SUFFIXES, read_image
 from cnndeploy.progress import Progress, silent
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TRAIN, _TEST = "train", ("test", "val", "valid", "validation")  # the first that is there
-_HELD_OUT = 5  # one of so many images of a class
+_HELD_OUT = 0.2  # of the images of a class
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +92,10 @@ class FolderImages:
             numbers=self.numbers[places],
         )
 
-    def sound(self, progress: Progress = silent) -> Self:
-        """Return the images that can be read, which are all read for that; ``damaged`` lists the others."""
+    def sound(self, check: Check, progress: Progress = silent) -> Self:
+        """Return the images that can be used, which are all read for that; ``damaged`` lists the others."""
         kept, damaged = [], []
-        for place, reason in enumerate(in_threads(self._fault, range(len(self)))):
+        for place, reason in enumerate(in_threads(partial(self._fault, check), range(len(self)))):
             if reason:
                 damaged.append(Damaged(str(self._path(place)), reason))
             else:
@@ -124,10 +125,10 @@ class FolderImages:
     def _image(self, place: int) -> NDArray[np.uint8]:
         return read_image(self._path(place), self.channels)
 
-    def _fault(self, place: int) -> str:
+    def _fault(self, check: Check, place: int) -> str:
         try:
-            self._image(place)
-        except DataError as error:
+            check(*self._image(place).shape[:2])
+        except (DataError, InputMismatchError) as error:
             return str(error)
         return ""
 
@@ -141,6 +142,8 @@ class ImageFolder:
         test = next((name for name in _TEST if _subfolders(folder / name)), None)
         if train is None and test is None:
             train = ""
+        else:
+            _require_no_classes_beside(folder)
         self._roots: dict[Split, str | None] = {"train": train, "test": train if test is None else test}
         self._listed: dict[str, Listing] = {}
 
@@ -159,7 +162,7 @@ class ImageFolder:
     def note(self) -> str:
         """A sentence that images are held out, if they are."""
         held_out = (
-            f"{self.folder} has no test/ or val/: every fifth image of each class is held out to test on"
+            f"{self.folder} has no test/ or val/: a fifth of the images of each class is held out to test on"
         )
         return held_out if self.holds_out else ""
 
@@ -189,7 +192,7 @@ class ImageFolder:
         }
         damaged = None
         if check:
-            read = [self.split(name, 3, self.classes).sound(progress) for name in splits]
+            read = [self.split(name, 3, self.classes).sound(_any_size, progress) for name in splits]
             damaged = {one.path: one.reason for images in read for one in images.damaged}
         counts = {name: Counter(file.label for file in files) for name, files in splits.items()}
         return {
@@ -230,12 +233,33 @@ def open_data(data: str) -> ImageFolder | None:
 
 
 def _held_out(files: Sequence[File]) -> set[str]:
-    """Return the names of a fifth of each class, at least one if there are two."""
-    names: dict[str, list[str]] = {}
+    """Return the names of about a fifth, by each name's own hash, so that other files change nothing.
+
+    Of a class of two images and more, one at least is held out and one is not. ``files`` are sorted by rank.
+    """
+    classes: dict[str, list[File]] = {}
     for file in files:
-        names.setdefault(file.label, []).append(file.name)
-    shares = (max(len(ones) // _HELD_OUT, min(1, len(ones) - 1)) for ones in names.values())
-    return {name for ones, share in zip(names.values(), shares, strict=True) for name in ones[:share]}
+        classes.setdefault(file.label, []).append(file)
+    names = set[str]()
+    for ones in classes.values():
+        share = sum(int.from_bytes(one.rank[0]) < _HELD_OUT * 2**64 for one in ones)
+        share = min(max(share, 1), len(ones) - 1)
+        names |= {one.name for one in ones[:share]}
+    return names
+
+
+def _any_size(_height: int, _width: int) -> None:
+    """Take every image."""
+
+
+def _require_no_classes_beside(folder: Path) -> None:
+    """Raise DataError if folders with images lie beside train/ and its like, for then these may be classes."""
+    for name in set(_subfolders(folder)) - {_TRAIN, *_TEST}:
+        if _walk(folder / name, name, nested=False).files:
+            raise DataError(
+                f"{folder} has folders for splits, such as {_TRAIN} or {_TEST[1]}, and beside them {name} with images. "
+                "If they are all classes, put them into a folder of another name with one folder, train, in between"
+            )
 
 
 def _list(root: Path) -> Listing:

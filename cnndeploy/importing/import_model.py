@@ -14,7 +14,7 @@ import torch
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint, fill, manifest_of
-from cnndeploy.datasets import Data, Dataset, open_dataset
+from cnndeploy.datasets import Data, Dataset, Images, open_dataset
 from cnndeploy.datasets.fashion_mnist import LABELS
 from cnndeploy.errors import ArtifactError
 from cnndeploy.evaluation import Evaluation, evaluate
@@ -120,6 +120,12 @@ def import_model(
     checkpoint, notes = _loaded(manifest, read, weights or known.name, output_name)
     progress(1, len(_STEPS), _STEPS[1])
     shown = _proved(checkpoint, network)
+    test = None if dataset is None else _looked_at(dataset, manifest, images)
+    if callable(preprocessing) and not isinstance(preprocessing, Preprocessing):
+        if test is None:
+            notes = (*notes, "your transform was not compared with the preprocessing, for there is no data")
+        else:
+            shown.append(proofs.check_transform(preprocessing, manifest.preprocessing, test))
     progress(2, len(_STEPS), _STEPS[2])
     measured = None
     with tempfile.TemporaryDirectory() as folder:
@@ -129,18 +135,21 @@ def import_model(
         if dataset is not None:
             measured = evaluate(trial, data=dataset.spec, images=images, progress=progress)
     doubts: tuple[str, ...] = ()
-    if dataset is not None and measured is not None:
+    if test is not None and measured is not None:
         checkpoint = _with_accuracy(checkpoint, measured)
-        test = dataset.split("test", manifest.preprocessing.channels, manifest.labels)
-        test = test.first(min(_LOOKED_AT, measured.images)).sound()
         doubts = tuple(doubts_of(measured, checkpoint.network(), manifest.preprocessing, test))
-        if callable(preprocessing) and not isinstance(preprocessing, Preprocessing):
-            shown.append(proofs.check_transform(preprocessing, manifest.preprocessing, test))
     artifact = checkpoint.save(path)
     if is_users(manifest.architecture):
         remember(manifest.architecture, checkpoint.manifest.source)
     parameters = sum(value.numel() for value in checkpoint.network().parameters())
     return Imported(artifact, len(manifest.labels), parameters, notes, tuple(shown), doubts, measured)
+
+
+def _looked_at(dataset: Dataset, manifest: Manifest, images: int | None) -> Images:
+    """Return some test images that can be used."""
+    test = dataset.split("test", manifest.preprocessing.channels, manifest.labels)
+    test = test.first(min(_LOOKED_AT, len(test) if images is None else images))
+    return test.sound(manifest.preprocessing.resized_size)
 
 
 def _check_output(path: Path, weights: str | os.PathLike[str] | None, overwrite: bool) -> None:

@@ -155,7 +155,10 @@ def check_transform(transform: Callable[[Any], Any], preprocessing: Preprocessin
     for pixels in images.read(range(min(_TRANSFORMED, len(images)))):
         if pixels.shape[1] < pixels.shape[0]:
             continue
-        theirs = np.asarray(transform(Image.fromarray(pixels)), np.float32)
+        try:
+            theirs = np.asarray(transform(Image.fromarray(pixels)), np.float32)
+        except Exception as error:  # it is the caller's
+            raise ArtifactError(f"your transform fails on an image {pixels.shape}: {error!r:.300}") from error
         ours = preprocessing(pixels[None])[0]
         if theirs.shape != ours.shape:
             raise ArtifactError(f"your transform returns {theirs.shape}, and the preprocessing {ours.shape}")

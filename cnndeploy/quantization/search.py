@@ -22,6 +22,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.datasets import Dataset, Images, feeds, labels_of, sound
 from cnndeploy.errors import DataError, QuantizationError
 from cnndeploy.machine import quiet
+from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.quantization.graph import Network, Range, quantised, with_manifest
 from cnndeploy.specs import Manifest
@@ -69,7 +70,9 @@ def int8_files(
     manifest, network = source.require_manifest(), Network(onnx.load(source.path))
     train = dataset.split("train", manifest.preprocessing.channels, manifest.labels)
     labels_of(train, dataset)
-    calibrating, screening = _split(train, calibration, screen_size(network.work()), reading)
+    calibrating, screening = _split(
+        train, calibration, screen_size(network.work()), manifest.preprocessing, reading
+    )
     calibrated, done = Calibration(network), 0
     for size in calibrated.collect(batches(calibrating, manifest, network.floats()), threads):
         done += size
@@ -97,9 +100,13 @@ def int8_files(
 
 
 def _split(
-    train: Images, calibration: int | None, screening: int, progress: Progress = silent
+    train: Images,
+    calibration: int | None,
+    screening: int,
+    preprocessing: Preprocessing,
+    progress: Progress = silent,
 ) -> tuple[Images, Images]:
-    """Draw images to calibrate with, by a seed, and others to screen with; those that cannot be read are left out."""
+    """Draw images to calibrate with, by a seed, and others to screen with; those that cannot be used are left out."""
     screening = min(screening, len(train) // 2)
     most = len(train) - screening
     if calibration is None:
@@ -110,7 +117,7 @@ def _split(
             f"choose settings by; not {calibration:,}. {CALIBRATION} are usual."
         )
     drawn = np.random.default_rng(SEED).permutation(len(train))
-    readable = sound(train.take(drawn[: screening + calibration]), progress)
+    readable = sound(train.take(drawn[: screening + calibration]), preprocessing.resized_size, progress)
     held_out = int(np.isin(train.numbers[drawn[:screening]], readable.numbers).sum())
     if not 0 < held_out < len(readable):
         raise DataError(

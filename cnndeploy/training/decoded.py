@@ -16,7 +16,7 @@ from cnndeploy.architectures._recipe import Recipe
 from cnndeploy.datasets import Images, fashion_mnist, warn_of
 from cnndeploy.datasets._dataset import Prepare
 from cnndeploy.datasets._threads import in_threads
-from cnndeploy.errors import DataError, Stopped, TrainingError
+from cnndeploy.errors import DataError, InputMismatchError, Stopped, TrainingError
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Progress
 
@@ -76,7 +76,7 @@ class Decoder:
         def one(place: int) -> NDArray[Any] | None:
             try:
                 return images.prepared([place], prepare)
-            except DataError:
+            except (DataError, InputMismatchError):
                 return None
 
         kept, left_out = list[int](), list[int]()
@@ -93,7 +93,7 @@ class Decoder:
                     _append(file, image)
                     kept.append(place)
                 self.progress(place + 1, len(images), text)
-            damaged = images.take(left_out).sound().damaged if left_out else ()
+            damaged = images.take(left_out).sound(self.preprocessing.resized_size).damaged if left_out else ()
             if not kept:
                 raise DataError(f"no image can be read: {damaged[0].reason}")
             file.flush()

@@ -178,14 +178,14 @@ class Reference:
         count = len(self._all.first(count))
         while self._read < min(count, len(self.test)):
             unread = self.test.take(range(self._read, min(count, len(self.test))))
-            readable = unread.sound(progress)
+            readable = unread.sound(self.artifact.require_manifest().preprocessing.resized_size, progress)
             if readable.damaged:
                 warn_of(readable.damaged)
                 damaged = np.setdiff1d(unread.numbers, readable.numbers)
                 self.test = self.test.take(np.flatnonzero(~np.isin(self.test.numbers, damaged)))
             self._read += len(readable)
             if not len(self.test):
-                raise DataError(f"no image can be read: {readable.damaged[0].reason}")
+                raise DataError(f"no image can be used: {readable.damaged[0].reason}")
         return self.test.first(min(count, len(self.test)))
 
     def logits(

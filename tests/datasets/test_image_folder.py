@@ -77,14 +77,45 @@ def test_the_folder_to_test_on(names: tuple[str, ...], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inner", ["", "train"])
 def test_without_a_folder_to_test_on_a_fifth_of_each_class_is_held_out(inner: str, tmp_path: Path) -> None:
-    _classes(tmp_path / inner, "a", "b")
+    _classes(tmp_path / inner, "a", "b", images=100)
     _write(tmp_path / inner / "alone" / "0.png")
     _classes(tmp_path / inner, "two", images=2)
     train, test = (set(_names(tmp_path, name)) for name in ("train", "test"))
-    assert (len(train), len(test), train & test) == (8 + 8 + 1 + 1, 2 + 2 + 1, set())
-    assert "every fifth image of each class is held out" in open_dataset(tmp_path).note
+    assert (len(train | test), train & test) == (203, set())
+    for label, least, most in (("a", 10, 30), ("b", 10, 30), ("two", 1, 1), ("alone", 0, 0)):
+        assert least <= sum(name.split("/")[0] == label for name in test) <= most
+    assert "a fifth of the images of each class is held out" in open_dataset(tmp_path).note
     shutil.rmtree(tmp_path / inner / "b")
-    assert set(_names(tmp_path, "test")) == {name for name in test if name[0] != "b"}
+    for number in range(100, 150):  # nothing that was held out is trained on since, nor the other way round
+        _write(tmp_path / inner / "a" / f"{number}.png")
+    assert test - set(_names(tmp_path, "test")) == {name for name in test if name[0] == "b"}
+    assert not train & set(_names(tmp_path, "test"))
+
+
+def test_classes_beside_splits_are_not_lost(tmp_path: Path) -> None:
+    """A folder of vehicles, of which trains have two kinds."""
+    _classes(tmp_path / "train", "steam", "diesel", images=2)
+    _classes(tmp_path, "car", images=2)
+    with pytest.raises(DataError, match="beside them car with images"):
+        open_dataset(tmp_path)
+
+
+def test_the_folder_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _classes(tmp_path / "photos", "a", "b", images=2)
+    assert open_dataset("~/photos").spec == str(tmp_path / "photos")
+
+
+def test_images_that_cannot_be_prepared_are_left_out(tmp_path: Path) -> None:
+    _classes(tmp_path / "test", "a", "b", images=2)
+    Image.new("RGB", (600, 2)).save(tmp_path / "test" / "a" / "thin.png")
+    images = open_dataset(tmp_path).split("test", 3, "ab")
+    readable = images.sound(
+        Preprocessing(size=(224, 224), channels=3, resize=256, antialias=True).resized_size
+    )
+    assert (len(images), len(readable)) == (5, 4)
+    assert "thin.png" in readable.damaged[0].path
+    assert "8192" in readable.damaged[0].reason
 
 
 def test_classes_may_be_called_as_splits_are(tmp_path: Path) -> None:
@@ -187,7 +218,7 @@ def damaged(tmp_path: Path) -> Path:
 def test_damaged_images_are_left_out_and_named(channels: int, damaged: Path) -> None:
     images = open_dataset(damaged).split("test", channels, "ab")
     done: list[tuple[int, int]] = []
-    sound = images.sound(lambda number, total, _: done.append((number, total)))
+    sound = images.sound(lambda *_: None, lambda number, total, _: done.append((number, total)))
     assert done == [(number, 9) for number in range(1, 10)]
     assert sorted(Path(one.path).name for one in sound.damaged) == ["half.jpg", "text.jpg"]
     assert all(one.path in one.reason for one in sound.damaged)

@@ -148,7 +148,9 @@ def test_another_order_of_labels_or_colours_is_named(
     assert any(doubt in one for one in made.doubts), made.doubts
 
 
-def test_ones_own_transform_is_compared_with_the_preprocessing(nearest: str, colours: Path) -> None:
+def test_ones_own_transform_is_compared_with_the_preprocessing(
+    nearest: str, colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torchvision import transforms
 
     steps = [
@@ -161,6 +163,22 @@ def test_ones_own_transform_is_compared_with_the_preprocessing(nearest: str, col
         Nearest(), "own.pt", source=nearest, preprocessing=transforms.Compose(steps), data=colours
     )
     assert any("agree bit for bit" in one for one in made.proofs)
+    evaluated: list[object] = []
+    monkeypatch.setattr("cnndeploy.importing.import_model.evaluate", lambda *_, **__: evaluated.append(1))
+    steps.insert(2, transforms.Lambda(lambda image: 1 / 0))
+    with pytest.raises(ArtifactError, match=r"Lambda cannot be kept|your transform fails"):
+        cnndeploy.import_model(
+            Nearest(), "two.pt", source=nearest, preprocessing=transforms.Compose(steps), data=colours
+        )
+
+    class Other(type(transforms.Compose(steps[:2]))):  # type: ignore[misc]
+        def __call__(self, image: Image.Image) -> torch.Tensor:
+            return 2 * torch.as_tensor(super().__call__(image))
+
+    other = Other([*steps[:2], *steps[3:]])
+    with pytest.raises(ArtifactError, match="differ by up to"):
+        cnndeploy.import_model(Nearest(), "two.pt", source=nearest, preprocessing=other, data=colours)
+    assert not evaluated, "found out before what takes long"
 
 
 @pytest.mark.parametrize(

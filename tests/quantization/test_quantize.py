@@ -33,6 +33,7 @@ from cnndeploy.errors import (
     Stopped,
     UnknownNameError,
 )
+from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Deadline, silent
 from cnndeploy.quantization import quantize as module
 from cnndeploy.quantization.graph import Network, quantised
@@ -406,7 +407,7 @@ def test_slow_networks_are_screened_on_fewer_images() -> None:
 def test_calibration_and_screening_share_no_image() -> None:
     numbered = fashion_mnist.Images(np.arange(1000).reshape(-1, 1, 1), np.arange(1000), {})  # type: ignore[arg-type] # wider numbers
     for calibration in (600, 64):
-        parts = _split(numbered, calibration, 400)
+        parts = _split(numbered, calibration, 400, Preprocessing((28, 28)))
         assert [len(part) for part in parts] == [calibration, 400]
         assert not set(parts[0].numbers.tolist()) & set(parts[1].numbers.tolist())
 
@@ -417,12 +418,12 @@ def test_a_small_folder_is_split_in_halves_and_damaged_images_are_left_out(
     folder = Path(shutil.copytree(photos, tmp_path / "photos"))
     (folder / "train" / "lime" / "00.jpg").write_bytes(b"damaged")
     train = open_dataset(folder).split("train", 3, list(COLOURS))
-    with pytest.warns(UserWarning, match="1 image cannot be read and is left out: .*00.jpg"):
-        calibrating, screening = _split(train, None, 2000)
+    with pytest.warns(UserWarning, match="1 image cannot be used and is left out: .*00.jpg"):
+        calibrating, screening = _split(train, None, 2000, Preprocessing((28, 28)))
     assert sorted([len(calibrating), len(screening)]) == [29, 30]
     assert not set(calibrating.numbers.tolist()) & set(screening.numbers.tolist())
     with pytest.raises(DataError, match=r"calibration takes 1 to 30 training images, for 30 of 60 .* not 31"):
-        _split(train, 31, 2000)
+        _split(train, 31, 2000, Preprocessing((28, 28)))
 
 
 @pytest.mark.slow

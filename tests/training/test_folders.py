@@ -187,7 +187,7 @@ def test_a_damaged_image_is_named_and_left_out(photos: Path, tmp_path: Path) -> 
     (folder / "train/plum/03.jpg").write_bytes(b"no image")
     (folder / "val/snow/01.jpg").write_bytes((folder / "val/snow/01.jpg").read_bytes()[:300])
     with pytest.warns(
-        UserWarning, match=r"1 image cannot be read and is left out: .*(plum/03|snow/01)\.jpg"
+        UserWarning, match=r"1 image cannot be used and is left out: .*(plum/03|snow/01)\.jpg"
     ) as said:
         path = train(RESNET, tmp_path / "r.pt", data=folder, **QUICK | {"epochs": 1}).path
     assert len(said) == 2

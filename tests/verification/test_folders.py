@@ -113,7 +113,7 @@ def damaged(written: Path, tmp_path: Path) -> Path:
 
 def test_damaged_images_are_left_out_with_one_warning(trained: Trained, damaged: Path) -> None:
     with pytest.warns(
-        UserWarning, match=r"8 images cannot be read and are left out: .*\.png and 3 more"
+        UserWarning, match=r"8 images cannot be used and are left out: .*\.png and 3 more"
     ) as seen:
         evaluation = cnndeploy.evaluate(trained.onnx, data=damaged)
     assert len(seen) == 1
