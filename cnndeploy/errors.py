@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+_LISTED = 20  # names in a message
 _TORCH_EXTRA = ("torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "matplotlib")
 
 
@@ -46,6 +47,10 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+
+
 class UnknownNameError(CnndeployError):
     """A name that the registry does not know; the nearest known one is suggested."""
 
@@ -53,7 +58,7 @@ class UnknownNameError(CnndeployError):
         known = list(known)
         near = nearest(name, known)
         hint = f" Did you mean {near!r}?" if near else ""
-        super().__init__(f"Unknown {kind} {name!r}.{hint} Known are: {', '.join(known)}.")
+        super().__init__(f"Unknown {kind} {name!r}.{hint} Known are: {_listed(known)}.")
 
 
 class MissingDependencyError(CnndeployError):

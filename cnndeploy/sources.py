@@ -50,6 +50,7 @@ _LOADING = (
 _ALLOWED = "CNNDEPLOY_SOURCES"
 _LIBRARIES = ("torchvision", "timm")
 _folders = set[str]()  # that code was imported from in this process
+_imports: dict[str, str] = {}  # the SHA-256 of what was imported, by the module's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +262,7 @@ def _place(name: str) -> _Place:
 def _allowed() -> list[_Allowed]:
     try:
         entries = json.loads(os.environ.get(_ALLOWED, "[]"))
-        return [_Allowed(_Place(*place), arguments) for *place, arguments in entries]
+        return [_Allowed(_Place(*map(str, place)), arguments) for *place, arguments in entries]
     except (ValueError, TypeError):  # not ours
         return []
 
@@ -280,13 +281,13 @@ def _permitted(name: str, source: Source, subject: object) -> _Place:
         return one.place
     if noted is None:
         raise CheckpointError(
-            f"{subject} says that {name} builds its network. That is code outside cnndeploy, torchvision and timm, "
-            f"and a file must not run code by itself. If it is yours, name it: cnndeploy.allow_source('{name}')"
+            f"{subject} says that {name!r} builds its network. That is code outside cnndeploy, torchvision and timm, "
+            f"and a file must not run code by itself. If it is yours, name it: cnndeploy.allow_source({name!r})"
         )
     if not noted.file().is_file() or _sha256(noted.file()) != source.sha256:
         raise CheckpointError(
             f"{subject} is built by {name}, and {noted.file()} has changed since it was made, or is gone. If its "
-            f"network is still the same, name it again: cnndeploy.allow_source('{name}')"
+            f"network is still the same, name it each time, cnndeploy.allow_source({name!r}), or import it again"
         )
     return noted
 
@@ -311,8 +312,12 @@ def _note(name: str, source: Source) -> Path:
 
 
 def _sha256(file: Path) -> str:
+    return hashlib.sha256(_content(file)).hexdigest()
+
+
+def _content(file: Path) -> bytes:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return file.read_bytes()
     except OSError as error:
         raise ArtifactError(f"{file} cannot be read: {error.strerror or error}") from error
 
@@ -322,11 +327,7 @@ def _users_factory(place: _Place) -> Callable[..., torch.nn.Module]:
     file = place.file()
     _require_own_modules(place)
     with _importing_from(place.folder), _user_code(place.name):
-        module = _module_of_file(file) if place.is_file else importlib.import_module(place.module)
-    if not place.is_file and Path(module.__file__ or "").resolve() != file.resolve():
-        raise ArtifactError(
-            f"{place.module} of {module.__file__} is imported already in this process, so {file} cannot be"
-        )
+        module = _imported(place, file)
     factory = getattr(module, place.factory, None)
     if not callable(factory):
         known = ", ".join(sorted(one for one, value in vars(module).items() if callable(value))[:10])
@@ -357,21 +358,38 @@ def _require_own_modules(place: _Place) -> None:
             )
 
 
-def _module_of_file(file: Path) -> ModuleType:
-    """Import a file as a module of its own; the same content is imported once."""
-    name = f"cnndeploy_source_{_sha256(file)[:16]}_{file.stem}"
-    if (known := sys.modules.get(name)) is not None and known.__file__ == str(file):
-        return known
+def _imported(place: _Place, file: Path) -> ModuleType:
+    """Import a file, or a module with the packages above it; run the very bytes that are hashed, and no cached code.
+
+    What was imported before is taken if it is of the same bytes. Raise ArtifactError if it is not.
+    """
+    content = _content(file)
+    sha256 = hashlib.sha256(content).hexdigest()
+    unique = hashlib.sha256(f"{file}\0{sha256}".encode(errors="surrogateescape")).hexdigest()[:16]
+    name = f"cnndeploy_source_{unique}_{file.stem}" if place.is_file else place.module
+    package, _, attribute = ("", "", name) if place.is_file else name.rpartition(".")
+    if package:
+        importlib.import_module(package)
+    if (known := sys.modules.get(name)) is not None:
+        if (known.__file__, _imports.get(name, sha256)) == (str(file), sha256):
+            return known
+        raise ArtifactError(
+            f"{name} was imported in this process from {known.__file__} as it was then; to build what is in {file} "
+            "now, use another process"
+        )
     spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+    if spec is None:
         raise ArtifactError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look themselves up there
     try:
-        spec.loader.exec_module(module)
+        exec(compile(content, str(file), "exec"), vars(module))  # noqa: S102 - which the user named
     except BaseException:
         del sys.modules[name]
         raise
+    if package:
+        setattr(sys.modules[package], attribute, module)
+    _imports[name] = sha256
     return module
 
 

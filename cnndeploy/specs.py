@@ -15,6 +15,7 @@ from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.serial import jsonable, structure
 
 Axis = int | str
+PREPARED = "prepared"  # the output that shows what a file's network got
 Resizing = Literal["native", "portable"]
 """How a file resizes as Pillow does: by ONNX's own operator, or by matrix products that every runtime has."""
 
@@ -125,7 +126,7 @@ class Manifest:
     @property
     def prepared_output(self) -> TensorSpec:
         """The output of a file that resizes as Pillow does: what its network got."""
-        return TensorSpec("prepared", "float32", (self.input.shape[0], *self.preprocessing.shape))
+        return TensorSpec(PREPARED, "float32", (self.input.shape[0], *self.preprocessing.shape))
 
     def taking_images(self, resizing: Resizing = "native") -> Manifest:
         """Return the manifest of the same network in a file that does the preprocessing itself.

@@ -316,7 +316,7 @@ def in_options(message: str, command: click.Command | None) -> str:
         return options[name] if value == "True" else f"{options[name]} {value}"
 
     if any("--source" in one.opts for one in parameters):
-        message = _SOURCE.sub(r"--source \1", message)
+        message = _SOURCE.sub(lambda match: f"--source {shlex.quote(match[1])}", message)
     return _PARAMETER.sub(option, message)
 
 

@@ -46,11 +46,11 @@ def command(
 ) -> None:
     """Classify image files.
 
-    The images may be of any size. They should show light objects on a dark background, as in Fashion-MNIST; use
-    --invert if they are dark on light. IMAGES are files, folders (searched with their subfolders) and patterns such as
-    'photos/**/*.png'. An image that cannot be read is reported on standard error; the others are
-    classified, and the exit code is 1. MODEL may be a folder that cnndeploy tune wrote: it runs as its plan says, and
-    options override the plan.
+    The images may be of any size, and should look like those that the network was trained on. Networks for
+    Fashion-MNIST expect light on dark; use --invert if yours are dark on light. IMAGES are files, folders (searched
+    with their subfolders) and patterns such as 'photos/**/*.png'. An image that cannot be read is reported on standard
+    error; the others are classified, and the exit code is 1. MODEL may be a folder that cnndeploy tune wrote: it runs
+    as its plan says, and options override the plan.
 
     \b
     Examples:

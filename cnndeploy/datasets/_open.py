@@ -54,8 +54,8 @@ def _recorded(recorded: str, beside: str | os.PathLike[str] | None) -> Dataset:
     places = [recorded] if beside is None else [recorded, str(Path(beside).parent / recorded)]
     if (opened := next(filter(None, map(_opened, places)), None)) is None:
         raise DataError(
-            f"the model was made on the images in {recorded}, and there is no such folder here. Name another, "
-            "such as data='photos'"
+            f"the model was made on the images in {recorded}, and there is no such folder here. Say where they "
+            "are now, or name others: data='photos'"
         )
     return opened
 

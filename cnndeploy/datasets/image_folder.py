@@ -151,7 +151,10 @@ class ImageFolder:
     def classes(self) -> tuple[str, ...]:
         """The sorted names of the folders to train on, else to test on; none if the images have no labels."""
         root = next(root for root in self._roots.values() if root is not None)
-        return tuple(sorted({file.label for file in self._listing(root).files} - {""}))
+        names = sorted({file.label for file in self._listing(root).files} - {""})
+        if odd := next((name for name in names if not name.isprintable()), None):
+            raise DataError(f"the folder {odd!r} in {self.folder} has no name that can be shown; rename it")
+        return tuple(names)
 
     @property
     def holds_out(self) -> bool:

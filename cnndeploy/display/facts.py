@@ -36,6 +36,10 @@ def facts_table(facts: Mapping[str, Any], manifest: Manifest | None, accuracy: A
 def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tuple[str, str]]:
     training = manifest.training
     yield "architecture", manifest.architecture
+    if manifest.source.arguments:
+        yield "arguments", pairs(manifest.source.arguments)
+    if manifest.data is not None:
+        yield "data", manifest.data
     form = f" ({manifest.resizing} resizing)" if manifest.resizing else ""
     inside = f"in the file{form}: " if manifest.takes_images else ""
     yield "preprocessing", inside + _steps(manifest.preprocessing)

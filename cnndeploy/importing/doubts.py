@@ -14,9 +14,9 @@ from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.verification.checks import paired_counts, paired_interval
 
 _BATCH = 16
-_NAMED = 3
-# Another order fits if so many images are right by it: at least half, and this many times as many as before.
-_FITS, _TIMES = 0.5, 2
+_NAMED = 20
+# Another order fits if by it at least half of the images are right, and this share more than before.
+_FITS, _GAIN = 0.5, 0.05
 
 
 def doubts_of(
@@ -34,21 +34,28 @@ def doubts_of(
             f"an accuracy of {evaluation.accuracy:.4f} is no better than to answer {chance:.4f} by always naming the "
             "commonest class; weights, preprocessing or labels may be wrong"
         )
-    if evaluation.confusion and (order := _other_order(evaluation)):
+    order, right = _other_order(evaluation) if evaluation.confusion else ("", 0.0)
+    if order:
         yield order
-    if preprocessing.channels == 3 and (colours := _other_colours(network, preprocessing, images)):
+    # what explains less than an order of the labels does is no explanation
+    if preprocessing.channels == 3 and (
+        colours := _other_colours(network, preprocessing, images, max(chance, right - _GAIN))
+    ):
         yield colours
 
 
-def _other_order(evaluation: Evaluation) -> str:
-    """Say that the labels are in another order, if most images would be right by one."""
+def _other_order(evaluation: Evaluation) -> tuple[str, float]:
+    """Say that the labels are in another order, if most images would be right by one, and which share."""
     confusion = np.array(evaluation.confusion)  # (classes, classes): shown, answered
     seen = np.flatnonzero(confusion.sum(axis=1))
     answered = confusion[seen].argmax(axis=1)
-    right = int(confusion[seen, answered].sum())
-    fits = right >= max(_FITS * evaluation.images, _TIMES * evaluation.correct)
-    if not fits or len(set(answered.tolist())) < len(seen):
-        return ""
+    counts = confusion[seen, answered]
+    right = int(counts.sum())
+    # most images of each class that moves get its answer
+    clear = (counts > _FITS * confusion[seen].sum(axis=1))[answered != seen].all()
+    fits = right >= max(_FITS * evaluation.images, evaluation.correct + _GAIN * evaluation.images)
+    if not fits or not clear or len(set(answered.tolist())) < len(seen):
+        return "", 0.0
     labels = evaluation.labels
     moved = [
         f"{labels[shown]} is answered by output {output}, {labels[output]}"
@@ -58,11 +65,14 @@ def _other_order(evaluation: Evaluation) -> str:
     more = f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
     return (
         f"the labels seem to be in another order: {'; '.join(moved[:_NAMED])}{more}. In that order "
-        f"{right / evaluation.images:.4f} of the images are right"
+        f"{right / evaluation.images:.4f} of the images are right",
+        right / evaluation.images,
     )
 
 
-def _other_colours(network: torch.nn.Module, preprocessing: Preprocessing, images: Images) -> str:
+def _other_colours(
+    network: torch.nn.Module, preprocessing: Preprocessing, images: Images, least: float
+) -> str:
     """Say that the network was trained on BGR, if it is more often right with red and blue exchanged."""
     truth = images.labels
     assert truth is not None  # noqa: S101 - they were evaluated
@@ -70,9 +80,9 @@ def _other_colours(network: torch.nn.Module, preprocessing: Preprocessing, image
         _answers(network, preprocessing, images, exchanged=exchanged) for exchanged in (False, True)
     )
     lost, gained = paired_counts(exchanged, as_it_is, truth)
-    if paired_interval(lost, gained, len(images))[1] >= 0:
-        return ""
     before, after = float((as_it_is == truth).mean()), float((exchanged == truth).mean())
+    if paired_interval(lost, gained, len(images))[1] >= 0 or after <= least:
+        return ""
     return (
         f"with red and blue exchanged {after:.4f} of {len(images)} images are right, and {before:.4f} as they are: the "
         "network seems to be trained on BGR, as cv2.imread returns. Exchange the input channels of its first "

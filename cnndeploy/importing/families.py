@@ -52,7 +52,7 @@ def known_of(name: str) -> Known:
         if library == "torchvision" and model:
             return _of_torchvision(*model.partition("@")[::2])
         if library == "timm" and model:
-            return _of_timm_folder(Path(model)) if Path(model, "config.json").is_file() else _of_timm(model)
+            return _of_timm(model) if _is_timms(model) else _of_timm_folder(Path(model))
     except ModuleNotFoundError as error:
         raise missing_dependency(error) from error
     if name in ARCHITECTURES.names():
@@ -105,11 +105,18 @@ def _of_torchvision(model: str, tag: str) -> Known:
     )
 
 
+def _is_timms(model: str) -> bool:
+    """Return whether this is a network's name and not a folder; raise UnknownNameError if it is neither."""
+    import timm
+
+    if not timm.is_model(model) and not Path(model, "config.json").is_file():
+        raise UnknownNameError("architecture", f"timm:{model}", [f"timm:{one}" for one in timm.list_models()])
+    return bool(timm.is_model(model))
+
+
 def _of_timm(model: str) -> Known:
     import timm
 
-    if not timm.is_model(model):
-        raise UnknownNameError("architecture", f"timm:{model}", [f"timm:{one}" for one in timm.list_models()])
     config = timm.get_pretrained_cfg(model)
     if config is None:
         return Known(f"timm:{model}")

@@ -139,6 +139,8 @@ def import_model(
         checkpoint = _with_accuracy(checkpoint, measured)
         doubts = tuple(doubts_of(measured, checkpoint.network(), manifest.preprocessing, test))
     artifact = checkpoint.save(path)
+    if measured is not None:  # of the same network, in a file for the trial
+        measured = replace(measured, artifact=str(path), sha256=artifact.sha256)
     if is_users(manifest.architecture):
         remember(manifest.architecture, checkpoint.manifest.source)
     parameters = sum(value.numel() for value in checkpoint.network().parameters())
@@ -187,7 +189,7 @@ def _described(
     prepared = known.preprocessing if preprocessing is None else preprocessing_of(preprocessing)
     if prepared is None:
         raise ArtifactError(
-            f"how images are prepared for {known.name} is not known; pass preprocessing, as its evaluation does it"
+            f"how images are prepared for {known.name} is not known; say so with preprocessing='prep.json'"
         )
     names = _labels(known, dataset) if labels is None else labels_of(labels)
     given = {**known.arguments, **(arguments or {})}
@@ -202,7 +204,7 @@ def _labels(known: Known, dataset: Dataset | None) -> tuple[str, ...]:
     labels = of_weights or (dataset is not None and dataset.classes) or suggested
     if not labels:
         raise ArtifactError(
-            f"the labels of {known.name} are not known; pass labels, in the order of the outputs"
+            f"the labels of {known.name} are not known; say so with labels='names.txt', or data='photos'"
         )
     return labels
 
@@ -217,7 +219,9 @@ def _weights(network: str | torch.nn.Module, known: Known, path: str | os.PathLi
         )
     read = weights_of(known, path)
     if read is None:
-        raise ArtifactError(f"pass weights, a file of torch.save or of safetensors, for {known.name}")
+        raise ArtifactError(
+            f"{known.name} needs weights, a file of torch.save or of safetensors: weights='best.pth'"
+        )
     return read
 
 

@@ -52,10 +52,11 @@ def _of_file(path: Path) -> list[str]:
 
 def _of_json(values: Any) -> list[str]:
     if isinstance(values, Mapping):
-        if all(isinstance(number, int) for number in values.values()):  # from label to number
-            values = {number: label for label, number in values.items()}
-        by_number = {int(number): label for number, label in values.items()}
-        if sorted(by_number) != list(range(len(by_number))):
+        pairs = [(number, label) for label, number in values.items()]
+        if not all(type(number) is int for number, _ in pairs):  # from number to label
+            pairs = [(int(number), label) for number, label in values.items()]
+        by_number = dict(pairs)
+        if sorted(number for number, _ in pairs) != list(range(len(by_number))):
             raise ValueError(f"expected the numbers 0 to {len(by_number) - 1}")
         values = [by_number[number] for number in range(len(by_number))]
     if not isinstance(values, list):

@@ -21,6 +21,7 @@ BATCH = 3
 # other, as batch normalisation in training mode does, differs by far more.
 _SPREAD = 1e-3
 _SUM_ERROR = 1e-4
+_USUAL = ("logits", "out", "output")
 _TRANSFORMED = 32  # images on which two preprocessings are compared
 
 
@@ -43,7 +44,8 @@ def output_of(network: torch.nn.Module, image: torch.Tensor, name: str | None) -
             raise ArtifactError(f"the network returns one tensor, so there is no output {name} to choose")
         return None, ""
     names = output_names(outputs)
-    chosen = name or ("logits" if "logits" in names else next(iter(names), ""))
+    usual = (one for one in _USUAL if one in names)  # torchvision's are called out
+    chosen = name or next(usual, next(iter(names), ""))
     try:
         chosen_output(outputs, chosen)
     except LookupError as error:

@@ -27,6 +27,7 @@ _COUNTER = ".num_batches_tracked"
 # As torchvision's files of densenets name layers, ``denselayer1.norm.1``; its modules are ``denselayer1.norm1``.
 _DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 _LISTED = 10
+_DEEPEST = 5  # wrappers in wrappers
 _SAVE = "torch.save(model.state_dict(), 'weights.pt')"
 
 Tensors = dict[str, torch.Tensor]
@@ -58,7 +59,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
     notes = []
-    while isinstance(content, Mapping) and not _is_state_dict(content):
+    while isinstance(content, Mapping) and not _is_state_dict(content) and len(notes) < _DEEPEST:
         keys = [key for key in (*_WRAPPERS, *_AVERAGES) if isinstance(content.get(key), Mapping)]
         if not keys:
             break
@@ -161,7 +162,8 @@ def fitted(weights: Weights, network: torch.nn.Module, path: object, *, new_head
         ):  # files of before 2018 do not count batches, and nothing in eval mode reads it
             tensors[key] = expected[key]
     _require_all(expected, tensors, [] if new_head else others, others if new_head else [], path)
-    casts = sorted({str(tensors[key].dtype) for key in tensors if tensors[key].dtype != expected[key].dtype})
+    pairs = {(str(tensors[key].dtype), expected[key].is_floating_point()) for key in tensors}
+    casts = sorted(dtype for dtype, floating in pairs if floating and dtype != "torch.float32")
     if casts:
         notes.append(f"turned {', '.join(casts)} into {_dtypes(expected)}".replace("torch.", ""))
     plain = {key: _plain(tensors[key], expected[key].dtype) for key in expected if key in tensors}
@@ -187,6 +189,10 @@ def _require_all(
 
 
 def _plain(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if value.is_quantized:
+        raise ArtifactError(
+            "the weights are quantized tensors; save those of the network before it was quantized"
+        )
     value = value.to_dense() if value.layout != torch.strided else value
     return value.detach().to(dtype).clone(memory_format=torch.contiguous_format)
 

@@ -18,6 +18,7 @@ import onnx
 from cnndeploy.errors import QuantizationError
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.machine import quiet
+from cnndeploy.specs import PREPARED
 
 # What holds the weights, and nearly all of the work.
 LAYERS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -152,6 +153,11 @@ def quantised(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     model = copy.deepcopy(network.model)
+    # as an output it would be rounded to 8 bits with the network's own input
+    beside = [copy.deepcopy(output) for output in model.graph.output if output.name == PREPARED]
+    for output in beside:
+        model.graph.output.remove(output)
+        model.graph.value_info.append(output)  # which tells the tool its dtype
     model.metadata_props.add(key=_INFERRED, value="onnxruntime.quant")
     names = {name for node in model.graph.node for name in (*node.input, *node.output)}
     sources = {name: network.source_of_range(name) for name in sorted(names)}
@@ -177,6 +183,7 @@ def quantised(
         raise QuantizationError(
             f"onnxruntime.quantization cannot quantise this network: {error!r}"
         ) from error
+    model.graph.output.extend(beside)
     _float_logits(model)
     used = {name for node in model.graph.node for name in node.input}
     kept = copy.deepcopy([each for each in model.graph.initializer if each.name in used])

@@ -23,6 +23,7 @@ from cnndeploy.specs import Manifest
 from cnndeploy.transforms import preprocessing_of
 
 # Weights of which less than half fits are those of another network.
+_SAFE_CHANNELS = 16
 _LEAST_KEPT = 0.5
 
 
@@ -132,12 +133,27 @@ def _layout(network: torch.nn.Module, image: torch.Tensor, output: str | None) -
     Channels last is how both oneDNN and cuDNN compute convolutions best, but code that calls view() may not take it.
     """
     try:
+        if any(_is_unsafe(module) for module in network.modules()):
+            raise ArtifactError("torch would end the process")
         logits_of(proofs.run_on(network.to(memory_format=torch.channels_last), image), output)
         return torch.channels_last
     except ArtifactError:
         network.to(memory_format=torch.contiguous_format)
         logits_of(proofs.run_on(network, image), output)
         return torch.contiguous_format
+
+
+def _is_unsafe(module: torch.nn.Module) -> bool:
+    """Return whether oneDNN in torch 2.14 writes beyond its memory in this layer's backward pass in channels last.
+
+    Found by trial: convolutions of one pixel, with a stride, of 2 to 12 channels; 1, 16 and 24 are safe.
+    """
+    return (
+        isinstance(module, torch.nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and 1 < module.in_channels < _SAFE_CHANNELS
+    )
 
 
 def logits_of(outputs: Any, output: str | None) -> torch.Tensor:

@@ -187,7 +187,7 @@ def test_ones_own_transform_is_compared_with_the_preprocessing(
         ({"preprocessing": None}, "how images are prepared for .* is not known"),
         ({"labels": None}, "the labels of .* are not known"),
         ({"labels": ["a", "b"], "arguments": {"classes": 5}}, "5 classes apart, and there are 2 labels"),
-        ({"weights": None}, "pass weights"),
+        ({"weights": None}, r"needs weights.*weights='best\.pth'"),
         ({"output_name": "logits"}, "no output logits"),
     ],
 )

@@ -82,7 +82,9 @@ def test_a_source_is_not_run_until_it_is_named(tmp_path: Path) -> None:
     checkpoint, source = checkpoint_of("mymodel.py:build")
     checkpoint.save(tmp_path / "own.pt")
     os.environ["CNNDEPLOY_SOURCES"] = "[]"
-    with pytest.raises(CheckpointError, match=r"own\.pt says that mymodel\.py:build builds.*allow_source"):
+    with pytest.raises(
+        CheckpointError, match=r"own\.pt says that 'mymodel\.py:build' builds.*allow_source\('mymodel"
+    ):
         Checkpoint.load(tmp_path / "own.pt").network()
     cnndeploy.allow_source("mymodel.py:build")
     with pytest.warns(UserWarning, match=r"mymodel\.py:build is called with classes=10, as .*own\.pt says"):

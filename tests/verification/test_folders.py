@@ -177,7 +177,7 @@ def test_a_model_runs_on_the_data_set_that_it_records(
     for command in (("evaluate", file), ("verify", file, "--against", path)):
         gone = cli(*command)
         assert gone.exit_code == 1
-        assert "no such folder here. Name another, such as --data photos" in gone.stderr
+        assert "or name others: --data photos" in gone.stderr
 
 
 def test_commands_say_what_is_held_out_and_what_is_damaged(
