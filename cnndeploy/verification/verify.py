@@ -139,6 +139,7 @@ class _Evidence:
             return [str(error)]
         unmoved = self._reference(self._test)
         expected = self._as_moved(self._test, own, unmoved)
+        self._typical = checks.typical_logit(expected)
         self._exact = self._with_moves(self._exact, "own")
         self._exact_logits = self._reference(self._sample, self._exact)
         self._rounded_logits = self._rounded(expected)
@@ -147,7 +148,8 @@ class _Evidence:
         self.report = replace(self.report, tolerance=self.report.tolerance.at_least(own_error))
         reasons = self._compare(artifact, expected)
         if self.report.max_abs_error is not None:
-            invariance = checks.check_invariance(self._probes, probed, self.report.tolerance.relative)
+            limit = self.report.tolerance.relative
+            invariance = checks.check_invariance(self._probes, probed, limit, self._typical)
             oracle = self._oracle(artifact)
             self.report = replace(self.report, oracle=oracle, batch_invariance=invariance)
             reasons += [*oracle.reasons(), *invariance.reasons(), *self._check_other_sizes()]
@@ -186,7 +188,7 @@ class _Evidence:
 
     def _compare(self, artifact: NDArray[np.float32], expected: NDArray[np.float32]) -> list[str]:
         """Compare the logits (images, classes) within the tolerance, batch by batch."""
-        comparison = Comparison(self.report.tolerance)
+        comparison = Comparison(self.report.tolerance, self._typical)
         parts = (slice(batch[0], batch[-1] + 1) for batch in _batches(len(self._test), BATCH_SIZES))
         found = (comparison.add(expected[part], artifact[part]) for part in parts)
         reasons = list(itertools.islice(filter(None, found), 1))  # the first, and no more is compared
@@ -216,7 +218,7 @@ class _Evidence:
         """See whether a file that takes raw images gives the checkpoint's logits for those of other sizes too."""
         batch = list(self._test[:_IMAGES_OF_A_SIZE])
         for size in self._sizes:
-            comparison, plain = Comparison(self.report.tolerance), Computation(size=size)
+            comparison, plain = Comparison(self.report.tolerance, self._typical), Computation(size=size)
             computation = self._with_moves(plain, "{}x{}".format(*size))
             try:
                 (logits,) = self._opened.runner.logits([batch], computation)
@@ -233,7 +235,7 @@ class _Evidence:
     def _look_inside(self, artifact: NDArray[Any], expected: NDArray[Any]) -> list[str]:
         """Say which module departs first, on the images whose logits (images, classes) differ most, and why."""
         with np.errstate(all="ignore"):
-            difference = np.abs(artifact - expected).max(axis=1) / np.abs(expected).max(axis=1)
+            difference = np.abs(artifact - expected).max(axis=1) / checks.scales(expected, self._typical)
         worst = np.argsort(np.where(np.isfinite(difference), -difference, -np.inf))[:IMAGES].tolist()
         eager = self._with_moves(Computation(self._maths, simplified=self._simplified), "own")
         exact = replace(self._exact, simplified=self._simplified)
