@@ -230,6 +230,45 @@ def test_a_network_with_another_weight_is_caught_beside_moved_values(
     assert report.max_abs_error == pytest.approx(1e-3, rel=0.1)
 
 
+def test_a_large_batch_that_is_wrong_is_seen_though_photos_are_of_mixed_sizes(
+    raw_files: Path, reference: Reference, tmp_path: Path
+) -> None:
+    """Raw images of several sizes run one by one, so that batches are of images resampled to one size."""
+    model = onnx.load(raw_files / "native.onnx")
+    (gemm,) = (node for node in model.graph.node if node.op_type == "Gemm")
+    _use(model, gemm.output[0], "wrong")
+    sound = gemm.output[0]
+    gemm.output[0] = "sound"
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.array([7]), "seven"), numpy_helper.from_array(np.float32(5), "five")]
+    )
+    steps = [
+        helper.make_node("Shape", ["sound"], ["size"], end=1),
+        helper.make_node("Greater", ["size", "seven"], ["is large"]),
+        helper.make_node("Cast", ["is large"], ["one"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["one", "five"], ["added"]),
+        helper.make_node("Add", ["sound", "added"], ["wrong"]),
+        helper.make_node("Identity", ["wrong"], [sound]),
+    ]
+    at = list(model.graph.node).index(gemm) + 1
+    for offset, node in enumerate(steps):
+        model.graph.node.insert(at + offset, node)
+    onnx.save(model, tmp_path / "edited.onnx")
+    report = verify(tmp_path / "edited.onnx", reference)
+    assert report.max_abs_error is not None
+    assert report.max_abs_error < 1e-3  # on the photos as they are
+    assert report.reasons[0].startswith("on images of 74 x 40: 17 of 30 images are beyond the tolerance")
+    assert report.batch_sizes == (1,)  # no other passed
+
+
+def test_batch_sizes_are_those_that_were_run_in_one_call(raw_files: Path, reference: Reference) -> None:
+    report = verify(raw_files / "native.onnx", reference, images=12)
+    assert report.reasons == ()
+    assert report.batch_sizes == (1, 2, 3, 6)
+    assert report.batch_invariance is not None
+    assert report.batch_invariance.batch_sizes == (2, 7)
+
+
 def test_the_manifest_says_how_images_are_resized_and_old_ones_read(
     trained_resnet: Trained, raw_files: Path
 ) -> None:
