@@ -208,7 +208,8 @@ def typical_logit(logits: NDArray[Any]) -> float:
 
 
 def _largest_logits(logits: NDArray[Any]) -> NDArray[np.float64]:
-    return np.maximum(logits.max(axis=1), -logits.min(axis=1)).astype(np.float64)
+    largest: NDArray[np.float64] = np.maximum(logits.max(axis=1), -logits.min(axis=1)).astype(np.float64)
+    return largest
 
 
 def _largest_errors(logits: Logits, exact: NDArray[Any]) -> NDArray[np.float64]:
