@@ -62,6 +62,7 @@ def test_a_file_that_takes_colours_is_equivalent(
     assert report.prepared.probability_change is not None
     assert report.prepared.probability_change < (0.01 if most else 1e-5)
     assert len(report.other_image_sizes) == 3
+    assert report.batch_sizes == (1, 2, 3, 7, 17)  # of images resampled to one size
     assert report.tolerance.relative < 1e-4  # no wider for what was moved
 
 
@@ -228,6 +229,40 @@ def test_a_network_with_another_weight_is_caught_beside_moved_values(
     report = verify(tmp_path / "edited.onnx", reference)
     assert not report.passed
     assert report.max_abs_error == pytest.approx(1e-3, rel=0.1)
+
+
+def test_a_large_batch_that_is_wrong_is_seen_though_photos_are_of_mixed_sizes(
+    raw_files: Path, reference: Reference, tmp_path: Path
+) -> None:
+    """Raw images of several sizes run one by one, so that batches are of images resampled to one size."""
+    model = onnx.load(raw_files / "native.onnx")
+    (gemm,) = (node for node in model.graph.node if node.op_type == "Gemm")
+    _use(model, gemm.output[0], "wrong")
+    sound = gemm.output[0]
+    gemm.output[0] = "sound"
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array([7]), "seven"),
+            numpy_helper.from_array(np.array(5, np.float32), "five"),
+        ]
+    )
+    steps = [
+        helper.make_node("Shape", ["sound"], ["size"], end=1),
+        helper.make_node("Greater", ["size", "seven"], ["is large"]),
+        helper.make_node("Cast", ["is large"], ["one"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["one", "five"], ["added"]),
+        helper.make_node("Add", ["sound", "added"], ["wrong"]),
+        helper.make_node("Identity", ["wrong"], [sound]),
+    ]
+    at = list(model.graph.node).index(gemm) + 1
+    for offset, node in enumerate(steps):
+        model.graph.node.insert(at + offset, node)
+    onnx.save(model, tmp_path / "edited.onnx")
+    report = verify(tmp_path / "edited.onnx", reference)
+    assert report.max_abs_error is not None
+    assert report.max_abs_error < 1e-3  # on the photos as they are
+    assert report.reasons[0].startswith("on images of 74 x 40: 17 of 30 images are beyond the tolerance")
+    assert report.batch_sizes == (1,)  # no other passed
 
 
 def test_the_manifest_says_how_images_are_resized_and_old_ones_read(

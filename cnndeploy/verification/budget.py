@@ -13,7 +13,7 @@ from cnndeploy.deployment import Source, resolve
 from cnndeploy.errors import ArtifactError, QuantizationError
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Run
-from cnndeploy.verification.checks import paired_counts, paired_interval
+from cnndeploy.verification.checks import paired_counts, paired_interval, scales, typical_logit
 from cnndeploy.verification.examination import Examination, examination
 from cnndeploy.verification.reference import NotRun, Reference
 from cnndeploy.verification.report import BudgetReport
@@ -101,7 +101,7 @@ def _labels(opened: Examination) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     if not finite.all():
         raise NotRun(f"the artifact gives NaN or infinite logits, first for image {int(finite.argmin())}")
     first = logits[: len(again)]
-    if (np.abs(again - first).max(axis=1) > REPEATABLE * np.abs(first).max(axis=1)).any():
+    if (np.abs(again - first).max(axis=1) > REPEATABLE * scales(first, typical_logit(logits))).any():
         raise NotRun("run again, the same images give other logits: something random is active")
     checkpoint_logits = opened.reference.logits(range(count), progress=opened.counting())
     if not np.isfinite(checkpoint_logits).all():

@@ -33,7 +33,7 @@ _HALVINGS = 60
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """An image passes if its largest logit error is at most ``absolute + relative * largest logit``.
+    """An image passes if its largest logit error is at most ``absolute + relative * scale``, see :func:`scales`.
 
     float32 rounds to 1.2e-7 of a value, and two correct programs add up a layer's thousands of products in
     different orders. Errors are measured against the image's largest logit, not each logit's own size:
@@ -63,9 +63,10 @@ class Tolerance:
 
 @dataclass(slots=True)
 class Comparison:
-    """What :meth:`add` has seen so far."""
+    """What :meth:`add` has seen so far. ``typical`` is :func:`typical_logit` of all images, not of a batch."""
 
     tolerance: Tolerance = field(default_factory=Tolerance)
+    typical: float = 0.0
     images: int = 0
     batch_sizes: set[int] = field(default_factory=set)
     max_abs_error: float = 0.0
@@ -86,7 +87,7 @@ class Comparison:
         self.lowest = np.minimum(self.lowest, expected.min(axis=0))  # (classes,)
         self.highest = np.maximum(self.highest, expected.max(axis=0))
         error = _largest_errors(actual, expected)  # (batch,)
-        scale = np.abs(expected).max(axis=1).astype(np.float64)  # (batch,)
+        scale = scales(expected, self.typical)  # (batch,)
         beyond = error > self.tolerance.absolute + self.tolerance.relative * scale
         relative = np.divide(error, scale, out=np.where(error > 0, np.inf, 0.0), where=scale > 0)
         if self.first_beyond is None and beyond.any():
@@ -144,7 +145,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class OracleCheck:
-    """Errors from float64, each image's largest relative to its largest logit.
+    """Errors from float64, each image's largest relative to its scale, see :func:`scales`.
 
     ``images`` were compared, all of them or a random sample drawn with ``seed``. ``ratio`` is the larger of
     the two quotients of the artifact's and eager's errors, at the 99.9th percentile and at the maximum;
@@ -184,12 +185,31 @@ def check_against_oracle(
 
 
 def relative_errors(logits: Logits, oracle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each image's largest error relative to its largest logit, (images,)."""
-    scale = np.maximum(oracle.max(axis=1), -oracle.min(axis=1))
-    errors: NDArray[np.float64] = _largest_errors(logits, oracle) / np.maximum(
-        scale, np.finfo(np.float64).tiny
-    )
+    """Return each image's largest error relative to its scale, (images,)."""
+    scale = np.maximum(scales(oracle, typical_logit(oracle)), np.finfo(np.float64).tiny)
+    errors: NDArray[np.float64] = _largest_errors(logits, oracle) / scale
     return errors
+
+
+def scales(logits: NDArray[Any], typical: float) -> NDArray[np.float64]:
+    """Return what each image's error is relative to, (images,): its largest logit, and at least the ``typical`` one.
+
+    Rounding follows the size of what is added up, and that is no smaller for an image whose logits cancel out. A
+    network of two classes has images with both logits near zero; relative to these, sound programs err without limit.
+    """
+    return np.maximum(_largest_logits(logits), typical)
+
+
+def typical_logit(logits: NDArray[Any]) -> float:
+    """Return the median over the images of the largest logit; NaN and infinite ones are left out."""
+    largest = _largest_logits(logits)
+    finite = largest[np.isfinite(largest)]
+    return float(np.median(finite)) if finite.size else 0.0
+
+
+def _largest_logits(logits: NDArray[Any]) -> NDArray[np.float64]:
+    largest: NDArray[np.float64] = np.maximum(logits.max(axis=1), -logits.min(axis=1)).astype(np.float64)
+    return largest
 
 
 def _largest_errors(logits: Logits, exact: NDArray[Any]) -> NDArray[np.float64]:
@@ -265,7 +285,7 @@ def mcnemar(first: int, second: int) -> float:
 @dataclass(frozen=True, slots=True)
 class BatchInvariance:
     """``max_rel_spread`` is the largest difference between an image's logits alone and in a batch of
-    ``batch_sizes``, first or last, relative to its largest logit; over ``rows`` images. ``max_rel_repeat_spread``
+    ``batch_sizes``, first or last, relative to its scale; over ``rows`` images. ``max_rel_repeat_spread``
     is that between two runs of the image alone.
     """
 
@@ -301,8 +321,10 @@ def probes(images: int) -> list[list[int]]:
     return batches
 
 
-def check_invariance(batches: Sequence[list[int]], logits: Iterable[Logits], limit: float) -> BatchInvariance:
-    """Compare the logits of :func:`probes`, batch by batch (batch, classes)."""
+def check_invariance(
+    batches: Sequence[list[int]], logits: Iterable[Logits], limit: float, typical: float = 0.0
+) -> BatchInvariance:
+    """Compare the logits of :func:`probes`, batch by batch (batch, classes); ``typical`` as for :func:`scales`."""
     alone: dict[int, Logits] = {}
     row, spreads, repeats = -1, [0.0], [0.0]
     for batch, values in zip(batches, logits, strict=True):
@@ -310,7 +332,7 @@ def check_invariance(batches: Sequence[list[int]], logits: Iterable[Logits], lim
             row = batch[0]
             alone[row] = values[0]
             continue
-        scale = max(float(np.abs(alone[row]).max()), float(np.finfo(np.float32).tiny))
+        scale = max(float(scales(alone[row][None], typical)[0]), float(np.finfo(np.float32).tiny))
         spread = float(np.abs(values[batch.index(row)] - alone[row]).max()) / scale
         (repeats if len(batch) == 1 else spreads).append(spread)
     sizes = {len(batch) for batch in batches} - {1}

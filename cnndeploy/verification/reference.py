@@ -59,7 +59,8 @@ class Runner(WorkerProcess):
     """A worker process that opens one candidate; a context manager that ends the process.
 
     ``data`` is the data set's spec. ``numbers`` turns an image's place among those that can be read into its number in
-    the whole split, by which the worker reads it.
+    the whole split, by which the worker reads it. ``whole`` has the sizes of batches that were run in one call;
+    ``split`` says whether one was not, as raw images of several sizes cannot be.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class Runner(WorkerProcess):
     ) -> None:
         self.candidate, self._is_open, self._numbers = candidate, False, numbers
         self.prepared = PreparedCheck()  # of all that was run
+        self.whole: set[int] = set()
+        self.split = False
         artifact = candidate.artifact
         super().__init__("cnndeploy.verification.worker", str(artifact.path), subject=str(artifact.path))
         self.send({"artifact": jsonable(artifact), "run": candidate.run.to_dict(), "data": data})
@@ -88,8 +91,11 @@ class Runner(WorkerProcess):
     ) -> Iterator[NDArray[Any]]:
         """Yield the logits of each batch of images' places, in the artifact's dtype; raise NotRun at one that fails."""
         self.send({"batches": list(map(self._numbers, batches)), "computation": jsonable(computation)})
-        for _ in batches:
+        for batch in batches:
             answer = self._receive_run()
+            self.split |= not answer["whole"]
+            if answer["whole"]:
+                self.whole.add(len(batch))
             if "prepared" in answer:
                 self.prepared = self.prepared.plus(structure(PreparedCheck, answer["prepared"]))
             yield answer["logits"]

@@ -118,10 +118,10 @@ class EquivalenceReport(Verdict):
     """What verification found of a file that computes in float32.
 
     Errors are of logits: ``max_abs_error`` in logits, ``max_rel_error`` relative to the largest logit of the same
-    image; None if the two could not be compared. What was not looked into is None, as ``divergence`` of a pass is.
-    ``other_image_sizes`` are the heights and widths that a file that takes raw images was compared on too. ``prepared``
-    says how such a file's preprocessing differs, if it resizes as Pillow does; errors of logits are then of the images
-    as its network got them.
+    image, or of the median image if that is larger; None if the two could not be compared. What was not looked into is
+    None, as ``divergence`` of a pass is. ``other_image_sizes`` are the heights and widths that a file that takes raw
+    images was compared on too. ``prepared`` says how such a file's preprocessing differs, if it resizes as Pillow does;
+    errors of logits are then of the images as its network got them.
 
     >>> report = cnndeploy.verify("lenet.onnx", "lenet.pt", images=64)
     >>> report.equivalent, report.reasons

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,8 @@ class _Evidence:
         manifest = opened.candidate.artifact.require_manifest()
         self._exact = Computation("float64", from_raw=manifest.takes_images)
         self._resizing, self._sizes = manifest.resizing, image_sizes(manifest)
+        # that raw images of several sizes are resampled to, for no runtime takes them in one batch
+        self._one_size: tuple[int, int] | None = None
         # then its modules are compared with those of the simplified checkpoint; its logits are not
         self._simplified = bool(manifest.rewrites)
         tolerance = Tolerance.of_tf32() if self._maths == "tf32" else Tolerance()
@@ -133,12 +135,17 @@ class _Evidence:
         try:
             own = self._with_moves(AS_IT_IS, "own")
             artifact = self._opened.logits(list(_batches(len(self._test), BATCH_SIZES)), own)
+            self._whole = frozenset(self._opened.runner.whole)
+            if self._opened.runner.split:
+                self._one_size = self._sizes[0]
+                self._opened.total += min(len(self._test), sum(BATCH_SIZES))
             ends = np.cumsum([len(probe) for probe in self._probes])
-            probed = np.split(self._opened.logits(self._probes), ends[:-1])
+            probed = np.split(self._opened.logits(self._probes, Computation(size=self._one_size)), ends[:-1])
         except NotRun as error:
             return [str(error)]
         unmoved = self._reference(self._test)
         expected = self._as_moved(self._test, own, unmoved)
+        self._typical = checks.typical_logit(expected)
         self._exact = self._with_moves(self._exact, "own")
         self._exact_logits = self._reference(self._sample, self._exact)
         self._rounded_logits = self._rounded(expected)
@@ -147,7 +154,8 @@ class _Evidence:
         self.report = replace(self.report, tolerance=self.report.tolerance.at_least(own_error))
         reasons = self._compare(artifact, expected)
         if self.report.max_abs_error is not None:
-            invariance = checks.check_invariance(self._probes, probed, self.report.tolerance.relative)
+            limit = self.report.tolerance.relative
+            invariance = checks.check_invariance(self._probes, probed, limit, self._typical)
             oracle = self._oracle(artifact)
             self.report = replace(self.report, oracle=oracle, batch_invariance=invariance)
             reasons += [*oracle.reasons(), *invariance.reasons(), *self._check_other_sizes()]
@@ -186,14 +194,12 @@ class _Evidence:
 
     def _compare(self, artifact: NDArray[np.float32], expected: NDArray[np.float32]) -> list[str]:
         """Compare the logits (images, classes) within the tolerance, batch by batch."""
-        comparison = Comparison(self.report.tolerance)
-        parts = (slice(batch[0], batch[-1] + 1) for batch in _batches(len(self._test), BATCH_SIZES))
-        found = (comparison.add(expected[part], artifact[part]) for part in parts)
-        reasons = list(itertools.islice(filter(None, found), 1))  # the first, and no more is compared
+        comparison = Comparison(self.report.tolerance, self._typical)
+        reasons = _added(comparison, _batches(len(self._test), BATCH_SIZES), expected, artifact)
         self.report = replace(
             self.report,
             images=comparison.images,
-            batch_sizes=tuple(sorted(comparison.batch_sizes)),
+            batch_sizes=tuple(sorted(comparison.batch_sizes & self._whole)),
             max_abs_error=None if reasons else comparison.max_abs_error,
             max_rel_error=None if reasons else comparison.max_rel_error,
             top1_agreement=comparison.top1_agreement,
@@ -213,27 +219,34 @@ class _Evidence:
         )
 
     def _check_other_sizes(self) -> list[str]:
-        """See whether a file that takes raw images gives the checkpoint's logits for those of other sizes too."""
-        batch = list(self._test[:_IMAGES_OF_A_SIZE])
+        """See whether a file that takes raw images gives the checkpoint's logits for those of other sizes too.
+
+        If the test images are of several sizes, batches of all sizes are run here.
+        """
         for size in self._sizes:
-            comparison, plain = Comparison(self.report.tolerance), Computation(size=size)
+            batches = [list(self._test[:_IMAGES_OF_A_SIZE])]
+            if size == self._one_size:
+                batches = list(_batches(min(len(self._test), sum(BATCH_SIZES)), BATCH_SIZES))
+            images = range(sum(map(len, batches)))
+            comparison, plain = Comparison(self.report.tolerance, self._typical), Computation(size=size)
             computation = self._with_moves(plain, "{}x{}".format(*size))
             try:
-                (logits,) = self._opened.runner.logits([batch], computation)
-                expected = self._as_moved(batch, computation, self._reference(batch, plain))
-                reason = comparison.add(expected, logits)
-                reasons = comparison.reasons() if reason is None else [reason]
+                logits = self._opened.logits(batches, computation)
+                expected = self._as_moved(images, computation, self._reference(images, plain))
+                reasons = _added(comparison, batches, expected, logits) or comparison.reasons()
             except NotRun as error:
                 reasons = [str(error)]
             if reasons:
                 return [f"on images of {size[0]} x {size[1]}: {reasons[0]}"]
-            self.report = replace(self.report, other_image_sizes=(*self.report.other_image_sizes, size))
+            ran = {*self.report.batch_sizes, *(comparison.batch_sizes if size == self._one_size else ())}
+            others = (*self.report.other_image_sizes, size)
+            self.report = replace(self.report, batch_sizes=tuple(sorted(ran)), other_image_sizes=others)
         return []
 
     def _look_inside(self, artifact: NDArray[Any], expected: NDArray[Any]) -> list[str]:
         """Say which module departs first, on the images whose logits (images, classes) differ most, and why."""
         with np.errstate(all="ignore"):
-            difference = np.abs(artifact - expected).max(axis=1) / np.abs(expected).max(axis=1)
+            difference = np.abs(artifact - expected).max(axis=1) / checks.scales(expected, self._typical)
         worst = np.argsort(np.where(np.isfinite(difference), -difference, -np.inf))[:IMAGES].tolist()
         eager = self._with_moves(Computation(self._maths, simplified=self._simplified), "own")
         exact = replace(self._exact, simplified=self._simplified)
@@ -278,6 +291,15 @@ class _Evidence:
             return self._test
         drawn = np.random.default_rng(ORACLE_SEED).choice(len(self._test), ORACLE_IMAGES, replace=False)
         return sorted(drawn.tolist())
+
+
+def _added(
+    comparison: Comparison, batches: Iterable[list[int]], expected: NDArray[Any], actual: NDArray[Any]
+) -> list[str]:
+    """Add logits (images, classes) batch by batch; return the reason if one cannot be compared, and no more is."""
+    parts = (slice(batch[0], batch[-1] + 1) for batch in batches)
+    found = (comparison.add(expected[part], actual[part]) for part in parts)
+    return list(itertools.islice(filter(None, found), 1))
 
 
 def _batches(images: int, sizes: Sequence[int]) -> Iterator[list[int]]:

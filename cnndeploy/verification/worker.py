@@ -95,7 +95,7 @@ def _answer(
         if reason:
             yield {"failed": reason}
             return
-        yield {"logits": logits, **checks.figures()}
+        yield {"logits": logits, "whole": checks.whole, **checks.figures()}
 
 
 class _Checks:
@@ -106,6 +106,7 @@ class _Checks:
         self._moves = Path(computation.moves) if computation.moves else None
         self._last = self._kept = np.empty(0)
         self._prepared = PreparedCheck()
+        self.whole = True  # whether the last batch was run in one call
 
     def figures(self) -> Message:
         """Return how the batch was prepared, for a file that resizes as Pillow does, and begin anew."""
@@ -116,8 +117,9 @@ class _Checks:
         """Return the logits of a batch that comes in parts, (batch, classes), and what is wrong with them."""
         found: list[tuple[list[int], NDArray[Any]]] = []
         for places, images in parts:
+            self.whole = len(places) == len(batch)
             logits, reason = self._run(images, [batch[place] for place in places])
-            if reason or len(places) == len(batch):  # the usual case, which copies nothing
+            if reason or self.whole:  # the usual case, which copies nothing
                 return logits, reason
             if logits.shape[:1] != (len(places),):
                 return logits, f"it gives {logits.shape} for {len(places)} images"
