@@ -58,7 +58,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
         raise ArtifactError(f"{path}: no such file") from error
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
-    notes = []
+    notes = list[str]()
     while isinstance(content, Mapping) and not _is_state_dict(content) and len(notes) < _DEEPEST:
         keys = [key for key in (*_WRAPPERS, *_AVERAGES) if isinstance(content.get(key), Mapping)]
         if not keys:
