@@ -11,7 +11,7 @@ import torch
 import cnndeploy
 from cnndeploy import sources
 from cnndeploy.exporters import EXPORTERS, export
-from cnndeploy.importing import proofs
+from cnndeploy.importing import trials
 from helpers import COLOURS, SMALL_RGB
 from strangers import as_trained
 
@@ -67,7 +67,7 @@ def test_a_network_is_imported_exported_and_equivalent(
     name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CNNDEPLOY_SOURCES", "[]")
-    monkeypatch.setattr(proofs, "check_export", lambda _: None)  # it is exported below
+    monkeypatch.setattr(trials, "check_export", lambda _: None)  # it is exported below
     torch.manual_seed(0)
     recorded, source = sources.resolved(name, NETWORKS[name], len(COLOURS))
     network = _with_a_head(as_trained(sources.build(recorded, source).eval(), SMALL_RGB.size[0]))

@@ -64,8 +64,8 @@ def command(
         made = import_model(network, output, arguments=arguments, progress=update, **settings)
     for note in made.notes:
         click.echo(f"  {note}", err=json_file == "-")
-    for proof in made.proofs:
-        click.echo(f"  shown: it {proof}", err=json_file == "-")
+    for fact in made.shown:
+        click.echo(f"  shown: it {fact}", err=json_file == "-")
     if (measured := made.evaluation) is not None:
         low, high = measured.interval
         accuracy = f"{measured.accuracy:.4f} (95% interval {low:.4f} to {high:.4f})"

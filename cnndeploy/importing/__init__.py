@@ -1,1 +1,1 @@
-"""Import: a network of somebody, its weights, preprocessing and labels, as a checkpoint, with proof that they fit."""
+"""Import: a network of somebody, its weights, preprocessing and labels, as a checkpoint, after they were tried out."""

@@ -19,7 +19,7 @@ from cnndeploy.datasets.fashion_mnist import LABELS
 from cnndeploy.errors import ArtifactError
 from cnndeploy.evaluation import Evaluation, evaluate
 from cnndeploy.files import check_writable
-from cnndeploy.importing import proofs
+from cnndeploy.importing import trials
 from cnndeploy.importing.doubts import doubts_of
 from cnndeploy.importing.families import Known, known_of
 from cnndeploy.importing.labels import labels_of
@@ -39,7 +39,7 @@ _LOOKED_AT = 256  # images that doubts are answered on
 class Imported:
     """What an import made: the checkpoint, and sentences on the way there.
 
-    ``notes`` say what was changed, ``proofs`` what was shown of the network, and ``doubts`` what looks wrong on the
+    ``notes`` say what was changed, ``shown`` what was shown of the network, and ``doubts`` what looks wrong on the
     images. ``evaluation`` is on the test images of the data, None if there are none.
 
     >>> made = cnndeploy.import_model("lenet", "again.pt", weights="lenet.pt", overwrite=True)
@@ -51,7 +51,7 @@ class Imported:
     classes: int
     parameters: int
     notes: tuple[str, ...] = ()
-    proofs: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     evaluation: Evaluation | None = None
 
@@ -119,18 +119,18 @@ def import_model(
     read = _weights(network, known, weights)
     checkpoint, notes = _loaded(manifest, read, weights or known.name, output_name)
     progress(1, len(_STEPS), _STEPS[1])
-    shown = _proved(checkpoint, network)
+    shown = _tried(checkpoint, network)
     test = None if dataset is None else _looked_at(dataset, manifest, images)
     if callable(preprocessing) and not isinstance(preprocessing, Preprocessing):
         if test is None:
             notes = (*notes, "your transform was not compared with the preprocessing, for there is no data")
         else:
-            shown.append(proofs.check_transform(preprocessing, manifest.preprocessing, test))
+            shown.append(trials.check_transform(preprocessing, manifest.preprocessing, test))
     progress(2, len(_STEPS), _STEPS[2])
     measured = None
     with tempfile.TemporaryDirectory() as folder:
         trial = checkpoint.save(Path(folder, path.name))
-        proofs.check_export(trial.path)
+        trials.check_export(trial.path)
         shown.append("can be exported with a free batch axis")
         if dataset is not None:
             measured = evaluate(trial, data=dataset.spec, images=images, progress=progress)
@@ -232,7 +232,7 @@ def _loaded(
     bare = build(manifest.architecture, manifest.source).eval()
     weights = fitted(read, bare, path)
     fill(bare, weights.tensors)
-    chosen, note = proofs.output_of(bare, proofs.sample(manifest.preprocessing), output_name)
+    chosen, note = trials.output_of(bare, trials.sample(manifest.preprocessing), output_name)
     network = bare
     if chosen is not None:
         manifest = replace(manifest, source=replace(manifest.source, output=chosen))
@@ -248,16 +248,16 @@ def _with_accuracy(checkpoint: Checkpoint, measured: Evaluation) -> Checkpoint:
     return replace(checkpoint, manifest=replace(checkpoint.manifest, training=training))
 
 
-def _proved(checkpoint: Checkpoint, network: str | torch.nn.Module) -> list[str]:
+def _tried(checkpoint: Checkpoint, network: str | torch.nn.Module) -> list[str]:
     """Try out the network as the checkpoint alone builds it; return what was shown."""
-    rebuilt, image = checkpoint.network(), proofs.sample(checkpoint.manifest.preprocessing)
-    proofs.check_outputs(rebuilt, image, len(checkpoint.manifest.labels))
+    rebuilt, image = checkpoint.network(), trials.sample(checkpoint.manifest.preprocessing)
+    trials.check_outputs(rebuilt, image, len(checkpoint.manifest.labels))
     shown = [
         "is deterministic in eval mode",
         "treats each image by itself",
         f"returns logits of {len(checkpoint.manifest.labels)} classes",
     ]
     if isinstance(network, torch.nn.Module):
-        proofs.check_same(network, rebuilt, image, checkpoint.manifest.source.output)
+        trials.check_same(network, rebuilt, image, checkpoint.manifest.source.output)
         shown.append("computes what the network that was passed computes")
     return shown

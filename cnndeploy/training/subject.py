@@ -14,7 +14,7 @@ from cnndeploy.architectures._network import chosen_output, output_names
 from cnndeploy.checkpoint import manifest_of
 from cnndeploy.datasets import Data, Dataset
 from cnndeploy.errors import ArtifactError, DataError, TrainingError
-from cnndeploy.importing import proofs
+from cnndeploy.importing import trials
 from cnndeploy.importing.families import Known, usual_preprocessing
 from cnndeploy.importing.labels import MOST_CLASSES
 from cnndeploy.importing.weights import Weights, fitted
@@ -114,8 +114,8 @@ def _tried(manifest: Manifest, weights: Weights | None) -> Subject:
             )
         start, notes = dict(loaded.tensors), loaded.notes
         bare.load_state_dict(start, strict=False)
-    image = proofs.sample(manifest.preprocessing)
-    chosen, note = proofs.output_of(bare.eval(), image, None)
+    image = trials.sample(manifest.preprocessing)
+    chosen, note = trials.output_of(bare.eval(), image, None)
     layout = _layout(bare.train(), image, chosen)
     if chosen is not None:
         manifest = replace(manifest, source=replace(manifest.source, output=chosen))
@@ -123,7 +123,7 @@ def _tried(manifest: Manifest, weights: Weights | None) -> Subject:
         network = build(manifest.architecture, manifest.source)
         network.get_submodule("network").load_state_dict(bare.state_dict())
         bare = network
-    proofs.check_outputs(bare.eval(), image, len(manifest.labels))
+    trials.check_outputs(bare.eval(), image, len(manifest.labels))
     return Subject(manifest, start, layout, (*notes, *filter(None, [note])))
 
 
@@ -135,11 +135,11 @@ def _layout(network: torch.nn.Module, image: torch.Tensor, output: str | None) -
     try:
         if any(_is_unsafe(module) for module in network.modules()):
             raise ArtifactError("torch would end the process")
-        logits_of(proofs.run_on(network.to(memory_format=torch.channels_last), image), output)
+        logits_of(trials.run_on(network.to(memory_format=torch.channels_last), image), output)
         return torch.channels_last
     except ArtifactError:
         network.to(memory_format=torch.contiguous_format)
-        logits_of(proofs.run_on(network, image), output)
+        logits_of(trials.run_on(network, image), output)
         return torch.contiguous_format
 
 

@@ -113,7 +113,7 @@ def test_a_network_in_hand_is_imported_with_the_function_that_makes_it() -> None
     made = cnndeploy.import_model(
         own, "own.pt", source=SOURCE, arguments={"width": 4}, labels=LABELS, preprocessing=PREPROCESSING
     )
-    assert "computes what the network that was passed computes" in made.proofs
+    assert "computes what the network that was passed computes" in made.shown
     assert made.parameters == sum(value.numel() for value in own.parameters())
     with pytest.raises(ArtifactError, match="say what builds such a network"):
         cnndeploy.import_model(own, "other.pt", labels=LABELS, preprocessing=PREPROCESSING)
@@ -162,7 +162,7 @@ def test_ones_own_transform_is_compared_with_the_preprocessing(
     made = cnndeploy.import_model(
         Nearest(), "own.pt", source=nearest, preprocessing=transforms.Compose(steps), data=colours
     )
-    assert any("agree bit for bit" in one for one in made.proofs)
+    assert any("agree bit for bit" in one for one in made.shown)
     evaluated: list[object] = []
     monkeypatch.setattr("cnndeploy.importing.import_model.evaluate", lambda *_, **__: evaluated.append(1))
     steps.insert(2, transforms.Lambda(lambda image: 1 / 0))

@@ -1,4 +1,4 @@
-"""Proofs: what an import records is tried out before it is written."""
+"""Trials: what an import records is tried out before it is written."""
 
 from __future__ import annotations
 

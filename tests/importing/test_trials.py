@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from cnndeploy.errors import ArtifactError
-from cnndeploy.importing import proofs
+from cnndeploy.importing import trials
 from cnndeploy.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(size=(8, 8), channels=3, antialias=True)
-IMAGE = proofs.sample(PREPROCESSING)
+IMAGE = trials.sample(PREPROCESSING)
 
 
 class Function(nn.Module):
@@ -34,12 +34,12 @@ class Pair(NamedTuple):
 
 def test_the_sample_is_prepared_noise_of_three_images() -> None:
     assert IMAGE.shape == (3, 3, 8, 8)
-    assert torch.equal(IMAGE, proofs.sample(PREPROCESSING))
+    assert torch.equal(IMAGE, trials.sample(PREPROCESSING))
     assert float(IMAGE.std()) > 0.2
 
 
 def test_a_classifier_passes() -> None:
-    assert proofs.check_outputs(Function(lambda x: x[:, :5] - 0.5).eval(), IMAGE, 5) == 5
+    assert trials.check_outputs(Function(lambda x: x[:, :5] - 0.5).eval(), IMAGE, 5) == 5
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_classifier_passes() -> None:
 )
 def test_what_cannot_be_deployed_as_a_classifier_is_refused(function: Any, reason: str) -> None:
     with pytest.raises(ArtifactError, match=reason):
-        proofs.check_outputs(Function(function).eval(), IMAGE, 5)
+        trials.check_outputs(Function(function).eval(), IMAGE, 5)
 
 
 def test_batch_normalisation_without_statistics_looks_across_the_batch() -> None:
@@ -67,7 +67,7 @@ def test_batch_normalisation_without_statistics_looks_across_the_batch() -> None
         nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten(), nn.Linear(192, 5)
     ).eval()
     with pytest.raises(ArtifactError, match="batch normalisation without running statistics"):
-        proofs.check_outputs(network, IMAGE, 5)
+        trials.check_outputs(network, IMAGE, 5)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_batch_normalisation_without_statistics_looks_across_the_batch() -> None
 def test_the_logits_are_found_among_several_outputs(
     function: Any, wanted: str | None, chosen: str | None, note: str
 ) -> None:
-    found, said = proofs.output_of(Function(function), IMAGE, wanted)
+    found, said = trials.output_of(Function(function), IMAGE, wanted)
     assert found == chosen
     assert note in said
 
@@ -100,12 +100,12 @@ def test_the_logits_are_found_among_several_outputs(
 )
 def test_an_output_that_is_not_there_is_named(function: Any, wanted: str | None, reason: str) -> None:
     with pytest.raises(ArtifactError, match=reason):
-        proofs.output_of(Function(function), IMAGE, wanted)
+        trials.output_of(Function(function), IMAGE, wanted)
 
 
 def test_a_factory_that_makes_another_network_is_found_out() -> None:
     own = Function(lambda x: x[:, :5]).train()
-    proofs.check_same(own, Function(lambda x: x[:, :5]).eval(), IMAGE, None)
+    trials.check_same(own, Function(lambda x: x[:, :5]).eval(), IMAGE, None)
     assert own.training
     with pytest.raises(ArtifactError, match="computes something else than its source builds"):
-        proofs.check_same(own, Function(lambda x: 2 * x[:, :5]).eval(), IMAGE, None)
+        trials.check_same(own, Function(lambda x: 2 * x[:, :5]).eval(), IMAGE, None)
