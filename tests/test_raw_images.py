@@ -289,6 +289,17 @@ def test_what_mistakes_cost(
     assert 0 < bgr["loss_low_points"] < bgr["loss_points"] < bgr["loss_high_points"]
     with pytest.raises(ArtifactError, match="does its own preprocessing; ask this of its checkpoint"):
         what_if(raw_files / "native.onnx", data=photos)
+    done = cli("evaluate", trained_resnet.checkpoint, "--what-if", "--batch-size", 256)
+    assert done.exit_code == 2
+    assert "--batch-size does not apply to --what-if" in done.output
+    copy = Path(shutil.copy(trained_resnet.onnx, tmp_path))
+
+    def replaced(done: int, of: int, text: str) -> None:
+        if text.startswith("Evaluating"):
+            copy.write_bytes(b"another")
+
+    with pytest.raises(ArtifactError, match="is not the file any more that was opened"):
+        what_if(copy, data=photos, images=3, progress=replaced)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ class _Evidence:
             artifact = self._opened.logits(list(_batches(len(self._test), BATCH_SIZES)), own)
             ends = np.cumsum([len(probe) for probe in self._probes])
             probed = np.split(self._opened.logits(self._probes), ends[:-1])
+            self._opened.runner.check_noise()
         except NotRun as error:
             return [str(error)]
         unmoved = self._reference(self._test)
