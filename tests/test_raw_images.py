@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import Result
 from onnx import helper, numpy_helper
+from PIL import Image, ImageFilter
 
 import cnndeploy
 from cnndeploy import Preprocessing, Reference, Run
@@ -24,7 +25,14 @@ from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.runtimes import open_session
 from cnndeploy.specs import Manifest, Resizing, TensorSpec
 from cnndeploy.variants import explained, variants
-from cnndeploy.verification.prepared import MOST_LEVELS, MOST_MOVED, moves_of
+from cnndeploy.verification.prepared import (
+    MOST_LEVELS,
+    MOST_MOVED,
+    moves_of,
+    noise,
+    noise_sizes,
+    wrong_on_noise,
+)
 from cnndeploy.verification.verify import verify
 from cnndeploy.what_if import what_if
 from edits import edit_manifest, manifest_of
@@ -135,6 +143,9 @@ def _check_levels(artifact: Artifact, runtime: str, exactly: bool) -> None:
             assert not reason
             assert moves.any() == bool(check.moved)
             assert check.moved == 0 or not exactly
+        for size in noise_sizes(own) if manifest.resizing else ():
+            images = noise(own, size)
+            assert not wrong_on_noise(own, images, session.run({"image": images})["prepared"], exact=True)
 
 
 def _nodes(model: onnx.ModelProto, operator: str) -> list[onnx.NodeProto]:
@@ -212,6 +223,58 @@ def test_preprocessing_that_was_broken_on_purpose_is_rejected_by_name(
     assert not report.passed
     with pytest.raises(cnndeploy.CnndeployError, match=named):
         report.require()
+
+
+def _rounding_down(model: onnx.ModelProto) -> None:
+    """Add nothing, instead of half a level, before Floor."""
+    (name,) = (
+        node.input[1] for node in _nodes(model, "Add") if node.output[0] == _nodes(model, "Mul")[-2].input[0]
+    )
+    (half,) = (one for one in model.graph.initializer if one.name == name)
+    assert float(numpy_helper.to_array(half)) == 2**21
+    half.CopyFrom(numpy_helper.from_array(np.float64(0), name))
+
+
+@pytest.fixture(scope="module")
+def reference_on_smooth_photos(
+    trained_resnet: Trained, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Reference]:
+    """On photos as of products: an object of soft shades before a white wall."""
+    draw, folder = np.random.default_rng(0), tmp_path_factory.mktemp("smooth")
+    for number, size in enumerate(((96, 118), (120, 90), (104, 104)) * 3):
+        shades = draw.integers(60, 200, (4, 4, 3), dtype=np.uint8)
+        photo = Image.new("RGB", size, "white")
+        photo.paste(Image.fromarray(shades).resize((40, 40), Image.Resampling.BICUBIC), (30, 25))
+        photo.filter(ImageFilter.GaussianBlur(9)).save(folder / f"{number}.png")
+    with Reference(trained_resnet.checkpoint, data=folder) as reference:
+        yield reference
+
+
+@pytest.mark.parametrize(
+    ("form", "edit"),
+    [
+        ("native", _without_antialias),
+        ("native", _bicubic),
+        ("portable", _rounding_down),
+        ("native", None),
+    ],
+)
+def test_what_smooth_photos_hide_shows_on_noise(
+    form: str,
+    edit: Callable[[onnx.ModelProto], None] | None,
+    raw_files: Path,
+    reference_on_smooth_photos: Reference,
+    tmp_path: Path,
+) -> None:
+    model = onnx.load(raw_files / f"{form}.onnx")
+    if edit is not None:
+        edit(model)
+    onnx.save(model, tmp_path / "edited.onnx")
+    report = verify(tmp_path / "edited.onnx", reference_on_smooth_photos)
+    if edit is None:
+        assert report.reasons == ()
+    else:
+        assert [reason for reason in report.reasons if "noise" in reason]
 
 
 def test_a_network_with_another_weight_is_caught_beside_moved_values(

@@ -32,8 +32,8 @@ from cnndeploy.variants import explained, in_levels
 from cnndeploy.words import counted
 
 MOST_LEVELS, MOST_MOVED = 2, 0.25
-# Of noise. Rounding down or once moves a fifth of the values and more, another filter nearly all.
-MOST_MOVED_OF_NOISE = 0.05
+# Of noise. A sound file moves 3% at most, rounding once instead of twice 12% and more, another filter nearly all.
+MOST_MOVED_OF_NOISE = 0.06
 # Sides relative to the network's: tall, wide, and too small.
 _NOISE_SIZES = ((2.3, 1.25), (1.1, 2.7), (0.7, 0.6))
 # Of small networks more images, so that chance decides nothing.
@@ -123,8 +123,10 @@ def wrong_on_noise(
 ) -> str:
     """Say what is wrong with what a file made of noise; empty if nothing is. For ``exact`` see :func:`moves_of`."""
     _, check, reason = moves_of(own, images, prepared, exact=exact)
-    if reason or not exact or check.share <= MOST_MOVED_OF_NOISE:
-        return reason
+    if reason:
+        return f"it fails on noise: {reason}"
+    if not exact or check.share <= MOST_MOVED_OF_NOISE:
+        return ""
     return (
         f"its preprocessing is not the checkpoint's: on noise {check.share:.1%} of the values are off, by up to "
         f"{counted(check.levels, 'grey level')}; the limit is {MOST_MOVED_OF_NOISE:.0%}"
