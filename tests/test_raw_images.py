@@ -232,7 +232,7 @@ def _rounding_down(model: onnx.ModelProto) -> None:
     )
     (half,) = (one for one in model.graph.initializer if one.name == name)
     assert float(numpy_helper.to_array(half)) == 2**21
-    half.CopyFrom(numpy_helper.from_array(np.float64(0), name))
+    half.CopyFrom(numpy_helper.from_array(np.array(0.0), name))
 
 
 @pytest.fixture(scope="module")
@@ -242,10 +242,10 @@ def reference_on_smooth_photos(
     """On photos as of products: an object of soft shades before a white wall."""
     draw, folder = np.random.default_rng(0), tmp_path_factory.mktemp("smooth")
     for number, size in enumerate(((96, 118), (120, 90), (104, 104)) * 3):
-        shades = draw.integers(60, 200, (4, 4, 3), dtype=np.uint8)
-        photo = Image.new("RGB", size, "white")
-        photo.paste(Image.fromarray(shades).resize((40, 40), Image.Resampling.BICUBIC), (30, 25))
-        photo.filter(ImageFilter.GaussianBlur(9)).save(folder / f"{number}.png")
+        shades = draw.integers(170, 215, (4, 4, 3), dtype=np.uint8)
+        photo = Image.new("RGB", size, (220, 220, 220))
+        photo.paste(Image.fromarray(shades).resize((22, 22), Image.Resampling.BICUBIC), (40, 35))
+        photo.filter(ImageFilter.GaussianBlur(7)).save(folder / f"{number}.png")
     with Reference(trained_resnet.checkpoint, data=folder) as reference:
         yield reference
 
