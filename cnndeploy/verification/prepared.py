@@ -32,8 +32,8 @@ from cnndeploy.variants import explained, in_levels
 from cnndeploy.words import counted
 
 MOST_LEVELS, MOST_MOVED = 2, 0.25
-# Of noise. A sound file moves 3% at most, or 6.2% for a network of 6 x 6 pixels; rounding once instead of twice moves 12%
-# and more, another filter nearly all.
+# Of noise. A sound file moves 3% at most, or 6.2% for a network of 6 x 6 pixels; rounding once instead of twice moves
+# 12% and more, another filter nearly all.
 MOST_MOVED_OF_NOISE = 0.08
 # Sides relative to the network's: tall, wide, and too small.
 _NOISE_SIZES = ((2.3, 1.25), (1.1, 2.7), (0.7, 0.6))
