@@ -2,8 +2,8 @@
 
 It names both files by SHA-256, so that it says nothing about any other file of the same name. Its verdict is
 ``equivalent``, or for a file that gives up accuracy on purpose ``within budget``. A file may be right on one runtime
-and wrong on another, so there is a certificate for each runtime and precision, all in this one file: the newest, and
-under ``others`` those before it.
+and wrong on another, so there is a certificate for each runtime, precision and kind of device, all in this one file:
+the newest, and under ``others`` those before it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from cnndeploy.serial import dumps
 from cnndeploy.words import counted
 
 _LOSS_FIGURES = ("budget_points", "loss_points", "loss_low_points", "loss_high_points")
+_CPU = "cpu"
 _OTHER_BYTES = "this verification was of other bytes"
 _FIGURES = (*_LOSS_FIGURES, "artifact_accuracy", "checkpoint_accuracy")
 
@@ -81,7 +82,8 @@ def certificate_path(artifact: str | os.PathLike[str]) -> Path:
 def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str) -> Certification:
     """Write the certificate of a pass, or remove the one that a failure has outdated; keep one that is stronger.
 
-    A pass on fewer images does not replace a certificate of the same run. A failure does not remove one that it says
+    A run is one by the same runtime, in the same precision, on the same kind of device. A pass replaces the certificate
+    of its run if it has at least as many images, of whatever data set. A failure does not remove one that it says
     nothing about: that of another run, of another checkpoint, or of more images than showed a budget to be exceeded.
 
     ``artifact`` is where the file lies now, ``command`` repeats the verification. Raise ArtifactError if the
@@ -89,7 +91,7 @@ def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str
     """
     path, content = certificate_path(artifact), verdict.to_dict()
     certificates = _existing_certificates(artifact)
-    run = Run(content["runtime"], options=RuntimeOptions.of(content["options"]))
+    run = _run_of(content)
     own = next((one for one in certificates or [] if _covers(one, run)), None)
     others = [one for one in certificates or [] if one is not own]
     earlier = _described(own) if own or others else _described_all(certificates)
@@ -103,7 +105,8 @@ def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str
         date = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"date": date, "command": command, "environment": environment(), **content}
         _write(path, [content, *others])
-        return Certification("written", path, earlier)
+        other_data = own is not None and content.get("data_sha256") != own.get("data_sha256")
+        return Certification("written", path, f"{earlier}, of another data set" if other_data else earlier)
     if certificates is None:
         return Certification("none", path)
     try:
@@ -134,7 +137,7 @@ def read_certificate(artifact: Artifact) -> dict[str, Any] | None:
 
 
 def read_certificates(artifact: Artifact) -> list[dict[str, Any]]:
-    """Return the certificates for this exact file, each of another runtime or precision, the newest first.
+    """Return the certificates for this exact file, each of another run, the newest first.
 
     A ``verdict`` is ``equivalent``, or ``within budget`` with the figures for a file that is lossy or was run so.
     """
@@ -169,7 +172,9 @@ def _valid(artifact: Artifact, content: Mapping[str, Any]) -> dict[str, Any] | N
 
 
 def require_certificate(artifact: Artifact, run: Run, images: int) -> None:
-    """Raise ArtifactError unless these bytes were verified by this runtime, in this precision, on so many images.
+    """Raise ArtifactError unless these bytes were verified by this runtime, so and on so many images.
+
+    The precision and the kind of device, such as ``cpu``, must be the same too.
 
     True is 1: any number of images. Raise InputMismatchError for what is no number of images.
     """
@@ -180,10 +185,11 @@ def require_certificate(artifact: Artifact, run: Run, images: int) -> None:
     certificates = read_certificates(artifact)
     certificate = next((one for one in certificates if _covers(one, run)), None)
     if certificate is None:
+        device = "" if _kind(run.device) == _CPU else f" on {run.device}"
         only = f", only {_described_all(certificates)}" if certificates else ""
         raise ArtifactError(
             f"{artifact.path} has no certificate of a verification of exactly its bytes by "
-            f"{run.runtime}{run.choices}{only}. {_how_to_verify(artifact, run)}"
+            f"{run.runtime}{device}{run.choices}{only}. {_how_to_verify(artifact, run)}"
         )
     if certificate["images"] < images:
         raise ArtifactError(
@@ -210,7 +216,8 @@ def known_accuracy(artifact: Artifact, run: Run) -> Accuracy | None:
     """Return the test accuracy of a file that is run so, as far as it is known without running it.
 
     A file that computes what its checkpoint computes has the checkpoint's accuracy, which its manifest says. A lossy
-    one has its own: that of its certificate by the same runtime in the same precision, else None.
+    one has its own: that of its certificate by the same runtime, in the same precision and on the same kind of device,
+    else None.
     """
     if _is_lossy(artifact, run.choices):
         certificates = read_certificates(artifact)
@@ -243,19 +250,14 @@ def _why_not_replaced(passed: Mapping[str, Any], certificate: Mapping[str, Any])
     """Say why a valid certificate is not replaced by one of this pass; empty if it is."""
     if passed["artifact"]["sha256"] != certificate["artifact"]["sha256"]:
         return _OTHER_BYTES
-    same_checkpoint = passed["against"]["sha256"] == certificate["against"]["sha256"]
-    same_run = all(passed[name] == certificate[name] for name in ("runtime", "device", "options"))
-    if same_checkpoint and same_run and passed["images"] < certificate["images"]:
-        return f"this pass was on {counted(passed['images'], 'image')}"
+    if not _covers(certificate, _run_of(passed)):
+        return ""
+    if passed["images"] < certificate["images"]:
+        other_data = passed.get("data_sha256") != certificate.get("data_sha256")
+        of = " of another data set" if other_data else ""
+        return f"this pass was on {counted(passed['images'], 'image')}{of}"
     ours, its = passed.get("budget_points"), certificate.get("budget_points")
-    if (
-        same_checkpoint
-        and same_run
-        and ours
-        and its
-        and passed["images"] == certificate["images"]
-        and ours > its
-    ):
+    if ours and its and passed["images"] == certificate["images"] and ours > its:
         return f"its budget of {its:g} points is smaller than {ours:g}"
     return ""
 
@@ -268,10 +270,9 @@ def _why_not_outdated(failed: Mapping[str, Any], certificate: Mapping[str, Any])
     if failed["against"]["sha256"] != against["sha256"]:
         its_own = f"{against.get('path')} ({short_hash(against['sha256'])})"
         return f"it is about the checkpoint {its_own}, which is not the one that was given"
-    options = RuntimeOptions.of(failed["options"])
-    # what the certificate is required for, by require_certificate
-    if not _covers(certificate, Run(failed["runtime"], options=options)):
-        return f"this verification was by {failed['runtime']} on {failed['device']}{options}"
+    run = _run_of(failed)
+    if not _covers(certificate, run):  # what the certificate is required for, by require_certificate
+        return f"this verification was by {run.runtime} on {run.device}{run.choices}"
     if certificate["verdict"] == "within budget" and 0 < failed["images"] < certificate["images"]:
         return f"this verification was on {counted(failed['images'], 'image')}, fewer than its own"
     high, its = failed.get("loss_high_points"), certificate.get("budget_points")
@@ -293,10 +294,23 @@ def _described(certificate: Mapping[str, Any] | None) -> str:
     return f"the certificate on {counted(certificate['images'], 'image')} by {run}"
 
 
+def _run_of(verdict: Mapping[str, Any]) -> Run:
+    return Run(verdict["runtime"], verdict["device"], options=RuntimeOptions.of(verdict["options"]))
+
+
 def _covers(certificate: Mapping[str, Any], run: Run) -> bool:
-    """Return whether the certificate is by this runtime, in the same precision."""
-    precision = RuntimeOptions.of(certificate["options"]).precision
-    return (certificate["runtime"], precision) == (run.runtime, run.choices.precision)
+    """Return whether the certificate is by this runtime, in the same precision, on the same kind of device."""
+    its = _run_of(certificate)
+    return (its.runtime, its.choices.precision, _kind(its.device)) == (
+        run.runtime,
+        run.choices.precision,
+        _kind(run.device),
+    )
+
+
+def _kind(device: str) -> str:
+    """Return ``cuda`` for ``cuda:1``; the default is the CPU."""
+    return str(device or _CPU).partition(":")[0]
 
 
 def _is_lossy(artifact: Artifact, options: RuntimeOptions) -> bool:

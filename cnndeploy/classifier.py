@@ -249,10 +249,10 @@ def load(
             all that the process may use, and uses one unless all are at least 10% faster. For a small network the
             trial takes some milliseconds.
         require_verified: Refuse a file without a certificate ``<path>.verified.json`` for exactly its bytes, run by
-            this runtime in the same precision. It must say that the file is equivalent, or if the file is lossy, such
-            as int8, that its loss of accuracy is within its budget. True accepts a verification on any number of
-            images; a number demands at least so many. What the certificate says of processor and date is for people
-            to read, and it is not signed.
+            this runtime, in the same precision, on the same kind of device. It must say that the file is equivalent,
+            or if the file is lossy, such as int8, that its loss of accuracy is within its budget. True accepts a
+            verification on any number of images; a number demands at least so many. What the certificate says of
+            processor and date is for people to read, and it is not signed.
         invert: Replace each pixel by 255 - pixel before anything else, for images that are dark on light. If one of the
             first images that the network gets is much brighter at its border than in the middle, a warning says so.
         labels: Class names, for an ONNX file that cnndeploy did not write. Its output must be logits: if it ends in a

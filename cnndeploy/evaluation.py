@@ -21,7 +21,7 @@ from cnndeploy.serial import jsonable
 _Z_95 = 1.959963984540054
 # The confusion matrix of more classes has more cells than anybody looks at.
 MOST_CONFUSED = 1000
-_TOP = 5
+TOP = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +147,13 @@ def evaluate(
                 outputs = session.run({manifest.input.name: images_of_a_size})
                 logits = _logits(outputs.get(manifest.output.name), (len(places), classes), opened)
                 given[places] = logits.argmax(axis=1)
-                top += int((_ranks(logits, labels[places]) < _TOP).sum())
+                top += int((ranks(logits, labels[places]) < TOP).sum())
             progress(batch.stop, len(test), f"Evaluating {opened.path.name}")
         if not opened.is_unchanged():
             raise ArtifactError(f"{opened.path} is not the file any more that was opened; evaluate it again")
         how = candidate.run.runtime, session.device, session.threads
         counted = _counted(labels, given, classes)
-        top5 = top if classes > _TOP else None
+        top5 = top if classes > TOP else None
         return Evaluation(
             str(opened.path), opened.sha256, *how, manifest.labels, **counted, top5_correct=top5
         )
@@ -180,12 +180,12 @@ def _logits(logits: NDArray[Any] | None, shape: tuple[int, int], artifact: Artif
     return logits
 
 
-def _ranks(logits: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+def ranks(logits: NDArray[np.float32], labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """Return how many classes come before the right one, (images,); of equal logits the first, as argmax has it."""
     own = np.take_along_axis(logits, labels[:, None].astype(np.intp), axis=1)  # (images, 1)
     before = np.arange(logits.shape[1]) < labels[:, None]
-    ranks: NDArray[np.int64] = ((logits > own) | ((logits == own) & before)).sum(axis=1)
-    return ranks
+    before_it: NDArray[np.int64] = ((logits > own) | ((logits == own) & before)).sum(axis=1)
+    return before_it
 
 
 def wilson(correct: int, images: int) -> tuple[float, float]:

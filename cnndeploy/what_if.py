@@ -104,6 +104,8 @@ def what_if(
                     raise ArtifactError(f"{opened.path} returns NaN or infinite logits; it has no accuracy")
                 given[way, start : places.stop] = logits.argmax(axis=1)
             progress(places.stop, len(test), f"Evaluating {opened.path.name}")
+    if not opened.is_unchanged():
+        raise ArtifactError(f"{opened.path} is not the file any more that was opened; evaluate it again")
     mistakes = tuple(_mistake(name, given[way], given[0], truth) for way, name in enumerate(ways) if way)
     accuracy = float((given[0] == truth).mean())
     return WhatIf(str(opened.path), opened.sha256, candidate.run.runtime, len(test), accuracy, mistakes)

@@ -16,7 +16,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.errors import ArtifactError
-from cnndeploy.evaluation import Evaluation, _counted, _ranks, evaluate, wilson
+from cnndeploy.evaluation import Evaluation, _counted, evaluate, ranks, wilson
 from cnndeploy.runtimes import open_session
 from helpers import Trained
 
@@ -114,8 +114,8 @@ def test_a_class_without_images_has_no_accuracy() -> None:
 def test_the_right_class_among_the_first_five() -> None:
     """Of equal logits the first counts, as for the first class."""
     logits = np.array([[5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5], [1, 1, 1, 1, 1, 1]], np.float32)
-    for label, ranks in ((0, [0, 5, 0]), (4, [4, 1, 4]), (5, [5, 0, 5])):
-        assert _ranks(logits, np.full(3, label)).tolist() == ranks
+    for label, expected in ((0, [0, 5, 0]), (4, [4, 1, 4]), (5, [5, 0, 5])):
+        assert ranks(logits, np.full(3, label)).tolist() == expected
 
 
 def test_top5_is_counted_if_there_are_more_than_five_classes(trained: Trained) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import Result
 from onnx import helper, numpy_helper
+from PIL import Image, ImageFilter
 
 import cnndeploy
 from cnndeploy import Preprocessing, Reference, Run
@@ -24,7 +25,14 @@ from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.runtimes import open_session
 from cnndeploy.specs import Manifest, Resizing, TensorSpec
 from cnndeploy.variants import explained, variants
-from cnndeploy.verification.prepared import MOST_LEVELS, MOST_MOVED, moves_of
+from cnndeploy.verification.prepared import (
+    MOST_LEVELS,
+    MOST_MOVED,
+    moves_of,
+    noise,
+    noise_sizes,
+    wrong_on_noise,
+)
 from cnndeploy.verification.verify import verify
 from cnndeploy.what_if import what_if
 from edits import edit_manifest, manifest_of
@@ -136,6 +144,9 @@ def _check_levels(artifact: Artifact, runtime: str, exactly: bool) -> None:
             assert not reason
             assert moves.any() == bool(check.moved)
             assert check.moved == 0 or not exactly
+        for size in noise_sizes(own) if manifest.resizing else ():
+            images = noise(own, size)
+            assert not wrong_on_noise(own, images, session.run({"image": images})["prepared"], exact=True)
 
 
 def _nodes(model: onnx.ModelProto, operator: str) -> list[onnx.NodeProto]:
@@ -213,6 +224,54 @@ def test_preprocessing_that_was_broken_on_purpose_is_rejected_by_name(
     assert not report.passed
     with pytest.raises(cnndeploy.CnndeployError, match=named):
         report.require()
+
+
+def _rounding_down(model: onnx.ModelProto) -> None:
+    """Resize in float32, and round down once."""
+    (resize,) = _nodes(model, "Resize")
+    place = list(model.graph.node).index(resize)
+    after = (
+        helper.make_node("Add", ["in floats", "little"], ["a little more"]),
+        helper.make_node("Floor", ["a little more"], [resize.output[0]]),
+    )
+    for node in reversed(after):
+        model.graph.node.insert(place + 1, node)
+    resize.input[0], resize.output[0] = "floats", "in floats"
+    model.graph.node.insert(place, helper.make_node("Cast", ["image"], ["floats"], to=onnx.TensorProto.FLOAT))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(1e-3, np.float32), "little"))
+
+
+@pytest.fixture(scope="module")
+def reference_on_smooth_photos(
+    trained_resnet: Trained, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Reference]:
+    """On photos as of products: an object of soft shades before a white wall."""
+    draw, folder = np.random.default_rng(0), tmp_path_factory.mktemp("smooth")
+    for number, size in enumerate(((96, 118), (120, 90), (104, 104)) * 3):
+        shades = draw.integers(170, 215, (4, 4, 3), dtype=np.uint8)
+        photo = Image.new("RGB", size, (220, 220, 220))
+        photo.paste(Image.fromarray(shades).resize((22, 22), Image.Resampling.BICUBIC), (40, 35))
+        photo.filter(ImageFilter.GaussianBlur(7)).save(folder / f"{number}.png")
+    with Reference(trained_resnet.checkpoint, data=folder) as reference:
+        yield reference
+
+
+@pytest.mark.parametrize("edit", [_without_antialias, _bicubic, _rounding_down, None])
+def test_what_smooth_photos_hide_shows_on_noise(
+    edit: Callable[[onnx.ModelProto], None] | None,
+    raw_files: Path,
+    reference_on_smooth_photos: Reference,
+    tmp_path: Path,
+) -> None:
+    model = onnx.load(raw_files / "native.onnx")
+    if edit is not None:
+        edit(model)
+    onnx.save(model, tmp_path / "edited.onnx")
+    report = verify(tmp_path / "edited.onnx", reference_on_smooth_photos)
+    if edit is None:
+        assert report.reasons == ()
+    else:
+        assert "noise" in "; ".join(report.reasons), report.reasons
 
 
 def test_a_network_with_another_weight_is_caught_beside_moved_values(
@@ -324,6 +383,17 @@ def test_what_mistakes_cost(
     assert 0 < bgr["loss_low_points"] < bgr["loss_points"] < bgr["loss_high_points"]
     with pytest.raises(ArtifactError, match="does its own preprocessing; ask this of its checkpoint"):
         what_if(raw_files / "native.onnx", data=photos)
+    done = cli("evaluate", trained_resnet.checkpoint, "--what-if", "--batch-size", 256)
+    assert done.exit_code == 2
+    assert "--batch-size does not apply to --what-if" in done.output
+    copy = Path(shutil.copy(trained_resnet.onnx, tmp_path))
+
+    def replaced(done: int, of: int, text: str) -> None:
+        if text.startswith("Evaluating"):
+            copy.write_bytes(b"another")
+
+    with pytest.raises(ArtifactError, match="is not the file any more that was opened"):
+        what_if(copy, data=photos, images=3, progress=replaced)
 
 
 @pytest.mark.parametrize(

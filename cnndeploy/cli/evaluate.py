@@ -14,14 +14,16 @@ from cnndeploy.machine import patient_threads
 @click.command(context_settings={"allow_extra_args": True})  # to say what they are for
 @click.argument("file", type=common.PATH)
 @common.run_options
-@click.option("--batch-size", type=common.COUNT, default=256, help="Images in one call.")
+@click.option("--batch-size", type=common.COUNT, help="Images in one call; 256 by default.")
 @click.option(
     "--what-if", is_flag=True, help="Show what the usual mistakes of preprocessing would cost this network."
 )
 @common.measured_on
 @common.source_option
 @common.json_file_option
-def command(file: Path, json_file: str | None, what_if: bool, batch_size: int, **settings: Any) -> None:
+def command(
+    file: Path, json_file: str | None, what_if: bool, batch_size: int | None, **settings: Any
+) -> None:
     """Measure the accuracy of a file on the test images.
 
     The file is a checkpoint or what was exported from it. A folder that cnndeploy tune wrote runs as its plan says;
@@ -45,6 +47,8 @@ def command(file: Path, json_file: str | None, what_if: bool, batch_size: int, *
         raise click.UsageError(
             f"evaluate takes one model file and runs the test images of the data set. For images of your own: {predict}"
         )
+    if what_if and batch_size is not None:
+        raise click.UsageError("--batch-size does not apply to --what-if")
     with (
         common.on_data(settings["data"], file),
         common.progress_bar(f"Evaluating {file.name}") as update,
@@ -53,7 +57,7 @@ def command(file: Path, json_file: str | None, what_if: bool, batch_size: int, *
         if what_if:
             mistakes = accuracies_of_mistakes(file, progress=update, **settings)
         else:
-            evaluation = evaluate(file, progress=update, batch_size=batch_size, **settings)
+            evaluation = evaluate(file, progress=update, batch_size=batch_size or 256, **settings)
     if what_if:
         common.show(mistakes, what_if_table, json_file)
     else:

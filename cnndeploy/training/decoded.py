@@ -96,7 +96,6 @@ class Decoder:
             damaged = images.take(left_out).sound(self.preprocessing.resized_size).damaged if left_out else ()
             if not kept:
                 raise DataError(f"no image can be read: {damaged[0].reason}")
-            file.flush()
             # torch wants arrays that may be written to; a private map never changes the file
             pixels: NDArray[Any] = np.memmap(file, dtype, "c", shape=(len(kept), *shape))
         warn_of(damaged)
@@ -106,6 +105,7 @@ class Decoder:
 def _append(file: Any, image: NDArray[Any]) -> None:
     try:
         file.write(image.tobytes())
+        file.flush()  # what is left in a buffer may find the disk full too
     except OSError as error:
         raise TrainingError(_no_space(error.strerror or str(error))) from error
 

@@ -18,6 +18,7 @@ from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint, initialised
 from cnndeploy.errors import Stopped, TrainingError
+from cnndeploy.evaluation import TOP, ranks
 from cnndeploy.files import write_file
 from cnndeploy.preprocessing import border_contrast
 from cnndeploy.simplification.pool_before_activation import pool_first
@@ -31,7 +32,6 @@ _EVALUATION_BATCH = 256
 _BACKGROUND_IMAGES = 1000
 # The confusion matrix is copied into every exported file, so it is kept only for classes that somebody looks at.
 _MOST_CONFUSED = 100
-_TOP = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Loop:
             test_images=images,
             learning_rate=self.recipe.learning_rate_at(number * steps - 1, self.recipe.epochs * steps),
             seconds=seconds,
-            test_top5_accuracy=among_five / images if len(self.manifest.labels) > _TOP else None,
+            test_top5_accuracy=among_five / images if len(self.manifest.labels) > TOP else None,
         )
         state.epochs.append(asdict(epoch))
         state.step, state.sums = 0, (0.0, 0.0, 0.0)
@@ -232,19 +232,12 @@ class Loop:
                 logits = logits_of(self.network(self.held_out.batch(places)), self.manifest.source.output)
                 answers = logits.argmax(dim=1)
                 right += int((answers == shown).sum())
-                among += int((_ranks(logits, shown) < _TOP).sum())
+                among += int((ranks(logits.float().cpu().numpy(), labels[places]) < TOP).sum())
                 if confused:
                     np.add.at(counts, (labels[places], answers.cpu().numpy()), 1)
         total = self.processes.total([*counts.ravel().tolist(), right, among], self.device)
         *cells, right, among = map(int, total)
         return np.array(cells, np.int64).reshape(counts.shape).tolist(), right, among
-
-
-def _ranks(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return how many classes come before the right one, (images,); of equal logits the first, as argmax has it."""
-    own = logits.gather(1, labels[:, None])  # (images, 1)
-    before = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
-    return ((logits > own) | ((logits == own) & before)).sum(dim=1)
 
 
 def _background(images: Held) -> str:

@@ -97,6 +97,7 @@ def _labels(opened: Examination) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     opened.total = 2 * count + BATCH
     batches = [list(range(start, min(start + BATCH, count))) for start in range(0, count, BATCH)]
     logits, again = opened.logits(batches), opened.logits(batches[:1])
+    opened.runner.check_noise()
     finite = np.isfinite(logits).all(axis=1)  # (images,)
     if not finite.all():
         raise NotRun(f"the artifact gives NaN or infinite logits, first for image {int(finite.argmin())}")

@@ -10,10 +10,15 @@ one level, and one that the first rounding has moved may be moved once more by t
 sizes: halves and quarters are exact in binary, thirds never tie, so sixths tie most, as at 24 to 36 pixels. The most
 that was measured at any size is 18% of an image's values, on black and white; the limit leaves some room.
 docs/PREPROCESSING.md has the figures.
+
+That limit is wide, and on smooth photos many a wrong resizing keeps it. So a file also gets noise, on which neighbours
+have nothing in common. The sides of its images are primes: weights then have large denominators, hardly a sum is tied,
+and the limit is tight. No photo is needed for that, nor the checkpoint.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +29,16 @@ from numpy.typing import NDArray
 
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.variants import explained, in_levels
+from cnndeploy.words import counted
 
 MOST_LEVELS, MOST_MOVED = 2, 0.25
+# Of noise. A sound file moves 3% at most, or 6.2% for a network of 6 x 6 pixels; rounding once instead of twice moves
+# 12% and more, another filter nearly all.
+MOST_MOVED_OF_NOISE = 0.08
+# Sides relative to the network's: tall, wide, and too small.
+_NOISE_SIZES = ((2.3, 1.25), (1.1, 2.7), (0.7, 0.6))
+# Of small networks more images, so that chance decides nothing.
+_NOISE_PIXELS, _MOST_NOISE_IMAGES = 20_000, 64
 # What float32 may round, in levels; it rounds a value of 255 levels to 3e-5.
 _ROUNDING = 0.01
 
@@ -91,6 +104,42 @@ def moves_of(
     )
     why = explained(own, images, prepared)
     return np.zeros(0, np.int8), check, f"{reason}; {why}" if why else reason
+
+
+def noise_sizes(own: Preprocessing) -> tuple[tuple[int, int], ...]:
+    """Return the heights and widths of the noise that a file is run on."""
+    height, width = own.size
+    return tuple((_prime(height * tall), _prime(width * wide)) for tall, wide in _NOISE_SIZES)
+
+
+def noise(own: Preprocessing, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return images of noise, (n, *size) or (n, *size, 3), the same each time."""
+    count = min(_MOST_NOISE_IMAGES, 1 + _NOISE_PIXELS // math.prod(own.size))
+    shape = (count, *size, *(() if own.channels == 1 else (3,)))
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def wrong_on_noise(
+    own: Preprocessing, images: NDArray[np.uint8], prepared: NDArray[Any], *, exact: bool
+) -> str:
+    """Say what is wrong with what a file made of noise; empty if nothing is. For ``exact`` see :func:`moves_of`."""
+    _, check, reason = moves_of(own, images, prepared, exact=exact)
+    if reason:
+        return f"it fails on noise: {reason}"
+    if not exact or check.share <= MOST_MOVED_OF_NOISE:
+        return ""
+    return (
+        f"its preprocessing is not the checkpoint's: on noise {check.share:.1%} of the values are off, by up to "
+        f"{counted(check.levels, 'grey level')}; the limit is {MOST_MOVED_OF_NOISE:.0%}"
+    )
+
+
+def _prime(least: float) -> int:
+    """Return the first prime number from ``least`` on."""
+    number = max(2, math.ceil(least))
+    while any(number % factor == 0 for factor in range(2, math.isqrt(number) + 1)):
+        number += 1
+    return number
 
 
 def save_moves(folder: Path, numbers: Sequence[int], moves: NDArray[np.int8]) -> None:

@@ -21,7 +21,7 @@ from cnndeploy.run import Precision, Run, Threads
 from cnndeploy.runtimes import Activation
 from cnndeploy.serial import jsonable, structure
 from cnndeploy.specs import TensorSpec
-from cnndeploy.verification.prepared import PreparedCheck
+from cnndeploy.verification.prepared import PreparedCheck, noise_sizes
 from cnndeploy.verification.report import SideFacts
 
 # Eager PyTorch keeps every activation of a layer at once; smaller batches bound the memory of large networks.
@@ -41,7 +41,8 @@ class Computation:
     then widened, or with ``from_raw`` prepared in float64: beside a file that prepares them itself, that is part of
     what may be rounded. ``size`` is the height and width that raw images are resampled to first. ``moves`` is a folder:
     a file that resizes as Pillow does writes there by how many grey levels its prepared images are off, and a
-    checkpoint computes with images that are off so.
+    checkpoint computes with images that are off so. ``noise``: such a file gets noise of this ``size`` instead of the
+    images, and what it makes of that is judged; its logits are not.
     """
 
     precision: Precision = "float32"
@@ -50,6 +51,7 @@ class Computation:
     from_raw: bool = False
     size: tuple[int, int] | None = None
     moves: str = ""
+    noise: bool = False
 
 
 AS_IT_IS = Computation()
@@ -99,6 +101,13 @@ class Runner(WorkerProcess):
             if "prepared" in answer:
                 self.prepared = self.prepared.plus(structure(PreparedCheck, answer["prepared"]))
             yield answer["logits"]
+
+    def check_noise(self) -> None:
+        """Raise NotRun if a file that resizes as Pillow does makes something else of noise."""
+        manifest = self.candidate.artifact.require_manifest()
+        for size in noise_sizes(manifest.preprocessing) if manifest.resizing else ():
+            for _ in self.logits([[]], Computation(size=size, noise=True)):
+                pass
 
     def activations(
         self, batch: list[int], folder: Path, computation: Computation = AS_IT_IS

@@ -141,6 +141,7 @@ class _Evidence:
                 self._opened.total += min(len(self._test), sum(BATCH_SIZES))
             ends = np.cumsum([len(probe) for probe in self._probes])
             probed = np.split(self._opened.logits(self._probes, Computation(size=self._one_size)), ends[:-1])
+            self._opened.runner.check_noise()
         except NotRun as error:
             return [str(error)]
         unmoved = self._reference(self._test)

@@ -24,7 +24,14 @@ from cnndeploy.run import Run
 from cnndeploy.runtimes import Activation, Session, open_session
 from cnndeploy.serial import jsonable, structure
 from cnndeploy.specs import Manifest
-from cnndeploy.verification.prepared import PreparedCheck, moves_of, save_moves, with_moves
+from cnndeploy.verification.prepared import (
+    PreparedCheck,
+    moves_of,
+    noise,
+    save_moves,
+    with_moves,
+    wrong_on_noise,
+)
 from cnndeploy.verification.reference import Computation
 
 # Some roundings of float32, of numbers that are at most 1.
@@ -83,6 +90,10 @@ def _answer(
     prepare = _preparation(manifest, computation)
     for batch in request["batches"]:
         try:
+            if computation.noise and computation.size:
+                reason = _wrong_on_noise(session, computation.size)
+                yield {"failed": reason} if reason else {"logits": np.empty(0)}
+                continue
             parts = feeds(images, batch, prepare)
             if computation.moves and not manifest.takes_images:
                 parts = _moved(parts, batch, manifest, Path(computation.moves))
@@ -96,6 +107,16 @@ def _answer(
             yield {"failed": reason}
             return
         yield {"logits": logits, "whole": checks.whole, **checks.figures()}
+
+
+def _wrong_on_noise(session: Session, size: tuple[int, int]) -> str:
+    """Say what is wrong with what a file makes of noise; empty if nothing is."""
+    manifest = session.artifact.require_manifest()
+    if session.options.precision == "bfloat16":  # which cannot hold all grey levels once normalised
+        return ""
+    images = noise(manifest.preprocessing, size)
+    prepared = session.run({manifest.input.name: images})[manifest.prepared_output.name]
+    return wrong_on_noise(manifest.preprocessing, images, prepared, exact=not manifest.lossy)
 
 
 class _Checks:

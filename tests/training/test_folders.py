@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -245,6 +246,17 @@ def test_images_are_decoded_once_with_progress_and_can_be_stopped(
     monkeypatch.setattr("cnndeploy.training.decoded.shutil.disk_usage", lambda _: full)
     with pytest.raises(TrainingError, match=r"0.0 GB are free.*TMPDIR"):
         train(RESNET, tmp_path / "r.pt", data=photos, **QUICK)
+
+
+def test_a_disk_that_is_full_at_the_last_byte_is_told_with_advice() -> None:
+    class Full:
+        def write(self, content: bytes) -> None: ...
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(TrainingError, match=r"No space left on device.*TMPDIR"):
+        decoded._append(Full(), np.zeros(3, np.uint8))
 
 
 def test_weights_with_another_head_are_started_from(shoes: Path, photos: Path, tmp_path: Path) -> None:

@@ -19,9 +19,11 @@ from cnndeploy.certificate import (
     certify,
     read_certificate,
     read_certificates,
+    require_certificate,
 )
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, InputMismatchError
+from cnndeploy.run import Run
 from cnndeploy.verification.report import EquivalenceReport, FileIdentity
 from helpers import Trained
 
@@ -87,10 +89,15 @@ OTHER = FileIdentity("other/lenet.pt", "0" * 64)
         ({"artifact": FileIdentity("lenet.onnx", "0" * 64)}, "Kept the certificate on 32 images"),
         ({}, "(replaces the certificate on 32 images by onnxruntime on cpu)"),
         ({"images": 33}, "(replaces the certificate on 32 images by onnxruntime on cpu)"),
-        ({"images": 1, "device": "cuda:0"}, "(replaces the certificate on 32 images"),
+        ({"images": 1, "options": {"spinning": False}}, "this pass was on 1 image"),
+        ({"images": 31, "data_sha256": {"photos": "1"}}, "this pass was on 31 images of another data set"),
+        (
+            {"data_sha256": {"photos": "1"}},
+            "replaces the certificate on 32 images by onnxruntime on cpu, of another data set",
+        ),
     ],
 )
-def test_a_pass_replaces_a_certificate_unless_that_is_of_the_same_run_on_more_images(
+def test_a_pass_replaces_the_certificate_of_its_run_unless_that_is_on_more_images(
     changes: dict[str, Any], told: str, report: EquivalenceReport, certified: Path
 ) -> None:
     before, verdict = certificate_path(certified).read_text(), replace(report, **changes)
@@ -109,7 +116,7 @@ def test_a_pass_replaces_a_certificate_unless_that_is_of_the_same_run_on_more_im
     [
         ({}, "removed", "Removed the certificate on 32 images by onnxruntime on cpu"),
         ({"images": 1}, "removed", "did not pass"),
-        ({"device": "cuda:0"}, "removed", "did not pass"),
+        ({"device": "cuda:0"}, "kept", "this verification was by onnxruntime on cuda:0"),
         ({"options": {"spinning": False}}, "removed", "did not pass"),
         ({"against": OTHER}, "kept", "which is not the one that was given"),
         ({"runtime": "openvino"}, "kept", "this verification was by openvino on cpu"),
@@ -216,7 +223,9 @@ def test_a_named_pipe_is_no_certificate(trained: Trained, tmp_path: Path) -> Non
     assert read_certificate(Artifact.open(path)) is None
 
 
-@pytest.mark.parametrize("changes", [{"runtime": "openvino"}, {"options": {"precision": "tf32"}}])
+@pytest.mark.parametrize(
+    "changes", [{"runtime": "openvino"}, {"options": {"precision": "tf32"}}, {"device": "cuda:0"}]
+)
 def test_each_runtime_has_a_certificate_of_its_own(
     changes: dict[str, Any], cli: Callable[..., Result], report: EquivalenceReport, certified: Path
 ) -> None:
@@ -248,6 +257,15 @@ def test_load_insists_on_the_certificate_of_the_runtime_that_it_opens(
     cnndeploy.load(certified, require_verified=True).close()
     with pytest.raises(ArtifactError, match="by openvino, only"):
         cnndeploy.load(certified, require_verified=True, runtime="openvino")
+
+
+def test_a_certificate_of_one_device_vouches_for_no_other(report: EquivalenceReport, certified: Path) -> None:
+    artifact, on_cuda = Artifact.open(certified), Run("onnxruntime", "cuda:1")
+    with pytest.raises(ArtifactError, match="by onnxruntime on cuda:1, only the certificate on 32 images"):
+        require_certificate(artifact, on_cuda, 1)
+    certify(replace(report, device="cuda:0"), certified, "again")
+    require_certificate(artifact, on_cuda, 32)
+    require_certificate(artifact, Run("onnxruntime"), 32)
 
 
 def test_a_certificate_of_before_there_were_several_is_read_and_kept(
