@@ -10,12 +10,13 @@ PYTEST_OPTIONS ?=
 # onnxruntime-gpu, which also runs on the CPU, has wheels for Linux on x86-64 only (of what make runs on).
 RUNTIME := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cpu)
 
-.PHONY: help setup demo test test-fast lint pictures clean
+.PHONY: help setup demo test test-fast test-field lint pictures clean
 
 help:
 	@echo "make demo       train, export, verify, measure, and leave a report in cnndeploy-demo/"
 	@echo "make test       run the tests"
 	@echo "make test-fast  run those that take no long time"
+	@echo "make test-field run those on more networks of torchvision and timm, as CI does too"
 	@echo "make lint       ruff, the layers of the package, and mypy --strict"
 	@echo "make pictures   make the pictures in docs/ again: ten minutes, on a machine that does nothing else"
 	@echo "make setup      install into $(VENV), which the others do by themselves"
@@ -36,10 +37,13 @@ demo: setup
 	@$(BIN)/cnndeploy demo --output cnndeploy-demo
 
 test: setup
-	@$(BIN)/python -m pytest $(IN_PARALLEL) $(PYTEST_OPTIONS)
+	@$(BIN)/python -m pytest $(IN_PARALLEL) -m "not field" $(PYTEST_OPTIONS)
 
 test-fast: setup
-	@$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow" $(PYTEST_OPTIONS)
+	@$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not field" $(PYTEST_OPTIONS)
+
+test-field: setup
+	@$(BIN)/python -m pytest $(IN_PARALLEL) -m field $(PYTEST_OPTIONS)
 
 # Type checkers and import-linter need the folders where their import names say they are.
 lint: setup

@@ -76,7 +76,8 @@ def _cleaned(archive: bytes) -> bytes:
     cleaned = io.BytesIO()
     writer = torch._C.PyTorchFileWriter(cleaned)
     # else it claims an old version, and torch would read what has changed since, such as gelu, in the old sense
-    writer.set_min_version(int(reader.get_record("version")))
+    version = next(name for name in ("version", ".data/version") if name in reader.get_all_records())
+    writer.set_min_version(int(reader.get_record(version)))
     for name in reader.get_all_records():
         if _LEFT_OUT.search(name):
             continue

@@ -61,7 +61,7 @@ def _with_a_head(network: torch.nn.Module) -> torch.nn.Module:
     return network
 
 
-@pytest.mark.slow
+@pytest.mark.field
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_is_imported_exported_and_equivalent(
     name: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

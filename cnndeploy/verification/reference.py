@@ -96,7 +96,7 @@ class Runner(WorkerProcess):
         for batch in batches:
             answer = self._receive_run()
             self.split |= not answer["whole"]
-            if answer["whole"]:
+            if answer["whole"] and batch:
                 self.whole.add(len(batch))
             if "prepared" in answer:
                 self.prepared = self.prepared.plus(structure(PreparedCheck, answer["prepared"]))

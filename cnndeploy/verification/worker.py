@@ -92,7 +92,7 @@ def _answer(
         try:
             if computation.noise and computation.size:
                 reason = _wrong_on_noise(session, computation.size)
-                yield {"failed": reason} if reason else {"logits": np.empty(0)}
+                yield {"failed": reason} if reason else {"logits": np.empty(0), "whole": True}
                 continue
             parts = feeds(images, batch, prepare)
             if computation.moves and not manifest.takes_images:

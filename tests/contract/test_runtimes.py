@@ -48,9 +48,10 @@ PLACES = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("runtime", "device"), PLACES)
 def test_every_runtime_agrees_with_eager(runtime: str, device: str, network: Trained) -> None:
+    """torch.compile takes a quarter of a minute for each size of the deeper network, so it gets one."""
     classes = len(Artifact.open(network.checkpoint).require_manifest().labels)
     with _open(network, runtime, device) as session, _open(network, "eager") as eager:
-        for batch in (1, 3) if runtime == "compiled" else (1, 2, 3, 7):  # it compiles for each anew
+        for batch in (2,) if runtime == "compiled" else (1, 2, 3, 7):
             feeds = {"image": _images(batch, network)}
             logits = session.run(feeds)["logits"]
             assert logits.shape == (batch, classes)

@@ -118,7 +118,7 @@ def test_damaged_images_are_left_out_with_one_warning(trained: Trained, damaged:
         evaluation = cnndeploy.evaluate(trained.onnx, data=damaged)
     assert len(seen) == 1
     with cnndeploy.Reference(trained.checkpoint, data=damaged) as reference:
-        with pytest.warns(UserWarning, match="8 images cannot be read") as seen:
+        with pytest.warns(UserWarning, match="8 images cannot be used") as seen:
             report = verify(trained.onnx, reference)
         assert len(seen) == 1
         again = verify(trained.torchscript, reference, images=IMAGES)  # and does not warn again
@@ -186,7 +186,7 @@ def test_commands_say_what_is_held_out_and_what_is_damaged(
     for option in ("--data", "--data-dir"):
         result = cli("evaluate", trained.onnx, option, damaged / "test")
         assert result.exit_code == 0, result.output
-        assert result.stderr.count("every fifth image of each class is held out to test on") == 1
+        assert result.stderr.count("a fifth of the images of each class is held out to test on") == 1
         assert result.stderr.count("Warning: ") == 1
     assert "--data-dir" not in cli("evaluate", "--help").output
     described = cli("data", "info", "--data", damaged, "--check")

@@ -141,7 +141,7 @@ DEFECTS: dict[str, tuple[Callable[[nn.Module], object], str]] = {
             defect,
             model_format,
             simplified,
-            marks=pytest.mark.slow if model_format == "onnx" and defect not in ("eps", "nan") else (),
+            marks=pytest.mark.field if model_format == "onnx" and defect not in ("eps", "nan") else (),
         )
         for defect in DEFECTS
         for model_format in RUNTIMES
