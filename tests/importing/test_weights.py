@@ -169,6 +169,8 @@ def test_labels_are_read_in_the_order_of_the_outputs(name: str, text: str, tmp_p
         ("l.txt", "boot\n", "1 labels; a classifier has 2"),
         ("l.txt", "boot\n\npump\n", "label 1 is empty"),
         ("l.json", '{"0": "boot", "2": "pump"}', "expected the numbers 0 to 1"),
+        ("l.json", '{"0": "a", "00": "b", "1": "c"}', "expected the numbers 0 to 1"),
+        ("l.json", '{"a": 0, "b": 0, "c": 1}', "expected the numbers 0 to 1"),
         ("l.json", "3", "expected a list"),
         ("l.json", "[1, 2]", "a label is text, not 1"),
         ("l.json", "[", "holds no labels"),
@@ -178,3 +180,11 @@ def test_labels_that_make_no_sense_are_refused(name: str, text: str, reason: str
     (tmp_path / name).write_text(text)
     with pytest.raises(ArtifactError, match=reason):
         labels_of(tmp_path / name)
+
+
+def test_a_file_that_holds_itself_ends(tmp_path: Path) -> None:
+    loop: dict[str, Any] = {"epoch": 1}
+    loop["state_dict"] = loop
+    torch.save(loop, tmp_path / "loop.pth")
+    with pytest.raises(ArtifactError, match="holds no state_dict"):
+        read_weights(tmp_path / "loop.pth")
