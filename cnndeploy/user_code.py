@@ -32,6 +32,7 @@ class Place:
 
     @property
     def is_file(self) -> bool:
+        """Whether the module is named by its file."""
         return self.module.endswith(".py")
 
     @property
@@ -57,6 +58,7 @@ class Place:
 
 
 def place_of(name: str) -> Place:
+    """Return the place of a factory that is named from the current folder; raise ArtifactError for other names."""
     module, _, factory = name.rpartition(":")
     if not module or not factory.isidentifier():
         raise ArtifactError(
@@ -74,6 +76,7 @@ def place_of(name: str) -> Place:
 
 
 def sha256_of(file: Path) -> str:
+    """Return the SHA-256 of a source file; raise ArtifactError, which names it, if it cannot be read."""
     return hashlib.sha256(_content(file)).hexdigest()
 
 

@@ -112,7 +112,7 @@ def test_a_class_without_images_has_no_accuracy() -> None:
 
 
 def test_the_right_class_among_the_first_five() -> None:
-    """Of equal logits the first counts, as for the first class."""
+    """The first of equal logits counts, as it does for the first class."""
     logits = np.array([[5, 4, 3, 2, 1, 0], [0, 1, 2, 3, 4, 5], [1, 1, 1, 1, 1, 1]], np.float32)
     for label, expected in ((0, [0, 5, 0]), (4, [4, 1, 4]), (5, [5, 0, 5])):
         assert ranks(logits, np.full(3, label)).tolist() == expected

@@ -104,7 +104,7 @@ def test_openvino_ignores_antialias_and_its_failure_leaves_onnx_runtimes_certifi
     ],
 )
 def test_the_graph_prepares_images_as_preprocessing_does(own: Preprocessing, tmp_path: Path) -> None:
-    """By a network that returns some values of its prepared images."""
+    """The network returns some values of its prepared images."""
     classes = len(range(0, own.channels * own.size[0] * own.size[1], 97))
     manifest = Manifest(
         "some",

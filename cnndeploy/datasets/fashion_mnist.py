@@ -79,7 +79,7 @@ class Images:
 
     @property
     def damaged(self) -> tuple[Damaged, ...]:
-        """None: a damaged file is an error."""
+        """No image, ever: a damaged file is an error."""
         return ()
 
     def first(self, count: int | None) -> Self:

@@ -22,8 +22,8 @@ from cnndeploy.sources import CLASSES, build, resolved
 from cnndeploy.specs import Manifest
 from cnndeploy.transforms import preprocessing_of
 
+_SAFE_CHANNELS = 16  # see _is_unsafe
 # Weights of which less than half fits are those of another network.
-_SAFE_CHANNELS = 16
 _LEAST_KEPT = 0.5
 
 

@@ -256,7 +256,7 @@ def test_what_identifies_a_folder(photos: Path, tmp_path: Path) -> None:
 
 
 def test_few_images_are_in_memory_at_a_time(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By several threads, each prepares what it has read before it reads the next."""
+    """Several threads read; each prepares what it has read before it reads the next."""
     monkeypatch.setattr("cnndeploy.datasets._threads.usable_cpus", lambda: 3)
     lock, now, most, threads = threading.Lock(), 0, 0, set[str]()
 
