@@ -119,7 +119,8 @@ def import_model(
     read = _weights(network, known, weights)
     checkpoint, notes = _loaded(manifest, read, weights or known.name, output_name)
     progress(1, len(_STEPS), _STEPS[1])
-    shown = _tried(checkpoint, network)
+    rebuilt = checkpoint.network()  # by what it records alone
+    shown = _tried(checkpoint.manifest, rebuilt, network)
     test = None if dataset is None else _looked_at(dataset, manifest, images)
     if callable(preprocessing) and not isinstance(preprocessing, Preprocessing):
         if test is None:
@@ -137,13 +138,13 @@ def import_model(
     doubts: tuple[str, ...] = ()
     if test is not None and measured is not None:
         checkpoint = _with_accuracy(checkpoint, measured)
-        doubts = tuple(doubts_of(measured, checkpoint.network(), manifest.preprocessing, test))
+        doubts = tuple(doubts_of(measured, rebuilt, manifest.preprocessing, test))
     artifact = checkpoint.save(path)
     if measured is not None:  # of the same network, in a file for the trial
         measured = replace(measured, artifact=str(path), sha256=artifact.sha256)
     if is_users(manifest.architecture):
         remember(manifest.architecture, checkpoint.manifest.source)
-    parameters = sum(value.numel() for value in checkpoint.network().parameters())
+    parameters = sum(value.numel() for value in rebuilt.parameters())
     return Imported(artifact, len(manifest.labels), parameters, notes, tuple(shown), doubts, measured)
 
 
@@ -248,16 +249,16 @@ def _with_accuracy(checkpoint: Checkpoint, measured: Evaluation) -> Checkpoint:
     return replace(checkpoint, manifest=replace(checkpoint.manifest, training=training))
 
 
-def _tried(checkpoint: Checkpoint, network: str | torch.nn.Module) -> list[str]:
-    """Try out the network as the checkpoint alone builds it; return what was shown."""
-    rebuilt, image = checkpoint.network(), trials.sample(checkpoint.manifest.preprocessing)
-    trials.check_outputs(rebuilt, image, len(checkpoint.manifest.labels))
+def _tried(manifest: Manifest, rebuilt: torch.nn.Module, network: str | torch.nn.Module) -> list[str]:
+    """Try out the network that the checkpoint builds; return what was shown."""
+    image = trials.sample(manifest.preprocessing)
+    trials.check_outputs(rebuilt, image, len(manifest.labels))
     shown = [
         "is deterministic in eval mode",
         "treats each image by itself",
-        f"returns logits of {len(checkpoint.manifest.labels)} classes",
+        f"returns logits of {len(manifest.labels)} classes",
     ]
     if isinstance(network, torch.nn.Module):
-        trials.check_same(network, rebuilt, image, checkpoint.manifest.source.output)
+        trials.check_same(network, rebuilt, image, manifest.source.output)
         shown.append("computes what the network that was passed computes")
     return shown
