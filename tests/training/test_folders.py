@@ -36,16 +36,8 @@ from cnndeploy.training.batches import Batches, HeldOut, generator
 from cnndeploy.training.distributed import Processes
 from cnndeploy.training.state import state_path
 from cnndeploy.training.train import train
+from helpers import RESNET, SMALL_RGB as SMALL
 
-RESNET = f"{Path(__file__).parents[1] / 'resnet.py'}:build"
-SMALL = Preprocessing(
-    size=(32, 32),
-    resize=36,
-    antialias=True,
-    channels=3,
-    mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225),
-)
 QUICK: dict[str, Any] = {"preprocessing": SMALL, "epochs": 2, "batch_size": 8, "threads": 1, "seed": 1}
 
 
