@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from cnndeploy.evaluation import Evaluation as Evaluation, evaluate as evaluate
     from cnndeploy.exporters import export as export
     from cnndeploy.images import read_image as read_image
-    from cnndeploy.importing.import_model import Imported as Imported, import_model as import_model
+    from cnndeploy.importing.import_model import import_model as import_model
+    from cnndeploy.importing.imported import Imported as Imported
     from cnndeploy.preprocessing import Preprocessing as Preprocessing
     from cnndeploy.quantization.quantize import Quantized as Quantized, quantize as quantize
     from cnndeploy.run import Run as Run, RuntimeOptions as RuntimeOptions
@@ -41,7 +42,8 @@ _NAMES = {  # a test holds the imports above to this
     "evaluation": "Evaluation evaluate",
     "exporters": "export",
     "images": "read_image",
-    "importing.import_model": "Imported import_model",
+    "importing.import_model": "import_model",
+    "importing.imported": "Imported",
     "sources": "allow_source",
     "transforms": "preprocessing_of",
     "preprocessing": "Preprocessing",

@@ -74,6 +74,11 @@ class Artifact:
         """The file's format as a sentence says it: ``an ONNX file``."""
         return _KINDS.get(self.format, f"a file of the format {self.format}")
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether other files are held against it: a checkpoint, or an ONNX file that was imported."""
+        return self.format == "checkpoint" or (self.manifest is not None and self.manifest.is_reference)
+
     def describe(self) -> dict[str, Any]:
         """Return JSON-ready facts, at least ``operators``, name to count; raise ArtifactError for a damaged file."""
         try:

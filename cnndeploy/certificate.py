@@ -322,6 +322,11 @@ def _how_to_verify(artifact: Artifact, run: Run) -> str:
         return "Only a file that cnndeploy wrote can be verified."
     if artifact.format == "checkpoint" and run.runtime == "eager":
         return "A checkpoint is what other files are verified against; load a file that was exported from it."
+    if artifact.is_reference and run.runtime == "onnxruntime":
+        return (
+            "It was imported, so it is what other files are verified against. Load it without this requirement, or if "
+            "you have the checkpoint that it was exported from, verify it against that."
+        )
     return f"Verify it by {run.runtime} with: cnndeploy verify"
 
 

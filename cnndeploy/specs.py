@@ -15,6 +15,7 @@ from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.serial import jsonable, structure
 
 Axis = int | str
+IMPORTED_ONNX = "onnx:"  # begins the name of a network that was imported as an ONNX file
 PREPARED = "prepared"  # the output that shows what a file's network got
 Resizing = Literal["native", "portable"]
 """How a file resizes as Pillow does: by ONNX's own operator, or by matrix products that every runtime has."""
@@ -81,11 +82,11 @@ class Manifest:
     size; it also returns ``probabilities``, the softmax of the logits, ``output``. If it resizes as Pillow does,
     ``resizing`` says in which form, and it returns ``prepared`` too, which its network got, so that it can be checked.
     ``training`` holds recipe, accuracy and data set checksums; it is empty for untrained weights. ``checkpoint_sha256``
-    names the checkpoint file that an artifact was exported from; it is None in a checkpoint, which cannot hold its own
-    hash. ``rewrites`` lists the exact simplifications of the exported network, such as ``"merge_linear(classifier.1,
-    classifier.3)"``. ``quantization`` says how a ``lossy`` file was made, which computes in less than float32.
-    ``source`` says how the architecture is built. ``data`` is the data set to run on, ``fashion-mnist`` or a folder as
-    it was named, or None if there is none.
+    names the checkpoint file that an artifact was exported from, or the imported ONNX file; it is None in such a file
+    itself, which cannot hold its own hash. ``rewrites`` lists the exact simplifications of the exported network, such
+    as ``"merge_linear(classifier.1, classifier.3)"``. ``quantization`` says how a ``lossy`` file was made, which
+    computes in less than float32. ``source`` says how the architecture is built. ``data`` is the data set to run on,
+    ``fashion-mnist`` or a folder as it was named, or None if there is none.
 
     >>> manifest = cnndeploy.Artifact.open("lenet.onnx").require_manifest()
     >>> print(manifest.input, "->", manifest.output)
@@ -111,6 +112,13 @@ class Manifest:
     def lossy(self) -> bool:
         """Whether the file trades accuracy for speed or size, and so must keep a budget and is never equivalent."""
         return self.quantization is not None
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether an ONNX file with it was imported, so that other files are held against that."""
+        return (
+            self.architecture.startswith(IMPORTED_ONNX) and self.checkpoint_sha256 is None and not self.lossy
+        )
 
     @property
     def takes_images(self) -> bool:

@@ -226,7 +226,12 @@ def _ort_errors() -> tuple[type[Exception], ...]:
 
 def tensor_spec(argument: Any) -> TensorSpec:
     """Describe an input or output of an InferenceSession."""
-    shape = tuple(axis if isinstance(axis, int) else str(axis or "unknown") for axis in argument.shape)
+    # some exporters write 0 or -1 for an axis of any length
+    fixed = [isinstance(axis, int) and axis > 0 for axis in argument.shape]
+    named = [axis if isinstance(axis, str) and axis else "unknown" for axis in argument.shape]
+    shape = tuple(
+        axis if is_fixed else name for axis, is_fixed, name in zip(argument.shape, fixed, named, strict=True)
+    )
     kind = argument.type.removeprefix("tensor(").removesuffix(")")
     return TensorSpec(argument.name, _DTYPES.get(kind, kind), shape)
 

@@ -8,6 +8,8 @@ Source: OpenVINO's properties inference_precision, inference_num_threads and per
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
@@ -33,10 +35,15 @@ class OpenVinoSession(Session):
 
     _library = "OpenVINO"
 
-    def __init__(self, artifact: Artifact, run: Run, model: openvino.CompiledModel) -> None:
-        super().__init__(
-            artifact, run, map(tensor_spec, model.inputs), map(tensor_spec, model.outputs), "CPU"
+    def __init__(
+        self, artifact: Artifact, run: Run, model: openvino.CompiledModel, names: Iterable[str]
+    ) -> None:
+        inputs = map(tensor_spec, model.inputs)
+        # once compiled, a value may go by the name of another that it was merged with
+        outputs = (
+            replace(tensor_spec(port), name=name) for port, name in zip(model.outputs, names, strict=True)
         )
+        super().__init__(artifact, run, inputs, outputs, "CPU")
         self._model: Any = model
         self._requests = threading.local()
 
@@ -44,7 +51,7 @@ class OpenVinoSession(Session):
         if not hasattr(self._requests, "own"):
             self._requests.own = self._model.create_infer_request()
         outputs = self._requests.own.infer(dict(feeds), share_inputs=True)
-        return {spec.name: outputs[spec.name] for spec in self.outputs}
+        return {spec.name: outputs[place] for place, spec in enumerate(self.outputs)}
 
     def placement(self) -> dict[str, str]:
         """Return the device that the model was compiled for, for each node's name."""
@@ -88,10 +95,12 @@ class OpenVinoRuntime:
         settings["PERFORMANCE_HINT"] = "LATENCY"
         try:
             core = openvino.Core()
-            model = core.compile_model(core.read_model(artifact.path), "CPU", settings)
+            source = core.read_model(artifact.path)
+            names = [port.any_name for port in source.outputs]
+            model = core.compile_model(source, "CPU", settings)
         except RuntimeError as error:
             raise ArtifactError(f"OpenVINO cannot open {artifact.path}: {error}") from error
-        session = OpenVinoSession(artifact, run, model)
+        session = OpenVinoSession(artifact, run, model, names)
         if session.settings()["precision"] != precision:
             session.close()
             raise DeviceUnavailableError(

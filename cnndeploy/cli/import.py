@@ -14,7 +14,7 @@ from cnndeploy.words import counted
 
 @click.command()
 @click.argument("network")
-@click.option("--output", type=common.PATH, required=True, help="The checkpoint file.")
+@click.option("--output", type=common.PATH, required=True, help="The checkpoint or ONNX file.")
 @_network.model_arguments_option
 @click.option("--weights", type=common.PATH, help="File of torch.save, or of safetensors.")
 @_network.preprocessing_option
@@ -42,11 +42,15 @@ def command(
     json_file: str | None,
     **settings: Any,
 ) -> None:
-    """Make a checkpoint of a network of your own.
+    """Make a checkpoint of a network of your own, or a file of an ONNX classifier.
 
     NETWORK says what builds it: torchvision:NAME@WEIGHTS, timm:NAME, timm:FOLDER, package.module:factory, or
     path/to/file.py:factory, where factory is a function that returns a torch.nn.Module. The checkpoint is written only
     if the network works as it says.
+
+    NETWORK may also be an ONNX file that another tool wrote. OUTPUT is then an ONNX file with the same graph, which
+    also says how images are prepared and what the labels are. It is its own reference: evaluate, bench, quantize, tune,
+    predict and load take it.
 
     A factory of yours is remembered on this machine, so that other commands may call it for this checkpoint. It must be
     named again if its file changes.
@@ -57,6 +61,8 @@ def command(
       cnndeploy import timm:resnet10t --weights w.safetensors --output m.pt
       cnndeploy import mymodel.py:build --weights best.pth \\
         --preprocessing prep.json --data photos --output shoes.pt
+      cnndeploy import theirs.onnx --preprocessing prep.json \\
+        --labels names.txt --output ours.onnx
     """
     with patient_threads():
         from cnndeploy.importing.import_model import import_model
@@ -74,4 +80,7 @@ def command(
         click.echo(f"Warning: {doubt}", err=True)
     common.write_json(json_file, made.to_dict())
     common.say_wrote(output, json_file=json_file)
-    common.say_next("export", output, "--format", "onnx", json_file=json_file)
+    if made.artifact.format == "checkpoint":
+        common.say_next("export", output, "--format", "onnx", json_file=json_file)
+    else:
+        common.say_next("bench", output, json_file=json_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("artifact", type=common.PATH)
-@click.option("--against", type=common.PATH, required=True, help="The checkpoint it was exported from.")
+@click.option(
+    "--against",
+    type=common.PATH,
+    required=True,
+    help="The checkpoint it was exported from, or the ONNX file that was imported.",
+)
 @common.run_options
 @click.option(
     "--precision",
@@ -56,13 +62,15 @@ def command(
     compared with its budget instead, and the exit code is 5 if it loses more. A pass writes the certificate
     ARTIFACT.verified.json beside the file, unless there is one of the same run on more images. A failure removes the
     certificate that it contradicts. A folder that cnndeploy tune wrote runs as its plan says; options override the
-    plan.
+    plan. An ONNX file that another tool wrote is compared with the checkpoint as it is, whatever its inputs are called;
+    it gets no certificate, for it has no manifest.
 
     \b
     Examples:
       cnndeploy verify lenet.onnx --against lenet.pt
       cnndeploy verify lenet.int8.onnx --against lenet.pt --budget 0.5
       cnndeploy verify lenet.deploy --against lenet.pt
+      cnndeploy verify theirs.onnx --against shoes.pt
     """
     from cnndeploy.certificate import remove_stale_certificate, try_to_certify
     from cnndeploy.deployment import resolve
@@ -77,6 +85,7 @@ def command(
             options = replace(candidate.run.choices, precision=precision)
             candidate = replace(candidate, run=replace(candidate.run, options=options))
         _refuse_itself(candidate, against)
+        foreign = candidate.artifact.manifest is None and candidate.artifact.format == "onnx"
         path, budget = candidate.artifact.path, _budget_of(candidate, budget)
         points = {"budget_points": budget or 0.0} if candidate.lossy else {}
         undecided = partial(_undecided, path, against, candidate.run, points)
@@ -86,7 +95,8 @@ def command(
             common.on_data(settings["data"], against),
             common.progress_bar(f"Verifying {path.name}") as update,
         ):
-            verdict = _verdict(candidate, against, budget, progress=update, **settings)
+            judge = _verdict_on_foreign if foreign else _verdict
+            verdict = judge(candidate, against, budget, progress=update, **settings)
     except CnndeployError as error:
         _write(undecided(str(error)), json_file, junit_file)
         removed = remove_stale_certificate(path)
@@ -97,7 +107,9 @@ def command(
         _write(verdict, json_file, junit_file)
     finally:  # a full disk is no reason to hide what took minutes
         common.console_for(json_file).print(verdict_table(verdict))
-    if candidate.plan is None or (candidate.is_planned and settings["images"] is None):
+    if foreign:
+        click.echo(f"No certificate: {path} has no manifest. cnndeploy import gives it one.", err=True)
+    elif candidate.plan is None or (candidate.is_planned and settings["images"] is None):
         if told := str(certification := try_to_certify(verdict, path, common.command_line())):
             click.echo(told, err=json_file == "-" or certification.outcome == "none")
     else:
@@ -106,16 +118,17 @@ def command(
     common.say_wrote(json_file, junit_file, json_file=json_file)
     verdict.require()
     common.say_next("bench", against, artifact, json_file=json_file)
-    if precision is None:  # which load does not take
+    if precision is None and not foreign:  # which load does not take
         common.say_load(artifact, run, json_file)
 
 
 def _refuse_itself(candidate: Candidate, against: Path) -> None:
-    """Raise UsageError if a checkpoint would be compared with itself, run as the reference is."""
+    """Raise UsageError if a file would be compared with itself, run as the reference is."""
     from cnndeploy.artifact import Artifact
 
     artifact, run = candidate.artifact, candidate.run
-    if (run.runtime, run.device, run.choices.precision) != ("eager", "cpu", "float32"):
+    own = "eager" if artifact.format == "checkpoint" else "onnxruntime"
+    if (run.runtime, run.device, run.choices.precision) != (own, "cpu", "float32"):
         return
     if Artifact.open(against).sha256 == artifact.sha256:
         raise click.UsageError(
@@ -152,6 +165,24 @@ def _verdict(candidate: Candidate, against: Path, budget: float | None, **settin
         unsaid = "nothing says how much accuracy it may lose; say it with --budget"
         raise QuantizationError(f"{artifact.path} is lossy, or run so, and {unsaid}")
     return verify_budget(artifact, against, budget=budget, run=run, **settings)
+
+
+def _verdict_on_foreign(
+    candidate: Candidate, against: Path, budget: float | None, **settings: Any
+) -> Verdict:
+    """Verify an ONNX file that another tool wrote: its graph with the checkpoint's preprocessing and labels."""
+    from cnndeploy.artifact import Artifact
+    from cnndeploy.importing.import_model import import_model
+    from cnndeploy.verification.report import FileIdentity
+
+    artifact, manifest = candidate.artifact, Artifact.open(against).require_manifest()
+    described: dict[str, Any] = {"preprocessing": manifest.preprocessing, "labels": manifest.labels}
+    with tempfile.TemporaryDirectory() as folder:
+        made = import_model(artifact.path, Path(folder, "foreign.onnx"), **described)
+        verdict = _verdict(replace(candidate, artifact=made.artifact), against, budget, **settings)
+    for note in made.notes:
+        click.echo(f"{artifact.path}: {note}", err=True)
+    return replace(verdict, artifact=FileIdentity.of(artifact))
 
 
 def _undecided(artifact: Path, against: Path, run: Run, points: dict[str, float], reason: str) -> Verdict:

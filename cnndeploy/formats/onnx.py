@@ -88,7 +88,10 @@ def _value_info(value: _Message) -> TensorSpec:
     """
     tensor = _message(_message(value, 2), 1)  # empty for a sequence, map or optional
     axes = [(_number(axis, 1), _text(axis, 2)) for axis in _messages(_message(tensor, 2), 1)]
-    shape = tuple((name or "?") if length is None else length for length, name in axes)
+    # 0 and -1, a varint of 2**64 - 1, are how some exporters write an axis of any length
+    shape = tuple(
+        length if length is not None and 0 < length < 2**63 else name or "?" for length, name in axes
+    )
     return TensorSpec(_text(value, 1), _DTYPES.get(_number(tensor, 1) or 0, "other"), shape)
 
 

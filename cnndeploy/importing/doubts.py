@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cnndeploy.datasets import Images
 from cnndeploy.evaluation import Evaluation
+from cnndeploy.importing.outputs import Compute
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.verification.checks import paired_counts, paired_interval
 
@@ -20,12 +20,11 @@ _FITS, _GAIN = 0.5, 0.05
 
 
 def doubts_of(
-    evaluation: Evaluation, network: torch.nn.Module, preprocessing: Preprocessing, images: Images
+    evaluation: Evaluation, compute: Compute, preprocessing: Preprocessing, images: Images
 ) -> Iterator[str]:
     """Yield a sentence for each thing that looks wrong: an accuracy near chance, the order of labels, that of colours.
 
-    ``images`` are some of the evaluation's, whose labels are known; red and blue are exchanged in them. The network is
-    in eval mode on the CPU.
+    ``images`` are some of the evaluation's, whose labels are known; red and blue are exchanged in them.
     """
     chance = max(one.images for one in evaluation.per_class) / evaluation.images
     near_chance = evaluation.interval[0] <= chance
@@ -39,7 +38,7 @@ def doubts_of(
         yield order
     # what explains less than an order of the labels does is no explanation
     if preprocessing.channels == 3 and (
-        colours := _other_colours(network, preprocessing, images, max(chance, right - _GAIN))
+        colours := _other_colours(compute, preprocessing, images, max(chance, right - _GAIN))
     ):
         yield colours
 
@@ -70,14 +69,12 @@ def _other_order(evaluation: Evaluation) -> tuple[str, float]:
     )
 
 
-def _other_colours(
-    network: torch.nn.Module, preprocessing: Preprocessing, images: Images, least: float
-) -> str:
+def _other_colours(compute: Compute, preprocessing: Preprocessing, images: Images, least: float) -> str:
     """Say that the network was trained on BGR, if it is more often right with red and blue exchanged."""
     truth = images.labels
     assert truth is not None  # noqa: S101 - they were evaluated
     as_it_is, exchanged = (
-        _answers(network, preprocessing, images, exchanged=exchanged) for exchanged in (False, True)
+        _answers(compute, preprocessing, images, exchanged=exchanged) for exchanged in (False, True)
     )
     lost, gained = paired_counts(exchanged, as_it_is, truth)
     before, after = float((as_it_is == truth).mean()), float((exchanged == truth).mean())
@@ -91,15 +88,13 @@ def _other_colours(
 
 
 def _answers(
-    network: torch.nn.Module, preprocessing: Preprocessing, images: Images, *, exchanged: bool
+    compute: Compute, preprocessing: Preprocessing, images: Images, *, exchanged: bool
 ) -> NDArray[np.int64]:
     def prepare(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
         return preprocessing(batch[..., ::-1] if exchanged else batch)
 
     answers = []
-    with torch.inference_mode():
-        for start in range(0, len(images), _BATCH):
-            places = range(start, min(start + _BATCH, len(images)))
-            prepared = torch.from_numpy(images.prepared(places, prepare))
-            answers.append(network(prepared).argmax(dim=1).numpy())
+    for start in range(0, len(images), _BATCH):
+        places = range(start, min(start + _BATCH, len(images)))
+        answers.append(compute(images.prepared(places, prepare)).argmax(axis=1))
     return np.concatenate(answers)

@@ -121,7 +121,7 @@ def _of_timm(model: str) -> Known:
     if config is None:
         return Known(f"timm:{model}")
     values: dict[str, Any] = asdict(config)
-    return Known(f"timm:{model}", {}, preprocessing_of(values), _timm_labels(values))
+    return Known(f"timm:{model}", {}, preprocessing_of(values), timm_labels(values))
 
 
 def _of_timm_folder(folder: Path) -> Known:
@@ -130,7 +130,7 @@ def _of_timm_folder(folder: Path) -> Known:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         configuration = {**values["pretrained_cfg"], "num_classes": values["num_classes"]}
         arguments = values.get("model_args") or {}
-        labels = _timm_labels({**configuration, **values})
+        labels = timm_labels({**configuration, **values})
         known = Known(f"timm:{values['architecture']}", arguments, preprocessing_of(configuration), labels)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ArtifactError(f"{folder}/config.json is not as timm writes it: {error!r}") from error
@@ -140,14 +140,14 @@ def _of_timm_folder(folder: Path) -> Known:
     return Known(known.name, known.arguments, known.preprocessing, known.labels, weights)
 
 
-def _timm_labels(values: Mapping[str, Any]) -> tuple[str, ...] | None:
+def timm_labels(values: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the labels of a configuration; its own, or ImageNet's if it has a thousand classes."""
-    from timm.data.imagenet_info import ImageNetInfo
-
     names, descriptions = values.get("label_names"), values.get("label_descriptions") or {}
     if names:
         return tuple(str(descriptions.get(name, name)) for name in names)
     if values.get("num_classes") != _IMAGENET:
         return None
+    from timm.data.imagenet_info import ImageNetInfo
+
     info = ImageNetInfo()
     return tuple(info.index_to_description(number) for number in range(_IMAGENET))

@@ -1,67 +1,24 @@
-"""import_model: a network of somebody, with its weights, preprocessing and labels, to a checkpoint."""
+"""import_model: a network of somebody, with its weights, preprocessing and labels, to a file of ours."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from cnndeploy.architectures import ARCHITECTURES
-from cnndeploy.artifact import Artifact
-from cnndeploy.checkpoint import Checkpoint, fill, manifest_of
-from cnndeploy.datasets import Data, Dataset, Images, open_dataset
-from cnndeploy.datasets.fashion_mnist import LABELS
-from cnndeploy.errors import ArtifactError
-from cnndeploy.evaluation import Evaluation, evaluate
-from cnndeploy.files import check_writable
-from cnndeploy.importing import trials
-from cnndeploy.importing.doubts import doubts_of
-from cnndeploy.importing.families import Known, known_of
-from cnndeploy.importing.labels import labels_of
-from cnndeploy.importing.weights import Weights, fitted, weights_of
-from cnndeploy.preprocessing import Preprocessing
+from cnndeploy.datasets import Data
+from cnndeploy.errors import ArtifactError, missing_dependency
+from cnndeploy.formats import FORMATS
+from cnndeploy.importing.imported import Imported
 from cnndeploy.progress import Progress, silent
-from cnndeploy.serial import jsonable
-from cnndeploy.sources import build, is_users, remember, resolved
-from cnndeploy.specs import Manifest
-from cnndeploy.transforms import preprocessing_of
 
-_STEPS = ("Building the network", "Trying it out", "Exporting it for a trial")
-_LOOKED_AT = 256  # images that doubts are answered on
-
-
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """What an import made: the checkpoint, and sentences on the way there.
-
-    ``notes`` say what was changed, ``shown`` what was shown of the network, and ``doubts`` what looks wrong on the
-    images. ``evaluation`` is on the test images of the data, None if there are none.
-
-    >>> made = cnndeploy.import_model("lenet", "again.pt", weights="lenet.pt", overwrite=True)
-    >>> made.parameters, made.doubts
-    (44426, ())
-    """
-
-    artifact: Artifact
-    classes: int
-    parameters: int
-    notes: tuple[str, ...] = ()
-    shown: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
-    evaluation: Evaluation | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dict."""
-        return dict(jsonable(self))
+if TYPE_CHECKING:
+    import torch
 
 
 def import_model(
-    network: str | torch.nn.Module,
+    network: str | os.PathLike[str] | torch.nn.Module,
     output: str | os.PathLike[str],
     *,
     source: str | None = None,
@@ -75,29 +32,35 @@ def import_model(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Imported:
-    """Write a checkpoint of a network of your own, after it was tried out.
+    """Write a checkpoint of a network of your own, or a file of an ONNX classifier, after it was tried out.
 
     It must be a classifier. It takes images as ``preprocessing`` prepares them, float32 (batch, channels, height,
     width), and returns logits, float32 (batch, classes). What the checkpoint records is shown first: the network can
     be built again from its source, is deterministic in eval mode, treats each image by itself, tells as many classes
     apart as there are labels, and can be exported with a free batch axis.
 
+    An ONNX file that another tool wrote keeps its graph, and gets a manifest. It is rewritten only so far that it takes
+    prepared images in batches of any size and returns logits, and is compared with the original. The file is its own
+    reference: what is made from it is held against it.
+
     Args:
         network: The name of its source: an architecture of cnndeploy, ``torchvision:NAME`` or
             ``torchvision:NAME@WEIGHTS``, ``timm:NAME``, ``timm:FOLDER`` as timm saves one, ``package.module:factory``
             or ``path/to/file.py:factory``. Or the network itself, whose weights are taken; then ``source`` names the
-            function that makes such a network, for a checkpoint holds no code.
-        output: The checkpoint file.
+            function that makes such a network, for a checkpoint holds no code. Or the path of an ONNX file.
+        output: The checkpoint file; for an ONNX file, an ONNX file.
         source: Names the source of a network that is given itself.
         arguments: Keyword arguments of the factory. The number of classes is filled in if the factory takes it.
         weights: A file of torch.save, or of safetensors.
-        preprocessing: Whatever :func:`cnndeploy.preprocessing_of` reads; by default what comes with the name.
+        preprocessing: Whatever :func:`cnndeploy.preprocessing_of` reads; by default what comes with the name,
+            or for an ONNX file what ultralytics, timm or Hugging Face left in it or beside it.
         labels: The labels in the order of the outputs, or a text or JSON file of them; by default those of
             weights that come with the name, else the classes of ``data``, else what the name suggests.
         data: The data set that other commands run it on, which the checkpoint records: a folder of images, or
             ``fashion-mnist``. Its accuracy there is measured, and without ``labels`` its classes are the labels.
         images: Measure on the first N test images, all of them by default.
-        output_name: Which of several outputs are the logits: a key, a field, or a number from 0.
+        output_name: Which of several outputs are the logits: a key, a field, or a number from 0; of an ONNX file its
+            name.
         overwrite: Replace ``output``.
         progress: Called with the steps that are done, of how many, and what is done next.
 
@@ -109,156 +72,32 @@ def import_model(
     >>> made.classes, made.artifact.require_manifest().architecture
     (10, 'lenet')
     """
-    path = Path(output)
-    _check_output(path, weights, overwrite)
-    progress(0, len(_STEPS), _STEPS[0])
-    known = known_of(_name_of(network, source))
-    dataset = None if data is None else open_dataset(data)
-    manifest = _described(known, arguments, preprocessing, labels, dataset)
-    manifest = replace(manifest, data=None if data is None else os.fspath(data))
-    read = _weights(network, known, weights)
-    checkpoint, notes = _loaded(manifest, read, weights or known.name, output_name)
-    progress(1, len(_STEPS), _STEPS[1])
-    rebuilt = checkpoint.network()  # by what it records alone
-    shown = _tried(checkpoint.manifest, rebuilt, network)
-    test = None if dataset is None else _looked_at(dataset, manifest, images)
-    if callable(preprocessing) and not isinstance(preprocessing, Preprocessing):
-        if test is None:
-            notes = (*notes, "your transform was not compared with the preprocessing, for there is no data")
-        else:
-            shown.append(trials.check_transform(preprocessing, manifest.preprocessing, test))
-    progress(2, len(_STEPS), _STEPS[2])
-    measured = None
-    with tempfile.TemporaryDirectory() as folder:
-        trial = checkpoint.save(Path(folder, path.name))
-        trials.check_export(trial.path)
-        shown.append("can be exported with a free batch axis")
-        if dataset is not None:
-            measured = evaluate(trial, data=dataset.spec, images=images, progress=progress)
-    doubts: tuple[str, ...] = ()
-    if test is not None and measured is not None:
-        checkpoint = _with_accuracy(checkpoint, measured)
-        doubts = tuple(doubts_of(measured, rebuilt, manifest.preprocessing, test))
-    artifact = checkpoint.save(path)
-    if measured is not None:  # of the same network, in a file for the trial
-        measured = replace(measured, artifact=str(path), sha256=artifact.sha256)
-    if is_users(manifest.architecture):
-        remember(manifest.architecture, checkpoint.manifest.source)
-    parameters = sum(value.numel() for value in rebuilt.parameters())
-    return Imported(artifact, len(manifest.labels), parameters, notes, tuple(shown), doubts, measured)
+    described: dict[str, Any] = {
+        "preprocessing": preprocessing,
+        "labels": labels,
+        "data": data,
+        "images": images,
+        "output_name": output_name,
+        "overwrite": overwrite,
+        "progress": progress,
+    }
+    try:
+        if isinstance(network, os.PathLike) or (isinstance(network, str) and _is_onnx(network)):
+            from cnndeploy.importing.onnx_file import import_onnx
+
+            _refuse({"source": source, "arguments": arguments, "weights": weights})
+            return import_onnx(Path(network), output, **described)
+        from cnndeploy.importing.network import import_network
+    except ModuleNotFoundError as error:
+        raise missing_dependency(error) from error
+    return import_network(network, output, source=source, arguments=arguments, weights=weights, **described)
 
 
-def _looked_at(dataset: Dataset, manifest: Manifest, images: int | None) -> Images:
-    """Return some test images that can be used."""
-    test = dataset.split("test", manifest.preprocessing.channels, manifest.labels)
-    test = test.first(min(_LOOKED_AT, len(test) if images is None else images))
-    return test.sound(manifest.preprocessing.resized_size)
+def _is_onnx(network: str) -> bool:
+    path = Path(network)
+    return path.suffix == ".onnx" or (path.is_file() and FORMATS.get("onnx").recognises(path))
 
 
-def _check_output(path: Path, weights: str | os.PathLike[str] | None, overwrite: bool) -> None:
-    check_writable(path, *([] if weights is None else [weights]))
-    if path.exists() and path.stat().st_size and not overwrite:
-        raise ArtifactError(
-            f"{path} exists. Import with overwrite=True to replace it, or choose another output."
-        )
-
-
-def _name_of(network: str | torch.nn.Module, source: str | None) -> str:
-    if isinstance(network, str):
-        if source is not None:
-            raise ArtifactError(f"the network is named already, {network}; leave out source")
-        return network
-    if not isinstance(network, torch.nn.Module):
-        raise ArtifactError(
-            f"expected a torch.nn.Module or the name of a source, got {type(network).__name__}"
-        )
-    if source is None:
-        raise ArtifactError(
-            "a checkpoint holds no code, so say what builds such a network: source='mymodel.py:build', for example"
-        )
-    return source
-
-
-def _described(
-    known: Known,
-    arguments: Mapping[str, Any] | None,
-    preprocessing: Any,
-    labels: str | os.PathLike[str] | Iterable[str] | None,
-    dataset: Dataset | None,
-) -> Manifest:
-    """Return the manifest of a network as the caller and its name describe it."""
-    prepared = known.preprocessing if preprocessing is None else preprocessing_of(preprocessing)
-    if prepared is None:
-        raise ArtifactError(
-            f"how images are prepared for {known.name} is not known; say so with preprocessing='prep.json'"
-        )
-    names = _labels(known, dataset) if labels is None else labels_of(labels)
-    given = {**known.arguments, **(arguments or {})}
-    name, source = resolved(known.name, given, len(names))
-    return manifest_of(name, source=source, preprocessing=prepared, labels=names)
-
-
-def _labels(known: Known, dataset: Dataset | None) -> tuple[str, ...]:
-    """Return the labels of the weights if these came with the name, else the data's, else what the name suggests."""
-    of_weights = known.labels if known.weights is not None else None
-    suggested = LABELS if known.name in ARCHITECTURES.names() else known.labels
-    labels = of_weights or (dataset is not None and dataset.classes) or suggested
-    if not labels:
-        raise ArtifactError(
-            f"the labels of {known.name} are not known; say so with labels='names.txt', or data='photos'"
-        )
-    return labels
-
-
-def _weights(network: str | torch.nn.Module, known: Known, path: str | os.PathLike[str] | None) -> Weights:
-    """Return the weights of the network in hand, of the file, or what comes with the name."""
-    if isinstance(network, torch.nn.Module):
-        if path is not None:
-            raise ArtifactError("the network that was passed has weights; leave out the file")
-        return Weights(
-            {key: value.detach().cpu() for key, value in network.state_dict().items()}, "in memory"
-        )
-    read = weights_of(known, path)
-    if read is None:
-        raise ArtifactError(
-            f"{known.name} needs weights, a file of torch.save or of safetensors: weights='best.pth'"
-        )
-    return read
-
-
-def _loaded(
-    manifest: Manifest, read: Weights, path: object, output_name: str | None
-) -> tuple[Checkpoint, tuple[str, ...]]:
-    """Return the checkpoint of a network with these weights, and sentences on what was done for it."""
-    bare = build(manifest.architecture, manifest.source).eval()
-    weights = fitted(read, bare, path)
-    fill(bare, weights.tensors)
-    chosen, note = trials.output_of(bare, trials.sample(manifest.preprocessing), output_name)
-    network = bare
-    if chosen is not None:
-        manifest = replace(manifest, source=replace(manifest.source, output=chosen))
-        network = build(manifest.architecture, manifest.source)
-        fill(network.get_submodule("network"), weights.tensors)
-    facts = {"imported": {"weights": read.origin, "sha256": read.sha256}}
-    return Checkpoint.of(manifest, network, facts), (*weights.notes, *filter(None, [note]))
-
-
-def _with_accuracy(checkpoint: Checkpoint, measured: Evaluation) -> Checkpoint:
-    facts = {"test_accuracy": measured.accuracy, "test_images": measured.images}
-    training = {**checkpoint.manifest.training, **facts}
-    return replace(checkpoint, manifest=replace(checkpoint.manifest, training=training))
-
-
-def _tried(manifest: Manifest, rebuilt: torch.nn.Module, network: str | torch.nn.Module) -> list[str]:
-    """Try out the network that the checkpoint builds; return what was shown."""
-    image = trials.sample(manifest.preprocessing)
-    trials.check_outputs(rebuilt, image, len(manifest.labels))
-    shown = [
-        "is deterministic in eval mode",
-        "treats each image by itself",
-        f"returns logits of {len(manifest.labels)} classes",
-    ]
-    if isinstance(network, torch.nn.Module):
-        trials.check_same(network, rebuilt, image, manifest.source.output)
-        shown.append("computes what the network that was passed computes")
-    return shown
+def _refuse(settings: Mapping[str, Any]) -> None:
+    if given := [name for name, value in settings.items() if value is not None]:
+        raise ArtifactError(f"an ONNX file holds its network and weights; leave out {', '.join(given)}")

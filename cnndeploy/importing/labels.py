@@ -28,6 +28,18 @@ def labels_of(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ...]
         labels, subject = _of_file(path), str(path)
     else:
         labels, subject = [_text(one) for one in source], "the labels"
+    return _checked(labels, subject)
+
+
+def labels_from_json(values: Any, subject: str) -> tuple[str, ...]:
+    """Return labels in the order of the outputs from what JSON holds; as :func:`labels_of` raises, naming a subject."""
+    try:
+        return _checked(_of_json(values), subject)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"{subject}: no labels: {error}") from error
+
+
+def _checked(labels: list[str], subject: str) -> tuple[str, ...]:
     if not 2 <= len(labels) <= MOST_CLASSES:
         raise ArtifactError(
             f"{subject}: {len(labels):,} labels; a classifier has 2 to {MOST_CLASSES:,} classes"

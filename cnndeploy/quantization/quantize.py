@@ -118,7 +118,8 @@ def quantize(
     certificate.
 
     Args:
-        checkpoint: What ``cnndeploy train`` wrote, or a :class:`Reference` of it, which runs it once for many uses.
+        checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
+            once for many uses.
         output: The file to write; beside the checkpoint by default, as ``lenet.int8.onnx``.
         precision: ``int8``: static, weights and activations of 8 bits. ``float16``: for CUDA.
         budget: Percentage points of test accuracy that may be lost, against the checkpoint.
@@ -155,7 +156,7 @@ def quantize(
         count, tests = len(reference.first(images, progress)), len(reference.test)
         _require_provable(budget, count, tests)
         progress(0, 0, f"Exporting {path.name}")
-        float_file = export(path, "onnx", Path(folder, "float.onnx"), input=input)
+        float_file = _float_file(reference.artifact, Path(folder, "float.onnx"), input)
         if precision == "float16":
             settings = {"precision": "float16", "budget_points": budget}
             manifest = replace(float_file.require_manifest(), quantization=settings)
@@ -190,6 +191,19 @@ def quantize(
         return _timed(quantized, float_file, run, seconds, progress) if seconds else quantized
 
 
+def _float_file(source: Artifact, path: Path, model_input: ModelInput) -> Artifact:
+    """Write the float file that is quantised: a checkpoint's export, or a copy of an imported ONNX file."""
+    if source.format == "checkpoint":
+        return export(source.path, "onnx", path, input=model_input)
+    if model_input != "tensor":
+        raise QuantizationError(
+            f"{source.path} was imported, and takes prepared images only; leave out input={model_input}"
+        )
+    manifest = replace(source.require_manifest(), checkpoint_sha256=source.sha256)
+    write_file(path, with_manifest(onnx.load(source.path), manifest.to_json()))
+    return Artifact.open(path)
+
+
 def _verification(target: Path, reference: Reference, budget: float) -> str:
     """Return the command that measures the file again."""
     words = ["cnndeploy", "verify", str(target), "--against", str(reference.artifact.path)]
@@ -218,17 +232,18 @@ def _check(precision: str, budget: float, calibration: int | None, run: Run) -> 
 
 
 def _checkpoint(source: Source) -> Artifact:
-    """Open a checkpoint; raise QuantizationError if it is another file."""
+    """Open a checkpoint or an imported ONNX file; raise QuantizationError if it is another file."""
     artifact = resolve(source).artifact
     if artifact.manifest is not None and artifact.manifest.quantization is not None:
         stored = artifact.manifest.quantization.get("precision", "lossy")
         raise QuantizationError(
             f"{artifact.path} is already {stored}; quantize the checkpoint that it came from"
         )
-    if artifact.format != "checkpoint":
-        raise QuantizationError(
-            f"{artifact.path} is {artifact.kind}; give the checkpoint that it was exported from, such as lenet.pt"
-        )
+    if not artifact.is_reference:
+        advice = "give the checkpoint that it was exported from, such as lenet.pt"
+        if artifact.manifest is None:
+            advice += ", or import it first"
+        raise QuantizationError(f"{artifact.path} is {artifact.kind}; {advice}")
     return artifact
 
 

@@ -107,8 +107,9 @@ class Files:
 def make_files(job: Job, folder: Path) -> Files:
     """Export the checkpoint in every way there is, into ``folder``; raise what an exporter raises."""
     checkpoint = job.reference.artifact
-    files = Files({"checkpoint": [checkpoint]})
-    for name in EXPORTERS.names():
+    imported = checkpoint.format != "checkpoint"  # a file, which is its own export
+    files = Files({"float" if imported else "checkpoint": [checkpoint]})
+    for name in () if imported else EXPORTERS.names():
         for variant in ("float", "simplified"):
             job.check_stop()
             job.progress(0, 0, f"Exporting {name}, {variant}")

@@ -52,7 +52,8 @@ def tune(
     has a row for each, with what became of it and why.
 
     Args:
-        checkpoint: What ``cnndeploy train`` wrote, or a :class:`Reference` of it, which runs it once for many uses.
+        checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
+            once for many uses.
         output: The folder to write, which may hold an earlier deployment; by default the checkpoint's name with
             ``.deploy``.
         budget: Percentage points of accuracy that may be lost; the upper end of the 95% interval counts. 0 admits
@@ -99,8 +100,9 @@ def tune(
         available, missing = contenders(
             files.by_variant, threads=threads, device=device, lossy=files.labelled
         )
-        # eager PyTorch, which all are timed against
-        first = Contender("checkpoint", resolve(reference.artifact, Run(device=device, threads=threads)))
+        # eager PyTorch, or the imported file on ONNX Runtime, which all are timed against
+        variant = next(iter(files.by_variant))
+        first = Contender(variant, resolve(reference.artifact, Run(device=device, threads=threads)))
         entrants = [first, *(each for each in available if each.candidate != first.candidate)]
         _note_known(files, entrants)
         choice = choose(job, files, entrants)
@@ -123,12 +125,13 @@ def tune(
 
 
 def _checkpoint(source: Source) -> Artifact:
-    """Open a checkpoint; raise ArtifactError if it is another file."""
+    """Open a checkpoint or an imported ONNX file; raise ArtifactError if it is another file."""
     artifact = resolve(source).artifact
-    if artifact.format != "checkpoint":
-        raise ArtifactError(
-            f"{artifact.path} is {artifact.kind}; tune the checkpoint that it was exported from"
-        )
+    if not artifact.is_reference:
+        advice = "tune the checkpoint that it was exported from"
+        if artifact.manifest is None:
+            advice += ", or import it first"
+        raise ArtifactError(f"{artifact.path} is {artifact.kind}; {advice}")
     return artifact
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,14 @@ class Examination:
         if another := _another_checkpoint(artifact, checkpoint):
             return [another]
         manifest, expected = artifact.require_manifest(), checkpoint.require_manifest()
+        if manifest.is_reference:  # a graph of somebody, which has its own names
+            expected = replace(
+                expected,
+                architecture=manifest.architecture,
+                training=manifest.training,
+                input=replace(expected.input, name=manifest.input.name),
+                output=replace(expected.output, name=manifest.output.name),
+            )
         if manifest.takes_images:
             expected = expected.taking_images(manifest.resizing or "native")
         values, wanted = manifest.to_dict(), expected.to_dict()
@@ -150,13 +158,17 @@ def examination(
 
 def _another_checkpoint(artifact: Artifact, checkpoint: Artifact) -> str:
     """Say so if the artifact does not come from this checkpoint, else return nothing."""
-    itself = artifact.format == "checkpoint"
-    source = artifact.sha256 if itself else artifact.require_manifest().checkpoint_sha256
+    manifest = artifact.require_manifest()
+    if manifest.is_reference and artifact.format != checkpoint.format:
+        return ""  # it was exported by another tool, which noted nothing of it
+    itself = artifact.is_reference
+    source = artifact.sha256 if itself else manifest.checkpoint_sha256
     if source == checkpoint.sha256:
         return ""
     given = f"{checkpoint.path} ({short_hash(checkpoint.sha256)})"
     if itself:
-        return f"it is another checkpoint ({short_hash(source)}) than {given}"
+        kind = "checkpoint" if artifact.format == "checkpoint" else "file"
+        return f"it is another {kind} ({short_hash(source)}) than {given}"
     return f"it was exported from another checkpoint ({short_hash(source)}), not from {given}"
 
 

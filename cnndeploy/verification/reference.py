@@ -131,7 +131,8 @@ class Runner(WorkerProcess):
 class Reference:
     """What a checkpoint computes for the test images, in eager PyTorch on the CPU; a context manager.
 
-    The checkpoint is opened in one worker process, when it is first needed. Its logits are remembered, so that
+    An imported ONNX file is a reference too; it is run by ONNX Runtime on the CPU, and has no float64. The reference is
+    opened in one worker process, when it is first needed. Its logits are remembered, so that
     verifying several files, quantizing and tuning run it once.
 
     >>> with cnndeploy.Reference("lenet.pt") as reference:
@@ -149,20 +150,21 @@ class Reference:
         """Open the checkpoint, and start nothing yet.
 
         Args:
-            checkpoint: What ``cnndeploy train`` wrote.
+            checkpoint: What ``cnndeploy train`` wrote, or ``cnndeploy import``.
             threads: CPU threads, all that the process may use by default.
             data: ``fashion-mnist`` or a folder of images, which need no labels; what the checkpoint was made on by
                 default.
 
         Raises:
-            ArtifactError, CheckpointError: It cannot be read, or is no checkpoint.
+            ArtifactError, CheckpointError: It cannot be read, or is neither.
             DataError: The data set is missing or damaged.
         """
         # a deployment's plan may run it by another runtime
         self.candidate = resolve(resolve(checkpoint).artifact, Run(device="cpu", threads=threads))
         self.artifact = self.candidate.artifact
         self.data = None if data is None else os.fspath(data)
-        if self.artifact.format != "checkpoint":
+        if not self.artifact.is_reference:
+            self.artifact.require_manifest()
             raise ArtifactError(
                 f"{self.artifact.path} is {self.artifact.kind}; verify against the checkpoint it came from"
             )
@@ -172,6 +174,11 @@ class Reference:
         self._read = 0  # so many of them are known to be readable
         self._runner: Runner | None = None
         self._known: dict[Computation, tuple[NDArray[Any], NDArray[np.bool_]]] = {}
+
+    @property
+    def has_float64(self) -> bool:
+        """Whether it can be computed in float64 too, as a checkpoint can."""
+        return self.artifact.format == "checkpoint"
 
     def start(self) -> Runner:
         """Start the worker, if none is at work, and do not wait for it."""

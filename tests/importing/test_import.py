@@ -164,7 +164,7 @@ def test_ones_own_transform_is_compared_with_the_preprocessing(
     )
     assert any("agree bit for bit" in one for one in made.shown)
     evaluated: list[object] = []
-    monkeypatch.setattr("cnndeploy.importing.import_model.evaluate", lambda *_, **__: evaluated.append(1))
+    monkeypatch.setattr("cnndeploy.importing.network.evaluate", lambda *_, **__: evaluated.append(1))
     steps.insert(2, transforms.Lambda(lambda image: 1 / 0))
     with pytest.raises(ArtifactError, match=r"Lambda cannot be kept|your transform fails"):
         cnndeploy.import_model(

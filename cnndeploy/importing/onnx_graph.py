@@ -1,0 +1,360 @@
+"""An ONNX graph of anybody's classifier, rewritten so that it takes prepared images and returns logits.
+
+Only what must change does: the rest of the graph, and the weights, stay as they are.
+
+Source: onnx.proto; the operators' definitions in ONNX's documentation, Operators.md.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnx.inliner
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from cnndeploy.errors import ArtifactError
+from cnndeploy.formats.onnx import MANIFEST_KEY
+from cnndeploy.preprocessing import Preprocessing
+
+Layout = Literal["NCHW", "NHWC"]
+_OPSET = 17  # what older files are brought to; quantization needs 13
+_OLD_OPSET = 13
+_IR_WITH_SEPARATE_INITIALIZERS = 4
+_TAKEN: dict[int, type[np.generic]] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16,
+    TensorProto.DOUBLE: np.float64,
+    TensorProto.UINT8: np.uint8,
+}
+_COPIES = frozenset({"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze"})
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
+_USUAL = ("logits", "output", "out", "scores")
+_RANDOM = ("Bernoulli", "Multinomial", "Random")  # their names begin so
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a graph takes: the input's name, its dtype, which axis is which, and the batch size if it is fixed."""
+
+    name: str
+    dtype: type[np.generic]
+    layout: Layout
+    batch: int | None
+
+    def of(self, prepared: NDArray[np.float32]) -> NDArray[np.generic]:
+        """Turn prepared images, float32 (batch, channels, height, width), into what the graph takes."""
+        ordered = prepared if self.layout == "NCHW" else prepared.transpose(0, 2, 3, 1)
+        rounded = np.rint(ordered) if self.dtype is np.uint8 else ordered
+        return np.ascontiguousarray(rounded.astype(self.dtype))
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """A graph that takes float32 (batch, channels, height, width), and what it was made from.
+
+    ``output`` is the one chosen of theirs. ``softmax`` names the operator behind the logits that was taken away, empty
+    if there was none. ``preprocessing`` is of what the graph takes. ``notes`` say what was changed.
+    """
+
+    model: onnx.ModelProto
+    taken: Taken
+    output: str
+    softmax: str
+    preprocessing: Preprocessing
+    notes: tuple[str, ...]
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """Read a model with all its weights, also those in other files beside it; raise ArtifactError if it cannot be."""
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # its own errors have many classes
+        text = str(error).strip().partition("\n")[0]
+        advice = "If its weights are in a second file, put that beside it under its old name."
+        raise ArtifactError(
+            f"{path} cannot be read as ONNX: {text or type(error).__name__}. {advice}"
+        ) from error
+    if any(entry.key == MANIFEST_KEY for entry in model.metadata_props):
+        raise ArtifactError(
+            f"{path} was written by cnndeploy, so there is nothing to import; use it as it is"
+        )
+    for value in (*model.graph.input, *model.graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if (
+                axis.HasField("dim_value") and axis.dim_value <= 0
+            ):  # how some tools write an axis of any length
+                axis.Clear()
+    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+        raise ArtifactError(f"{path} is larger than the 2 GB that one ONNX file can hold")
+    return model
+
+
+def rewritten(
+    original: onnx.ModelProto, preprocessing: Preprocessing, output: str | None, *, free_reshapes: bool
+) -> Rewritten:
+    """Return a copy that takes prepared images in batches of any size, and returns one output, without a type yet.
+
+    Args:
+        original: What was read.
+        preprocessing: How images are prepared.
+        output: Which of several outputs are the logits, None for the usual one.
+        free_reshapes: Let reshapes to a fixed batch size take any.
+
+    Raises:
+        ArtifactError: It takes or returns something else, or computes something random.
+    """
+    model, notes = copy.deepcopy(original), list[str]()
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    _hoist_constants(model.graph)
+    _check_inference(model.graph)
+    constants = {each.name for each in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in constants]:
+        model.graph.input.remove(value)
+    model.ir_version = max(model.ir_version, _IR_WITH_SEPARATE_INITIALIZERS)
+    taken, prepared = _taken(model.graph, preprocessing)
+    if prepared != preprocessing:
+        notes.append(
+            "it takes grey levels from 0 to 255 and scales them itself, so the preprocessing does not"
+        )
+    if taken.batch is not None:
+        notes.append(f"its batch axis was fixed to {taken.batch}, and is free now")
+    if free_reshapes:
+        _free_reshapes(model.graph, taken.batch or 1)
+    del model.graph.value_info[:]  # their shapes may be of the fixed batch
+    chosen, note = _chosen(model.graph, output)
+    notes += [note] if note else []
+    softmax = _set_output(model.graph, chosen)
+    if softmax:
+        notes.append(f"its last operator, {softmax}, was taken away, so that it returns logits")
+    _prune(model.graph)
+    model = _of_today(model)
+    _set_input(model.graph, taken, prepared)
+    return Rewritten(model, taken, chosen, softmax, prepared, tuple(notes))
+
+
+def finish(model: onnx.ModelProto, dtype: np.dtype[np.generic], shape: Sequence[int], classes: int) -> None:
+    """Make the output, which has this dtype and shape, float32 (batch, classes), and declare it."""
+    (output,) = model.graph.output
+    name = output.name
+    steps = list[tuple[str, dict[str, Any]]]()
+    if dtype != np.float32:
+        steps.append(("Cast", {"to": TensorProto.FLOAT}))
+    if len(shape) != 2:
+        steps.append(("Flatten", {"axis": 1}))
+    for operator, attributes in steps:
+        after = _unused(model.graph, "logits")
+        model.graph.node.append(helper.make_node(operator, [name], [after], **attributes))
+        name = after
+    output.CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", classes]))
+
+
+def _hoist_constants(graph: onnx.GraphProto) -> None:
+    """Make initializers of constant nodes, in which some exporters keep the weights."""
+    for node in [node for node in graph.node if node.op_type == "Constant"]:
+        for attribute in node.attribute:
+            if attribute.name == "value":
+                graph.initializer.add().CopyFrom(attribute.t)
+                graph.initializer[-1].name = node.output[0]
+                graph.node.remove(node)
+
+
+def _check_inference(graph: onnx.GraphProto) -> None:
+    """Let dropout pass what it gets; raise ArtifactError if something is random, or normalises as in training."""
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer if not each.dims}
+    for node in graph.node:
+        attributes = {each.name: each for each in node.attribute}
+        training = node.op_type == "BatchNormalization" and (
+            len(node.output) > 1 or ("training_mode" in attributes and attributes["training_mode"].i)
+        )
+        if node.op_type.startswith(_RANDOM) or training:
+            raise ArtifactError(
+                f"{node.op_type} is in training mode or random in this file; export the network in eval mode"
+            )
+        if node.op_type == "Dropout":
+            mode = node.input[2] if len(node.input) > 2 else ""
+            if mode and (mode not in constants or constants[mode]):
+                raise ArtifactError(
+                    "dropout is in training mode in this file; export the network in eval mode"
+                )
+            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name))
+
+
+def _taken(graph: onnx.GraphProto, preprocessing: Preprocessing) -> tuple[Taken, Preprocessing]:
+    """Return what the graph takes, and how images are prepared for it; raise ArtifactError if it takes no images."""
+    if len(graph.input) != 1:
+        names = ", ".join(value.name for value in graph.input) or "nothing"
+        raise ArtifactError(f"it takes {names}; a classifier of images takes one input")
+    (given,) = graph.input
+    tensor = given.type.tensor_type
+    axes = [axis.dim_value or None for axis in tensor.shape.dim]
+    shown = ", ".join("?" if axis is None else str(axis) for axis in axes)
+    if tensor.elem_type not in _TAKEN or len(axes) != 4:
+        kind = helper.tensor_dtype_to_string(tensor.elem_type).removeprefix("TensorProto.").lower()
+        raise ArtifactError(
+            f"its input {given.name} is {kind} ({shown}); expected images, (batch, channels, height, width) or "
+            "(batch, height, width, channels), in float32, float16, float64 or uint8"
+        )
+    channels, height, width = preprocessing.shape
+    orders: dict[Layout, tuple[int, int, int]] = {
+        "NCHW": (channels, height, width),
+        "NHWC": (height, width, channels),
+    }
+    fitting = [
+        layout
+        for layout, lengths in orders.items()
+        if all(axis in (None, length) for axis, length in zip(axes[1:], lengths, strict=True))
+    ]
+    if not fitting:
+        raise ArtifactError(
+            f"its input {given.name} is ({shown}), and the preprocessing makes images of {channels} channels, "
+            f"{height} x {width} pixels"
+        )
+    taken = Taken(given.name, _TAKEN[tensor.elem_type], fitting[0], axes[0])
+    return taken, _in_levels(preprocessing) if taken.dtype is np.uint8 else preprocessing
+
+
+def _in_levels(preprocessing: Preprocessing) -> Preprocessing:
+    """Return the preprocessing of a network that takes grey levels."""
+    if any(preprocessing.means) or set(preprocessing.stds) != {1.0}:
+        raise ArtifactError(
+            "it takes uint8, grey levels, and normalises them itself; leave mean and std out of the preprocessing"
+        )
+    return replace(preprocessing, scale=1.0)
+
+
+def _free_reshapes(graph: onnx.GraphProto, batch: int) -> None:
+    """Let each reshape whose first axis is the fixed batch size keep the axis of what it reshapes."""
+    constants = {each.name: each for each in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Reshape" and node.input[1] in constants]:
+        lengths = onnx.numpy_helper.to_array(constants[node.input[1]])
+        if len(lengths) < 2 or lengths[0] != batch:
+            continue
+        first = 0 if -1 in lengths else -1
+        freed = np.array([first, *lengths[1:]], np.int64)
+        name = _unused(graph, f"{node.input[1]}_freed")
+        graph.initializer.append(onnx.numpy_helper.from_array(freed, name))
+        node.input[1] = name
+
+
+def _chosen(graph: onnx.GraphProto, name: str | None) -> tuple[str, str]:
+    """Return the output that is the logits, and a sentence on it if there was a choice."""
+    names = [value.name for value in graph.output]
+    if name is not None and name not in names:
+        raise ArtifactError(f"it has no output {name}; it has {', '.join(names)}")
+    if name is not None or len(names) == 1:
+        return name or names[0], ""
+    usual = [one for wanted in _USUAL for one in names if one.lower() == wanted]
+    chosen = (usual or names)[0]
+    return chosen, f"it returns {', '.join(names)}; {chosen} is taken for the logits"
+
+
+def _of_today(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Bring an old file to an opset that every tool here knows, if onnx can; else leave it."""
+    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+    if opset >= _OLD_OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, _OPSET)
+    except Exception:  # noqa: BLE001 - of C++, for operators that changed too much; the file runs as it is
+        return model
+
+
+def _set_input(graph: onnx.GraphProto, taken: Taken, preprocessing: Preprocessing) -> None:
+    """Let the graph take float32 (batch, channels, height, width)."""
+    (given,) = graph.input
+    steps = list[tuple[str, dict[str, Any]]]()
+    if taken.dtype is np.uint8:
+        steps.append(("Round", {}))
+    if taken.dtype is not np.float32:
+        steps.append(("Cast", {"to": given.type.tensor_type.elem_type}))
+    if taken.layout == "NHWC":
+        steps.append(("Transpose", {"perm": [0, 2, 3, 1]}))
+    name = _unused(graph, "image") if steps else taken.name
+    given.CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *preprocessing.shape]))
+    for number, (operator, attributes) in enumerate(steps):
+        last = number == len(steps) - 1
+        after = taken.name if last else _unused(graph, f"image_{operator.lower()}")
+        graph.node.insert(number, helper.make_node(operator, [name], [after], **attributes))
+        name = after
+
+
+def _set_output(graph: onnx.GraphProto, chosen: str) -> str:
+    """Let the graph return only this output, without a softmax behind it; return that operator, empty if none was."""
+    producers = {name: node for node in graph.node for name in node.output}
+    name, behind = chosen, None
+    while (node := producers.get(name)) is not None and node.op_type in _COPIES:
+        name, behind = node.input[0], node
+    softmax = ""
+    if node is not None and node.op_type in _SOFTMAX:
+        softmax = node.op_type
+        if behind is not None:
+            behind.input[0] = node.input[0]
+        others = {value.name for value in graph.output} - {chosen}
+        logits = chosen if behind is not None else node.input[0]
+        if logits not in others:
+            node.output[0] = _unused(graph, f"{chosen}_probabilities") if behind is None else node.output[0]
+            renamed = _unused(graph, "logits")
+            _rename(graph, logits, renamed)
+            logits = renamed
+        chosen = logits
+    del graph.output[:]
+    graph.output.append(onnx.ValueInfoProto(name=chosen))
+    return softmax
+
+
+def _prune(graph: onnx.GraphProto) -> None:
+    """Remove what no output needs."""
+    needed = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):
+        if needed.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            needed |= set(_used(node))
+    for each in [each for each in graph.initializer if each.name not in needed]:
+        graph.initializer.remove(each)
+
+
+def _used(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the names that a node takes, also those that its inner graphs take from outside."""
+    yield from node.input
+    for inner in _inner(node):
+        yield from (value.name for value in inner.output)
+        for each in inner.node:
+            yield from _used(each)
+
+
+def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        yield from attribute.graphs
+        if attribute.HasField("g"):
+            yield attribute.g
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Rename a value where it is made and wherever it is taken, in inner graphs too."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name == old:
+                    names[place] = new
+        for inner in _inner(node):
+            _rename(inner, old, new)
+            for value in inner.output:
+                value.name = new if value.name == old else value.name
+
+
+def _unused(graph: onnx.GraphProto, name: str) -> str:
+    """Return the name, with a number behind it if the graph has it already."""
+    known = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    known |= {one for node in graph.node for one in (*_used(node), *node.output)}
+    return next(
+        one for one in (name, *(f"{name}_{number}" for number in range(2, 10**6))) if one not in known
+    )
