@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _DTYPES = {"float": "float32", "double": "float64"}  # the others have numpy's names
 # torch's exporter notes these on a node: the modules that it is in, from the network down, and their classes.
 _SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
+_FATAL = 4  # of what ONNX Runtime logs: whatever is wrong, it also raises as an error
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 # The smallest model that computes something, y = Relu(x) with x float32 (1,), opset 13, to see if a provider runs.
@@ -126,6 +127,7 @@ def _session(model: str | bytes, run: Run) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = run.thread_count
     options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(run.choices.spinning)))
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if run.device == "cpu":
@@ -163,7 +165,7 @@ def _probe(index: int, missing: str) -> DeviceStatus:
 
     unusable = "the CUDA execution provider does not start"
     # it logs a failed provider to stderr, but here that is an answer and not a fault
-    ort.set_default_logger_severity(4)
+    ort.set_default_logger_severity(_FATAL)
     try:
         session = _session(_PROBE, Run(device=f"cuda:{index}", threads=1))
     except _ort_errors() as error:

@@ -160,20 +160,20 @@ def _compared(original: onnx.ModelProto, made: Rewritten, scratch: Path) -> floa
             logits = session.run({given.name: images})[output.name]
     except (ArtifactError, InputMismatchError) as error:
         raise ArtifactError(
-            f"it cannot be run on a batch of {len(images)}: {error}. Export it with a free batch axis."
+            f"it cannot be run on a batch of {len(images)}; export it with a free batch axis ({str(error).strip()})"
         ) from error
     classes = theirs.shape[1]
     if logits.shape[:1] != (len(images),) or logits.size != theirs.size or logits.dtype.kind != "f":
         raise ArtifactError(
             f"on a batch of {len(images)} it returns {logits.dtype} {logits.shape}, and alone {classes} numbers for an "
-            "image. Export it with a free batch axis."
+            "image; export it with a free batch axis"
         )
     onnx_graph.finish(made.model, logits.dtype, logits.shape, classes)
     off = difference(_behind(logits.reshape(theirs.shape), made.softmax), theirs)
     if off > (_SAME if logits.dtype != np.float16 else SPREAD):
         raise ArtifactError(
-            f"on a batch of {len(images)} it computes something else than alone, by {off:.2g} of the largest output. "
-            "Export it with a free batch axis."
+            f"on a batch of {len(images)} it computes something else than alone, by {off:.2g} of the largest output; "
+            "export it with a free batch axis"
         )
     return off
 

@@ -128,7 +128,6 @@ def rewritten(
         notes.append(f"its batch axis was fixed to {taken.batch}, and is free now")
     if free_reshapes:
         _free_reshapes(model.graph, taken.batch or 1)
-    del model.graph.value_info[:]  # their shapes may be of the fixed batch
     chosen, note = _chosen(model.graph, output)
     notes += [note] if note else []
     softmax = _set_output(model.graph, chosen)
@@ -136,6 +135,8 @@ def rewritten(
         notes.append(f"its last operator, {softmax}, was taken away, so that it returns logits")
     _prune(model.graph)
     model = _of_today(model)
+    del model.graph.value_info[:]  # its shapes, and that of the output, may be of the fixed batch
+    model.graph.output[0].ClearField("type")
     _set_input(model.graph, taken, prepared)
     return Rewritten(model, taken, chosen, softmax, prepared, tuple(notes))
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import cnndeploy
 from cnndeploy.certificate import certificate_path
 from cnndeploy.datasets import open_dataset
 from cnndeploy.errors import ArtifactError, QuantizationError
-from cnndeploy.importing.onnx_graph import MANIFEST_KEY
+from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.run import Run
 from cnndeploy.runtimes import open_session
 from helpers import COLOURS
@@ -49,21 +50,23 @@ def _logits(path: Path, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     manifest = artifact.require_manifest()
     with open_session(artifact, Run("onnxruntime", "cpu")) as session:
         prepared = manifest.preprocessing(images)
-        return session.run({manifest.input.name: prepared})[manifest.output.name]
+        logits: np.ndarray[Any, Any] = session.run({manifest.input.name: prepared})[manifest.output.name]
+        return logits
 
 
-def _distances(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _expected(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """What the classifier computes, by its definition, without what all classes have in common."""
     means = images.mean(axis=(1, 2)) / 255  # (batch, 3)
     centres = np.array(list(COLOURS.values())) / 255
-    return 2 * means @ centres.T - (centres**2).sum(axis=1)
+    logits: np.ndarray[Any, Any] = 2 * means @ centres.T - (centres**2).sum(axis=1)
+    return logits
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_becomes_one_that_takes_prepared_images_and_returns_logits(form: str) -> None:
     made = _imported(FORMS[form]())
     images = np.random.default_rng(0).integers(256, size=(5, SIDE, SIDE, 3), dtype=np.uint8)
-    logits, expected = _logits(made.artifact.path, images), _distances(images)
+    logits, expected = _logits(made.artifact.path, images), _expected(images)
     if "log softmax" in form or "softmax" in form:
         assert any("was taken away" in note for note in made.notes)
     assert logits.dtype == np.float32
@@ -98,7 +101,7 @@ def test_weights_in_a_second_file_are_joined() -> None:
     cnndeploy.import_model("theirs.onnx", "ours.onnx", **given)
     Path("weights.bin").unlink()
     images = np.full((1, SIDE, SIDE, 3), 200, np.uint8)
-    assert np.allclose(_logits(Path("ours.onnx"), images), _distances(images), atol=1e-6)
+    assert np.allclose(_logits(Path("ours.onnx"), images), _expected(images), atol=1e-6)
     with pytest.raises(ArtifactError, match=r"second file, put that beside it"):
         cnndeploy.import_model("theirs.onnx", "more.onnx", **given)
     assert not Path("more.onnx").exists()
@@ -305,8 +308,6 @@ def test_what_openvino_makes_of_another_file_is_rejected(photos: Path) -> None:
         onnx.numpy_helper.from_array(1.001 * onnx.numpy_helper.to_array(other.graph.initializer[0]), "w")
     )
     ours = cnndeploy.Artifact.open("ours.onnx")
-    from dataclasses import replace
-
     manifest = replace(ours.require_manifest(), checkpoint_sha256=ours.sha256)
     helper.set_model_props(other, {MANIFEST_KEY: manifest.to_json()})
     onnx.save(other, "other.onnx")
@@ -332,7 +333,7 @@ def test_a_foreign_file_is_compared_with_a_checkpoint_whatever_its_inputs_are_ca
     assert "theirs.onnx has no manifest" in result.output
     assert not certificate_path("theirs.onnx").exists()
     manifest = cnndeploy.Artifact.open(trained_resnet.checkpoint).require_manifest()
-    described = {"preprocessing": manifest.preprocessing, "labels": manifest.labels}
+    described: dict[str, Any] = {"preprocessing": manifest.preprocessing, "labels": manifest.labels}
     cnndeploy.import_model("theirs.onnx", "ours.onnx", **described)
     cnndeploy.verify("ours.onnx", trained_resnet.checkpoint, data=photos).require()
     described["labels"] = manifest.labels[::-1]
