@@ -108,7 +108,7 @@ def tuning_table(report: TuneReport, written: bool = True) -> Group:
         TableColumn("file", "text", least=15),
         TableColumn("runtime", "text", setting=True, least=12),
         TableColumn("threads", right=True, setting=True, phrase=rows.threads_phrase),
-        TableColumn("speed-up over eager", right=True, phrase=rows.times_as_fast),
+        TableColumn(f"speed-up over {report.reference_runtime}", right=True, phrase=rows.times_as_fast),
         TableColumn("a call", right=True, drop=1, phrase="{} a call".format),
         TableColumn("accuracy", right=True, setting=True, phrase="accuracy {}".format),
         TableColumn("outcome", "text", below=True, least=32),

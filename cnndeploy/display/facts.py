@@ -144,6 +144,7 @@ _FIGURES: dict[str, Callable[[Any], str]] = {
     "budget_points": lambda points: f"budget {points:g} percentage points",
     "complete": lambda complete: "the race was complete" if complete else "the race was cut short",
     "times_as_fast_as_eager": lambda ratio: f"{times(ratio)} times as fast as eager PyTorch",
+    "times_as_fast_as_onnxruntime": lambda ratio: f"{times(ratio)} times as fast as the file on ONNX Runtime",
     "interval": lambda interval: "95% interval {} to {}".format(*map(times, interval)),
     "p50_s": lambda seconds: f"{duration(seconds)} a call",
     "accuracy": lambda accuracy: f"test accuracy {accuracy:.4f}",

@@ -146,7 +146,8 @@ def equivalence_table(reports: Sequence[EquivalenceReport]) -> Group:
     names = [Path(path).name for path in paths]
     if len(paths) == 1 or len(set(names)) < len(paths):
         names = paths
-    return Group(facts_of("Equivalence with eager PyTorch", names, cells))
+    against = {report.against_runtime for report in reports} - {"eager"}
+    return Group(facts_of(f"Equivalence with {', '.join(sorted(against)) or 'eager PyTorch'}", names, cells))
 
 
 def budget_table(report: BudgetReport) -> Group:

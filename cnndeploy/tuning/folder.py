@@ -80,7 +80,7 @@ def write_deployment(report: TuneReport, candidate: Candidate, verdict: Verdict,
         name: getattr(report, name) for name in ("objective", "batch_size", "budget_points", "complete")
     }
     figures |= {
-        "times_as_fast_as_eager": row.ratio,
+        f"times_as_fast_as_{report.reference_runtime}": row.ratio,
         "interval": row.ratio_interval,
         "p50_s": row.p50_s,
         "accuracy": row.accuracy,

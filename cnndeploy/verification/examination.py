@@ -128,6 +128,7 @@ class Examination:
             "device": self.runner.device,
             "threads": self.runner.threads,
             "options": self.candidate.run.choices.changed,
+            "against_runtime": self.reference.candidate.run.runtime,
             "data": self.reference.dataset.spec,
             "data_sha256": self.test.sha256,
         }

@@ -32,6 +32,7 @@ class FileIdentity:
 class Verdict:
     """What verification found of one artifact ``against`` one checkpoint; the base of both kinds of report.
 
+    ``against_runtime`` is what ran the checkpoint, or the ONNX file that was imported in the place of one.
     ``runtime``, ``device``, ``threads`` and ``options`` say how the artifact was run; of the options only those that
     differ from their defaults. ``data`` is the data set, and ``data_sha256`` what identifies its test images, by file
     or folder. ``top1_agreement`` is the share of ``images`` given the same label. ``reasons`` is empty
@@ -44,6 +45,7 @@ class Verdict:
     device: str = ""
     threads: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    against_runtime: str = "eager"
     data: str = ""
     data_sha256: Mapping[str, str] = field(default_factory=dict)
     images: int = 0
