@@ -211,6 +211,13 @@ def raw_onnxruntime_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without g++: nothing is compiled, which takes ten seconds of CPU for each network."""
+    monkeypatch.setattr("cnndeploy.runtimes.compiled._COMPILERS", ())
+    monkeypatch.delenv("CXX", raising=False)
+
+
+@pytest.fixture
 def edited(trained: Trained, tmp_path: Path) -> Callable[[Callable[[onnx.ModelProto], None]], Path]:
     """Save a copy of the trained ONNX file after an edit."""
 
