@@ -52,9 +52,13 @@ def _own_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 @pytest.fixture(scope="session", autouse=True)
 def _nursery() -> Iterator[None]:
-    """Workers that need torch do not import it each by itself."""
-    with Nursery() as nursery, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "subprocess", Subprocess(nursery))
+    """Workers do not import torch or ONNX Runtime each by itself; those of ONNX files have no torch, as for users."""
+    with (
+        Nursery("torch", ".pt", ".torchscript") as torch,
+        Nursery("onnxruntime", ".onnx") as onnxruntime,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(process, "subprocess", Subprocess(torch, onnxruntime))
         yield
 
 
@@ -204,6 +208,13 @@ def raw_onnxruntime_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
         return call(self, *request)
 
     monkeypatch.setattr(Timer, "call", crash)
+
+
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without g++: nothing is compiled, which takes ten seconds of CPU for each network."""
+    monkeypatch.setattr("cnndeploy.runtimes.compiled._COMPILERS", ())
+    monkeypatch.delenv("CXX", raising=False)
 
 
 @pytest.fixture

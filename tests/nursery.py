@@ -1,13 +1,14 @@
-"""Worker processes for the tests, forked off one that has imported torch, which takes two seconds of CPU each time.
+"""Worker processes for the tests, forked off one that has imported what they import.
 
-Only workers that open a ``.pt`` or ``.torchscript`` file come from here. All others, all commands that tests run as
-programs, and the workers of tests that use ``real_workers`` are started as users start them.
+Torch takes two seconds of CPU each time, ONNX Runtime and our own modules a third of one. All commands that tests run
+as programs, and the workers of tests that use ``real_workers``, are started as users start them.
 """
 
 from __future__ import annotations
 
 import array
 import ctypes
+import importlib
 import json
 import os
 import runpy
@@ -23,6 +24,7 @@ from typing import IO, Any
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PREFIX = [sys.executable, "-P", "-m"]
+_WORKERS = ("cnndeploy.benchmark.worker", "cnndeploy.verification.worker")
 # Read when Python starts or a library is loaded, which is before the fork.
 _EARLY = (
     "CUDA_",
@@ -37,25 +39,31 @@ _EARLY = (
     "PYTHON",
     "TORCH",
 )
-_NEED_TORCH = (".pt", ".torchscript")
+# Read when it is used: PYTHONPATH by the nursery's children themselves, and the other, which torch sets in every
+# process that exports, by torch.
+_LATE = ("PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR")
 _TIMEOUT_S = 120
 
 
 class Nursery:
-    """A process that has imported torch and forks when asked; a context manager that ends it."""
+    """A process that has imported a package and forks when asked; a context manager that ends it.
 
-    def __init__(self) -> None:
+    It has the workers for files whose names end in one of ``suffixes``.
+    """
+
+    def __init__(self, package: str, *suffixes: str) -> None:
+        self._suffixes = suffixes
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [sys.executable, "-P", __file__, str(theirs.fileno())]
+            command = [sys.executable, "-P", __file__, str(theirs.fileno()), package]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         self._ours.settimeout(_TIMEOUT_S)
         self._early, self._works, self._lock = _early(), True, threading.Lock()
 
     def takes(self, command: Sequence[str]) -> bool:
         """Say whether this command is one for the nursery."""
-        worker = list(command[:3]) == _PREFIX and command[3].endswith(".worker")
-        return self._works and worker and command[4].endswith(_NEED_TORCH) and _early() == self._early
+        worker = list(command[:3]) == _PREFIX and command[3] in _WORKERS
+        return self._works and worker and command[4].endswith(self._suffixes) and _early() == self._early
 
     def fork(self, arguments: Sequence[str], *files: int) -> int:
         """Start ``python -m ARGUMENTS`` with these files as its 0, 1 and 2; return its number, a child of ours."""
@@ -106,20 +114,21 @@ class Subprocess:
 
     PIPE = subprocess.PIPE
 
-    def __init__(self, nursery: Nursery) -> None:
-        self._nursery = nursery
+    def __init__(self, *nurseries: Nursery) -> None:
+        self._nurseries = nurseries
 
     def Popen(self, command: Sequence[str], **options: Any) -> Any:  # noqa: N802 - as subprocess names it
-        """Start a worker, here or by the nursery."""
-        if self._nursery.takes(command):
-            return Forked(self._nursery, command[3:])
+        """Start a worker, here or by a nursery."""
+        for nursery in self._nurseries:
+            if nursery.takes(command):
+                return Forked(nursery, command[3:])
         return subprocess.Popen(command, **options)
 
 
 def _early() -> dict[str, str]:
-    early = {name: value for name, value in os.environ.items() if name.startswith(_EARLY)}
-    early.pop("PYTHONPATH", None)  # the nursery's children see to it
-    return early
+    return {
+        name: value for name, value in os.environ.items() if name.startswith(_EARLY) and name not in _LATE
+    }
 
 
 def _adopt_orphans(ours: bool) -> None:
@@ -128,10 +137,12 @@ def _adopt_orphans(ours: bool) -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
-def _serve(number: int) -> None:
+def _serve(number: int, package: str) -> None:
     """Be the nursery, until nobody asks any more."""
-    import torch  # noqa: F401 - for those who are forked off
-
+    for module in (package, *_WORKERS):
+        importlib.import_module(module)
+    for module in _WORKERS:
+        del sys.modules[module]  # who is forked off runs it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the tests
     with socket.socket(fileno=number) as asked:
         while (request := socket.recv_fds(asked, 1 << 18, 3))[0]:
@@ -159,6 +170,7 @@ def _be_the_worker(asked: socket.socket, request: list[Any], files: Sequence[int
     for standard, file in enumerate(files):
         os.dup2(file, standard)
         os.close(file)
+    sys.modules["cnndeploy.devices"]._forks.clear()  # the nursery ran nothing; its children may have threads
     status = 1
     try:
         os.chdir(folder)
@@ -179,4 +191,4 @@ def _be_the_worker(asked: socket.socket, request: list[Any], files: Sequence[int
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve(int(sys.argv[1]), sys.argv[2])

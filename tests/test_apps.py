@@ -42,14 +42,20 @@ def _run(*command: object, **settings: Any) -> str:
 def app_python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment with nothing but cnndeploy[cpu]."""
     folder = tmp_path_factory.mktemp("app") / "venv"
-    _run(sys.executable, "-m", "venv", folder)
+    _run(sys.executable, "-m", "venv", "--without-pip", folder)  # ours installs into it
     python = folder / "bin" / "python"
     _install(python, f"cnndeploy[cpu] @ {wheel.as_uri()}")
     return python
 
 
+def _pip(python: Path, *arguments: str | Path) -> str:
+    return _run(sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, *arguments)
+
+
 def _install(python: Path, *packages: str) -> None:
-    _run(python, "-m", "pip", "install", "-q", "--constraint", REPOSITORY / "constraints.txt", *packages)
+    """Install without compiling; what is imported is compiled then, and that is little of it."""
+    constraints = REPOSITORY / "constraints.txt"
+    _pip(python, "install", "-q", "--no-compile", "--constraint", constraints, *packages)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +104,7 @@ print(sorted({name.partition(".")[0] for name in set(sys.modules) - at_start} - 
     imported, used = map(str.strip, printed.splitlines())
     assert imported == "['cnndeploy']"
     assert used == "['cnndeploy', 'numpy', 'onnxruntime']"
-    installed = json.loads(_run(app_python, "-m", "pip", "list", "--format", "json"))
+    installed = json.loads(_pip(app_python, "list", "--format", "json"))
     assert not {"torch", "torchvision", "onnx"} & {each["name"] for each in installed}
 
 

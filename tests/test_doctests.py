@@ -34,6 +34,7 @@ def test_every_public_name_has_an_example(name: str) -> None:
     assert [each for each in _FOUND if each.name == name and each.examples], name
 
 
+@pytest.mark.usefixtures("without_compiler")  # tests of tune and of the runtimes compile
 @pytest.mark.parametrize(
     "example",
     [

@@ -243,12 +243,12 @@ def test_sigterm_leaves_no_temporary_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bench_json_has_the_keys_that_other_tools_read(trained: Trained) -> None:
-    result = _process(
+def test_bench_json_has_the_keys_that_other_tools_read(cli: Cli, trained: Trained) -> None:
+    result = cli(
         *("bench", trained.checkpoint, trained.onnx, "--threads", 1, "--seconds", 0.1, "--cold-start", 0),
         *("--json", "-"),
     )
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     first, second = report["results"]
     assert first["ratio"] == 1.0
@@ -359,7 +359,17 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_exits_with_130_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cnndeploy", "train", "lenet", "--output", str(tmp_path / "lenet.pt")]
+    enough = ["--epochs", "1000", "--images", "2000"]  # that it is still at it when the signal comes
+    command = [
+        sys.executable,
+        "-m",
+        "cnndeploy",
+        "train",
+        "lenet",
+        *enough,
+        "--output",
+        str(tmp_path / "lenet.pt"),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
