@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import ArtifactError
+from cnndeploy.errors import ArtifactError, CnndeployWarning
 from cnndeploy.formats import FORMATS
 from cnndeploy.machine import cpu_model, usable_cpus
 from cnndeploy.run import Run
@@ -21,7 +21,7 @@ Source = str | os.PathLike[str] | Artifact
 """The path of a model file or of a deployment's folder, or an opened file."""
 
 
-class PlannedElsewhereWarning(UserWarning):
+class PlannedElsewhereWarning(CnndeployWarning):
     """The plan was made on another kind of processor; here another plan may be faster."""
 
 

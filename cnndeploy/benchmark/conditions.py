@@ -98,8 +98,9 @@ _UNCLEAR = (
 DOUBTS = (
     Doubt(
         lambda facts: facts.busy_cpus > BUSY_CPUS,
-        "Other programs kept {busy_cpus:.1f} CPUs busy just before or after the rounds. That slows programs with several "
-        "threads most, so the figures may be far off and no speed-up is claimed; measure again on an idle machine.",
+        "Other programs kept {busy_cpus:.1f} CPUs busy just before or after the rounds. That slows programs with "
+        "several threads most, so the figures may be far off and no speed-up is claimed; measure again on an idle "
+        "machine.",
     ),
     Doubt(
         lambda facts: facts.steal > 0.02,
