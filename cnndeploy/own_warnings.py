@@ -25,9 +25,9 @@ _PACKAGES = {"site-packages", "dist-packages"}  # of any environment
 
 @contextmanager
 def showing_own(show: Callable[[CnndeployWarning], None]) -> Iterator[None]:
-    """Pass our own warnings to ``show``, and show those of the user's code as Python does."""
+    """Pass our own warnings to ``show``, and show those of the user's code as Python does, once for each line."""
     with warnings.catch_warnings():
-        usual = warnings.showwarning
+        usual, seen = warnings.showwarning, set[tuple[str, str, int]]()
 
         def sort_out(
             message: Warning | str,
@@ -40,7 +40,10 @@ def showing_own(show: Callable[[CnndeployWarning], None]) -> Iterator[None]:
             if isinstance(message, CnndeployWarning):
                 show(message)
             elif not _is_installed(filename) or os.environ.get(DEBUG):
-                usual(message, category, filename, lineno, file, line)
+                # Python's own memory of it is lost whenever a library changes its filters for a while
+                if (place := (str(message), filename, lineno)) not in seen:
+                    seen.add(place)
+                    usual(message, category, filename, lineno, file, line)
             else:
                 import logging  # most commands need it for nothing else
 
