@@ -254,7 +254,7 @@ def _require_provable(budget: float, images: int, tests: int) -> None:
         advice = f"{more} at least {rounded_up(least(tests)):g} points."
     raise BudgetError(
         f"{images:,} images cannot show that a budget of {budget:g} percentage points is kept: even if no label "
-        f"changed, the loss might be {rounded_up(least(images)):g}. {advice} Nothing was tried or written."
+        f"changed, the loss might be {rounded_up(least(images)):g}. {advice}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shlex
 import shutil
@@ -30,7 +31,7 @@ def check_folder(path: Path, checkpoint: Path) -> None:
         )
     if path == checkpoint.resolve() or path in checkpoint.resolve().parents:
         raise ArtifactError(
-            f"the checkpoint {checkpoint} lies in {path}, which is to be written; choose another"
+            f"the checkpoint {checkpoint} lies in {path}, which would be written; choose another output folder"
         )
     check_writable(path.with_name(f".{path.name}.{secrets.token_hex(6)}"))
 
@@ -76,6 +77,7 @@ def replacing_folder(path: Path, checkpoint: Path) -> Iterator[Path]:
 def write_deployment(report: TuneReport, candidate: Candidate, verdict: Verdict, command: str) -> None:
     """Write the file, its certificate, the plan, and what was tried; raise ArtifactError if that fails."""
     folder, row = Path(report.folder), report.chosen
+    target = Path(os.path.realpath(folder))  # a link stays a link
     figures = {
         name: getattr(report, name) for name in ("objective", "batch_size", "budget_points", "complete")
     }
@@ -97,7 +99,7 @@ def write_deployment(report: TuneReport, candidate: Candidate, verdict: Verdict,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     verify = shlex.join(["cnndeploy", "verify", str(folder), "--against", report.checkpoint])
-    with replacing_folder(folder, Path(report.checkpoint)) as temporary:
+    with replacing_folder(target, Path(report.checkpoint)) as temporary:
         shutil.copyfile(candidate.artifact.path, temporary / plan.file)
         certify(verdict.moved_to(folder / plan.file), temporary / plan.file, verify)
         write_file(temporary / PLAN_FILE, plan.to_json().encode())

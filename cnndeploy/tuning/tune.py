@@ -89,8 +89,8 @@ def tune(
         tempfile.TemporaryDirectory(prefix="cnndeploy-tune-") as scratch,
     ):
         path = reference.artifact.path
-        folder = Path(os.path.realpath(path.with_suffix(".deploy") if output is None else output))
-        check_folder(folder, path)
+        folder = path.with_suffix(".deploy") if output is None else Path(output)
+        check_folder(Path(os.path.realpath(folder)), path)
         labels_of(reference.test, reference.dataset)
         job = Job(reference, budget, size, threads, device, max_minutes, calibration, deadline, progress)
         reference.first(progress=job.reading)
@@ -140,8 +140,8 @@ def _deploy(job: Job, report: TuneReport, choice: Choice, command: str) -> None:
         if report.timed:
             raise BenchmarkError(f"nothing can be deployed: {'; '.join(against)}", report)
         raise BenchmarkError(
-            f"nothing was timed, so nothing was written: the {job.max_minutes:g} minutes were over before the race "
-            f"began. {math.ceil(2 * job.max_minutes)} minutes may do.",
+            f"nothing was timed, so nothing was written: {job.max_minutes:g} minutes were over once the files to try "
+            f"were made; max_minutes={math.ceil(2 * job.max_minutes)} may do",
             report,
         )
     if not job.reference.artifact.is_unchanged():

@@ -299,7 +299,7 @@ def test_tune_says_how_an_app_opens_the_folder(
 
     (folder / "my lenet.deploy").mkdir()
     monkeypatch.setattr("cnndeploy.tuning.tune.tune", lambda *_, **__: Report())
-    monkeypatch.setattr("cnndeploy.display.benchmark_tables.tuning_table", lambda _: "a table")
+    monkeypatch.setattr("cnndeploy.display.benchmark_tables.tuning_table", lambda *_, **__: "a table")
     monkeypatch.setattr("cnndeploy.display.plots.tuning_plot", lambda _: Plot())
     result = cli("tune", "my lenet.pt", "--json", "r.json")
     assert result.exit_code == 0, result.output

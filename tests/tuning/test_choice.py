@@ -252,7 +252,7 @@ def test_a_lossy_file_that_there_is_no_time_to_check_is_told_in_seconds(
     monkeypatch.setattr("cnndeploy.progress.time", SimpleNamespace(monotonic=lambda: 0.0))
     verdict = choice._verify(_job(Deadline(20.0)), _contender("int8", lossy=True), 0.003, 0.0)
     assert "10,000 test images would take about 30 seconds" in verdict.summary
-    assert "6 minutes in all" in verdict.summary
+    assert "max_minutes=6 would do" in verdict.summary
     assert "--" not in verdict.summary
 
 
@@ -308,8 +308,8 @@ def test_labels_that_take_too_long_are_given_up_early_and_in_plain_words(
     assert reference.known < 500
     assert files.eager_image_s == pytest.approx(4 / 64)
     (note,) = files.notes
-    assert "10,000 test images would take about 625 seconds" in note
-    assert "42 minutes in all" in note
+    assert "10,000 test images would take about 625 seconds, and 90 seconds are left for that" in note
+    assert "max_minutes=42 would do" in note
     assert "--" not in note
 
 
