@@ -135,11 +135,13 @@ def evaluate(
     dataset = open_dataset(data, manifest.data, opened.path)
     test = dataset.split("test", manifest.preprocessing.channels, manifest.labels).first(images)
     labels_of(test, dataset)  # before anything is read
-    test = sound(test, manifest.preprocessing.resized_size, progress)
-    labels, classes = labels_of(test, dataset), len(manifest.labels)
-    given, top = np.empty(len(test), np.int64), 0
     prepare = None if manifest.takes_images else manifest.preprocessing
-    with open_session(opened, candidate.run) as session:
+    with open_session(
+        opened, candidate.run
+    ) as session:  # what cannot be run is said before a warning of images
+        test = sound(test, manifest.preprocessing.resized_size, progress)
+        labels, classes = labels_of(test, dataset), len(manifest.labels)
+        given, top = np.empty(len(test), np.int64), 0
         for start in range(0, len(test), batch_size):
             batch = range(start, min(start + batch_size, len(test)))
             for part, images_of_a_size in feeds(test, batch, prepare):

@@ -84,16 +84,18 @@ def what_if(
     dataset = open_dataset(data, manifest.data, opened.path)
     test = dataset.split("test", own.channels, manifest.labels).first(images)
     labels_of(test, dataset)  # before anything is read
-    test = sound(test, manifest.preprocessing.resized_size, progress)
-    truth = labels_of(test, dataset)
-    given = np.empty((len(ways), len(test)), np.int64)
 
     def in_every_way(raw: NDArray[np.uint8]) -> NDArray[Any]:
         return np.stack(
             [prepare(raw) for prepare in ways.values()], axis=1
         )  # (n, ways, channels, height, width)
 
-    with open_session(opened, candidate.run) as session:
+    with open_session(
+        opened, candidate.run
+    ) as session:  # what cannot be run is said before a warning of images
+        test = sound(test, manifest.preprocessing.resized_size, progress)
+        truth = labels_of(test, dataset)
+        given = np.empty((len(ways), len(test)), np.int64)
         for start in range(0, len(test), _BATCH):
             places = range(start, min(start + _BATCH, len(test)))
             prepared = test.prepared(places, in_every_way)

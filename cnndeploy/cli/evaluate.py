@@ -49,11 +49,8 @@ def command(
         )
     if what_if and batch_size is not None:
         raise click.UsageError("--batch-size does not apply to --what-if")
-    with (
-        common.on_data(settings["data"], file),
-        common.progress_bar(f"Evaluating {file.name}") as update,
-        patient_threads(),
-    ):
+    common.say_split(settings["data"], file, settings["images"])
+    with common.progress_bar(f"Evaluating {file.name}") as update, patient_threads():
         if what_if:
             mistakes = accuracies_of_mistakes(file, progress=update, **settings)
         else:

@@ -28,7 +28,10 @@ _PLOTS = ("curves", "confusion")  # as training_plots() names them
     type=common.PATH,
     help="Weights to start from, a file of torch.save or of safetensors; the last layer's may be for other classes.",
 )
-@_network.preprocessing_option
+@_network.preprocessing_option(
+    "How to prepare images in this training, and for the checkpoint and its files ever after.",
+    "what comes with the name, else as is usual on ImageNet, 224 x 224 pixels",
+)
 @click.option(
     "--recipe",
     type=click.Choice(["tuned", "original"]),
@@ -167,7 +170,7 @@ def run_training(architecture: str | None, output: Path, tensorboard: Path | Non
         if log is not None:
             log(epoch)
 
-    with common.warnings_as_lines(), common.progress_bar(f"Training {output.name}") as update:
+    with common.progress_bar(f"Training {output.name}") as update:
 
         def on_step(step: Step) -> None:
             figures = f"loss {step.loss:.3f}  accuracy {step.accuracy:.3f}  {step.images_per_s:,.0f} images/s"

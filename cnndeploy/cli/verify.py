@@ -82,10 +82,8 @@ def command(
         undecided = partial(_undecided, path, against, candidate.run, points)
         if json_file != "-":  # so that no earlier pass outlives this run
             _write(undecided("the verification did not end"), json_file, junit_file)
-        with (
-            common.on_data(settings["data"], against),
-            common.progress_bar(f"Verifying {path.name}") as update,
-        ):
+        common.say_split(settings["data"], against, settings["images"])
+        with common.progress_bar(f"Verifying {path.name}") as update:
             verdict = _verdict(candidate, against, budget, progress=update, **settings)
     except CnndeployError as error:
         _write(undecided(str(error)), json_file, junit_file)
