@@ -129,11 +129,21 @@ data_dir_option = click.option(
 )
 
 
-def _allow_source(_context: click.Context, _parameter: click.Parameter, name: str | None) -> None:
+_SOURCE_GIVEN = "cnndeploy.source"  # the key in the context's meta
+
+
+def _allow_source(context: click.Context, _parameter: click.Parameter, name: str | None) -> None:
     if name is not None:
         from cnndeploy.sources import allow_source
 
         allow_source(name)
+        context.meta[_SOURCE_GIVEN] = name
+
+
+def source_given() -> tuple[str, ...]:
+    """Return ``--source`` as this command was given it, for another command; nothing if it was not."""
+    name = click.get_current_context().meta.get(_SOURCE_GIVEN)
+    return () if name is None else ("--source", name)
 
 
 source_option = click.option(
@@ -293,9 +303,9 @@ def say_wrote(*files: object, json_file: str | None = None) -> None:
 
 
 def say_next(*arguments: object, json_file: str | None = None) -> None:
-    """Print the command that usually comes next, unless JSON goes to standard output."""
+    """Print the command that usually comes next, with this one's ``--source``, unless JSON goes to standard output."""
     if json_file != "-":
-        click.echo(f"Next: {command_line(*arguments)}")
+        click.echo(f"Next: {command_line(*arguments, *source_given())}")
 
 
 def say_load(path: Path, run: Run | None = None, json_file: str | None = None) -> None:

@@ -128,7 +128,8 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
     except (KeyboardInterrupt, Stopped):
         if first:
             same = (architecture,) if recipe_of is None else ("--from-checkpoint-recipe", recipe_of)
-            _say_how_to_resume(output, *same, *(("--data", settings["data"]) if settings["data"] else ()))
+            data = ("--data", settings["data"]) if settings["data"] else ()
+            _say_how_to_resume(output, *same, *data, *common.source_given())
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     if first:
         if output.stat().st_mtime_ns == before:

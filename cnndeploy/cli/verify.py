@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnndeploy.cli import _common as common
-from cnndeploy.errors import CnndeployError, QuantizationError
+from cnndeploy.errors import CnndeployError, NotEquivalentError, QuantizationError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.run import Precision, Run
 
@@ -102,10 +102,35 @@ def command(
         stays = "The folder's certificate is of its plan and all test images; it stays as it was."
         click.echo(stays, err=True)
     common.say_wrote(json_file, junit_file, json_file=json_file)
-    verdict.require()
-    common.say_next("bench", against, artifact, json_file=json_file)
+    _require(verdict, candidate, against)
+    common.say_next("bench", *_timed(candidate, artifact, against, run), json_file=json_file)
     if precision is None:  # which load does not take
         common.say_load(artifact, run, json_file)
+
+
+def _require(verdict: Verdict, candidate: Candidate, against: Path) -> None:
+    """Raise what ``verdict`` raises if it is no pass, with advice if some is known."""
+    try:
+        verdict.require()
+    except NotEquivalentError as error:
+        manifest = candidate.artifact.require_manifest()
+        if candidate.run.runtime != "openvino" or manifest.resizing != "native":
+            raise
+        options = ("--format", "onnx", "--input", "image", "--resize", "portable", "--output-dir", "portable")
+        again = common.command_line("export", against, *options, *common.source_given())
+        advice = f"OpenVINO does not resize as this file asks it to. To write one that it can run: {again}"
+        raise NotEquivalentError(f"{error}. {advice}", error.report) from error
+
+
+def _timed(candidate: Candidate, artifact: Path, against: Path, run: Run) -> list[object]:
+    """Return what to time: the file beside its checkpoint, run as it was verified."""
+    itself = candidate.artifact.format == "checkpoint" and candidate.plan is None
+    arguments: list[object] = [against] if itself else [against, artifact]
+    if run.runtime:
+        arguments += ["--runtime", "eager", "--runtime", run.runtime]
+    for option, value in (("--device", run.device), ("--threads", run.threads)):
+        arguments += [option, value] if value else []
+    return arguments
 
 
 def _refuse_itself(candidate: Candidate, against: Path) -> None:

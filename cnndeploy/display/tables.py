@@ -254,17 +254,17 @@ def table_of(
 ) -> FittedTable:
     """Return a :class:`FittedTable`, without the columns that may be dropped and that show nothing."""
     columns = list(columns)
-    cells = [[_safe(cell) for cell in row] for row in rows]
+    cells = [[safe(cell) for cell in row] for row in rows]
     shown = [
         (at, column)
         for at, column in enumerate(columns)
         if not column.drop or any(row[at].plain != NOTHING for row in cells)
     ]
     kept = tuple(tuple(row[at] for at, _ in shown) for row in cells)
-    return FittedTable(_safe(title).plain, tuple(column for _, column in shown), kept, section, alike, note)
+    return FittedTable(safe(title).plain, tuple(column for _, column in shown), kept, section, alike, note)
 
 
-def _safe(cell: Cell) -> Text:
+def safe(cell: Cell) -> Text:
     """Return a cell without characters that a terminal obeys, as a file name may hold; line ends stay."""
     text = Text(cell) if isinstance(cell, str) else cell
     if text.plain.replace("\n", "").isprintable():
@@ -282,7 +282,7 @@ def facts_of(
     known = [row for row in facts if any(str(cell) != NOTHING for cell in row[1:])]
     columns = [
         TableColumn("", "text", least=_LABEL),
-        *(TableColumn(_safe(name).plain, "text") for name in files),
+        *(TableColumn(safe(name).plain, "text") for name in files),
     ]
     return table_of(title, columns, known, section=section, alike=True)
 

@@ -44,6 +44,7 @@ from cnndeploy.display.verdict_tables import (
     equivalence_table,
     evaluation_table,
     quantized_table,
+    verdict_table,
 )
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -57,7 +58,7 @@ TABLES: dict[str, Callable[[Path], Group]] = {
     "tune": lambda _: tuning_table(sample.tuning()),
     "verify": lambda _: equivalence_table(_PASSES[:1]),
     "verify_three": lambda _: equivalence_table(_PASSES),
-    "verify_failed": lambda _: equivalence_table([sample.divergent()]),
+    "verify_failed": lambda _: verdict_table(sample.divergent()),
     "verify_three_failed": lambda _: equivalence_table(
         [_PASSES[0], sample.divergent(), sample.incomparable()]
     ),
