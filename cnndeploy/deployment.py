@@ -17,7 +17,7 @@ from cnndeploy.run import Run
 from cnndeploy.serial import dumps, jsonable, structure
 
 PLAN_FILE = "plan.json"
-Source = str | os.PathLike[str] | Artifact
+ArtifactLike = str | os.PathLike[str] | Artifact
 """The path of a model file or of a deployment's folder, or an opened file."""
 
 
@@ -106,7 +106,7 @@ class Candidate:
         return self.plan is not None and self.run == self.plan.run
 
 
-def resolve(source: Source, run: Run | None = None) -> Candidate:
+def resolve(source: ArtifactLike, run: Run | None = None) -> Candidate:
     """Open a model file, or the one in a deployment's folder, and settle how it is run.
 
     The file in a folder must be the one that the plan was made for. What ``run`` says wins, then what the plan says,

@@ -19,7 +19,7 @@ from cnndeploy.benchmark.raw import RAW
 from cnndeploy.benchmark.report import BenchmarkReport, Result, compared, summarise, unjudged
 from cnndeploy.benchmark.timer import BatchOf, Timer, cold_starts
 from cnndeploy.datasets import Data
-from cnndeploy.deployment import Candidate, Source, resolve
+from cnndeploy.deployment import ArtifactLike, Candidate, resolve
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.machine import environment
 from cnndeploy.progress import Progress, ShouldStop, never, silent
@@ -46,7 +46,7 @@ class Limits:
 
 
 def bench(
-    sources: Sequence[Source],
+    sources: Sequence[ArtifactLike],
     *,
     runtimes: Sequence[str] = (),
     batch_sizes: Sequence[int] = (1,),
@@ -200,7 +200,7 @@ def is_precise(measured: Sequence[Measurement], until: float, comparisons: int) 
 
 
 def candidates_of(
-    sources: Sequence[Source],
+    sources: Sequence[ArtifactLike],
     runtimes: Sequence[str] = (),
     threads: Sequence[Threads] = (),
     device: str = "",

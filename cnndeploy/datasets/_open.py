@@ -83,7 +83,7 @@ def warn_of(damaged: Sequence[Damaged]) -> None:
         warnings.warn(f"{text}: {names}{more}", CnndeployWarning, stacklevel=2)
 
 
-def labels_of(images: Images, dataset: Dataset) -> NDArray[np.integer[Any]]:
+def require_labels(images: Images, dataset: Dataset) -> NDArray[np.integer[Any]]:
     """Return the labels of images, (n,); raise DataError if nobody knows them."""
     if images.labels is None:
         raise DataError(

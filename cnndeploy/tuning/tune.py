@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.datasets import Data, labels_of
-from cnndeploy.deployment import Source, resolve
+from cnndeploy.datasets import Data, require_labels
+from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.machine import environment, usable_cpus
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
@@ -28,7 +28,7 @@ _BATCH_SIZES = {"latency": 1, "throughput": 64}
 
 
 def tune(
-    checkpoint: Source | Reference,
+    checkpoint: ArtifactLike | Reference,
     output: str | os.PathLike[str] | None = None,
     *,
     budget: float = 0.5,
@@ -91,7 +91,7 @@ def tune(
         path = reference.artifact.path
         folder = path.with_suffix(".deploy") if output is None else Path(output)
         check_folder(Path(os.path.realpath(folder)), path)
-        labels_of(reference.test, reference.dataset)
+        require_labels(reference.test, reference.dataset)
         job = Job(reference, budget, size, threads, device, max_minutes, calibration, deadline, progress)
         reference.first(progress=job.reading)
         files = make_files(job, Path(scratch))
@@ -122,7 +122,7 @@ def tune(
     return report
 
 
-def _checkpoint(source: Source) -> Artifact:
+def _checkpoint(source: ArtifactLike) -> Artifact:
     """Open a checkpoint; raise ArtifactError if it is another file."""
     artifact = resolve(source).artifact
     if artifact.format != "checkpoint":
