@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from cnndeploy.certificate import require_certificate
 from cnndeploy.deployment import PlannedElsewhereWarning, resolve
-from cnndeploy.errors import ArtifactError, CnndeployError, CnndeployWarning, InputMismatchError
+from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
 from cnndeploy.images import MOST_IMAGES, most_images, stacks_of
+from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.preprocessing import Preprocessing, border_contrast
 from cnndeploy.run import Run, Threads
 from cnndeploy.runtimes import Session, open_session

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.errors import ArtifactError, CnndeployWarning
+from cnndeploy.errors import ArtifactError
 from cnndeploy.formats import FORMATS
 from cnndeploy.machine import cpu_model, usable_cpus
+from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.run import Run
 from cnndeploy.serial import dumps, jsonable, structure
 

@@ -35,10 +35,6 @@ class CnndeployError(Exception):
     exit_code = 1
 
 
-class CnndeployWarning(UserWarning):
-    """Base of all warnings of cnndeploy itself."""
-
-
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that ``name`` is probably a slip of, None if there is none.
 

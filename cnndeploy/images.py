@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy.errors import CnndeployWarning, DataError, InputMismatchError
+from cnndeploy.errors import DataError, InputMismatchError
+from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.preprocessing import MAX_SIDE
 
 if TYPE_CHECKING:

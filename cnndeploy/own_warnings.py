@@ -15,12 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from cnndeploy.errors import CnndeployWarning
-
 DEBUG = "CNNDEPLOY_DEBUG"
 """The environment variable that turns debugging on, in workers too, which inherit it."""
 
 _PACKAGES = {"site-packages", "dist-packages"}  # of any environment
+
+
+class CnndeployWarning(UserWarning):
+    """Base of all warnings of cnndeploy itself."""
 
 
 @contextmanager

@@ -22,9 +22,9 @@ from typing import IO, Any, Self
 import numpy as np
 
 from cnndeploy import errors
-from cnndeploy.errors import ArtifactError, CnndeployError, CnndeployWarning
+from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.machine import end_with_parent
-from cnndeploy.own_warnings import showing_own
+from cnndeploy.own_warnings import CnndeployWarning, showing_own
 from cnndeploy.progress import ShouldStop, never
 
 Message = dict[str, Any]

@@ -23,11 +23,11 @@ from cnndeploy.errors import (
     ArtifactError,
     CheckpointError,
     CnndeployError,
-    CnndeployWarning,
     UnknownNameError,
     missing_dependency,
 )
 from cnndeploy.files import make_folder, write_file
+from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.specs import Source
 from cnndeploy.user_code import Place, factory_of, place_of, sha256_of, user_code
 

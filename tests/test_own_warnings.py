@@ -16,8 +16,7 @@ import torch
 from click.testing import Result
 
 from cnndeploy import exporters
-from cnndeploy.errors import CnndeployWarning
-from cnndeploy.own_warnings import DEBUG, showing_own
+from cnndeploy.own_warnings import DEBUG, CnndeployWarning, showing_own
 from helpers import RESNET, Trained
 
 PACKAGES = [torch.__file__, np.__file__, json.__file__, exporters.__file__, "<eval_with_key>.1"]
@@ -44,7 +43,7 @@ def test_packages_are_logged_and_shown_only_for_debugging(
             warnings.warn_explicit(f"of package {number}", UserWarning, file, 1)
         for _ in range(2):
             warnings.warn_explicit("of the user", UserWarning, "/home/me/mymodel.py", 1)
-        warnings.warn_explicit(CnndeployWarning("of ours"), None, torch.__file__, 1)  # type: ignore[arg-type]
+        warnings.warn_explicit(CnndeployWarning("of ours"), None, torch.__file__, 1)
     of_packages = [f"of package {number}" for number in range(len(PACKAGES))]
     assert usual == [*(of_packages if debug else ()), "of the user"]
     assert [str(warning) for warning in ours] == ["of ours"]

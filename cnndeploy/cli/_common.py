@@ -346,7 +346,7 @@ def warnings_as_lines(images: Sequence[str] = ()) -> Iterator[None]:
         naming = getattr(warning, "naming", None)
         text = naming(images) if naming is not None and images else str(warning)
         context = click.get_current_context(silent=True)
-        line = f"Warning: {in_options(text, context and context.command)}"
+        line = f"Warning: {in_options(text, None if context is None else context.command)}"
         if line not in printed:
             printed.add(line)
             click.echo(line, err=True)

@@ -43,7 +43,7 @@ def command(
     from cnndeploy.what_if import what_if as accuracies_of_mistakes
 
     if others := click.get_current_context().args:
-        predict = common.command_line("predict", file, *others)
+        predict = common.command_line("predict", file, *others, *common.source_given())
         raise click.UsageError(
             f"evaluate takes one model file and runs the test images of the data set. For images of your own: {predict}"
         )

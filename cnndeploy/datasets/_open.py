@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cnndeploy.datasets._dataset import DATASETS, Check, Damaged, Data, Dataset, Images
 from cnndeploy.datasets.fashion_mnist import NAME, fetch_command
-from cnndeploy.errors import CnndeployWarning, DataError
+from cnndeploy.errors import DataError
+from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.progress import Progress, silent
 from cnndeploy.words import counted
 
