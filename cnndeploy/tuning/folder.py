@@ -29,11 +29,17 @@ def check_folder(path: Path, checkpoint: Path) -> None:
             f"{path} exists and is no deployment that cnndeploy tune wrote, or holds other files too; choose another "
             "output folder"
         )
-    if path == checkpoint.resolve() or path in checkpoint.resolve().parents:
+    target = _target(path)
+    if target == checkpoint.resolve() or target in checkpoint.resolve().parents:
         raise ArtifactError(
             f"the checkpoint {checkpoint} lies in {path}, which would be written; choose another output folder"
         )
-    check_writable(path.with_name(f".{path.name}.{secrets.token_hex(6)}"))
+    check_writable(target.with_name(f".{target.name}.{secrets.token_hex(6)}"))
+
+
+def _target(path: Path) -> Path:
+    """Return where the folder is written: a link stays a link."""
+    return Path(os.path.realpath(path))
 
 
 def _is_ours(path: Path) -> bool:
@@ -54,20 +60,21 @@ def replacing_folder(path: Path, checkpoint: Path) -> Iterator[Path]:
     Yields a new folder beside ``path``, which takes its place when the block ends well. A deployment that was there is
     then removed; when the block does not end well it is untouched.
     """
+    target = _target(path)
     temporary, old = (
-        path.with_name(f".{path.name}.{secrets.token_hex(6)}.{kind}") for kind in ("tmp", "old")
+        target.with_name(f".{target.name}.{secrets.token_hex(6)}.{kind}") for kind in ("tmp", "old")
     )
     try:
         temporary.mkdir()
         try:
             yield temporary
             check_folder(path, checkpoint)
-            if path.exists():
-                path.rename(old)
-            temporary.rename(path)
+            if target.exists():
+                target.rename(old)
+            temporary.rename(target)
         finally:
-            if old.exists() and not path.exists():
-                old.rename(path)
+            if old.exists() and not target.exists():
+                old.rename(target)
             for left in (temporary, old):
                 shutil.rmtree(left, ignore_errors=True)
     except OSError as error:
@@ -77,7 +84,6 @@ def replacing_folder(path: Path, checkpoint: Path) -> Iterator[Path]:
 def write_deployment(report: TuneReport, candidate: Candidate, verdict: Verdict, command: str) -> None:
     """Write the file, its certificate, the plan, and what was tried; raise ArtifactError if that fails."""
     folder, row = Path(report.folder), report.chosen
-    target = Path(os.path.realpath(folder))  # a link stays a link
     figures = {
         name: getattr(report, name) for name in ("objective", "batch_size", "budget_points", "complete")
     }
@@ -99,7 +105,7 @@ def write_deployment(report: TuneReport, candidate: Candidate, verdict: Verdict,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     verify = shlex.join(["cnndeploy", "verify", str(folder), "--against", report.checkpoint])
-    with replacing_folder(target, Path(report.checkpoint)) as temporary:
+    with replacing_folder(folder, Path(report.checkpoint)) as temporary:
         shutil.copyfile(candidate.artifact.path, temporary / plan.file)
         certify(verdict.moved_to(folder / plan.file), temporary / plan.file, verify)
         write_file(temporary / PLAN_FILE, plan.to_json().encode())

@@ -90,7 +90,7 @@ def tune(
     ):
         path = reference.artifact.path
         folder = path.with_suffix(".deploy") if output is None else Path(output)
-        check_folder(Path(os.path.realpath(folder)), path)
+        check_folder(folder, path)
         require_labels(reference.test, reference.dataset)
         job = Job(reference, budget, size, threads, device, max_minutes, calibration, deadline, progress)
         reference.first(progress=job.reading)
