@@ -138,7 +138,7 @@ def tuning_table(report: TuneReport, written: bool = True, words: Callable[[str]
         said = "contenders are undecided: they ran too few rounds to tell whether they are slower."
         listed = f" {Path(report.folder, 'tuning.json')} lists them." if best and written else ""
         notes.append(f"{len(undecided)} {said}{listed}")
-    if not report.complete:
+    if not report.complete and report.timed:
         notes.append(f"The time was over{best}. --max-minutes gives it more.")
     machine = Text(machine_line(report.environment))
     return Group(table, machine, *(Text(note, "yellow") for note in notes), Text(end))

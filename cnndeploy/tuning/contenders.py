@@ -150,10 +150,10 @@ def _label(job: Job, files: Files) -> None:
         needs = files.eager_image_s * count
         if known < count and spent > _TO_ESTIMATE * allowed and needs > allowed:
             minutes = math.ceil((before_s + 1.2 * needs / _FOR_LABELS) / 60)
+            left = f"{_seconds(allowed)} are" if allowed > 0 else "no time is"
             files.notes.append(
                 f"int8 and bfloat16 were not tried: checking their accuracy on {count:,} test images would take about "
-                f"{_seconds(needs)}, and {_seconds(max(0.0, allowed))} are left for that; max_minutes={minutes} would "
-                "do."
+                f"{_seconds(needs)}, and {left} left for that; max_minutes={minutes} would do."
             )
             return
     files.eager_image_s = 0.0
