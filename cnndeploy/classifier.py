@@ -17,6 +17,7 @@ from cnndeploy.certificate import require_certificate
 from cnndeploy.deployment import PlannedElsewhereWarning, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
 from cnndeploy.images import MOST_IMAGES, most_images, stacks_of
+from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.preprocessing import Preprocessing, border_contrast
 from cnndeploy.run import Run, Threads
 from cnndeploy.runtimes import Session, open_session
@@ -44,7 +45,7 @@ class Prediction(NamedTuple):
     runners_up: tuple[Prediction, ...] = ()
 
 
-class DarkOnLightWarning(UserWarning):
+class DarkOnLightWarning(CnndeployWarning):
     """The border of an image is brighter than its middle, unlike those that the network was trained on.
 
     ``image`` is its number among those that were given, from 0; ``inverted`` says that it was inverted first.

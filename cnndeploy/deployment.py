@@ -13,15 +13,16 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
 from cnndeploy.formats import FORMATS
 from cnndeploy.machine import cpu_model, usable_cpus
+from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.run import Run
 from cnndeploy.serial import dumps, jsonable, structure
 
 PLAN_FILE = "plan.json"
-Source = str | os.PathLike[str] | Artifact
+ArtifactLike = str | os.PathLike[str] | Artifact
 """The path of a model file or of a deployment's folder, or an opened file."""
 
 
-class PlannedElsewhereWarning(UserWarning):
+class PlannedElsewhereWarning(CnndeployWarning):
     """The plan was made on another kind of processor; here another plan may be faster."""
 
 
@@ -106,7 +107,7 @@ class Candidate:
         return self.plan is not None and self.run == self.plan.run
 
 
-def resolve(source: Source, run: Run | None = None) -> Candidate:
+def resolve(source: ArtifactLike, run: Run | None = None) -> Candidate:
     """Open a model file, or the one in a deployment's folder, and settle how it is run.
 
     The file in a folder must be the one that the plan was made for. What ``run`` says wins, then what the plan says,

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.datasets import Data, feeds, labels_of, open_dataset, sound
-from cnndeploy.deployment import Source, resolve
+from cnndeploy.datasets import Data, feeds, open_dataset, require_labels, sound
+from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError
 from cnndeploy.progress import Progress, silent
 from cnndeploy.run import Run
@@ -103,7 +103,7 @@ class Evaluation:
 
 
 def evaluate(
-    artifact: Source,
+    artifact: ArtifactLike,
     *,
     run: Run | None = None,
     images: int | None = None,
@@ -134,12 +134,14 @@ def evaluate(
     opened, manifest = candidate.artifact, candidate.artifact.require_manifest()
     dataset = open_dataset(data, manifest.data, opened.path)
     test = dataset.split("test", manifest.preprocessing.channels, manifest.labels).first(images)
-    labels_of(test, dataset)  # before anything is read
-    test = sound(test, manifest.preprocessing.resized_size, progress)
-    labels, classes = labels_of(test, dataset), len(manifest.labels)
-    given, top = np.empty(len(test), np.int64), 0
+    require_labels(test, dataset)  # before anything is read
     prepare = None if manifest.takes_images else manifest.preprocessing
-    with open_session(opened, candidate.run) as session:
+    with open_session(
+        opened, candidate.run
+    ) as session:  # what cannot be run is said before a warning of images
+        test = sound(test, manifest.preprocessing.resized_size, progress)
+        labels, classes = require_labels(test, dataset), len(manifest.labels)
+        given, top = np.empty(len(test), np.int64), 0
         for start in range(0, len(test), batch_size):
             batch = range(start, min(start + batch_size, len(test)))
             for part, images_of_a_size in feeds(test, batch, prepare):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.errors import DataError, InputMismatchError
+from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.preprocessing import MAX_SIDE
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def stack_of(images: NDArray[Any], channels: int = 1) -> NDArray[np.uint8]:
         warnings.warn(
             "the network was trained on colours and gets grey levels, for red, green and blue alike. "
             f"{_reader(channels)} reads colours",
+            CnndeployWarning,
             stacklevel=_OF_THE_CALLER,
         )
     if not stack.size:

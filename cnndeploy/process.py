@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import IO, Any, Self
 
@@ -23,12 +24,14 @@ import numpy as np
 from cnndeploy import errors
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.machine import end_with_parent
+from cnndeploy.own_warnings import CnndeployWarning, showing_own
 from cnndeploy.progress import ShouldStop, never
 
 Message = dict[str, Any]
 """A dict whose values are JSON-ready or arrays."""
 _GRACE_S = 3.0
 _ARRAYS = "arrays"  # the key of a frame's line that names its arrays
+_WARNING = "warning"  # the key of a frame that is no answer
 
 
 class WorkerProcess:
@@ -55,7 +58,7 @@ class WorkerProcess:
             _send(self._to, request)
 
     def receive(self, timeout_s: float = math.inf, should_stop: ShouldStop = never) -> Message:
-        """Return the next answer.
+        """Return the next answer; warn of what the worker warns of before it.
 
         Raises:
             CnndeployError: The worker's own error, of the same class.
@@ -65,7 +68,8 @@ class WorkerProcess:
         if (status := self._process.returncode) is not None:
             raise ArtifactError(f"{self._subject}: its process ended before, with status {status}")
         with self._watched(timeout_s, should_stop) as reasons:
-            message = self._frame()
+            while (message := self._frame()) is not None and _WARNING in message:
+                warnings.warn(message[_WARNING], CnndeployWarning, stacklevel=2)
         if message is None:  # not reaped yet, so that no other process has its number, or its group's
             os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
             self._kill()
@@ -141,14 +145,15 @@ class WorkerProcess:
 def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]]) -> None:
     """Work as the worker: pass requests from standard input to ``answers``, and send what it yields.
 
-    An error ends the worker, and is raised again in the parent.
+    An error ends the worker, and is raised again in the parent, which also repeats our own warnings.
     """
     end_with_parent()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
     try:
-        for answer in answers(json.loads(line) for line in sys.stdin):
-            _send(out, answer)
+        with showing_own(lambda warning: _send(out, {_WARNING: str(warning)})):
+            for answer in answers(json.loads(line) for line in sys.stdin):
+                _send(out, answer)
     except BrokenPipeError:
         pass  # the parent has gone
     except CnndeployError as error:

@@ -27,6 +27,7 @@ from cnndeploy.errors import (
     missing_dependency,
 )
 from cnndeploy.files import make_folder, write_file
+from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.specs import Source
 from cnndeploy.user_code import Place, factory_of, place_of, sha256_of, user_code
 
@@ -88,7 +89,19 @@ def remember(name: str, source: Source) -> None:
         make_folder(note.parent)
         write_file(note, json.dumps(values).encode())
     except (CnndeployError, RuntimeError) as error:  # the latter if the user has no home
-        warnings.warn(f"name {name} again in other commands, for it cannot be noted: {error}", stacklevel=2)
+        warnings.warn(
+            f"name {name} again in other commands, for it cannot be noted: {error}",
+            CnndeployWarning,
+            stacklevel=2,
+        )
+
+
+def named_factory(name: str) -> Callable[..., torch.nn.Module]:
+    """Return what builds the networks of a source that the caller names, so that code of the user may be imported.
+
+    Raise ArtifactError, UnknownNameError or MissingDependencyError if there is no such source.
+    """
+    return factory_of(place_of(name)) if is_users(name) else _factory(name, Source())
 
 
 def resolved(name: str, arguments: Mapping[str, Any], classes: int | None) -> tuple[str, Source]:
@@ -103,10 +116,11 @@ def resolved(name: str, arguments: Mapping[str, Any], classes: int | None) -> tu
         raise ArtifactError(
             f"the arguments of {name} are recorded as JSON, which cannot hold them: {error}"
         ) from error
+    given = _with_classes(named_factory(name), arguments, classes)
     if not is_users(name):
-        return name, Source(_with_classes(_factory(name, Source()), arguments, classes))
+        return name, Source(given)
     place = place_of(name)
-    source = Source(_with_classes(factory_of(place), arguments, classes), sha256_of(place.file()))
+    source = Source(given, sha256_of(place.file()))
     _allow(place, dict(source.arguments))
     return place.name, source
 
@@ -215,10 +229,14 @@ def _permitted(name: str, source: Source, subject: object) -> Place:
         if one.place.name != name or one.arguments not in (None, dict(source.arguments)):
             continue
         if source.sha256 not in (None, sha256_of(one.place.file())):
-            warnings.warn(f"{one.place.file()} has changed since {subject} was made of it", stacklevel=2)
+            warnings.warn(
+                f"{one.place.file()} has changed since {subject} was made of it",
+                CnndeployWarning,
+                stacklevel=2,
+            )
         if one.arguments is None and noted is None and source.arguments:
             given = ", ".join(f"{key}={value!r:.80}" for key, value in source.arguments.items())
-            warnings.warn(f"{name} is called with {given}, as {subject} says", stacklevel=2)
+            warnings.warn(f"{name} is called with {given}, as {subject} says", CnndeployWarning, stacklevel=2)
         return one.place
     if noted is None:
         raise CheckpointError(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy.datasets import Data, labels_of, open_dataset, sound
-from cnndeploy.deployment import Source, resolve
+from cnndeploy.datasets import Data, open_dataset, require_labels, sound
+from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError
 from cnndeploy.progress import Progress, silent
 from cnndeploy.run import Run
@@ -54,7 +54,7 @@ class WhatIf:
 
 
 def what_if(
-    artifact: Source,
+    artifact: ArtifactLike,
     *,
     run: Run | None = None,
     images: int | None = None,
@@ -83,17 +83,19 @@ def what_if(
     ways: dict[str, Prepare] = {"": own, **variants(own)}
     dataset = open_dataset(data, manifest.data, opened.path)
     test = dataset.split("test", own.channels, manifest.labels).first(images)
-    labels_of(test, dataset)  # before anything is read
-    test = sound(test, manifest.preprocessing.resized_size, progress)
-    truth = labels_of(test, dataset)
-    given = np.empty((len(ways), len(test)), np.int64)
+    require_labels(test, dataset)  # before anything is read
 
     def in_every_way(raw: NDArray[np.uint8]) -> NDArray[Any]:
         return np.stack(
             [prepare(raw) for prepare in ways.values()], axis=1
         )  # (n, ways, channels, height, width)
 
-    with open_session(opened, candidate.run) as session:
+    with open_session(
+        opened, candidate.run
+    ) as session:  # what cannot be run is said before a warning of images
+        test = sound(test, manifest.preprocessing.resized_size, progress)
+        truth = require_labels(test, dataset)
+        given = np.empty((len(ways), len(test)), np.int64)
         for start in range(0, len(test), _BATCH):
             places = range(start, min(start + _BATCH, len(test)))
             prepared = test.prepared(places, in_every_way)

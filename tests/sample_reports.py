@@ -121,7 +121,8 @@ def tuning() -> TuneReport:
     beyond = "its loss of 0.31 points (0.12 to 0.52) is beyond the budget of 0.5 points"
     compiler = "CppCompileError: g++ was not found, which torch.compile needs; install it, or see https://pytorch.org"
     bfloat16 = {"precision": "bfloat16"}
-    slow, late = "{} of the leader's speed", "the time was over before its first round was"
+    slow = "{} times as fast as the fastest"
+    late = "the time was over before it could be timed"
     rows = (
         _row("int8", "onnxruntime", "rejected", beyond, 12.9, threads=1, lossy=True, accuracy=0.8765),
         _row("simplified", "onnxruntime", "chosen", "equivalent on 10,000 images", 12.2, threads=1),

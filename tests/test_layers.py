@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,17 @@ def test_the_contracts_are_kept(tree: Path) -> None:
     linted = _lint(tree)
     assert linted.returncode == 0, linted.stdout
     assert "3 kept, 0 broken" in linted.stdout
+
+
+def test_the_table_of_layers_has_every_module() -> None:
+    contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
+    (layers,) = (contract["layers"] for contract in contracts if contract["id"] == "layers")
+    modules = {name for layer in layers for name in layer.split(" | ")} - {"__main__"}
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*) \|", text.partition("## Layout")[2].partition("\n## ")[0], re.MULTILINE)
+    assert sorted(re.findall("`(.+?)`", " ".join(rows))) == sorted(modules)
 
 
 @pytest.mark.parametrize(

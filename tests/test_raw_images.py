@@ -82,7 +82,11 @@ def test_openvino_ignores_antialias_and_its_failure_leaves_onnx_runtimes_certifi
     assert cli(*command).exit_code == 0
     failed = cli(*command, "--runtime", "openvino")
     assert failed.exit_code == 3
-    assert "it is what comes of this mistake: bilinear without antialias" in failed.output
+    assert "it is what comes of this mistake: bilinear without antialias" in failed.stderr
+    first = f"{path} is not equivalent: its preprocessing is not the checkpoint's"
+    assert " ".join(failed.stdout.split()).startswith(first)
+    again = f"cnndeploy export {trained_resnet.checkpoint} --format onnx --input image --resize portable"
+    assert again in failed.stderr
     cnndeploy.load(path, require_verified=True, threads=1).close()
     with pytest.raises(ArtifactError, match="by openvino, only the certificate on 30 images by onnxruntime"):
         cnndeploy.load(path, require_verified=True, runtime="openvino")

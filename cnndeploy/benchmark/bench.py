@@ -12,14 +12,14 @@ from functools import partial
 from itertools import cycle, product
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.benchmark.conditions import doubts, watch
+from cnndeploy.benchmark.conditions import Watch, doubts
 from cnndeploy.benchmark.engine import Measurement, measure
 from cnndeploy.benchmark.intervals import ratio_interval, rounds_needed
 from cnndeploy.benchmark.raw import RAW
 from cnndeploy.benchmark.report import BenchmarkReport, Result, compared, summarise, unjudged
 from cnndeploy.benchmark.timer import BatchOf, Timer, cold_starts
 from cnndeploy.datasets import Data
-from cnndeploy.deployment import Candidate, Source, resolve
+from cnndeploy.deployment import ArtifactLike, Candidate, resolve
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.machine import environment
 from cnndeploy.progress import Progress, ShouldStop, never, silent
@@ -46,7 +46,7 @@ class Limits:
 
 
 def bench(
-    sources: Sequence[Source],
+    sources: Sequence[ArtifactLike],
     *,
     runtimes: Sequence[str] = (),
     batch_sizes: Sequence[int] = (1,),
@@ -146,7 +146,7 @@ def bench_candidates(
         errors = [error for timer in timers if (error := timer.try_to_open()) is not None]
         if len(errors) == len(timers):
             raise errors[0]
-        conditions_since = watch()  # all candidates wait now, so whatever works is somebody else
+        watch = Watch()  # all candidates wait now, so whatever works is somebody else
         for batch_size in sizes:
             for index, timer in enumerate(timers):
                 if timer.failure and batch_size != sizes[0] and not should_stop():
@@ -154,7 +154,9 @@ def bench_candidates(
                     timers[index] = stack.enter_context(start(timer.candidate))
                     timers[index].try_to_open()
             rows += compared(_rows(batch_size, timers, run, progress), comparisons)
-        conditions = conditions_since()
+            if not should_stop():
+                watch.listen()  # what began in between is still there, mostly
+        conditions = watch.conditions()
     starts, failures = cold_starts(
         candidates, limits.cold_starts, sizes[0], start, should_stop=should_stop, progress=progress
     )
@@ -198,7 +200,7 @@ def is_precise(measured: Sequence[Measurement], until: float, comparisons: int) 
 
 
 def candidates_of(
-    sources: Sequence[Source],
+    sources: Sequence[ArtifactLike],
     runtimes: Sequence[str] = (),
     threads: Sequence[Threads] = (),
     device: str = "",

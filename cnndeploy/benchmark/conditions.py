@@ -19,24 +19,32 @@ _SLOW_FIRST_S, _SLOW_FIRST_TIMES = 0.2, 20
 _MOST_TIMES_LONGER = 30.0
 
 
-def watch() -> Callable[[], dict[str, Any]]:
-    """Listen for other programs while all candidates wait; return a function that tells the conditions since.
+class Watch:
+    """A watch over the machine from now on, while all candidates wait."""
 
-    They are JSON-ready: ``busy_cpus`` before, ``load_average`` of the minute before, ``steal`` as a share of all CPU
-    time, and how often a CPU was ``throttled``; None if the machine does not say.
-    """
-    busy, load = busy_cpus(_LISTEN_S), os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    before, throttled = cpu_ticks(), _throttled()
+    def __init__(self) -> None:
+        self._load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        self._busy: float | None = None
+        self.listen()
+        self._before, self._throttled = cpu_ticks(), _throttled()
 
-    def conditions() -> dict[str, Any]:
+    def listen(self) -> None:
+        """Listen for other programs; no candidate may be at work."""
+        heard = busy_cpus(_LISTEN_S)
+        self._busy = max((one for one in (self._busy, heard) if one is not None), default=None)
+
+    def conditions(self) -> dict[str, Any]:
+        """Return the conditions until now, JSON-ready.
+
+        They are ``busy_cpus``, the most that was heard at any time, ``load_average`` of the minute before, ``steal`` as
+        a share of all CPU time, and how often a CPU was ``throttled``; None if the machine does not say.
+        """
         after, steal = cpu_ticks(), None
-        if before is not None and after is not None:
-            passed = {name: after[name] - before[name] for name in after}
+        if self._before is not None and after is not None:
+            passed = {name: after[name] - self._before[name] for name in after}
             steal = passed["steal"] / max(1, sum(passed.values()))
-        slowed = _throttled() - throttled
-        return {"busy_cpus": busy, "load_average": load, "steal": steal, "throttled": slowed}
-
-    return conditions
+        slowed = _throttled() - self._throttled
+        return {"busy_cpus": self._busy, "load_average": self._load, "steal": steal, "throttled": slowed}
 
 
 def _throttled() -> int:
@@ -90,8 +98,9 @@ _UNCLEAR = (
 DOUBTS = (
     Doubt(
         lambda facts: facts.busy_cpus > BUSY_CPUS,
-        "Other programs kept {busy_cpus:.1f} CPUs busy just before. That slows programs with several threads most, so "
-        "the figures may be far off and no speed-up is claimed; measure again on an idle machine.",
+        "Other programs kept {busy_cpus:.1f} CPUs busy just before or after the rounds. That slows programs with "
+        "several threads most, so the figures may be far off and no speed-up is claimed; measure again on an idle "
+        "machine.",
     ),
     Doubt(
         lambda facts: facts.steal > 0.02,

@@ -17,7 +17,7 @@ from cnndeploy.cli._group import Commands, on_interrupt, on_terminate
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="cnndeploy")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error, and warnings of other packages.")
 def main(debug: bool) -> None:
     """Take an image classifier from PyTorch to deployment, and show with evidence that every step was right.
 

@@ -11,7 +11,6 @@ import re
 import shlex
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +20,7 @@ import click
 from cnndeploy import registry
 from cnndeploy.errors import UnknownNameError
 from cnndeploy.files import check_writable, write_file
+from cnndeploy.own_warnings import showing_own
 from cnndeploy.progress import Progress
 from cnndeploy.run import MOST_THREADS, Run
 from cnndeploy.serial import dumps
@@ -48,11 +48,13 @@ class Whole(click.ParamType[int]):
         return int(self._range.convert(value, param, ctx))
 
 
-class _Positive(click.ParamType[float]):
-    """A number above zero; click's own range lets NaN through."""
+class _Number(click.ParamType[float]):
+    """A number in a range, which help does not show; click's own range lets NaN through."""
 
     name = "number"
-    _range = click.FloatRange(min=0, min_open=True, max=1e6)
+
+    def __init__(self, numbers: click.FloatRange) -> None:
+        self._range = numbers
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(self._range.convert(value, param, ctx))
@@ -61,7 +63,8 @@ class _Positive(click.ParamType[float]):
 
 COUNT = Whole(1)
 THREADS = Whole(1, MOST_THREADS)
-POSITIVE = _Positive()
+POSITIVE = _Number(click.FloatRange(min=0, min_open=True, max=1e6))
+POINTS = _Number(click.FloatRange(0, 100))
 
 
 class CommaList(click.ParamType[tuple[Any, ...]]):
@@ -126,11 +129,21 @@ data_dir_option = click.option(
 )
 
 
-def _allow_source(_context: click.Context, _parameter: click.Parameter, name: str | None) -> None:
+_SOURCE_GIVEN = "cnndeploy.source"  # the key in the context's meta
+
+
+def _allow_source(context: click.Context, _parameter: click.Parameter, name: str | None) -> None:
     if name is not None:
         from cnndeploy.sources import allow_source
 
         allow_source(name)
+        context.meta[_SOURCE_GIVEN] = name
+
+
+def source_given() -> tuple[str, ...]:
+    """Return ``--source`` as this command was given it, for another command; nothing if it was not."""
+    name = click.get_current_context().meta.get(_SOURCE_GIVEN)
+    return () if name is None else ("--source", name)
 
 
 source_option = click.option(
@@ -164,21 +177,22 @@ imported_data_option = functools.partial(_data_option, "none, and no accuracy is
 training_data_option = functools.partial(_data_option, "fashion-mnist")
 
 
-@contextlib.contextmanager
-def on_data(data: str | None, model: Path) -> Iterator[None]:
-    """Say first how the data set is split, if that is not plain, and print warnings as lines.
+def say_split(data: str | None, model: Path, images: int | None = None) -> None:
+    """Say how the data set is split, if that is not plain; raise DataError if it does not suit the ``model``.
 
-    ``model`` is what says which data set that is if ``data`` does not.
+    The model also says which data set that is if ``data`` does not.
     """
     from cnndeploy.datasets import open_dataset
     from cnndeploy.deployment import resolve
 
-    with warnings_as_lines():
-        artifact = resolve(model).artifact
-        recorded = None if artifact.manifest is None else artifact.manifest.data
-        if note := open_dataset(data, recorded, artifact.path).note:
-            click.echo(note, err=True)
-        yield
+    artifact = resolve(model).artifact
+    manifest = artifact.manifest
+    if manifest is None:  # which the command itself refuses
+        return
+    dataset = open_dataset(data, manifest.data, artifact.path)
+    if note := dataset.note:
+        dataset.split("test", manifest.preprocessing.channels, manifest.labels).first(images)
+        click.echo(note, err=True)
 
 
 def run_options(command: Command) -> Command:
@@ -289,9 +303,9 @@ def say_wrote(*files: object, json_file: str | None = None) -> None:
 
 
 def say_next(*arguments: object, json_file: str | None = None) -> None:
-    """Print the command that usually comes next, unless JSON goes to standard output."""
+    """Print the command that usually comes next, with this one's ``--source``, unless JSON goes to standard output."""
     if json_file != "-":
-        click.echo(f"Next: {command_line(*arguments)}")
+        click.echo(f"Next: {command_line(*arguments, *source_given())}")
 
 
 def say_load(path: Path, run: Run | None = None, json_file: str | None = None) -> None:
@@ -322,20 +336,22 @@ def in_options(message: str, command: click.Command | None) -> str:
 
 @contextlib.contextmanager
 def warnings_as_lines(images: Sequence[str] = ()) -> Iterator[None]:
-    """Print each warning as a line on standard error, in the words of the command that runs.
+    """Print each warning of ours as a line on standard error, once, in the words of the command that runs.
 
     A warning of one of the ``images`` that are classified names it.
     """
-    command = click.get_current_context().command
+    printed = set[str]()
 
-    def show_line(message: Warning | str, *_: object, **__: object) -> None:
-        naming = getattr(message, "naming", None)
-        text = naming(images) if naming is not None and images else str(message)
-        click.echo(f"Warning: {in_options(text, command)}", err=True)
+    def show_line(warning: Warning) -> None:
+        naming = getattr(warning, "naming", None)
+        text = naming(images) if naming is not None and images else str(warning)
+        context = click.get_current_context(silent=True)
+        line = f"Warning: {in_options(text, None if context is None else context.command)}"
+        if line not in printed:
+            printed.add(line)
+            click.echo(line, err=True)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show_line
+    with showing_own(show_line):
         yield
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
-from cnndeploy.cli._common import in_options
+from cnndeploy.cli._common import in_options, warnings_as_lines
 from cnndeploy.errors import ArtifactError, CnndeployError, missing_dependency, nearest
+from cnndeploy.own_warnings import DEBUG
 
 _interrupts: list[int] = []
 
@@ -43,9 +46,10 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; ``--debug`` lets errors through with their traceback."""
+        """Run the command; ``--debug`` lets errors through with their traceback, and shows warnings of all packages."""
         try:
-            return super().invoke(ctx)
+            with _debugging(ctx.params["debug"]), warnings_as_lines():
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             _interrupted(ctx)
         except (CnndeployError, OSError, ModuleNotFoundError) as error:
@@ -63,6 +67,19 @@ class Commands(click.Group):
             if _interrupts:  # a library, as torch, may turn Ctrl-C into an error of its own
                 _interrupted(ctx)
             raise
+
+
+@contextlib.contextmanager
+def _debugging(debug: bool) -> Iterator[None]:
+    """Turn debugging on, if that is wanted, in the workers of the block too."""
+    before = os.environ.get(DEBUG)
+    if debug:
+        os.environ[DEBUG] = "1"
+    try:
+        yield
+    finally:
+        if debug and before is None:
+            del os.environ[DEBUG]
 
 
 def _interrupted(ctx: click.Context) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -54,10 +55,14 @@ model_arguments_option = click.option(
     callback=_as_dict,
     help="Keyword argument of the factory; repeatable. The number of classes is filled in if it takes it.",
 )
-preprocessing_option = click.option(
-    "--preprocessing",
-    type=common.PATH,
-    metavar="JSON",
-    help="How images are prepared: fields of cnndeploy.Preprocessing, timm's config.json, or Hugging Face's "
-    "preprocessor_config.json.  [default: what comes with the name]",
-)
+
+
+def preprocessing_option(meaning: str, default: str) -> Callable[[common.Command], common.Command]:
+    """Return the option ``--preprocessing``, which describes a network to one command and makes one in another."""
+    return click.option(
+        "--preprocessing",
+        type=common.PATH,
+        metavar="JSON",
+        help=f"{meaning} The file has fields of cnndeploy.Preprocessing, or is timm's config.json or Hugging Face's "
+        f"preprocessor_config.json.  [default: {default}]",
+    )

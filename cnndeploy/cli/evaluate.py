@@ -43,17 +43,14 @@ def command(
     from cnndeploy.what_if import what_if as accuracies_of_mistakes
 
     if others := click.get_current_context().args:
-        predict = common.command_line("predict", file, *others)
+        predict = common.command_line("predict", file, *others, *common.source_given())
         raise click.UsageError(
             f"evaluate takes one model file and runs the test images of the data set. For images of your own: {predict}"
         )
     if what_if and batch_size is not None:
         raise click.UsageError("--batch-size does not apply to --what-if")
-    with (
-        common.on_data(settings["data"], file),
-        common.progress_bar(f"Evaluating {file.name}") as update,
-        patient_threads(),
-    ):
+    common.say_split(settings["data"], file, settings["images"])
+    with common.progress_bar(f"Evaluating {file.name}") as update, patient_threads():
         if what_if:
             mistakes = accuracies_of_mistakes(file, progress=update, **settings)
         else:

@@ -17,7 +17,10 @@ from cnndeploy.words import counted
 @click.option("--output", type=common.PATH, required=True, help="The checkpoint or ONNX file.")
 @_network.model_arguments_option
 @click.option("--weights", type=common.PATH, help="File of torch.save, or of safetensors.")
-@_network.preprocessing_option
+@_network.preprocessing_option(
+    "How images were prepared in the training of these weights, which nothing here changes.",
+    "what comes with the name",
+)
 @click.option(
     "--labels",
     type=common.PATH,
@@ -66,7 +69,7 @@ def command(
     """
     with patient_threads():
         from cnndeploy.importing.import_model import import_model
-    with common.warnings_as_lines(), common.progress_bar(f"Importing {network}") as update:
+    with common.progress_bar(f"Importing {network}") as update:
         made = import_model(network, output, arguments=arguments, progress=update, **settings)
     for note in made.notes:
         click.echo(f"  {note}", err=json_file == "-")

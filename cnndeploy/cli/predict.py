@@ -70,10 +70,8 @@ def command(
         )
     # load's own default, to try what is fastest for one image, does not suit many
     threads = run.threads or (None if model.is_dir() else usable_cpus())
-    with (
-        common.warnings_as_lines(),
-        load(model, runtime=run.runtime, device=run.device, threads=threads, invert=invert) as classifier,
-    ):
+    opened = load(model, runtime=run.runtime, device=run.device, threads=threads, invert=invert)
+    with opened as classifier:
         top = min(top, len(classifier.labels))
         content: dict[str, Any] = {"model": _printable(str(model)), "predictions": [], "failures": []}
         show = _csv_rows(top) if as_csv else partial(_keep, content) if as_json else _print_line

@@ -55,10 +55,8 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     from cnndeploy.display.verdict_tables import quantized_table
     from cnndeploy.quantization.quantize import quantize
 
-    with (
-        common.on_data(settings["data"], checkpoint),
-        common.progress_bar(f"Quantizing {checkpoint.name}") as update,
-    ):
+    common.say_split(settings["data"], checkpoint, settings["images"])
+    with common.progress_bar(f"Quantizing {checkpoint.name}") as update:
         quantized = quantize(checkpoint, output, command=common.command_line(), progress=update, **settings)
     common.show(quantized, quantized_table, json_file)
     artifact = quantized.artifact

@@ -28,7 +28,10 @@ _PLOTS = ("curves", "confusion")  # as training_plots() names them
     type=common.PATH,
     help="Weights to start from, a file of torch.save or of safetensors; the last layer's may be for other classes.",
 )
-@_network.preprocessing_option
+@_network.preprocessing_option(
+    "How to prepare images in this training, and for the checkpoint and its files ever after.",
+    "what comes with the name, else as is usual on ImageNet, 224 x 224 pixels",
+)
 @click.option(
     "--recipe",
     type=click.Choice(["tuned", "original"]),
@@ -125,7 +128,8 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
     except (KeyboardInterrupt, Stopped):
         if first:
             same = (architecture,) if recipe_of is None else ("--from-checkpoint-recipe", recipe_of)
-            _say_how_to_resume(output, *same, *(("--data", settings["data"]) if settings["data"] else ()))
+            data = ("--data", settings["data"]) if settings["data"] else ()
+            _say_how_to_resume(output, *same, *data, *common.source_given())
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     if first:
         if output.stat().st_mtime_ns == before:
@@ -167,7 +171,7 @@ def run_training(architecture: str | None, output: Path, tensorboard: Path | Non
         if log is not None:
             log(epoch)
 
-    with common.warnings_as_lines(), common.progress_bar(f"Training {output.name}") as update:
+    with common.progress_bar(f"Training {output.name}") as update:
 
         def on_step(step: Step) -> None:
             figures = f"loss {step.loss:.3f}  accuracy {step.accuracy:.3f}  {step.images_per_s:,.0f} images/s"

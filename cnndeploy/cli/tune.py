@@ -14,10 +14,12 @@ from cnndeploy.errors import BenchmarkError, Stopped
 
 @click.command()
 @click.argument("checkpoint", type=common.PATH)
-@click.option("--output", type=common.PATH, help="The folder to write.  [default: CHECKPOINT with .deploy]")
+@click.option(
+    "--output", type=common.PATH, help="The folder to write.  [default: CHECKPOINT's name with .deploy]"
+)
 @click.option(
     "--budget",
-    type=click.FloatRange(0, 100),
+    type=common.POINTS,
     metavar="POINTS",
     default=0.5,
     help="Percentage points of accuracy that may be lost; 0 allows only equivalent files.",
@@ -42,7 +44,7 @@ from cnndeploy.errors import BenchmarkError, Stopped
     "--max-minutes",
     type=common.POSITIVE,
     default=5.0,
-    help="Time limit; when it is over, the best so far is verified and written.",
+    help="Time limit in minutes; when it is over, the best so far is verified and written.",
 )
 @click.option(
     "--calibration",
@@ -70,21 +72,22 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     from cnndeploy.files import write_file
     from cnndeploy.tuning.tune import tune
 
+    words = partial(common.in_options, command=click.get_current_context().command)
     settings |= {"command": common.command_line()}
+    common.say_split(settings["data"], checkpoint)
     try:
         with (
-            common.on_data(settings["data"], checkpoint),
             common.PoliteStop() as stop,
             common.progress_bar("Starting", refreshes_a_second=1) as update,
         ):
             report = tune(checkpoint, output, should_stop=stop, progress=update, **settings)
-    except Stopped as error:
-        click.echo(f"Stopped: {error}.", err=True)
+    except Stopped:
+        click.echo("Stopped; nothing was written.", err=True)
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     except BenchmarkError as error:
         if error.report is not None:  # minutes of timing are worth something even if nothing can be deployed
-            common.show(error.report, partial(tuning_table, written=False), json_file)
+            common.show(error.report, partial(tuning_table, written=False, words=words), json_file)
         raise
-    common.show(report, tuning_table, json_file)
+    common.show(report, partial(tuning_table, words=words), json_file)
     write_file(Path(report.folder, "frontier.png"), tuning_plot(report).png())
     common.say_load(Path(report.folder), json_file=json_file)

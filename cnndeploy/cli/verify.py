@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnndeploy.cli import _common as common
-from cnndeploy.errors import CnndeployError, QuantizationError
+from cnndeploy.errors import CnndeployError, NotEquivalentError, QuantizationError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.run import Precision, Run
 
@@ -91,11 +91,9 @@ def command(
         undecided = partial(_undecided, path, against, candidate.run, points)
         if json_file != "-":  # so that no earlier pass outlives this run
             _write(undecided("the verification did not end"), json_file, junit_file)
-        with (
-            common.on_data(settings["data"], against),
-            common.progress_bar(f"Verifying {path.name}") as update,
-        ):
-            judge = _verdict_on_foreign if foreign else _verdict
+        common.say_split(settings["data"], against, settings["images"])
+        judge = _verdict_on_foreign if foreign else _verdict
+        with common.progress_bar(f"Verifying {path.name}") as update:
             verdict = judge(candidate, against, budget, progress=update, **settings)
     except CnndeployError as error:
         _write(undecided(str(error)), json_file, junit_file)
@@ -116,10 +114,39 @@ def command(
         stays = "The folder's certificate is of its plan and all test images; it stays as it was."
         click.echo(stays, err=True)
     common.say_wrote(json_file, junit_file, json_file=json_file)
-    verdict.require()
-    common.say_next("bench", against, artifact, json_file=json_file)
+    _require(verdict, candidate, against)
+    common.say_next("bench", *_timed(candidate, artifact, against, run), json_file=json_file)
     if precision is None and not foreign:  # which load does not take
         common.say_load(artifact, run, json_file)
+
+
+def _require(verdict: Verdict, candidate: Candidate, against: Path) -> None:
+    """Raise what ``verdict`` raises if it is no pass, with advice if some is known."""
+    try:
+        verdict.require()
+    except NotEquivalentError as error:
+        manifest = candidate.artifact.manifest
+        if candidate.run.runtime != "openvino" or manifest is None or manifest.resizing != "native":
+            raise
+        options = ("--format", "onnx", "--input", "image", "--resize", "portable", "--output-dir", "portable")
+        again = common.command_line("export", against, *options, *common.source_given())
+        advice = f"OpenVINO does not resize as this file asks it to. To write one that it can run: {again}"
+        raise NotEquivalentError(f"{error}. {advice}", error.report) from error
+
+
+def _timed(candidate: Candidate, artifact: Path, against: Path, run: Run) -> list[object]:
+    """Return what to time: the file beside its checkpoint, run as it was verified."""
+    from cnndeploy.deployment import resolve
+
+    reference = resolve(against)
+    itself = candidate.plan is None and candidate.artifact.sha256 == reference.artifact.sha256
+    arguments: list[object] = [against] if itself else [against, artifact]
+    if run.runtime:
+        for runtime in dict.fromkeys((reference.run.runtime, run.runtime)):
+            arguments += ["--runtime", runtime]
+    for option, value in (("--device", run.device), ("--threads", run.threads)):
+        arguments += [option, value] if value else []
+    return arguments
 
 
 def _refuse_itself(candidate: Candidate, against: Path) -> None:

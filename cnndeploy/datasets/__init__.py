@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cnndeploy.datasets._dataset import DATASETS, Batch, Damaged, Data, Dataset, Images, Split
 from cnndeploy.datasets._feeds import feeds
-from cnndeploy.datasets._open import labels_of, open_dataset, sound, warn_of
+from cnndeploy.datasets._open import open_dataset, require_labels, sound, warn_of
 
 __all__ = [
     "DATASETS",
@@ -15,8 +15,8 @@ __all__ = [
     "Images",
     "Split",
     "feeds",
-    "labels_of",
     "open_dataset",
+    "require_labels",
     "sound",
     "warn_of",
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cnndeploy.datasets._dataset import DATASETS, Check, Damaged, Data, Dataset, Images
 from cnndeploy.datasets.fashion_mnist import NAME, fetch_command
 from cnndeploy.errors import DataError
+from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.progress import Progress, silent
 from cnndeploy.words import counted
 
@@ -80,10 +81,10 @@ def warn_of(damaged: Sequence[Damaged]) -> None:
         names = ", ".join(one.path for one in damaged[:_NAMED])
         more = f" and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
         text = f"{counted(len(damaged), 'image')} cannot be used and {'is' if len(damaged) == 1 else 'are'} left out"
-        warnings.warn(f"{text}: {names}{more}", stacklevel=2)
+        warnings.warn(f"{text}: {names}{more}", CnndeployWarning, stacklevel=2)
 
 
-def labels_of(images: Images, dataset: Dataset) -> NDArray[np.integer[Any]]:
+def require_labels(images: Images, dataset: Dataset) -> NDArray[np.integer[Any]]:
     """Return the labels of images, (n,); raise DataError if nobody knows them."""
     if images.labels is None:
         raise DataError(

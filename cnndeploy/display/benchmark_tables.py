@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Group
@@ -23,10 +23,10 @@ _VARIANTS = {"float": "plain", "simplified": "simplified", "int8": "int8"}
 def benchmark_table(report: BenchmarkReport) -> Group:
     """Show a row for each result; what it takes to start each candidate; the machine, and what to doubt."""
     report = rows.shortened(report)
-    tables = [_of_rows("Latency and throughput", LATENCY, report.results)]
+    tables = [_of_rows(LATENCY, report.results)]
     candidates = rows.candidates(report)
     if any(row.cold_start or row.peak_memory_bytes for row in candidates):
-        tables.append(_of_rows("Cold start and size", DEPLOYMENT, candidates))
+        tables.append(_of_rows(DEPLOYMENT, candidates))
     failures = (Text(line, "red") for line in rows.failure_lines(report))
     warnings = (Text(f"Warning: {warning}", "yellow") for warning in report.warnings)
     ended = "Interrupted: the figures are of what was measured until then."
@@ -34,7 +34,7 @@ def benchmark_table(report: BenchmarkReport) -> Group:
     return Group(*tables, Text(machine_line(report.environment)), *notes)
 
 
-def _of_rows(title: str, columns: Sequence[Column], results: Sequence[Result]) -> FittedTable:
+def _of_rows(columns: Sequence[Column], results: Sequence[Result]) -> FittedTable:
     implied = all(RUNTIME.text(row) == rows.implied_runtime(row.artifact) for row in results)
     shown = (
         TableColumn(
@@ -44,11 +44,12 @@ def _of_rows(title: str, columns: Sequence[Column], results: Sequence[Result]) -
             drop=1 if column is RUNTIME and implied else column.drop,
             setting=column.setting,
             phrase=column.phrase,
+            topic=column.topic,
         )
         for column in columns
     )
     cells = ([column.text(result) for column in columns] for result in results)
-    return table_of(title, shown, cells, note=rows.UNSURE_NOTE)
+    return table_of("", shown, cells, note=rows.UNSURE_NOTE)
 
 
 def benchmark_markdown(report: BenchmarkReport) -> str:
@@ -99,10 +100,10 @@ def comparison_table(comparison: Comparison) -> Group:
     return Group(table, *undecided, *map(Text, comparison.notes))
 
 
-def tuning_table(report: TuneReport, written: bool = True) -> Group:
+def tuning_table(report: TuneReport, written: bool = True, words: Callable[[str], str] = str) -> Group:
     """Show a row for each contender, fastest first, with what became of it and why; many undecided ones are counted.
 
-    ``written`` says whether the deployment's folder was.
+    ``written`` says whether the deployment's folder was. ``words`` says what a message says in the caller's own.
     """
     columns = (
         TableColumn("file", "text", least=15),
@@ -118,8 +119,10 @@ def tuning_table(report: TuneReport, written: bool = True) -> Group:
     undecided = [row for row in report.rows if row.outcome == "undecided"]
     if len(undecided) <= _MOST_UNDECIDED:
         undecided = []
-    table = table_of(title, columns, (_contender_cells(row) for row in report.rows if row not in undecided))
-    minutes = f"in {report.seconds / 60:.1f} minutes"
+    table = table_of(
+        title, columns, (_contender_cells(row, words) for row in report.rows if row not in undecided)
+    )
+    minutes = f"{report.seconds / 60:.1f} minutes"
     best = ": this is the best so far" * any(row.outcome == "chosen" for row in report.rows)
     why = (
         "the folder could not be"
@@ -128,13 +131,14 @@ def tuning_table(report: TuneReport, written: bool = True) -> Group:
         if report.timed
         else "nothing was timed"
     )
-    notes, end = list(report.notes), f"Nothing was written {minutes}: {why}."
+    notes, end = list(map(words, report.notes)), f"Nothing was written after {minutes}: {why}."
     if best and written:
-        end = f"Wrote {report.folder} {minutes}."
+        end = f"Wrote {report.folder} after {minutes}."
     if undecided:
-        said = "contenders are undecided: they ran too few rounds to tell whether they are slower. The JSON lists them."
-        notes.append(f"{len(undecided)} {said}")
-    if not report.complete:
+        said = "contenders are undecided: they ran too few rounds to tell whether they are slower."
+        listed = f" {Path(report.folder, 'tuning.json')} lists them." if best and written else ""
+        notes.append(f"{len(undecided)} {said}{listed}")
+    if not report.complete and report.timed:
         notes.append(f"The time was over{best}. --max-minutes gives it more.")
     machine = Text(machine_line(report.environment))
     return Group(table, machine, *(Text(note, "yellow") for note in notes), Text(end))
@@ -148,14 +152,18 @@ def variant_words(row: Row) -> str:
     return f"{kind} {_VARIANTS[row.variant]}" if row.variant in _VARIANTS else row.variant
 
 
-def _contender_cells(row: Row) -> tuple[Cell, ...]:
-    interval = "" if row.ratio_interval is None else " ({:.3g} to {:.3g})".format(*row.ratio_interval)
-    reason = f"{row.outcome}: {row.reason}" if row.reason else row.outcome
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.3g}"
+
+
+def _contender_cells(row: Row, words: Callable[[str], str]) -> tuple[Cell, ...]:
+    interval = "" if row.ratio_interval is None else " ({} to {})".format(*map(_times, row.ratio_interval))
+    reason = f"{row.outcome}: {words(row.reason)}" if row.reason else row.outcome
     return (
         variant_words(row),
         ", ".join(filter(None, (row.runtime, settings_line(row.options)))),
         str(row.threads),
-        NOTHING if row.ratio is None else f"{row.ratio:.3g}{interval}",
+        NOTHING if row.ratio is None else f"{_times(row.ratio)}{interval}",
         NOTHING if row.p50_s is None else duration(row.p50_s),
         "unknown" if row.accuracy is None else f"{row.accuracy:.4f}",
         Text(reason, "bold green" if row.outcome == "chosen" else ""),

@@ -27,7 +27,8 @@ class Column:
     """A heading and what stands below it; ``key`` is what a column of numbers is sorted by.
 
     On a terminal that is too narrow columns are left out in the order of ``drop``, those with 0 never. A ``setting``,
-    which tells rows apart, is left out if it is the same in all rows. ``phrase`` is how a cell reads in a sentence.
+    which tells rows apart, is left out if it is the same in all rows. ``phrase`` is how a cell reads in a sentence,
+    and ``topic`` what the table's title calls it.
     """
 
     heading: str
@@ -36,15 +37,16 @@ class Column:
     drop: int = 0
     setting: bool = False
     phrase: Callable[[str], str] = str
+    topic: str = ""
 
 
 def _number(
-    heading: str, value: Callable[[Result], Any], show: Callable[[Any], str], *, drop: int = 0
+    heading: str, value: Callable[[Result], Any], show: Callable[[Any], str], topic: str, *, drop: int = 0
 ) -> Column:
     def text(row: Result) -> str:
         return NOTHING if (number := value(row)) is None else show(number)
 
-    return Column(heading, text, value, drop, phrase=_after(heading))
+    return Column(heading, text, value, drop, phrase=_after(heading), topic=topic)
 
 
 def _after(heading: str) -> Callable[[str], str]:
@@ -58,12 +60,14 @@ def _quantile(name: str, drop: int) -> Column:
             return NOTHING
         return duration(seconds) + UNSURE * _is_unsure(row, name)
 
-    return Column(name, text, attrgetter(f"{name}_s"), drop, phrase=_after(name))
+    return Column(name, text, attrgetter(f"{name}_s"), drop, phrase=_after(name), topic="latency")
 
 
 def _cold(part: str, drop: int) -> Column:
     heading = part.removesuffix("_s").replace("_", " ")
-    return _number(heading, lambda row: getattr(row.cold_start, part, None), duration, drop=drop)
+    return _number(
+        heading, lambda row: getattr(row.cold_start, part, None), duration, "cold start", drop=drop
+    )
 
 
 def _ratio(result: Result) -> str:
@@ -136,14 +140,14 @@ LATENCY = (
     Column("speed-up", _ratio, lambda row: row.ratio, phrase=times_as_fast),
     Column("verdict", _verdict),
     *(_quantile(name, drop) for name, drop in (("p50", 0), ("p90", 4), ("p99", 3))),
-    _number("images/s", lambda row: row.images_per_s, "{:,.0f}".format, drop=2),
+    _number("images/s", lambda row: row.images_per_s, "{:,.0f}".format, "throughput", drop=2),
 )
 DEPLOYMENT = (
     *_WHO,
     *map(_cold, ("import_s", "open_s", "first_run_s", "second_run_s"), (5, 3, 7, 2)),
-    _number("peak memory", lambda row: row.peak_memory_bytes, size, drop=6),
-    _number("file size", lambda row: row.file_bytes, size, drop=4),
-    _number("accuracy", lambda row: row.accuracy, "{:.4f}".format, drop=8),
+    _number("peak memory", lambda row: row.peak_memory_bytes, size, "memory", drop=6),
+    _number("file size", lambda row: row.file_bytes, size, "size", drop=4),
+    _number("accuracy", lambda row: row.accuracy, "{:.4f}".format, "accuracy", drop=8),
 )
 
 

@@ -23,6 +23,7 @@ Row = tuple[Text, ...]
 _GAP, _INDENT = 2, 4  # blanks between columns without a frame, and before what belongs to the line above
 # A file's name is shortened to no less than the first of these as long as columns can be left out instead.
 _NAME_WIDTHS = (24, 12)
+_WIDER = "A wider terminal shows them, and so does COLUMNS=160."
 _LABEL = 21  # a table of facts wraps longer labels if its figures need the width
 
 
@@ -34,7 +35,7 @@ class TableColumn:
     less than ``least``. Columns that have a ``drop`` leave a table that is too wide, the lowest number first. A
     ``setting`` tells rows apart: if it is the same in all rows it leaves before all others, and the title says it.
     ``below`` is for a long text: if it does not fit into the table, it stands below its row. ``phrase`` is how a cell
-    reads in a sentence.
+    reads in a sentence. ``topic`` is a word for the title, which names the topics of the columns that are shown.
     """
 
     heading: str
@@ -45,6 +46,7 @@ class TableColumn:
     below: bool = False
     least: int = 20
     phrase: Callable[[str], str] = str
+    topic: str = ""
 
     def words_of(self, cell: Text) -> Text:
         """Return a cell as it reads in a sentence, in its own style; nothing of an empty one."""
@@ -55,10 +57,14 @@ class TableColumn:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """The columns that are shown, by their numbers, with their widths; ``said`` goes into the title."""
+    """The columns that are shown, by their numbers, with their widths.
+
+    ``said`` goes into the title; ``missing`` are the headings of columns that did not fit.
+    """
 
     widths: Mapping[int, int]
     said: tuple[str, ...]
+    missing: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -92,19 +98,24 @@ class FittedTable:
             yield from self._unframed(layout, console, width)
         else:
             gone = self._turns()
-            layout = _Layout(dict.fromkeys(self._shown(gone), width), self._said(gone))
+            layout = self._laid_out(dict.fromkeys(self._shown(gone), width), gone)
             yield from self._title(layout)
             yield from self._lines(layout, console, width)
         yield from self._notes(layout)
 
     def _title(self, layout: _Layout | None = None) -> Iterator[Text]:
-        if self.title:
-            yield Text(", ".join((self.title, *(layout.said if layout else ()))), "table.title")
+        shown = layout.widths if layout else range(len(self.columns))
+        topics = list(dict.fromkeys(topic for at in shown if (topic := self.columns[at].topic)))
+        listed = " and ".join(filter(None, (", ".join(topics[:-1]), *topics[-1:]))).capitalize()
+        if title := listed or self.title:
+            yield Text(", ".join((title, *(layout.said if layout else ()))), "table.title")
 
     def _notes(self, layout: _Layout | None) -> Iterator[Text]:
         shown = layout.widths if layout else range(len(self.columns))
         if self.note and any(row[at].plain.endswith(self.note[0]) for row in self.rows for at in shown):
             yield Text(self.note)
+        if layout and layout.missing:
+            yield Text(f"Left out, because they do not fit: {', '.join(layout.missing)}. {_WIDER}")
 
     def _one_for_each(self) -> Iterator[FittedTable]:
         """Split a table of several files; of each file what is not known is left out."""
@@ -123,6 +134,13 @@ class FittedTable:
     def _shown(self, gone: Collection[int]) -> list[int]:
         return [at for at in range(len(self.columns)) if at not in gone]
 
+    def _laid_out(self, widths: Mapping[int, int], gone: Collection[int]) -> _Layout:
+        # a setting leaves only if it is the same in all rows, or can be told from what is shown
+        missing = (
+            column.heading for column in map(self.columns.__getitem__, sorted(gone)) if not column.setting
+        )
+        return _Layout(widths, self._said(gone), tuple(missing))
+
     def _said(self, gone: Collection[int]) -> tuple[str, ...]:
         """Return for the title what is the same in all rows and is left out."""
         settings = (at for at in sorted(gone) if self._turns()[at] == 0 and self.rows)
@@ -136,7 +154,7 @@ class FittedTable:
             for count in range(len(turns) + 1):
                 gone = turns[:count]
                 if widths := self._widths(self._shown({*gone, *below}), width, framed, name_width):
-                    return _Layout(widths, self._said(gone))
+                    return self._laid_out(widths, gone)
         return None
 
     def _widths(
@@ -236,17 +254,17 @@ def table_of(
 ) -> FittedTable:
     """Return a :class:`FittedTable`, without the columns that may be dropped and that show nothing."""
     columns = list(columns)
-    cells = [[_safe(cell) for cell in row] for row in rows]
+    cells = [[safe(cell) for cell in row] for row in rows]
     shown = [
         (at, column)
         for at, column in enumerate(columns)
         if not column.drop or any(row[at].plain != NOTHING for row in cells)
     ]
     kept = tuple(tuple(row[at] for at, _ in shown) for row in cells)
-    return FittedTable(_safe(title).plain, tuple(column for _, column in shown), kept, section, alike, note)
+    return FittedTable(safe(title).plain, tuple(column for _, column in shown), kept, section, alike, note)
 
 
-def _safe(cell: Cell) -> Text:
+def safe(cell: Cell) -> Text:
     """Return a cell without characters that a terminal obeys, as a file name may hold; line ends stay."""
     text = Text(cell) if isinstance(cell, str) else cell
     if text.plain.replace("\n", "").isprintable():
@@ -264,7 +282,7 @@ def facts_of(
     known = [row for row in facts if any(str(cell) != NOTHING for cell in row[1:])]
     columns = [
         TableColumn("", "text", least=_LABEL),
-        *(TableColumn(_safe(name).plain, "text") for name in files),
+        *(TableColumn(safe(name).plain, "text") for name in files),
     ]
     return table_of(title, columns, known, section=section, alike=True)
 

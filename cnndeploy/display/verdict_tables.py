@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.text import Text
 
 from cnndeploy.display.cells import NOTHING, run_line, settings_line, size, yes_or_no
-from cnndeploy.display.tables import TableColumn, facts_of, table_of
+from cnndeploy.display.tables import TableColumn, facts_of, safe, table_of
 from cnndeploy.evaluation import Evaluation, wilson
 from cnndeploy.verification.checks import Decisions
 from cnndeploy.verification.divergence import ModuleError
@@ -31,10 +31,15 @@ _Cell = Callable[[EquivalenceReport], str | Text]
 
 
 def verdict_table(verdict: Verdict) -> Group:
-    """Show a verdict of either kind with its figures."""
+    """Show a verdict of either kind with its figures; first of all the main reason if it is no pass."""
     if isinstance(verdict, BudgetReport):
-        return budget_table(verdict)
-    return equivalence_table([cast(EquivalenceReport, verdict)])
+        table = budget_table(verdict)
+    else:
+        table = equivalence_table([cast(EquivalenceReport, verdict)])
+    if verdict.passed:
+        return table
+    reason = next(iter(verdict.reasons), "nothing was compared")
+    return Group(safe(Text(f"{verdict.artifact.path} is {verdict.verdict}: {reason}", "bold red")), table)
 
 
 def _against(verdict: Verdict) -> str:

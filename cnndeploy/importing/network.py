@@ -26,7 +26,7 @@ from cnndeploy.importing.outputs import check_transform
 from cnndeploy.importing.weights import Weights, fitted, weights_of
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Progress
-from cnndeploy.sources import build, is_users, remember, resolved
+from cnndeploy.sources import build, is_users, named_factory, remember, resolved
 from cnndeploy.specs import Manifest
 from cnndeploy.transforms import preprocessing_of
 
@@ -53,6 +53,7 @@ def import_network(
     check_output(path, [] if weights is None else [weights], overwrite=overwrite)
     progress(0, len(_STEPS), _STEPS[0])
     known = known_of(_name_of(network, source))
+    named_factory(known.name)  # a wrong name is said before what else is missing
     dataset = None if data is None else open_dataset(data)
     manifest = _described(known, arguments, preprocessing, labels, dataset)
     manifest = replace(manifest, data=None if data is None else os.fspath(data))

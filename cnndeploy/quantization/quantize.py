@@ -19,8 +19,8 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result, with_old_keys
 from cnndeploy.certificate import Certification, try_to_certify
-from cnndeploy.datasets import Data, labels_of
-from cnndeploy.deployment import Source, resolve
+from cnndeploy.datasets import Data, require_labels
+from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.devices import device_index
 from cnndeploy.errors import (
     BudgetError,
@@ -95,7 +95,7 @@ class Quantized:
 
 
 def quantize(
-    checkpoint: Source | Reference,
+    checkpoint: ArtifactLike | Reference,
     output: str | os.PathLike[str] | None = None,
     *,
     precision: Stored = "int8",
@@ -152,7 +152,7 @@ def quantize(
         path = reference.artifact.path
         target = Path(path.with_suffix(f".{precision}.onnx") if output is None else output)
         check_writable(target, path)
-        labels_of(reference.test, reference.dataset)
+        require_labels(reference.test, reference.dataset)
         count, tests = len(reference.first(images, progress)), len(reference.test)
         _require_provable(budget, count, tests)
         progress(0, 0, f"Exporting {path.name}")
@@ -231,7 +231,7 @@ def _check(precision: str, budget: float, calibration: int | None, run: Run) -> 
     device_index(run.device, run.runtime, runtime.devices())
 
 
-def _checkpoint(source: Source) -> Artifact:
+def _checkpoint(source: ArtifactLike) -> Artifact:
     """Open a checkpoint or an imported ONNX file; raise QuantizationError if it is another file."""
     artifact = resolve(source).artifact
     if artifact.manifest is not None and artifact.manifest.quantization is not None:
@@ -269,7 +269,7 @@ def _require_provable(budget: float, images: int, tests: int) -> None:
         advice = f"{more} at least {rounded_up(least(tests)):g} points."
     raise BudgetError(
         f"{images:,} images cannot show that a budget of {budget:g} percentage points is kept: even if no label "
-        f"changed, the loss might be {rounded_up(least(images)):g}. {advice} Nothing was tried or written."
+        f"changed, the loss might be {rounded_up(least(images)):g}. {advice}"
     )
 
 

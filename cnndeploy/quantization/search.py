@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.datasets import Dataset, Images, feeds, labels_of, sound
+from cnndeploy.datasets import Dataset, Images, feeds, require_labels, sound
 from cnndeploy.errors import DataError, QuantizationError
 from cnndeploy.machine import quiet
 from cnndeploy.preprocessing import Preprocessing
@@ -69,7 +69,7 @@ def int8_files(
 
     manifest, network = source.require_manifest(), Network(onnx.load(source.path))
     train = dataset.split("train", manifest.preprocessing.channels, manifest.labels)
-    labels_of(train, dataset)
+    require_labels(train, dataset)
     calibrating, screening = _split(
         train, calibration, screen_size(network.work()), manifest.preprocessing, reading
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import operator
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +33,7 @@ from cnndeploy.training.subject import Subject, logits_of
 _EVALUATION_BATCH = 256
 _BACKGROUND_IMAGES = 1000
 # The confusion matrix is copied into every exported file, so it is kept only for classes that somebody looks at.
-_MOST_CONFUSED = 100
+_MOST_RECORDED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Loop:
         """Train to the last epoch; the checkpoint is written after every one."""
         network = self.processes.wrapped(self.network)
         if self.plan.compiled:
-            network = torch.compile(network)  # type: ignore[assignment]
+            network = self._compiled(network)
         self._write()  # if it was killed between state and checkpoint, only the former knows the last epoch
         for number in range(len(self.state.epochs) + 1, self.recipe.epochs + 1):
             start = time.perf_counter()
@@ -213,6 +215,15 @@ class Loop:
         Checkpoint.of(self.manifest, self.network, facts).save(self.output)
         write_file(log, "".join(json.dumps(epoch) + "\n" for epoch in state.epochs).encode())
 
+    def _compiled(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Return the network as torch.compile runs it, in the layout that it was tried in and no other."""
+        # it warns of a CUDA toolkit without a GPU, which does not matter on a CPU
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        kept = self.subject.layout == torch.contiguous_format  # else it puts channels last by itself
+        options: dict[str, Any] | None = {"layout_optimization": False} if kept else None
+        compiled: torch.nn.Module = torch.compile(network, options=options)  # type: ignore[assignment]
+        return compiled
+
     def _tested(self) -> tuple[list[list[int]], int, int]:
         """Run the test images through the network in float32, as it is deployed.
 
@@ -220,7 +231,7 @@ class Loop:
         and for how many images the right class is among the five likeliest.
         """
         classes, rank, count = len(self.manifest.labels), self.processes.rank, self.processes.count
-        confused = classes <= _MOST_CONFUSED
+        confused = classes <= _MOST_RECORDED
         counts, right, among = np.zeros((classes, classes) if confused else (0, 0), np.int64), 0, 0
         size = min(_EVALUATION_BATCH, self.recipe.batch_size)  # no more than training has memory for
         labels = self.held_out.labels

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.datasets import Data, Dataset, Images, labels_of, open_dataset
+from cnndeploy.datasets import Data, Dataset, Images, open_dataset, require_labels
 from cnndeploy.datasets.fashion_mnist import Images as FashionMNISTImages
 from cnndeploy.devices import last_line, open_device
 from cnndeploy.errors import DataError, TrainingError
@@ -170,7 +170,7 @@ def _splits(dataset: Dataset, manifest: Manifest, count: int | None) -> Splits:
     """Return the images to train and to test on, at most ``count`` of each."""
     channels, labels = manifest.preprocessing.channels, manifest.labels
     training_set, test_set = (dataset.split(name, channels, labels) for name in ("train", "test"))
-    labels_of(test_set, dataset)
+    require_labels(test_set, dataset)
     return training_set.first(count), test_set.first(min(count or len(test_set), len(test_set)))
 
 

@@ -62,7 +62,8 @@ class Choice:
         machine may have been slower in others.
         """
         race, verdict, rounds = self.race, contender.verdict, self.race.rounds(contender)
-        row = contender.row("as fast", f"not told apart from {self.chosen} in {rounds} rounds")
+        best = "the chosen one" if self.chosen else "the fastest"
+        row = contender.row("as fast", f"not told apart from {best} in {counted(rounds, 'round')}")
         if rounds and anchor is not None:
             row = replace(row, **_figures(race, contender, anchor))
             if not (contender.lossy or contender.rejected):
@@ -80,7 +81,7 @@ class Choice:
             return replace(row, outcome="not tried", reason="the time was over before it could be timed")
         if contender in race.slower:
             ratio, (low, high) = race.slower[contender].ratio, race.slower[contender].interval
-            reason = f"{ratio:.3g} ({low:.3g} to {high:.3g}) of the leader's speed when it left"
+            reason = f"{ratio:.3g} ({low:.3g} to {high:.3g}) times as fast as the fastest"
             return replace(row, outcome="slower", reason=reason)
         if rounds < FIRST_ROUNDS:
             known = "1 round does" if rounds == 1 else f"{rounds} rounds do"
@@ -260,10 +261,9 @@ def _verify(job: Job, contender: Contender, image_s: float, eager_image_s: float
                 artifact, reference, budget=job.budget, run=run, deadline=stopped, progress=progress
             )
         needs = image_s * tests
-        minutes = math.ceil(job.max_minutes + needs / 60)
         reason = (
             f"checking what it loses on {tests:,} test images would take about {counted(math.ceil(needs), 'second')}, "
-            f"more than is left; {counted(minutes, 'minute')} in all would do"
+            f"more than is left; max_minutes={math.ceil(job.max_minutes + needs / 60)} would do"
         )
     except ArtifactError as error:  # its process died, say; another contender may do
         reason = f"it could not be verified: {error}"

@@ -30,7 +30,6 @@ from cnndeploy.tuning.report import Outcome, Row
 from cnndeploy.verification.budget import require_budget
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.report import BudgetReport, Verdict
-from cnndeploy.words import counted
 
 # The share of the time left that eager PyTorch's labels may take; and of that, the share that shows how fast it is.
 _FOR_LABELS, _TO_ESTIMATE = 0.3, 0.1
@@ -152,13 +151,17 @@ def _label(job: Job, files: Files) -> None:
         needs = files.eager_image_s * count
         if known < count and spent > _TO_ESTIMATE * allowed and needs > allowed:
             minutes = math.ceil((before_s + 1.2 * needs / _FOR_LABELS) / 60)
+            left = f"{_seconds(allowed)} are" if allowed > 0 else "no time is"
             files.notes.append(
                 f"int8 and bfloat16 were not tried: checking their accuracy on {count:,} test images would take about "
-                f"{counted(math.ceil(needs), 'second')}, too much of the time. {counted(minutes, 'minute')} in all "
-                "would do."
+                f"{_seconds(needs)}, and {left} left for that; max_minutes={minutes} would do."
             )
             return
     files.eager_image_s = 0.0
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.{0 if seconds >= 10 else 1}f} seconds"
 
 
 def _quantize(job: Job, files: Files, path: Path) -> None:
@@ -177,9 +180,9 @@ def _quantize(job: Job, files: Files, path: Path) -> None:
             progress=job.progress,
         )
     except OutOfTime:
-        minutes = math.ceil(2 * job.max_minutes)
-        lost = "not tried", f"no int8 file was found in time; {minutes} minutes in all may do"
-        files.notes.append(f"int8 was not tried: no file was found in time. {minutes} minutes in all may do.")
+        may_do = f"max_minutes={math.ceil(2 * job.max_minutes)} may do"
+        lost = "not tried", f"no int8 file was found in time; {may_do}"
+        files.notes.append(f"int8 was not tried: no file was found in time; {may_do}.")
     except Stopped:
         raise
     except CnndeployError as error:

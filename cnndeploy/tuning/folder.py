@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shlex
 import shutil
@@ -28,11 +29,17 @@ def check_folder(path: Path, checkpoint: Path) -> None:
             f"{path} exists and is no deployment that cnndeploy tune wrote, or holds other files too; choose another "
             "output folder"
         )
-    if path == checkpoint.resolve() or path in checkpoint.resolve().parents:
+    target = _target(path)
+    if target == checkpoint.resolve() or target in checkpoint.resolve().parents:
         raise ArtifactError(
-            f"the checkpoint {checkpoint} lies in {path}, which is to be written; choose another"
+            f"the checkpoint {checkpoint} lies in {path}, which would be written; choose another output folder"
         )
-    check_writable(path.with_name(f".{path.name}.{secrets.token_hex(6)}"))
+    check_writable(target.with_name(f".{target.name}.{secrets.token_hex(6)}"))
+
+
+def _target(path: Path) -> Path:
+    """Return where the folder is written: a link stays a link."""
+    return Path(os.path.realpath(path))
 
 
 def _is_ours(path: Path) -> bool:
@@ -53,20 +60,21 @@ def replacing_folder(path: Path, checkpoint: Path) -> Iterator[Path]:
     Yields a new folder beside ``path``, which takes its place when the block ends well. A deployment that was there is
     then removed; when the block does not end well it is untouched.
     """
+    target = _target(path)
     temporary, old = (
-        path.with_name(f".{path.name}.{secrets.token_hex(6)}.{kind}") for kind in ("tmp", "old")
+        target.with_name(f".{target.name}.{secrets.token_hex(6)}.{kind}") for kind in ("tmp", "old")
     )
     try:
         temporary.mkdir()
         try:
             yield temporary
             check_folder(path, checkpoint)
-            if path.exists():
-                path.rename(old)
-            temporary.rename(path)
+            if target.exists():
+                target.rename(old)
+            temporary.rename(target)
         finally:
-            if old.exists() and not path.exists():
-                old.rename(path)
+            if old.exists() and not target.exists():
+                old.rename(target)
             for left in (temporary, old):
                 shutil.rmtree(left, ignore_errors=True)
     except OSError as error:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.datasets import Data, labels_of
-from cnndeploy.deployment import Source, resolve
+from cnndeploy.datasets import Data, require_labels
+from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.machine import environment, usable_cpus
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
@@ -28,7 +28,7 @@ _BATCH_SIZES = {"latency": 1, "throughput": 64}
 
 
 def tune(
-    checkpoint: Source | Reference,
+    checkpoint: ArtifactLike | Reference,
     output: str | os.PathLike[str] | None = None,
     *,
     budget: float = 0.5,
@@ -90,9 +90,9 @@ def tune(
         tempfile.TemporaryDirectory(prefix="cnndeploy-tune-") as scratch,
     ):
         path = reference.artifact.path
-        folder = Path(os.path.realpath(path.with_suffix(".deploy") if output is None else output))
+        folder = path.with_suffix(".deploy") if output is None else Path(output)
         check_folder(folder, path)
-        labels_of(reference.test, reference.dataset)
+        require_labels(reference.test, reference.dataset)
         job = Job(reference, budget, size, threads, device, max_minutes, calibration, deadline, progress)
         reference.first(progress=job.reading)
         files = make_files(job, Path(scratch))
@@ -124,7 +124,7 @@ def tune(
     return report
 
 
-def _checkpoint(source: Source) -> Artifact:
+def _checkpoint(source: ArtifactLike) -> Artifact:
     """Open a checkpoint or an imported ONNX file; raise ArtifactError if it is another file."""
     artifact = resolve(source).artifact
     if not artifact.is_reference:
@@ -143,8 +143,8 @@ def _deploy(job: Job, report: TuneReport, choice: Choice, command: str) -> None:
         if report.timed:
             raise BenchmarkError(f"nothing can be deployed: {'; '.join(against)}", report)
         raise BenchmarkError(
-            f"nothing was timed, so nothing was written: the {job.max_minutes:g} minutes were over before the race "
-            f"began. {math.ceil(2 * job.max_minutes)} minutes may do.",
+            f"nothing was timed, so nothing was written: {job.max_minutes:g} minutes were over once the files to try "
+            f"were made; max_minutes={math.ceil(2 * job.max_minutes)} may do",
             report,
         )
     if not job.reference.artifact.is_unchanged():

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnndeploy.datasets import Data, labels_of
-from cnndeploy.deployment import Source, resolve
+from cnndeploy.datasets import Data, require_labels
+from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError, QuantizationError
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Run
@@ -27,8 +27,8 @@ _FEWEST_TO_DIFFER = 16
 
 
 def verify_budget(
-    artifact: Source,
-    against: Source | Reference,
+    artifact: ArtifactLike,
+    against: ArtifactLike | Reference,
     *,
     budget: float,
     run: Run | None = None,
@@ -70,7 +70,7 @@ def verify_budget(
         )
     with examination(candidate, against, images, data, deadline, progress) as opened:
         report = BudgetReport(**opened.identity(), budget_points=float(budget))
-        truth = labels_of(opened.test, opened.reference.dataset)
+        truth = require_labels(opened.test, opened.reference.dataset)
         reasons = opened.mismatches()
         if not reasons:
             try:

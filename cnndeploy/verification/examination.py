@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact, short_hash
 from cnndeploy.datasets import Data, Images
-from cnndeploy.deployment import Candidate, Source
+from cnndeploy.deployment import ArtifactLike, Candidate
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.verification.reference import AS_IT_IS, Computation, NotRun, Reference, Runner, borrowed
 from cnndeploy.verification.report import FileIdentity
@@ -137,7 +137,7 @@ class Examination:
 @contextlib.contextmanager
 def examination(
     candidate: Candidate,
-    against: Source | Reference,
+    against: ArtifactLike | Reference,
     images: int | None,
     data: Data | None,
     deadline: Deadline | None = None,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.datasets import Data, Images, open_dataset, warn_of
-from cnndeploy.deployment import Candidate, Source, resolve
+from cnndeploy.deployment import ArtifactLike, Candidate, resolve
 from cnndeploy.errors import ArtifactError, DataError
 from cnndeploy.process import Message, WorkerProcess
 from cnndeploy.progress import Deadline, Progress, silent
@@ -142,7 +142,7 @@ class Reference:
 
     def __init__(
         self,
-        checkpoint: Source,
+        checkpoint: ArtifactLike,
         *,
         threads: Threads | None = None,
         data: Data | None = None,
@@ -310,7 +310,7 @@ def rows_of(rows: NDArray[Any], images: Sequence[int]) -> NDArray[Any]:
 
 
 def borrowed(
-    against: Source | Reference, threads: Threads | None, data: Data | None
+    against: ArtifactLike | Reference, threads: Threads | None, data: Data | None
 ) -> contextlib.AbstractContextManager[Reference]:
     """Return the reference that was given, or one of the checkpoint that was given, which the block closes."""
     if isinstance(against, Reference):

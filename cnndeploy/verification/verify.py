@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.datasets import Data
-from cnndeploy.deployment import Source, resolve
+from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError, Stopped
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Precision, Run
@@ -41,8 +41,8 @@ _SMALLER: tuple[Precision, ...] = ("float16", "bfloat16")
 
 
 def verify(
-    artifact: Source,
-    against: Source | Reference,
+    artifact: ArtifactLike,
+    against: ArtifactLike | Reference,
     *,
     run: Run | None = None,
     images: int | None = None,

@@ -268,6 +268,18 @@ def test_stopping_gives_what_there_is(trained: Trained) -> None:
     assert _children() == before
 
 
+def test_a_load_that_begins_after_the_first_round_is_noticed(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = iter([0.0, 1.5, 0.0])  # before, between and after the two batch sizes
+    monkeypatch.setattr("cnndeploy.benchmark.conditions.busy_cpus", lambda _: next(heard))
+    report = _quick([trained.onnx], batch_sizes=[1, 2])
+    assert list(heard) == []
+    assert report.environment["busy_cpus"] == 1.5
+    assert report.was_busy
+    assert any("no speed-up is claimed" in warning for warning in report.warnings)
+
+
 @pytest.mark.slow
 def test_beside_other_programs_nothing_is_judged(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cnndeploy.benchmark.report.verdict", lambda *_: "FASTER")

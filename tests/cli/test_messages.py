@@ -23,7 +23,7 @@ from cnndeploy.cli import _common as common, main
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.words import counted
-from helpers import Trained
+from helpers import RESNET, Trained
 
 Cli = Callable[..., Result]
 TRAIN = ("--epochs", 1, "--images", 300, "--threads", 1)
@@ -299,9 +299,91 @@ def test_tune_says_how_an_app_opens_the_folder(
 
     (folder / "my lenet.deploy").mkdir()
     monkeypatch.setattr("cnndeploy.tuning.tune.tune", lambda *_, **__: Report())
-    monkeypatch.setattr("cnndeploy.display.benchmark_tables.tuning_table", lambda _: "a table")
+    monkeypatch.setattr("cnndeploy.display.benchmark_tables.tuning_table", lambda *_, **__: "a table")
     monkeypatch.setattr("cnndeploy.display.plots.tuning_plot", lambda _: Plot())
     result = cli("tune", "my lenet.pt", "--json", "r.json")
     assert result.exit_code == 0, result.output
     assert "Wrote r.json" in result.stdout
     assert _load_line(result) == "cnndeploy.load('my lenet.deploy')"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
+def test_what_comes_next_runs_the_file_as_it_was_run(cli: Cli) -> None:
+    run = ("--runtime", "openvino", "--threads", "1")
+    verified = cli("verify", "my lenet.onnx", "--against", "my lenet.pt", "--images", 3, *run)
+    given = _next_command(verified)
+    assert given == ["bench", "my lenet.pt", "my lenet.onnx", "--runtime", "eager", *run]
+    timed = cli(*given, "--json", "b.json", *QUICK)
+    assert timed.exit_code == 0, timed.output
+    rows = json.loads(Path("b.json").read_text())["results"]
+    assert [(row["artifact"], row["runtime"]) for row in rows] == [
+        ("my lenet.pt", "eager"),
+        ("my lenet.onnx", "openvino"),
+    ]
+
+
+def test_a_source_that_was_named_is_named_in_what_comes_next(
+    cli: Cli, trained_resnet: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CNNDEPLOY_SOURCES", "[]")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))  # nothing is noted for later
+    shutil.copy(trained_resnet.checkpoint, "resnet.pt")
+    exported = cli("export", "resnet.pt", "--format", "torchscript", "--source", RESNET)
+    given = _next_command(exported)
+    assert given == ["verify", "resnet.torchscript", "--against", "resnet.pt", "--source", RESNET]
+    monkeypatch.setenv("CNNDEPLOY_SOURCES", "[]")
+    verified = cli(*given, "--images", 3)
+    assert verified.exit_code == 0, verified.output
+    assert _next_command(verified) == ["bench", "resnet.pt", "resnet.torchscript", "--source", RESNET]
+
+
+@pytest.mark.parametrize(
+    "source", ["torchvision:resnet81", "timm:resnt18", "resnet.py:wrong", "nowhere.at:all", "lenett"]
+)
+def test_a_wrong_source_is_said_before_what_else_is_missing(
+    source: str, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(RESNET.removesuffix(":build"), "resnet.py")
+    refused = cli("import", source, "--output", "x.pt")
+    assert refused.exit_code == 1
+    assert "how images are prepared" not in refused.stderr
+    named = {"resnet.py:wrong": "defines no function wrong", "nowhere.at:all": "no module nowhere.at"}
+    assert named.get(source, f"Unknown architecture {source!r}") in refused.stderr
+
+
+def test_preprocessing_is_explained_for_each_command() -> None:
+    helps = {}
+    for name in ("import", "train"):
+        command = main.get_command(click.Context(main), name)
+        assert command is not None
+        (option,) = (one for one in command.params if one.name == "preprocessing")
+        assert isinstance(option, click.Option)
+        helps[name] = str(option.help)
+    assert "were prepared in the training of these weights" in helps["import"]
+    assert "prepare images in this training" in helps["train"]
+
+
+def test_evaluate_refuses_before_it_warns(
+    cli: Cli, trained_resnet: Trained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for label in ("a", "b"):
+        (tmp_path / "others" / label).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (40, 40)).save(tmp_path / "others" / label / f"{number}.png")
+    shutil.copytree(photos, "damaged")
+    Path("damaged/val/lime/00.jpg").write_bytes(b"no image")
+    for command, reason in (
+        (("--data", "others"), "others has classes that are none of the model's labels"),
+        (("--data", "damaged", "--device", "nowhere"), "The device 'nowhere' is not available"),
+        (("--data", "damaged", "--what-if", "--device", "nowhere"), "The device 'nowhere' is not available"),
+    ):
+        refused = cli("evaluate", trained_resnet.onnx, *command)
+        assert refused.exit_code == 1
+        assert refused.stderr.startswith(f"Error: {reason}")
+    warned = cli("evaluate", trained_resnet.onnx, "--data", "damaged")
+    assert warned.exit_code == 0
+    assert warned.stderr.startswith("Warning: 1 image cannot be used and is left out: ")

@@ -44,6 +44,7 @@ from cnndeploy.display.verdict_tables import (
     equivalence_table,
     evaluation_table,
     quantized_table,
+    verdict_table,
 )
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -57,7 +58,7 @@ TABLES: dict[str, Callable[[Path], Group]] = {
     "tune": lambda _: tuning_table(sample.tuning()),
     "verify": lambda _: equivalence_table(_PASSES[:1]),
     "verify_three": lambda _: equivalence_table(_PASSES),
-    "verify_failed": lambda _: equivalence_table([sample.divergent()]),
+    "verify_failed": lambda _: verdict_table(sample.divergent()),
     "verify_three_failed": lambda _: equivalence_table(
         [_PASSES[0], sample.divergent(), sample.incomparable()]
     ),
@@ -84,6 +85,8 @@ _PHRASES = {
     "right",
     "images",
     "image",
+    *("Left", "out", "because", "they", "do", "not", "fit"),
+    *("A", "wider", "terminal", "shows", "them", "and", "so", "does", "COLUMNS=160"),
 }
 
 
@@ -144,7 +147,7 @@ def test_every_outcome_of_a_tuning_is_shown_with_its_whole_reason() -> None:
             assert Counter(_words(f"{row.outcome} {row.reason}")) <= words
     eighty = _shown(table, 80)
     assert "chosen: equivalent on 10,000 images" in eighty
-    assert "not tried: the time was over before its first round was" in eighty
+    assert "not tried: the time was over before it could be timed" in eighty
 
 
 @pytest.mark.parametrize("count", [3, 4, 26])
@@ -182,12 +185,28 @@ def test_file_ratio_verdict_and_median_are_shown_at_any_width() -> None:
 
 def test_what_tells_rows_apart_is_never_left_out_and_what_does_not_is_in_the_title() -> None:
     one_batch_size, mixed = benchmark_table(sample.benchmark(1)), benchmark_table(sample.mixed_benchmark())
-    assert _shown(one_batch_size, 80).startswith("Latency and throughput, 2 threads, batch 1\n")
+    assert _shown(one_batch_size, 80).startswith("Latency, 2 threads, batch 1\n")
     assert "runtime" not in _words(_shown(one_batch_size, 80))  # every file's suffix implies it
     for width in (60, 80, 100):
         words = _words(_shown(mixed, width))
         assert (words.count("onnxruntime"), words.count("openvino")) >= (2, 2)
     assert "threads" in _words(_shown(mixed, 80).partition("\n")[2].splitlines()[0])
+
+
+def test_the_title_names_what_is_shown_and_what_is_left_out_is_said() -> None:
+    report = sample.benchmark(1)
+    for width in range(60, 161, 4):
+        latency, start = _shown(benchmark_table(report), width).split("\nCold start", 1)
+        assert ("images/s" in latency.partition("Left out")[0]) is latency.startswith(
+            "Latency and throughput"
+        )
+        for table, columns in (
+            (latency, ("p50", "p90", "p99", "images/s")),
+            (start, ("import", "open", "first", "second", "memory", "size", "accuracy")),
+        ):
+            shown, _, left_out = table.partition("Left out, because they do not fit: ")
+            assert all((column in _words(shown)) is not (column in _words(left_out)) for column in columns)
+    assert "Left out" not in _shown(benchmark_table(report), 160)
 
 
 def test_a_quantile_whose_interval_is_not_known_is_marked_and_the_mark_explained() -> None:

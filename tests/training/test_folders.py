@@ -391,6 +391,29 @@ def test_a_small_last_batch_is_joined(photos: Path, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("network", "options"), [(RESNET, {"layout_optimization": False}), ("torchvision:resnet18", None)]
+)
+def test_the_compiler_keeps_the_layout_in_which_a_network_is_safe(
+    network: str,
+    options: dict[str, Any] | None,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In channels last oneDNN ends the process in the backward pass of tests/resnet.py."""
+    asked: list[Any] = []
+
+    def compile_nothing(module: torch.nn.Module, *, options: Any = None) -> torch.nn.Module:
+        asked.append(options)
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    few = QUICK | {"epochs": 1, "images": 8}
+    train(network, tmp_path / "r.pt", data=photos, compiled=True, **few)
+    assert asked == [options]
+
+
 def test_our_networks_take_folders_in_grey(photos: Path, tmp_path: Path) -> None:
     path = train("lenet", tmp_path / "lenet.pt", data=photos, epochs=1, threads=1).path
     manifest = Artifact.open(path).require_manifest()

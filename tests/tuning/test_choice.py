@@ -252,7 +252,7 @@ def test_a_lossy_file_that_there_is_no_time_to_check_is_told_in_seconds(
     monkeypatch.setattr("cnndeploy.progress.time", SimpleNamespace(monotonic=lambda: 0.0))
     verdict = choice._verify(_job(Deadline(20.0)), _contender("int8", lossy=True), 0.003, 0.0)
     assert "10,000 test images would take about 30 seconds" in verdict.summary
-    assert "6 minutes in all" in verdict.summary
+    assert "max_minutes=6 would do" in verdict.summary
     assert "--" not in verdict.summary
 
 
@@ -308,8 +308,8 @@ def test_labels_that_take_too_long_are_given_up_early_and_in_plain_words(
     assert reference.known < 500
     assert files.eager_image_s == pytest.approx(4 / 64)
     (note,) = files.notes
-    assert "10,000 test images would take about 625 seconds" in note
-    assert "42 minutes in all" in note
+    assert "10,000 test images would take about 625 seconds, and 90 seconds are left for that" in note
+    assert "max_minutes=42 would do" in note
     assert "--" not in note
 
 
@@ -332,7 +332,7 @@ def test_when_one_is_left_the_race_is_complete_whatever_was_not_tried(
     monkeypatch: pytest.MonkeyPatch,
     cli: Callable[..., Result],
 ) -> None:
-    tried.notes.append("int8 and bfloat16 were not tried")
+    tried.notes.append("int8 and bfloat16 were not tried; max_minutes=7 would do.")
     race: Any = SimpleNamespace(
         reference=None,
         decided=True,
@@ -349,10 +349,14 @@ def test_when_one_is_left_the_race_is_complete_whatever_was_not_tried(
     chosen = Contender("simplified", resolve(trained.onnx, Run("onnxruntime", "cpu", 1)), verdict)
     monkeypatch.setattr(tune_module, "choose", lambda _job, _files, entrants: Choice(race, chosen))
     monkeypatch.setattr(Choice, "rows", lambda self, *_: [self.row(chosen, chosen, 0.9)])
-    shown: Result = cli("tune", trained.checkpoint, "--output", tmp_path / "d", "--threads", 1)
+    monkeypatch.chdir(tmp_path)
+    shown: Result = cli("tune", trained.checkpoint, "--output", "d", "--threads", 1)
     assert shown.exit_code == 0, shown.output
     assert "The time was over" not in shown.output
-    assert "int8 and bfloat16 were not tried" in shown.output
+    assert "int8 and bfloat16 were not tried; --max-minutes 7 would do." in shown.output
+    assert "Wrote d after" in shown.output
+    assert "cnndeploy.load('d')" in shown.output
+    assert str(tmp_path) not in shown.output.replace(str(trained.checkpoint.parent), "")
     assert open_deployment(tmp_path / "d")[1].figures["complete"] is True
 
 

@@ -28,6 +28,7 @@ from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import dumps, structure
 from cnndeploy.tuning import choice, contenders as contenders_module, race as race_module
 from cnndeploy.tuning.contenders import Contender, contenders
+from cnndeploy.tuning.folder import check_folder, replacing_folder
 from cnndeploy.tuning.race import Race
 from cnndeploy.tuning.report import Row, TuneReport
 from cnndeploy.verification.report import EquivalenceReport
@@ -311,3 +312,17 @@ def test_the_frontier_holds_what_none_beats_in_both() -> None:
     )
     report = TuneReport("a", "b", "latency", 1, 0.5, rows, True, 1.0)
     assert [each.ratio for each in report.frontier] == [9, 5]
+
+
+def test_a_folder_is_named_as_it_was_given_and_a_link_stays_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    Path("link").symlink_to("there")
+    with replacing_folder(Path("link"), Path("lenet.pt")) as temporary:
+        (temporary / "new").touch()
+    assert Path("link").is_symlink()
+    assert Path("there/new").exists()
+    with pytest.raises(ArtifactError, match=r"^link exists and is no deployment"):
+        check_folder(Path("link"), Path("lenet.pt"))
