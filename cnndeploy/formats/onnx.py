@@ -51,7 +51,9 @@ class OnnxFormat:
         with _mapped(path) as model:
             fields = (field for tensor in _tensors(model) for field in _fields(tensor))
             if any(value and number in _TENSOR_EXTERNAL for number, value in fields):
-                advice = "cnndeploy import makes one file of them, and so does onnx.save(onnx.load(PATH), PATH)"
+                advice = (
+                    "cnndeploy import makes one file of them, and so does onnx.save(onnx.load(PATH), PATH)"
+                )
                 raise ArtifactError(f"{path} is not self-contained: its weights are in other files. {advice}")
             for entry in _messages(model, _MODEL_METADATA):
                 if _text(entry, 1) == MANIFEST_KEY:
