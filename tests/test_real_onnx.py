@@ -23,7 +23,7 @@ from helpers import Once
 WHEEL = "rapidocr-onnxruntime==1.4.4"
 MODEL = "rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx"
 PREPROCESSING = {"size": [48, 192], "channels": 3, "antialias": True, "mean": 0.5, "std": 0.5}
-WORDS = [
+WORDS = (
     "quick",
     "brown",
     "jumps",
@@ -36,10 +36,7 @@ WORDS = [
     "street",
     "order",
     "number",
-    "price",
-    "welcome",
-    "station",
-]
+)
 COUNTS = {"train": 24, "val": 40}
 
 
