@@ -62,7 +62,8 @@ def _batch_sizes(sizes: Sequence[int]) -> str:
 def _oracle(report: EquivalenceReport) -> str:
     if (oracle := report.oracle) is None:
         return NOTHING
-    error = f"{oracle.ratio:,.2f} x PyTorch's own (at most {oracle.limit:g} x)"
+    owner = "PyTorch" if report.against_runtime == "eager" else report.against_runtime
+    error = f"{oracle.ratio:,.2f} x {owner}'s own (at most {oracle.limit:g} x)"
     return error if oracle.images == report.images else f"{error}, {counted(oracle.images, 'image')}"
 
 

@@ -131,7 +131,7 @@ class Runner(WorkerProcess):
 class Reference:
     """What a checkpoint computes for the test images, in eager PyTorch on the CPU; a context manager.
 
-    An imported ONNX file is a reference too; it is run by ONNX Runtime on the CPU, and has no float64. The reference is
+    An imported ONNX file is a reference too, which ONNX Runtime runs on the CPU. The reference is
     opened in one worker process, when it is first needed. Its logits are remembered, so that
     verifying several files, quantizing and tuning run it once.
 
@@ -176,8 +176,8 @@ class Reference:
         self._known: dict[Computation, tuple[NDArray[Any], NDArray[np.bool_]]] = {}
 
     @property
-    def has_float64(self) -> bool:
-        """Whether it can be computed in float64 too, as a checkpoint can."""
+    def has_modules(self) -> bool:
+        """Whether it is a network of modules, whose outputs can be compared, and not an imported file."""
         return self.artifact.format == "checkpoint"
 
     def start(self) -> Runner:

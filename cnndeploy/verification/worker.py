@@ -22,6 +22,7 @@ from cnndeploy.machine import patient_threads
 from cnndeploy.process import Message, serve
 from cnndeploy.run import Run
 from cnndeploy.runtimes import Activation, Session, open_session
+from cnndeploy.runtimes._onnx_definition import DefinitionSession
 from cnndeploy.serial import jsonable, structure
 from cnndeploy.specs import Manifest
 from cnndeploy.verification.prepared import (
@@ -75,11 +76,13 @@ def _computed(session: Session, computation: Computation) -> contextlib.Abstract
     """Return the session, or one that computes otherwise and is closed after the request."""
     if (computation.precision, computation.weights, computation.simplified) == ("float32", "float32", False):
         return contextlib.nullcontext(session)
+    precision, weights = computation.precision, computation.weights
+    if session.artifact.format == "onnx" and (precision, weights) == ("float64", "float32"):
+        return DefinitionSession(session.artifact, session.run_as)
     from cnndeploy.runtimes.eager import EagerSession
 
     if not isinstance(session, EagerSession):
         raise ArtifactError(f"{session.artifact.path} is no checkpoint; it computes only what is in the file")
-    precision, weights = computation.precision, computation.weights
     return session.computed(precision, weights=weights, simplified=computation.simplified)
 
 

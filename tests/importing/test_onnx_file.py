@@ -284,7 +284,9 @@ def test_an_imported_file_is_its_own_reference(cli: Callable[..., Result], photo
     assert "compared with itself" in itself.output
     verdict = cnndeploy.verify("ours.onnx", "ours.onnx", run=Run("openvino"))
     verdict.require()
-    assert (verdict.oracle, verdict.images) == (None, 30)
+    assert verdict.oracle is not None
+    assert (verdict.oracle.images, verdict.images, verdict.against_runtime) == (16, 30, "onnxruntime")
+    assert 0 < verdict.oracle.ratio < verdict.oracle.limit
     with pytest.raises(
         ArtifactError, match="It was imported, so it is what other files are verified against"
     ):
@@ -315,6 +317,19 @@ def test_what_openvino_makes_of_another_file_is_rejected(photos: Path) -> None:
     assert not report.equivalent
     assert "beyond the tolerance" in report.reasons[0]
     assert report.divergence is None
+
+
+def test_what_float64_cannot_say_of_a_file_is_left_out(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _imported(FORMS["float16"](), data=photos)
+    report = cnndeploy.verify("ours.onnx", "ours.onnx", images=7)
+    assert (report.equivalent, report.oracle) == (True, None)
+    assert report.tolerance.relative == pytest.approx(3e-5)
+    _imported(classifier(), data=photos)
+    report = cnndeploy.verify("ours.onnx", "ours.onnx", images=7)
+    assert report.oracle is not None
+    monkeypatch.setattr("cnndeploy.verification.verify._FLOAT32_ERROR", 0.0)  # as if the two disagreed
+    report = cnndeploy.verify("ours.onnx", "ours.onnx", images=7)
+    assert (report.equivalent, report.oracle) == (True, None)
 
 
 def test_a_foreign_file_is_compared_with_a_checkpoint_whatever_its_inputs_are_called(
