@@ -42,6 +42,16 @@ class Activation:
     values: NDArray[Any]
 
 
+def words_of(error: Exception, words: Callable[[Exception], str] = str) -> str:
+    """Say what a runtime raised, which for a file that may be anybody's may be anything."""
+    if isinstance(error, UnicodeDecodeError):  # a message of the library, or a name in the file
+        text = bytes(error.object).decode(errors="backslashreplace")
+        return f"it holds text that is not UTF-8: {text:.200}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    return words(error) or type(error).__name__
+
+
 class Session(ABC):
     """An artifact that is open on one device, ready to run; a context manager.
 
@@ -149,7 +159,7 @@ class Session(ABC):
             return ArtifactError(f"the session of {self.artifact.path} is closed; open it again")
         shapes = {name: array.shape for name, array in (feeds or {}).items()}
         where = f"{self.artifact.path} on inputs of shape {shapes}"
-        return ArtifactError(f"{self._library} could not run {where}: {self._words(error)}")
+        return ArtifactError(f"{self._library} could not run {where}: {words_of(error, self._words)}")
 
     def __enter__(self) -> Self:
         return self
