@@ -10,6 +10,7 @@ from typing import Any
 
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.formats import FORMATS
+from cnndeploy.kinds import kind_of
 from cnndeploy.specs import Manifest
 
 _KINDS = {"checkpoint": "a checkpoint", "onnx": "an ONNX file", "torchscript": "a TorchScript file"}
@@ -55,14 +56,16 @@ class Artifact:
                 model_format = FORMATS.get(name)
                 if model_format.recognises(path):
                     return cls(path, name, sha256, model_format.read_manifest(path))
+            if kind := kind_of(path):
+                raise ArtifactError(f"{path} is no model file that is read here, but {kind}.")
         except FileNotFoundError as error:
-            raise ArtifactError(f"{path}: no such file") from error
+            raise ArtifactError(f"{path}: no such file{_dangling(path)}") from error
         except OSError as error:
             raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
         except CnndeployError:
             raise
         except Exception as error:  # a damaged or hostile file may make its reader raise anything
-            raise ArtifactError(f"{path} is damaged ({error!r}). Make it again.") from error
+            raise ArtifactError(f"{path} is damaged ({_reason(error)}). Make it again.") from error
         state = "damaged or not a model file" if path.stat().st_size else "empty"
         known = ", ".join(FORMATS.names())
         raise ArtifactError(
@@ -79,7 +82,7 @@ class Artifact:
         try:
             return FORMATS.get(self.format).describe(self.path)
         except Exception as error:  # as in open()
-            raise ArtifactError(f"{self.path} is damaged ({error!r}). Make it again.") from error
+            raise ArtifactError(f"{self.path} is damaged ({_reason(error)}). Make it again.") from error
 
     def require_manifest(self) -> Manifest:
         """Return the manifest; raise ArtifactError if cnndeploy did not write this file."""
@@ -97,6 +100,15 @@ class Artifact:
             return sha256_of(self.path) == self.sha256
         except OSError:  # it is gone
             return False
+
+
+def _reason(error: Exception) -> str:
+    """Say what a reader raised: a ValueError's text is ours, another error says little without its name."""
+    return str(error) if type(error) is ValueError else f"{error!r:.200}"
+
+
+def _dangling(path: Path) -> str:
+    return f"; it is a link to {os.readlink(path)}, which is not there" if path.is_symlink() else ""
 
 
 def sha256_of(path: Path) -> str:

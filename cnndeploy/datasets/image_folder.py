@@ -21,7 +21,7 @@ from cnndeploy.datasets._dataset import Check, Damaged, Prepare, Split
 from cnndeploy.datasets._labels import indices_of
 from cnndeploy.datasets._threads import in_threads
 from cnndeploy.errors import DataError, InputMismatchError
-from cnndeploy.images import SUFFIXES, read_image
+from cnndeploy.images import read_image, suffixes
 from cnndeploy.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -277,14 +277,14 @@ def _list(root: Path) -> Listing:
     direct = _walk(root, "", nested=False)
     if not direct.files:
         raise DataError(
-            f"{root} has no images: none of {', '.join(sorted(SUFFIXES))}, in it or in the folders in it"
+            f"{root} has no images: none of {', '.join(sorted(suffixes()))}, in it or in the folders in it"
         )
     return direct
 
 
 def _walk(folder: Path, label: str, *, nested: bool = True) -> Listing:
     """List the images in a folder and below; a folder that links lead to twice is looked into once."""
-    files, ignored = list[File](), 0
+    files, ignored, read = list[File](), 0, suffixes()
     stack, seen = [(folder, label)], set[str]()
     while stack:
         path, prefix = stack.pop()
@@ -297,7 +297,7 @@ def _walk(folder: Path, label: str, *, nested: bool = True) -> Listing:
             if entry.is_dir():
                 if nested and not hidden:
                     stack.append((path / entry.name, name))
-            elif not hidden and Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file():
+            elif not hidden and Path(entry.name).suffix.lower() in read and entry.is_file():
                 files.append(File(name, label, entry.stat().st_size))
             else:
                 ignored += 1
