@@ -64,6 +64,6 @@ def kind_of(path: Path) -> str:
     # safetensors: the length of a JSON header, and the header
     if head[8:10] == b'{"' and int.from_bytes(head[:8], "little") <= path.stat().st_size:
         return f"a file of safetensors: it holds weights alone; {_IMPORT} {path}"
-    if head[:2] == b"PK" and zipfile.is_zipfile(path):
+    if head[:4] == b"PK\x03\x04" and zipfile.is_zipfile(path):
         return "a zip archive that torch did not write. If a model is in it, unpack it first"
     return ""

@@ -151,7 +151,7 @@ def test_what_lies_around(tmp_path: Path) -> None:
 
 
 def test_no_images_at_all(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no images: none of .bmp"):
+    with pytest.raises(DataError, match=r"has no images: none of .apng"):
         open_dataset(tmp_path).split("test", 1, ["a"])
 
 
