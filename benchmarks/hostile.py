@@ -166,7 +166,12 @@ def _place(content: bytes, rng: _Rng) -> int:
     """Choose a place, half of the time near an end, where the structure is and not the weights."""
     length = len(content) or 1
     near = min(length, 3000)
-    return rng.choice((rng.randrange(length), rng.randrange(length), rng.randrange(near), -1 - rng.randrange(near))) % length
+    return (
+        rng.choice(
+            (rng.randrange(length), rng.randrange(length), rng.randrange(near), -1 - rng.randrange(near))
+        )
+        % length
+    )
 
 
 _MUTATIONS: tuple[Callable[[bytes, _Rng], bytes], ...] = (
@@ -177,7 +182,7 @@ _MUTATIONS: tuple[Callable[[bytes, _Rng], bytes], ...] = (
 
 def _started() -> subprocess.Popen[bytes]:
     command = [sys.executable, __file__, "--worker"]
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603 - this file
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
 

@@ -56,8 +56,7 @@ class Artifact:
                 model_format = FORMATS.get(name)
                 if model_format.recognises(path):
                     return cls(path, name, sha256, model_format.read_manifest(path))
-            if kind := kind_of(path):
-                raise ArtifactError(f"{path} is no model file that is read here, but {kind}.")
+            raise ArtifactError(_of_no_format(path))
         except FileNotFoundError as error:
             raise ArtifactError(f"{path}: no such file{_dangling(path)}") from error
         except OSError as error:
@@ -66,11 +65,6 @@ class Artifact:
             raise
         except Exception as error:  # a damaged or hostile file may make its reader raise anything
             raise ArtifactError(f"{path} is damaged ({_reason(error)}). Make it again.") from error
-        state = "damaged or not a model file" if path.stat().st_size else "empty"
-        known = ", ".join(FORMATS.names())
-        raise ArtifactError(
-            f"{path} is {state}. Known formats: {known}. cnndeploy train and cnndeploy export write such files."
-        )
 
     @property
     def kind(self) -> str:
@@ -102,13 +96,24 @@ class Artifact:
             return False
 
 
+def _of_no_format(path: Path) -> str:
+    """Say what a file is instead, as far as its first bytes tell."""
+    if kind := kind_of(path):
+        return f"{path} is no model file that is read here, but {kind}."
+    state = "damaged or not a model file" if path.stat().st_size else "empty"
+    known = ", ".join(FORMATS.names())
+    return (
+        f"{path} is {state}. Known formats: {known}. cnndeploy train and cnndeploy export write such files."
+    )
+
+
 def _reason(error: Exception) -> str:
     """Say what a reader raised: a ValueError's text is ours, another error says little without its name."""
     return str(error) if type(error) is ValueError else f"{error!r:.200}"
 
 
 def _dangling(path: Path) -> str:
-    return f"; it is a link to {os.readlink(path)}, which is not there" if path.is_symlink() else ""
+    return f"; it is a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
 
 
 def sha256_of(path: Path) -> str:

@@ -28,12 +28,20 @@ MOST_IMAGES, _MOST_PIXELS = 256, 2**20
 _KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 # The names of such files, in lower case. Windows saves JPEG files of the web as .jfif.
 SUFFIXES = frozenset(
-    ".apng .bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+    {
+        *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+        *(".tif", ".tiff", ".webp"),
+    }
 )
 # Those that are read if Pillow can: it brings AVIF from 11.3 on, and a plugin of the app's may bring HEIF.
 _OPTIONAL = {"AVIF": (".avif",), "HEIF": (".heic", ".heif")}
 # Other pictures: who looks for images should hear that these were passed over.
-_OTHERS = ".avif .heic .heif .jp2 .jxl .psd .tga .ico .svg .eps .dng .cr2 .cr3 .nef .arw .orf .rw2 .raf".split()
+_OTHERS = frozenset(
+    {
+        *(".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".tga", ".ico", ".svg", ".eps"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+    }
+)
 # The last axis of (height, width, channels), as other libraries read files; no real image is so narrow.
 _CHANNELS = (1, 3, 4)
 _SHAPES = {1: "(n, height, width)", 3: "(n, height, width, 3)"}
@@ -42,7 +50,15 @@ _OF_THE_CALLER = 5  # frames from a warning to the code that called a Classifier
 # EXIF's orientations 2 to 8, and what turns each upright. Source: CIPA DC-008, tag 0x0112.
 _ORIENTATION = 0x0112
 _UPRIGHT = (
-    *("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"),
+    *(
+        "FLIP_LEFT_RIGHT",
+        "ROTATE_180",
+        "FLIP_TOP_BOTTOM",
+        "TRANSPOSE",
+        "ROTATE_270",
+        "TRANSVERSE",
+        "ROTATE_90",
+    ),
 )
 # Grey levels: if less is left of a picture than can be seen, although its alpha channel has a shape in it.
 _SHAPE, _SEEN = 128, 16
@@ -206,7 +222,7 @@ def suffixes() -> frozenset[str]:
 
 def other_suffixes() -> frozenset[str]:
     """Return the suffixes, in lower case, of pictures that are not read on this machine."""
-    return frozenset(_OTHERS) - suffixes()
+    return _OTHERS - suffixes()
 
 
 def _optional_kinds() -> list[str]:
@@ -282,8 +298,8 @@ def _upright(image: Image) -> Image:
 
 def _check_seen(drawn: Image, composed: Image) -> None:
     """Raise InputMismatchError if a picture has a shape, and on black nothing is left of it."""
-    *colours, alpha = drawn.getextrema()
-    *left, _ = composed.getextrema()
+    *colours, alpha = _ranges(drawn)
+    *left, _ = _ranges(composed)
     lowest, highest = min(low for low, _ in left), max(high for _, high in left)
     if alpha == (0, 0) and any(low < high for low, high in colours):
         raise InputMismatchError("all of the image is transparent; save it without its alpha channel")
@@ -292,3 +308,9 @@ def _check_seen(drawn: Image, composed: Image) -> None:
             "the image is dark on a transparent ground, which becomes black, so that nothing is left of it; put it on "
             "white first, and then invert it if the network was trained on light on dark"
         )
+
+
+def _ranges(image: Image) -> list[tuple[int, int]]:
+    """Return the least and the greatest value of each channel."""
+    extremes: Any = image.getextrema()
+    return list(extremes)

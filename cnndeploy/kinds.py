@@ -28,7 +28,9 @@ _IMPORT = "make a checkpoint of it with: cnndeploy import NETWORK --weights"
 
 def stand_in(head: bytes) -> str:
     """Say what a failed download left in a file's place, to follow "is"; empty if it is nothing known."""
-    if head.startswith((b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")):
+    if head.startswith(
+        (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+    ):
         return (
             "a pointer of Git LFS, and not the file itself. Fetch the file with: git lfs pull, or download it from the "
             "repository's own link"
@@ -49,14 +51,12 @@ def kind_of(path: Path) -> str:
     """Say what a file is and what to do about it, to follow "is"; empty if it is not known."""
     with path.open("rb") as file:
         head = file.read(HEAD)
-    if kind := stand_in(head):
-        return kind
-    for start, kind in _STARTS:
-        if head.startswith(start):
-            return kind
-    for start, kind in _AT_FOUR:
-        if head[4:8] == start:
-            return kind
+    starts = (kind for start, kind in _STARTS if head.startswith(start))
+    inner = (kind for start, kind in _AT_FOUR if head[4:8] == start)
+    return stand_in(head) or next(starts, "") or next(inner, "") or _kind_of_weights(head, path)
+
+
+def _kind_of_weights(head: bytes, path: Path) -> str:
     if head[:1] == b"\x80" and head[2:].startswith(_TORCH_LEGACY):
         return f"in the format of torch.save before torch 1.6; if it holds weights, {_IMPORT} {path}"
     if head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):

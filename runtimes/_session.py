@@ -131,7 +131,7 @@ class Session(ABC):
         """Run feeds that fit; :meth:`run` turns whatever this raises into an ArtifactError."""
 
     def _is_large(self, feeds: Arrays) -> bool:
-        """Return whether this batch is of large images, in a file that takes any size, so that the next may be small."""
+        """Return whether these are large images, in a file that takes any size, so that the next may be small."""
         return self._any_size and sum(array.nbytes for array in feeds.values()) >= _LARGE_BYTES
 
     def activations(self, feeds: Arrays) -> list[Activation]:  # noqa: ARG002 - for those that can

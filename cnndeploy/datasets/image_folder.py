@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TRAIN, _TEST = "train", ("test", "val", "valid", "validation")  # the first that is there
+# A folder with so many files that are no images, and ten times as many as images, was named by mistake, as / is.
+_MOST_IGNORED, _MOST_TIMES = 100_000, 10
 _HELD_OUT = 0.2  # of the images of a class
 
 
@@ -272,6 +274,7 @@ def _list(root: Path) -> Listing:
         more = _walk(root / name, name)
         files += more.files
         ignored += more.ignored
+        _require_images(root, len(files), ignored)
     if files:
         return Listing(files, ignored)
     direct = _walk(root, "", nested=False)
@@ -291,6 +294,7 @@ def _walk(folder: Path, label: str, *, nested: bool = True) -> Listing:
         if (real := os.path.realpath(path)) in seen:
             continue
         seen.add(real)
+        _require_images(folder, len(files), ignored + len(seen))
         for entry in _entries(path):
             name = f"{prefix}/{entry.name}" if prefix else entry.name
             hidden = entry.name.startswith(".")
@@ -302,6 +306,15 @@ def _walk(folder: Path, label: str, *, nested: bool = True) -> Listing:
             else:
                 ignored += 1
     return Listing(files, ignored)
+
+
+def _require_images(folder: Path, images: int, others: int) -> None:
+    """Raise DataError rather than walk on through a whole disk, which a model's manifest may name."""
+    if others > _MOST_IGNORED and others > _MOST_TIMES * images:
+        raise DataError(
+            f"{folder} has more than {_MOST_IGNORED:,} files and folders, and {images:,} images among those that were "
+            "looked at; name the folder of the images themselves"
+        )
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -16,9 +16,25 @@ from typing import Any
 
 # Those that torch writes, at protocol 2, and no others that libtorch reads.
 _OPCODES = frozenset(
-    "PROTO MARK STOP POP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINSTRING "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS "
-    "BINGET LONG_BINGET BINPUT LONG_BINPUT GLOBAL NEWOBJ REDUCE BUILD BINPERSID".split()
+    {
+        *(
+            "PROTO",
+            "MARK",
+            "STOP",
+            "POP",
+            "NONE",
+            "NEWTRUE",
+            "NEWFALSE",
+            "BININT",
+            "BININT1",
+            "BININT2",
+            "LONG1",
+        ),
+        *("BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+        *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
+        *("BINGET", "LONG_BINGET", "BINPUT", "LONG_BINPUT"),
+        *("GLOBAL", "NEWOBJ", "REDUCE", "BUILD", "BINPERSID"),
+    }
 )
 _PUTS = ("BINPUT", "LONG_BINPUT")
 _ITEM_BYTES = {
@@ -37,9 +53,7 @@ def check_pickle(pickled: bytes, folder: str, sizes: Mapping[str, int]) -> None:
     Its storages must be members of ``folder``, each as long as it says, and its tensors must lie within them. ``sizes``
     are those of all members, in bytes.
     """
-    instructions = 0
-    for code, argument, _ in pickletools.genops(pickled):
-        instructions += 1
+    for instructions, (code, argument, _) in enumerate(pickletools.genops(pickled), 1):
         if code.name not in _OPCODES:
             raise ValueError(f"its pickle has the instruction {code.name}, which torch does not write")
         if code.name in _PUTS and argument is not None and argument > instructions:
