@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from cnndeploy.formats import FORMATS
 from cnndeploy.kinds import kind_of
 from cnndeploy.specs import Manifest
 
+# Operators of ONNX and ONNX Runtime that are quantised, as QLinearConv, ConvInteger and DequantizeLinear.
+_LOSSY = re.compile(r"^QLinear|^QGemm|Integer|QuantizeLinear$|^DequantizeLinear$")
 _KINDS = {"checkpoint": "a checkpoint", "onnx": "an ONNX file", "torchscript": "a TorchScript file"}
 
 
@@ -87,6 +90,19 @@ class Artifact:
                 "cnndeploy.load()."
             )
         return self.manifest
+
+    def lossy_parts(self) -> list[str]:
+        """Name what computes in less than float32 although the manifest knows of nothing that does.
+
+        Then another program changed the file after cnndeploy wrote it, and left the manifest as it was.
+        """
+        if self.manifest is None or self.manifest.lossy:
+            return []
+        facts = self.describe()
+        operators = [name for name in facts["operators"] if _LOSSY.search(name)]
+        return operators + [
+            f"{dtype} constants" for dtype in facts.get("constants", ()) if dtype == "float16"
+        ]
 
     def is_unchanged(self) -> bool:
         """Return whether the file still holds the bytes that were opened."""
