@@ -63,7 +63,7 @@ def test_text_that_is_not_utf_8_is_a_named_error_and_prints_nothing(
     assert b"Conv" in content
     path = tmp_path / "lenet.onnx"
     path.write_bytes(content.replace(b"\x22\x04Conv", b"\x22\x04Co\xff\xfe"))
-    with pytest.raises(ArtifactError, match="UTF-8|utf-8"):
+    with pytest.raises(ArtifactError, match=r"UTF-8|utf-8"):
         cnndeploy.load(path, threads=1)
     assert capfd.readouterr().out == ""  # ONNX Runtime's wrapper prints that it falls back
 
@@ -173,7 +173,7 @@ def test_weights_say_whether_name_shape_or_dtype_differs() -> None:
     good = Checkpoint.untrained("lenet")
     half = Checkpoint({key: value.half() for key, value in good.weights.items()}, good.manifest)
     with pytest.raises(
-        CheckpointError, match="10 of another dtype, first classifier.1.bias float16, not float32"
+        CheckpointError, match=r"10 of another dtype, first classifier.1.bias float16, not float32"
     ):
         half.network()
     first, *others = good.weights
