@@ -10,11 +10,14 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import cnndeploy
 from cnndeploy.artifact import Artifact
@@ -26,6 +29,7 @@ from cnndeploy.errors import (
     MissingDependencyError,
     UnknownNameError,
 )
+from cnndeploy.specs import Source
 from helpers import Trained
 
 LATIN_1 = os.fsdecode(b"mod\xe8le")
@@ -182,6 +186,23 @@ def test_weights_say_whether_name_shape_or_dtype_differs() -> None:
         fewer.network()
 
 
+def test_an_argument_of_a_million_is_refused_before_so_much_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = Checkpoint.untrained("lenet")
+    huge = replace(good, manifest=replace(good.manifest, source=Source({"classes": 10_000_000})))
+    devices: list[str] = []
+    built = Checkpoint._built
+
+    def noted(self: Checkpoint) -> torch.nn.Module:
+        network = built(self)
+        devices.append(next(network.parameters()).device.type)
+        return network
+
+    monkeypatch.setattr(Checkpoint, "_built", noted)
+    with pytest.raises(CheckpointError, match=r"of another shape, first .*not \(10000000"):
+        huge.network()
+    assert devices == ["meta"]
+
+
 def test_parameters_are_weights_too(tmp_path: Path) -> None:
     good = Checkpoint.untrained("lenet")
     parameters = {key: torch.nn.Parameter(value) for key, value in good.weights.items()}
@@ -223,10 +244,11 @@ def test_a_file_that_another_program_quantised_has_no_accuracy_of_ours(
     output = model.graph.output[0].name
     for node in model.graph.node:
         node.output[:] = ["raw" if name == output else name for name in node.output]
-    constants = {"scale": np.array(0.1, np.float32), "zero": np.array(0, np.int8)}
-    model.graph.initializer.extend(
-        onnx.numpy_helper.from_array(value, name) for name, value in constants.items()
-    )
+    constants: list[tuple[str, NDArray[Any]]] = [
+        ("scale", np.array(0.1, np.float32)),
+        ("zero", np.array(0, np.int8)),
+    ]
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants)
     model.graph.node.extend(
         [
             onnx.helper.make_node("QuantizeLinear", ["raw", "scale", "zero"], ["q"]),

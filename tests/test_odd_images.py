@@ -37,7 +37,7 @@ def _drawn(level: int, ground: int = 0) -> bytes:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_dark_drawing_on_a_transparent_ground_is_refused(channels: int) -> None:
     for level in (0, 9):
-        with pytest.raises(DataError, match="dark on a transparent ground.*on white first"):
+        with pytest.raises(DataError, match=r"dark on a transparent ground.*on white first"):
             cnndeploy.read_image(_drawn(level), channels)
     assert cnndeploy.read_image(_drawn(230), channels).max() == 230
     assert cnndeploy.read_image(_drawn(0, ground=255), channels).max() == 0  # nothing is transparent
