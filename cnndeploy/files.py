@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cnndeploy.errors import ArtifactError
+
+_LETTERS = 12  # hexadecimal, in the name of a temporary file
+_STALE_S = 5.0  # of a temporary file that was not written to for so long: a new one is locked at once
 
 
 def is_utf8(path: str | os.PathLike[str]) -> bool:
@@ -25,22 +31,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file whole or not at all.
 
     Yield the path of a temporary file in the same folder. If the block ends well, the file is flushed to disk and
-    takes the place of ``path``; if not, it is removed and ``path`` stays as it was. Raise ArtifactError if the folder
-    is missing or cannot be written to, or the disk is full.
+    takes the place of ``path``; if not, it is removed and ``path`` stays as it was. Temporary files of ``path`` that
+    killed processes left there are removed too. Raise ArtifactError if the folder is missing or cannot be written to,
+    or the disk is full.
     """
     import secrets  # not for an app that only reads
 
     path = _target(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_LETTERS // 2)}.tmp")
     try:
-        temporary.touch(exist_ok=False)
-        try:
+        _sweep(path)
+        with contextlib.ExitStack() as stack:
+            stack.callback(temporary.unlink, missing_ok=True)
+            _lock(stack.enter_context(temporary.open("xb")))
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ArtifactError(f"{path} was not written: {_advice(error, path.parent)}") from error
 
@@ -49,6 +56,61 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Write ``content`` to ``path``, whole or not at all; raise what :func:`replacing` raises."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def held(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold an output while it is worked on for long; raise ArtifactError if another process holds it.
+
+    The operating system lets go of what a process held that crashed or was killed.
+    """
+    path = _target(path)
+    lock = path.with_name(f".{path.name}.lock")
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                file = stack.enter_context(lock.open("ab"))
+            except OSError as error:
+                raise ArtifactError(f"{path} cannot be written: {_advice(error, path.parent)}") from error
+            if not _lock(file):
+                raise ArtifactError(
+                    f"another process works on {path}; wait until it has ended, or choose another output"
+                )
+            if _is_at(file, lock):  # and was not removed by the process that held it before
+                break
+        stack.callback(lock.unlink, missing_ok=True)
+        yield
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files of ``path`` that no process holds any more."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * _LETTERS}.tmp"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime > _STALE_S and _lock(file):
+                left.unlink()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock an open file until it is closed; return False if another process holds it."""
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have no locks
+        return True
+    return True
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Return whether an open file is the one at ``path``."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def check_writable(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
-from cnndeploy.files import check_writable, replacing, write_file
+from cnndeploy.files import check_writable, held, replacing, write_file
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -139,3 +139,37 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
         Artifact.open(tmp_path / "none.onnx")
     with pytest.raises(ArtifactError, match="is a folder"):
         Artifact.open(tmp_path)
+
+
+def test_what_killed_processes_left_is_swept_and_what_others_write_is_not(tmp_path: Path) -> None:
+    path, other = tmp_path / "a[1].onnx", tmp_path / "b.onnx"
+    left, strange = tmp_path / ".a[1].onnx.0123456789ab.tmp", tmp_path / ".a[1].onnx.notes.tmp"
+    for one in (left, strange, other):
+        one.touch()
+        os.utime(one, (1, 1))
+    with replacing(path) as temporary:
+        os.utime(temporary, (1, 1))  # slow, and still at work
+        write_file(path, b"meanwhile")
+        assert not left.exists()
+        temporary.write_bytes(b"at last")
+    assert path.read_bytes() == b"at last"
+    assert set(tmp_path.iterdir()) == {path, strange, other}
+
+
+def test_an_output_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "lenet.pt"
+    code = "import sys\nfrom cnndeploy.files import held\nwith held(sys.argv[1]):\n print(1, flush=True)\n input()"
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with (
+            pytest.raises(ArtifactError, match=r"another process works on .*lenet\.pt; wait until"),
+            held(path),
+        ):
+            pass
+        other.kill()
+        other.wait()
+    with held(path):  # the lock file that was left is nobody's
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from cnndeploy.datasets import Data, Dataset, Images, open_dataset, require_labe
 from cnndeploy.datasets.fashion_mnist import Images as FashionMNISTImages
 from cnndeploy.devices import last_line, open_device
 from cnndeploy.errors import DataError, TrainingError
-from cnndeploy.files import check_writable
+from cnndeploy.files import check_writable, held
 from cnndeploy.importing.families import Known, known_of
 from cnndeploy.importing.weights import Weights, weights_of
 from cnndeploy.machine import keep_freed_memory, usable_cpus
@@ -140,23 +140,26 @@ def train(
     if state.is_complete:
         return Artifact.open(path)
     processes = from_environment()
-    torch_device = _open_device(state, processes, device, threads)
-    for target in (path, state_path(path), log_path(path)):
-        check_writable(target)
-    subject = _tried(manifest, read, named, processes)
-    state.manifest = subject.manifest
-    if overwrite and processes.rank == 0:  # else a crash in the first epoch would leave the old one to resume
-        state_path(path).unlink(missing_ok=True)
-    keep_freed_memory()
-    for note in filter(None, (dataset.note, *subject.notes)) if processes.rank == 0 else ():
-        on_note(note)
-    shown = progress if processes.rank == 0 else silent
-    sets = _decoded(images_of, Decoder(manifest.preprocessing, state.plan.recipe, shown, should_stop))
-    if isinstance(sets[0], Decoded):
-        state.require_pixels(sets[0].sha256, path)
-    with _explained(state.plan.recipe.batch_size), joined(processes, torch_device):
-        calls = Calls(should_stop, on_step, on_epoch)
-        return Loop(path, state, subject, *sets, torch_device, processes, calls).run()
+    with held(path) if processes.rank == 0 else nullcontext():
+        torch_device = _open_device(state, processes, device, threads)
+        for target in (path, state_path(path), log_path(path)):
+            check_writable(target)
+        subject = _tried(manifest, read, named, processes)
+        state.manifest = subject.manifest
+        if (
+            overwrite and processes.rank == 0
+        ):  # else a crash in the first epoch would leave the old one to resume
+            state_path(path).unlink(missing_ok=True)
+        keep_freed_memory()
+        for note in filter(None, (dataset.note, *subject.notes)) if processes.rank == 0 else ():
+            on_note(note)
+        shown = progress if processes.rank == 0 else silent
+        sets = _decoded(images_of, Decoder(manifest.preprocessing, state.plan.recipe, shown, should_stop))
+        if isinstance(sets[0], Decoded):
+            state.require_pixels(sets[0].sha256, path)
+        with _explained(state.plan.recipe.batch_size), joined(processes, torch_device):
+            calls = Calls(should_stop, on_step, on_epoch)
+            return Loop(path, state, subject, *sets, torch_device, processes, calls).run()
 
 
 def _recorded_name(named: Known | None, recipe_of: str | os.PathLike[str] | None) -> str:
