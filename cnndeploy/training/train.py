@@ -140,10 +140,8 @@ def train(
     if state.is_complete:
         return Artifact.open(path)
     processes = from_environment()
-    with held(path) if processes.rank == 0 else nullcontext():
+    with _working_on(path, processes):
         torch_device = _open_device(state, processes, device, threads)
-        for target in (path, state_path(path), log_path(path)):
-            check_writable(target)
         subject = _tried(manifest, read, named, processes)
         state.manifest = subject.manifest
         if (
@@ -160,6 +158,15 @@ def train(
         with _explained(state.plan.recipe.batch_size), joined(processes, torch_device):
             calls = Calls(should_stop, on_step, on_epoch)
             return Loop(path, state, subject, *sets, torch_device, processes, calls).run()
+
+
+@contextmanager
+def _working_on(path: Path, processes: Processes) -> Iterator[None]:
+    """Hold the output; raise ArtifactError if another training does, or the files beside it cannot be written."""
+    with held(path) if processes.rank == 0 else nullcontext():
+        for target in (path, state_path(path), log_path(path)):
+            check_writable(target)
+        yield
 
 
 def _recorded_name(named: Known | None, recipe_of: str | os.PathLike[str] | None) -> str:
