@@ -130,6 +130,21 @@ def two_outputs() -> onnx.ModelProto:
     return model
 
 
+def padded_before_a_maximum() -> onnx.ModelProto:
+    """Return it with a padding of zeros before a max pooling of negative values, which ONNX Runtime 1.31 merges."""
+    model = with_constant(classifier(), "pads", np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
+    model = with_constant(model, "offset", np.float32(-100))
+    nodes = [
+        helper.make_node("Add", ["maps", "offset"], ["negative"]),
+        helper.make_node("Pad", ["negative", "pads"], ["padded"]),
+        helper.make_node("MaxPool", ["padded"], ["pooled_maps"], kernel_shape=[3, 3], strides=[2, 2]),
+    ]
+    for place, node in enumerate(nodes, start=1):
+        model.graph.node.insert(place, node)
+    model.graph.node[4].input[0] = "pooled_maps"
+    return model
+
+
 FORMS: dict[str, Callable[[], onnx.ModelProto]] = {
     "plain": classifier,
     "free height and width": lambda: classifier(sides=("h", "w")),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cnndeploy.artifact import Artifact, sha256_of
 from cnndeploy.certificate import remove_stale_certificate
 from cnndeploy.datasets import Data, open_dataset
-from cnndeploy.errors import ArtifactError, InputMismatchError
+from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
 from cnndeploy.evaluation import evaluate
 from cnndeploy.files import write_file
 from cnndeploy.formats.onnx import MANIFEST_KEY
@@ -32,6 +32,7 @@ from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Progress
 from cnndeploy.run import Run
 from cnndeploy.runtimes import Session, open_session
+from cnndeploy.runtimes._onnx_definition import DefinitionSession
 from cnndeploy.specs import IMPORTED_ONNX, Manifest, TensorSpec
 from cnndeploy.transforms import preprocessing_of
 
@@ -83,12 +84,13 @@ def import_onnx(
             compute = _computing(session)
             check_logits(compute, sample(made.preprocessing), len(names))
             shown += ["treats each image by itself", f"returns logits of {len(names)} classes"]
+            doubts += _other_than_defined(trial, compute)
             if dataset is not None:
                 test = looked_at(dataset, made.preprocessing, names, images)
                 if callable(preprocessing) and not isinstance(preprocessing, Preprocessing):
                     shown.append(check_transform(preprocessing, made.preprocessing, test))
                 measured = evaluate(trial, data=dataset.spec, images=images, progress=progress)
-                doubts = tuple(doubts_of(measured, compute, made.preprocessing, test))
+                doubts += tuple(doubts_of(measured, compute, made.preprocessing, test))
         if measured is not None:
             facts |= {"test_accuracy": measured.accuracy, "test_images": measured.images}
             manifest = replace(manifest, training=facts)
@@ -200,6 +202,24 @@ def _behind(logits: NDArray[Any], softmax: str) -> NDArray[np.float64]:
     logarithms = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     returned: NDArray[np.float64] = logarithms if softmax == "LogSoftmax" else np.exp(logarithms)
     return returned
+
+
+def _other_than_defined(trial: Artifact, compute: Compute) -> tuple[str, ...]:
+    """Say so if ONNX Runtime computes something else of one image than the definition of ONNX's operators does."""
+    manifest = trial.require_manifest()
+    image = sample(manifest.preprocessing)[:1]
+    try:
+        with DefinitionSession(trial, _RUN) as session:
+            exact = session.run({manifest.input.name: image.astype(np.float64)})[manifest.output.name]
+    except CnndeployError:  # an operator that it does not know, or a file in float16
+        return ()
+    error = difference(compute(image), exact)
+    if error <= SPREAD:
+        return ()
+    return (
+        f"ONNX Runtime computes something else than the definition of ONNX's operators, by {error:.2g} of the largest "
+        "logit: one of the two is wrong. Compare its accuracy with the one that you know",
+    )
 
 
 def _manifest(

@@ -18,6 +18,7 @@ from foreign import (
     channels_last,
     classifier,
     extended,
+    padded_before_a_maximum,
     two_outputs,
     with_constant,
     with_dropout,
@@ -317,6 +318,13 @@ def test_what_openvino_makes_of_another_file_is_rejected(photos: Path) -> None:
     assert not report.equivalent
     assert "beyond the tolerance" in report.reasons[0]
     assert report.divergence is None
+
+
+def test_a_runtime_that_computes_something_else_than_is_defined_is_doubted() -> None:
+    assert _imported(classifier()).doubts == ()
+    assert _imported(FORMS["float16"]()).doubts == ()
+    (doubt,) = _imported(padded_before_a_maximum()).doubts
+    assert "one of the two is wrong" in doubt
 
 
 def test_what_float64_cannot_say_of_a_file_is_left_out(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
