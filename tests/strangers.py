@@ -69,3 +69,11 @@ def as_trained(network: nn.Module, side: int = 32) -> nn.Module:
         for hook in hooks:
             hook.remove()
     return network
+
+
+def with_a_head(network: nn.Module) -> nn.Module:
+    """Make weights random that a fresh network has at 0, as a vision transformer's head, else all images are alike."""
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    return network
