@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import tempfile
@@ -41,7 +42,7 @@ from strangers import as_trained, with_a_head
 FORMATS = {"onnxruntime": "onnx", "openvino": "onnx", "torchscript": "torchscript", "compiled": "checkpoint"}
 # Images for networks of up to so many billions of multiply-adds: the batches of 1, 2, 3, 7 and 64, then fewer of them.
 # From 64 images on verification runs 444 more, to see that none depends on its batch; below that at most 60.
-_IMAGES = ((0.3, 77), (16.0, 13), (float("inf"), 6))
+_IMAGES = ((0.3, 77), (4.0, 13), (float("inf"), 6))
 _COMPILED_IMAGES = 6  # alone, because each size of a batch would be compiled
 _SLOW_CALL_S, _BENCH_S, _THREADS = 1.0, 1.5, 2
 
@@ -93,8 +94,17 @@ def measure(
 
 def told(error: BaseException) -> str:
     """Return an error in one line; one of Python's own with its kind."""
-    text = " ".join(str(error).split())
-    return text if type(error).__module__.startswith("cnndeploy") else f"{type(error).__name__}: {text}"
+    kind = "" if type(error).__module__.startswith("cnndeploy") else f"{type(error).__name__}: "
+    return worded(f"{kind}{error}")
+
+
+def worded(reason: str) -> str:
+    """Return a reason in one line, without folders of this machine, and say so if it is the limit of memory."""
+    text = " ".join(re.sub(r"[^\s'(]*/(site-packages|tmp\w+)/", "", reason).split())
+    if re.search(r"allocate|bad_alloc|MemoryError", text):
+        most, _ = resource.getrlimit(resource.RLIMIT_DATA)
+        text = f"it needs more memory than the {most / 1e9:.0f} GB that a process may hold: {text}"
+    return text
 
 
 class _Subject:
@@ -118,9 +128,13 @@ class _Subject:
             started = time.perf_counter()
             network(example)
             self._call_s = time.perf_counter() - started
+        weights = folder / "weights.pth"
+        torch.save(network.state_dict(), weights)
+        del network
         # the exports below show the same
         with mock.patch.object(trials, "check_export"):
-            made = import_model(network, folder / "m.pt", source=name)
+            made = import_model(name, folder / "m.pt", weights=weights)
+        weights.unlink()
         self._files["checkpoint"] = made.artifact
         notes.values |= {
             "parameters": made.parameters,
@@ -171,7 +185,7 @@ class _Subject:
             return {"skipped": told(error)}
         eager, row = report.results
         if failure := eager.failure or row.failure:
-            return {"skipped": failure}
+            return {"skipped": worded(failure)}
         return {
             "eager_s": eager.p50_s,
             "onnxruntime_s": row.p50_s,
@@ -190,7 +204,7 @@ def _verified(artifact: Artifact, reference: Reference, runtime: str, images: in
     facts: Mapping[str, Any] = {} if oracle is None else _facts(oracle)
     return {
         "verdict": report.verdict,
-        "reasons": report.reasons,
+        "reasons": list(map(worded, report.reasons)),
         "max_rel_error": report.max_rel_error,
         "tolerance": report.tolerance.relative,
         "batch_sizes": report.batch_sizes,
@@ -208,7 +222,7 @@ def _compiled(checkpoint: Artifact, reference: Reference, runtime: str, images: 
         with Runner(candidate, reference.dataset.spec, reference.numbers) as runner:
             rows = list(runner.opened().logits([[place] for place in places]))
     except NotRun as error:
-        return {"verdict": "failed", "reasons": [str(error)]}
+        return {"verdict": "failed", "reasons": [worded(str(error))]}
     seconds = time.perf_counter() - started
     exact = reference.logits(places, Computation("float64"))
     logits = np.concatenate(rows)

@@ -181,7 +181,7 @@ def _told(new: dict[str, Any]) -> str:
             yield f"not imported: {failure}"
         for runtime, run in new.get("runs", {}).items():
             figure = f" {run['ratio']:.2f} times eager's error" if run.get("ratio") else ""
-            yield f"{runtime} {run['verdict']}{figure}{''.join(run['reasons'][:1]):.160}"
+            yield f"{runtime} {run['verdict']}{figure}{''.join(f': {one}' for one in run['reasons'][:1]):.160}"
         if speed := new.get("speed"):
             yield speed.get("skipped") or f"{speed['ratio']:.2f} times as fast{', busy' * speed['busy']}"
 
