@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,6 +44,7 @@ FORMATS = {"onnxruntime": "onnx", "openvino": "onnx", "torchscript": "torchscrip
 # Images for networks of up to so many billions of multiply-adds: the batches of 1, 2, 3, 7 and 64, then fewer of them.
 # From 64 images on verification runs 444 more, to see that none depends on its batch; below that at most 60.
 _IMAGES = ((0.3, 77), (4.0, 13), (float("inf"), 6))
+_SEEN = 6  # whose statistics normalisation has
 _COMPILED_IMAGES = 6  # alone, because each size of a batch would be compiled
 _SLOW_CALL_S, _BENCH_S, _THREADS = 1.0, 1.5, 2
 
@@ -116,10 +118,11 @@ class _Subject:
         known = known_of(name)
         assert known.preprocessing is not None  # noqa: S101 - the names say weights
         assert known.labels is not None  # noqa: S101 - the same
-        side = known.preprocessing.size[0]
+        seen = [torch.from_numpy(known.preprocessing(one[None])) for one in pictures(_SEEN)]
+        seen.append(trials.sample(known.preprocessing, 2))  # on which import tries it out
         torch.manual_seed(0)
         recorded, source = sources.resolved(known.name, known.arguments, len(known.labels))
-        network = with_a_head(as_trained(sources.build(recorded, source).eval(), side))
+        network = with_a_head(as_trained(sources.build(recorded, source).eval(), seen=torch.cat(seen)))
         example = trials.sample(known.preprocessing, 1)
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             network(example)
@@ -154,7 +157,9 @@ class _Subject:
         """Verify the network on each runtime, against the same run of its checkpoint."""
         count = images or next(few for most, few in _IMAGES if self._multiply_adds <= most * 1e9)
         photos = self._folder / "photos"
-        write_images(photos, count)
+        photos.mkdir()
+        for number, pixels in enumerate(pictures(count)):
+            Image.fromarray(pixels).save(photos / f"{number:03}.png")
         with Reference(self._files["checkpoint"], data=photos) as reference:
             for runtime in runtimes:
                 self._notes.stage(runtime)
@@ -241,9 +246,8 @@ def _facts(oracle: checks.OracleCheck) -> dict[str, Any]:
     }
 
 
-def write_images(folder: Path, count: int) -> None:
-    """Write images of many sizes: blots of colour with more or less noise, and each eighth noise alone."""
-    folder.mkdir()
+def pictures(count: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield RGB images of many sizes: blots of colour with more or less noise, and each eighth noise alone."""
     draw = np.random.default_rng(0)
     for number in range(count):
         width, height = draw.integers(150, 400, 2).tolist()
@@ -252,5 +256,4 @@ def write_images(folder: Path, count: int) -> None:
         if number % 8 == 7:
             pixels = draw.uniform(0, 255, pixels.shape)
         pixels = pixels + draw.normal(0, draw.uniform(0, 30), pixels.shape)
-        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-        image.save(folder / f"{number:03}.png")
+        yield pixels.clip(0, 255).astype(np.uint8)

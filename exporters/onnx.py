@@ -25,6 +25,9 @@ from cnndeploy.torch_preprocessing import can_prepare
 DEFAULT_OPSET = 20
 SUPPORTED_OPSETS = range(18, 24)
 
+# A protobuf, and so an ONNX file without others beside it, has at most 2 GiB; 16 MiB of these are for the graph.
+_MOST_BYTES = 2**31 - 2**24
+
 # torch.export fixes an axis whose example is 1, so the example batch is longer.
 _EXAMPLE_BATCH = 2
 # torch's notes on nodes and values contain absolute paths; only the module scopes are worth keeping.
@@ -48,6 +51,7 @@ class OnnxExporter:
         in_front = options.input == "image" and not can_prepare(checkpoint.manifest.preprocessing)
         traced = replace(options, input="tensor") if in_front else options
         network, manifest = network_and_manifest(checkpoint, traced)
+        _check_size(network)
         model = _to_onnx(network, manifest, opset)
         if in_front:
             manifest = manifest.taking_images(options.resize)
@@ -56,6 +60,16 @@ class OnnxExporter:
         model.metadata_props[MANIFEST_KEY] = manifest.to_json()
         content = onnx_ir.to_proto(model).SerializeToString(deterministic=True)
         return write(path, content, manifest, lambda written: _faults(written, manifest, opset))
+
+
+def _check_size(network: torch.nn.Module) -> None:
+    """Raise ExportError if the weights do not fit into one file, before minutes of work."""
+    weights = sum(value.nbytes for value in (*network.parameters(), *network.buffers()))
+    if weights > _MOST_BYTES:
+        raise ExportError(
+            f"the weights take {weights / 1e9:.2f} GB, and one ONNX file holds {_MOST_BYTES / 1e9:.2f} GB; export the "
+            "network to TorchScript"
+        )
 
 
 def _to_onnx(network: torch.nn.Module, manifest: Manifest, opset: int) -> onnx_ir.Model:
