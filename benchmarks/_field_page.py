@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
-from cnndeploy.display.cells import duration, pairs, size
+from cnndeploy.display.cells import duration, machine_line, pairs, size
 
 Results = dict[str, dict[str, Any]]
 RUNTIMES = {
@@ -57,8 +57,11 @@ def _measured_on(there: Results) -> str:
     """Say on what, with what and when; more than once if results differ in that."""
     groups: dict[str, set[str]] = {}
     for one in there.values():
-        line = f"{one['cpu']}, {one['usable_cpus']} usable CPUs; {pairs(one['versions'])}"
+        line = f"Errors: {one['cpu']}, {one['usable_cpus']} usable CPUs; {pairs(one['versions'])}"
         groups.setdefault(line, set()).add(one["date"])
+    for one in there.values():
+        if (speed := one.get("speed", {})).get("ratio"):
+            groups.setdefault(f"Speeds: {machine_line(speed['environment'])}", set()).add(speed["date"])
     spreads = [one["spread"] for one in there.values() if one.get("spread")]
     lines = [f"{line}; {' and '.join(sorted({min(dates), max(dates)}))}." for line, dates in groups.items()]
     if spreads:

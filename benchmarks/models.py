@@ -99,22 +99,15 @@ def main() -> None:
     chosen = [name for name in known if re.search(arguments.only, name)]
     versions = machine["versions"] | {"timm": metadata.version("timm")}
     for number, name in enumerate(chosen, 1):
-        results = _read()
-        old = results.get(name)
-        task = _task(old, wanted, versions, arguments)
+        task = _task(_read().get(name), wanted, versions, arguments)
         if isinstance(task, str):
             print(f"{number:3} of {len(chosen)}  {name}: {task}", flush=True)
             continue
         print(f"{number:3} of {len(chosen)}  {name}: {', '.join(task[0]) or 'speed'}", end=" ", flush=True)
         started = time.monotonic()
         new = _measured((name, *task, arguments.images, memory), arguments.minutes)
-        facts = {"cpu": machine["cpu"], "usable_cpus": machine["usable_cpus"], "versions": versions}
-        if not task[1]:
-            facts["date"] = datetime.now(UTC).date().isoformat()
-        if old is None or old["versions"] != versions or (arguments.again and not task[1]):
-            old = {}
-        merged = {key: old.get(key, {}) | new.get(key, {}) for key in ("runs", "bytes")}
-        results[name] = old | new | merged | facts
+        results = _read()  # again, because another run may have added to it
+        results[name] = _merged(results.get(name, {}), new, machine, versions)
         write_file(RESULTS, dumps(results).encode())
         _render(results, known)
         print(f"{time.monotonic() - started:.0f} s, {_told(new)}", flush=True)
@@ -131,8 +124,10 @@ def _task(
     """Return the runtimes to verify, and whether to time; or why there is nothing to do."""
     current = old if old is not None and old["versions"] == versions else None
     if asked.timings_only:
-        if current is None or current.get("failure"):
+        if current is None:
             return "no result with these versions; measure its errors first"
+        if current.get("failure"):
+            return "it was not imported"
         speed = current.get("speed")
         is_known = speed is not None and not speed.get("busy") and not asked.again
         return "is there" if is_known else ((), True)
@@ -140,6 +135,19 @@ def _task(
         return wanted, False
     missing = tuple(runtime for runtime in wanted if runtime not in current["runs"])
     return (missing, False) if missing and not current.get("failure") else "is there"
+
+
+def _merged(
+    old: dict[str, Any], new: dict[str, Any], machine: dict[str, Any], versions: dict[str, str]
+) -> dict[str, Any]:
+    """Return the result of a network with what was measured now in the place of what was measured before."""
+    date = datetime.now(UTC).date().isoformat()
+    kept = {} if old.get("versions") != versions else {key: old[key] for key in old if key != "failure"}
+    parts = {key: kept.get(key, {}) | new.get(key, {}) for key in ("runs", "bytes")}
+    if "speed" in new:
+        return kept | new | parts | {"speed": {**new["speed"], "date": date}}
+    facts = {"cpu": machine["cpu"], "usable_cpus": machine["usable_cpus"], "versions": versions, "date": date}
+    return kept | new | parts | facts
 
 
 def _measured(task: tuple[Any, ...], minutes: float) -> dict[str, Any]:

@@ -9,7 +9,15 @@ from typing import Any
 _PAGE = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "_field_page.py"))["page"]
 _MEASURED_ON = {"cpu": "a CPU", "usable_cpus": 2, "versions": {"torch": "9"}, "date": "2026-01-02"}
 _FACTS = {"input": [3, 8, 8], "parameters": 1_500_000, "multiply_adds": 2e9, "spread": 0.5, **_MEASURED_ON}
-_SPEED = {"ratio": 3.2, "ratio_low": 3.1, "ratio_high": 3.3, "eager_s": 0.01}
+_MACHINE = {"cpu": "another CPU", "usable_cpus": 2, "gpus": [], "system": "Linux", "versions": {"torch": "9"}}
+_SPEED = {
+    "ratio": 3.2,
+    "ratio_low": 3.1,
+    "ratio_high": 3.3,
+    "eager_s": 0.01,
+    "environment": _MACHINE,
+    "date": "2026-01-03",
+}
 
 
 def _run(verdict: str, ratio: float | None, *reasons: str) -> dict[str, Any]:
@@ -52,6 +60,8 @@ def test_a_speed_of_a_busy_machine_is_not_shown() -> None:
         busy={"runs": {}, "speed": {**_SPEED, "busy": True}, **_FACTS},
         slow={"runs": {}, "speed": {"skipped": "one call takes 2 s"}, **_FACTS},
     )
+    assert "Errors: a CPU, 2 usable CPUs; torch 9; 2026-01-02." in page
+    assert "Speeds: another CPU, 2 usable CPUs, no GPU; Linux; torch 9; 2026-01-03." in page
     assert _row(page, "idle").endswith("| 10.0 ms | 3.20 (3.10 to 3.30) |")
     assert _row(page, "busy").endswith("|  | the machine was busy |")
     assert _row(page, "slow").endswith("|  | one call takes 2 s |")
