@@ -60,7 +60,7 @@ def _measured_on(there: Results) -> str:
         line = f"Errors: {one['cpu']}, {one['usable_cpus']} usable CPUs; {pairs(one['versions'])}"
         groups.setdefault(line, set()).add(one["date"])
     for one in there.values():
-        if (speed := one.get("speed", {})).get("ratio"):
+        if (speed := one.get("speed", {})).get("ratio") and not speed["busy"]:
             groups.setdefault(f"Speeds: {machine_line(speed['environment'])}", set()).add(speed["date"])
     spreads = [one["spread"] for one in there.values() if one.get("spread")]
     lines = [f"{line}; {' and '.join(sorted({min(dates), max(dates)}))}." for line, dates in groups.items()]
@@ -132,10 +132,10 @@ def _plain(reason: str) -> str:
 def _speed(speed: dict[str, Any] | None) -> tuple[str, str]:
     if speed is None:
         return "", ""
+    if speed.get("busy"):
+        return "", "the machine was busy"
     if skipped := speed.get("skipped"):
         return "", _plain(skipped)
-    if speed["busy"]:
-        return "", "the machine was busy"
     interval = f"{speed['ratio_low']:.2f} to {speed['ratio_high']:.2f}"
     return duration(speed["eager_s"]), f"{speed['ratio']:.2f} ({interval})"
 
