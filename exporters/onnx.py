@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir
 import torch
@@ -56,6 +57,7 @@ class OnnxExporter:
         if in_front:
             manifest = manifest.taking_images(options.resize)
             put_in_front(model, manifest)
+        _keep_padding(model)
         _strip(model)
         model.metadata_props[MANIFEST_KEY] = manifest.to_json()
         content = onnx_ir.to_proto(model).SerializeToString(deterministic=True)
@@ -108,6 +110,26 @@ def _resize(image: Any, size: list[int], align_corners: bool, scale_factors: Non
     lengths: Any = opset18.Constant(value_ints=size)
     options: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     return opset18.Resize(image, None, None, lengths, axes=[2, 3], **options)
+
+
+def _keep_padding(model: onnx_ir.Model) -> None:
+    """Name the axes that are padded before a max pooling, so that ONNX Runtime does not make one node of the two.
+
+    In one node the padding counts for nothing. But that with zeros is the largest where all values are negative, as in
+    timm's resnetv2_50x1_bit. Without ``axes`` all axes are padded, so naming all of them changes nothing.
+    """
+    for node in model.graph:
+        if node.op_type != "Pad" or all(use.node.op_type != "MaxPool" for use in node.outputs[0].uses()):
+            continue
+        pads = node.inputs[1]
+        if len(node.inputs) > 3 or pads is None or pads.const_value is None:
+            continue
+        axes = np.arange(pads.const_value.size // 2, dtype=np.int64)
+        name = f"{node.outputs[0].name}_axes"
+        value = onnx_ir.Value(name=name, const_value=onnx_ir.tensor(axes, name=name))
+        model.graph.register_initializer(value)
+        node.resize_inputs(4)
+        node.replace_input_with(3, value)
 
 
 def _strip(model: onnx_ir.Model) -> None:
