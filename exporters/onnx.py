@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir
 import torch
@@ -24,6 +25,9 @@ from cnndeploy.torch_preprocessing import can_prepare
 
 DEFAULT_OPSET = 20
 SUPPORTED_OPSETS = range(18, 24)
+
+# A protobuf, and so an ONNX file without others beside it, has at most 2 GiB; 16 MiB of these are for the graph.
+_MOST_BYTES = 2**31 - 2**24
 
 # torch.export fixes an axis whose example is 1, so the example batch is longer.
 _EXAMPLE_BATCH = 2
@@ -48,14 +52,26 @@ class OnnxExporter:
         in_front = options.input == "image" and not can_prepare(checkpoint.manifest.preprocessing)
         traced = replace(options, input="tensor") if in_front else options
         network, manifest = network_and_manifest(checkpoint, traced)
+        _check_size(network)
         model = _to_onnx(network, manifest, opset)
         if in_front:
             manifest = manifest.taking_images(options.resize)
             put_in_front(model, manifest)
+        _keep_padding(model)
         _strip(model)
         model.metadata_props[MANIFEST_KEY] = manifest.to_json()
         content = onnx_ir.to_proto(model).SerializeToString(deterministic=True)
         return write(path, content, manifest, lambda written: _faults(written, manifest, opset))
+
+
+def _check_size(network: torch.nn.Module) -> None:
+    """Raise ExportError if the weights do not fit into one file, before minutes of work."""
+    weights = sum(value.nbytes for value in (*network.parameters(), *network.buffers()))
+    if weights > _MOST_BYTES:
+        raise ExportError(
+            f"the weights take {weights / 1e9:.2f} GB, and one ONNX file holds {_MOST_BYTES / 1e9:.2f} GB; export the "
+            "network to TorchScript"
+        )
 
 
 def _to_onnx(network: torch.nn.Module, manifest: Manifest, opset: int) -> onnx_ir.Model:
@@ -94,6 +110,26 @@ def _resize(image: Any, size: list[int], align_corners: bool, scale_factors: Non
     lengths: Any = opset18.Constant(value_ints=size)
     options: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     return opset18.Resize(image, None, None, lengths, axes=[2, 3], **options)
+
+
+def _keep_padding(model: onnx_ir.Model) -> None:
+    """Name the axes that are padded before a max pooling, so that ONNX Runtime does not make one node of the two.
+
+    In one node the padding counts for nothing. But that with zeros is the largest where all values are negative, as in
+    timm's resnetv2_50x1_bit. Without ``axes`` all axes are padded, so naming all of them changes nothing.
+    """
+    for node in model.graph:
+        if node.op_type != "Pad" or all(use.node.op_type != "MaxPool" for use in node.outputs[0].uses()):
+            continue
+        pads = node.inputs[1]
+        if len(node.inputs) > 3 or pads is None or pads.const_value is None:
+            continue
+        axes = np.arange(pads.const_value.size // 2, dtype=np.int64)
+        name = f"{node.outputs[0].name}_axes"
+        value = onnx_ir.Value(name=name, const_value=onnx_ir.tensor(axes, name=name))
+        model.graph.register_initializer(value)
+        node.resize_inputs(4)
+        node.replace_input_with(3, value)
 
 
 def _strip(model: onnx_ir.Model) -> None:

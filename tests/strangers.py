@@ -45,8 +45,12 @@ def images(count: int, side: int = 32, seed: int = 1) -> torch.Tensor:
     return smooth + 0.3 * torch.randn(count, 3, side, side, generator=draw)
 
 
-def as_trained(network: nn.Module, side: int = 32) -> nn.Module:
-    """Make what a fresh network has at 0 and 1 random; the running statistics are near those of some images."""
+def as_trained(network: nn.Module, side: int = 32, seen: torch.Tensor | None = None) -> nn.Module:
+    """Make what a fresh network has at 0 and 1 random; the running statistics are near those of some images, ``seen``.
+
+    On images of another kind than these, noise for example, the logits of a deep network may grow without limit, and
+    its rounding errors with them.
+    """
     draw = torch.Generator().manual_seed(0)
 
     def normalise(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -65,7 +69,15 @@ def as_trained(network: nn.Module, side: int = 32) -> nn.Module:
                 parameter.fill_(0.3)
         norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
         hooks = [module.register_forward_pre_hook(normalise) for module in norms]
-        network.eval()(images(8, side, seed=2))
+        network.eval()(images(8, side, seed=2) if seen is None else seen)
         for hook in hooks:
             hook.remove()
+    return network
+
+
+def with_a_head(network: nn.Module) -> nn.Module:
+    """Make weights random that a fresh network has at 0, as a vision transformer's head, else all images are alike."""
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
     return network

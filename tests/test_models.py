@@ -13,7 +13,7 @@ from cnndeploy import sources
 from cnndeploy.exporters import EXPORTERS, export
 from cnndeploy.importing import trials
 from helpers import COLOURS, SMALL_RGB
-from strangers import as_trained
+from strangers import as_trained, with_a_head
 
 # Of large families the class itself, with fewer layers than any builder has; the others as their builders make them.
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -53,14 +53,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
 IMAGES = 6
 
 
-def _with_a_head(network: torch.nn.Module) -> torch.nn.Module:
-    """Make weights random that a fresh network has at 0, as a vision transformer's head, else all images are alike."""
-    for parameter in network.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.1)
-    return network
-
-
 @pytest.mark.field
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_is_imported_exported_and_equivalent(
@@ -70,7 +62,7 @@ def test_a_network_is_imported_exported_and_equivalent(
     monkeypatch.setattr(trials, "check_export", lambda _: None)  # it is exported below
     torch.manual_seed(0)
     recorded, source = sources.resolved(name, NETWORKS[name], len(COLOURS))
-    network = _with_a_head(as_trained(sources.build(recorded, source).eval(), SMALL_RGB.size[0]))
+    network = with_a_head(as_trained(sources.build(recorded, source).eval(), SMALL_RGB.size[0]))
     torch.save(network.state_dict(), tmp_path / "w.pth")
     made = cnndeploy.import_model(
         name,

@@ -98,3 +98,13 @@ def test_module_scopes_are_kept(trained: Trained) -> None:
     scopes = {entry.key: entry.value for entry in convolution.metadata_props}
     assert "features.0" in scopes["pkg.torch.onnx.name_scopes"]
     assert set(scopes) <= set(exporter._KEPT_METADATA)
+
+
+def test_weights_that_no_file_holds_are_refused(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "_MOST_BYTES", 44_426 * 4 - 1)
+    with pytest.raises(ExportError, match="export the network to TorchScript"):
+        export(trained.checkpoint, "onnx", tmp_path / "large.onnx", simplify=False)
+    monkeypatch.setattr(exporter, "_MOST_BYTES", 44_426 * 4)
+    export(trained.checkpoint, "onnx", tmp_path / "large.onnx", simplify=False)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -107,6 +109,17 @@ def test_what_scripting_changes_or_does_not_know_is_traced(network: type[nn.Modu
     path = tmp_path / "network.torchscript"
     EXPORTERS.get("torchscript").export(in_hand(network()), path, ExportOptions())
     assert torch.jit.load(path)(torch.ones(7, 3, 32, 32)).shape == (7, 5)
+
+
+@pytest.mark.parametrize("pad", [nn.ConstantPad2d(1, 0.0), nn.ZeroPad2d((0, 1, 0, 1))])
+def test_padding_with_zeros_before_max_pooling_counts_in_onnx_runtime(pad: nn.Module, tmp_path: Path) -> None:
+    """Where all values are negative the padding is the largest; ONNX Runtime would make it minus infinity."""
+    network = nn.Sequential(pad, nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
+    artifact = EXPORTERS.get("onnx").export(in_hand(network), tmp_path / "network.onnx", ExportOptions())
+    image = -torch.rand(2, 3, 32, 32)
+    session = ort.InferenceSession(artifact.path, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"image": image.numpy()})
+    np.testing.assert_allclose(logits, network(image).detach(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("simplify", [True, False])
