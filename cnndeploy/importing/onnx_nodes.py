@@ -71,9 +71,10 @@ def unused(graph: onnx.GraphProto, name: str) -> str:
     """Return the name, with a number behind it if the graph has it already."""
     known = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
     known |= {one for node in graph.node for one in (*_used(node), *node.output)}
-    return next(
-        one for one in (name, *(f"{name}_{number}" for number in range(2, 10**6))) if one not in known
-    )
+    free, number = name, 2
+    while free in known:
+        free, number = f"{name}_{number}", number + 1
+    return free
 
 
 def _keep_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:

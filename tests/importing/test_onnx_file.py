@@ -27,7 +27,7 @@ from onnx import TensorProto, helper
 import cnndeploy
 from cnndeploy.certificate import certificate_path
 from cnndeploy.datasets import open_dataset
-from cnndeploy.errors import ArtifactError, QuantizationError
+from cnndeploy.errors import ArtifactError, CheckpointError, QuantizationError
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.run import Run
 from cnndeploy.runtimes import open_session
@@ -429,6 +429,11 @@ def test_an_imported_file_is_its_own_reference(cli: Callable[..., Result], photo
     assert answer.label == "lime"
     with pytest.raises(QuantizationError, match=r"or import it first"):
         cnndeploy.quantize("theirs.onnx", budget=20)
+    refused = cli("evaluate", "theirs.onnx")
+    assert refused.exit_code == 1
+    assert "give an ONNX file of another tool a manifest with cnndeploy import" in refused.output
+    with pytest.raises(CheckpointError, match="not a checkpoint. It was imported, so there is no network"):
+        cnndeploy.export("ours.onnx", "onnx", "again.onnx")
 
 
 def test_what_openvino_makes_of_another_file_is_rejected(photos: Path) -> None:
