@@ -147,7 +147,10 @@ def _of_whole_numbers() -> onnx.ModelProto:
 
 
 def _quantised_softmax() -> onnx.ModelProto:
-    quantised = [("QuantizeLinear", ["s", "z"], {}), ("DequantizeLinear", ["s", "z"], {})]
+    quantised: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("QuantizeLinear", ["s", "z"], {}),
+        ("DequantizeLinear", ["s", "z"], {}),
+    ]
     model = extended(("Softmax", [], {"axis": 1}), *quantised)
     return with_constant(with_constant(model, "s", np.float32(1 / 256)), "z", np.uint8(0))
 
@@ -432,7 +435,7 @@ def test_an_imported_file_is_its_own_reference(cli: Callable[..., Result], photo
     refused = cli("evaluate", "theirs.onnx")
     assert refused.exit_code == 1
     assert "give an ONNX file of another tool a manifest with cnndeploy import" in refused.output
-    with pytest.raises(CheckpointError, match="not a checkpoint. It was imported, so there is no network"):
+    with pytest.raises(CheckpointError, match=r"not a checkpoint\. It was imported, so there is no network"):
         cnndeploy.export("ours.onnx", "onnx", "again.onnx")
 
 
