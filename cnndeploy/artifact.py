@@ -91,8 +91,8 @@ class Artifact:
         if self.manifest is None:
             raise ArtifactError(
                 f"{self.path} carries no cnndeploy manifest, so its preprocessing and labels are unknown. "
-                "Write the file with cnndeploy export CHECKPOINT, give it a manifest with cnndeploy import, or in "
-                "Python pass labels= and preprocessing= to cnndeploy.load()."
+                "Write the file with cnndeploy export CHECKPOINT, give an ONNX file of another tool a manifest with "
+                "cnndeploy import, or in Python pass labels= and preprocessing= to cnndeploy.load()."
             )
         return self.manifest
 

@@ -66,9 +66,10 @@ class Checkpoint:
         artifact = source if isinstance(source, Artifact) else Artifact.open(source)
         path = artifact.path
         if artifact.format != "checkpoint":
-            raise CheckpointError(
-                f"{path} is {artifact.kind}, not a checkpoint. Make one with: cnndeploy train"
-            )
+            advice = "Make one with: cnndeploy train"
+            if artifact.is_reference:
+                advice = "It was imported, so there is no network in PyTorch to use; use the file as it is."
+            raise CheckpointError(f"{path} is {artifact.kind}, not a checkpoint. {advice}")
         manifest = artifact.require_manifest()
         try:
             weights = torch.load(path, map_location="cpu", weights_only=True)[WEIGHTS_KEY]

@@ -145,6 +145,29 @@ def padded_before_a_maximum() -> onnx.ModelProto:
     return model
 
 
+def out_of_order() -> onnx.ModelProto:
+    """Return it with the first node last, as ONNX Runtime's converter to float16 leaves its casts."""
+    model = channels_last()
+    first = model.graph.node.pop(0)
+    model.graph.node.append(first)
+    return model
+
+
+def batch_of_three() -> onnx.ModelProto:
+    """Return it with a batch of three that is written into a reshape too."""
+    model = with_constant(classifier(batch=3), "shape", np.array([3, -1], np.int64))
+    model.graph.node[2].CopyFrom(helper.make_node("Reshape", ["pooled", "shape"], ["fc"]))
+    return model
+
+
+def with_label() -> onnx.ModelProto:
+    """Return it with the label's number before its probabilities, as tools for all kinds of models have it."""
+    model = extended(("Softmax", [], {"axis": 1}))
+    model.graph.node.append(helper.make_node("ArgMax", ["behind_0"], ["label"], axis=1, keepdims=0))
+    model.graph.output.insert(0, helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"]))
+    return model
+
+
 FORMS: dict[str, Callable[[], onnx.ModelProto]] = {
     "plain": classifier,
     "free height and width": lambda: classifier(sides=("h", "w")),
@@ -166,4 +189,7 @@ FORMS: dict[str, Callable[[], onnx.ModelProto]] = {
     ),
     "dropout": lambda: with_dropout(training=False),
     "two outputs": two_outputs,
+    "nodes out of order": out_of_order,
+    "batch of three in a reshape": batch_of_three,
+    "label and softmax": with_label,
 }

@@ -35,7 +35,7 @@ def labels_from_json(values: Any, subject: str) -> tuple[str, ...]:
     """Return labels in the order of the outputs from what JSON holds; as :func:`labels_of` raises, naming a subject."""
     try:
         return _checked(_of_json(values), subject)
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ArtifactError(f"{subject}: no labels: {error}") from error
 
 
@@ -58,7 +58,7 @@ def _of_file(path: Path) -> list[str]:
         return [line.strip() for line in text.rstrip().splitlines()]
     try:
         return _of_json(json.loads(text))
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ArtifactError(f"{path} holds no labels: {error}") from error
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cnndeploy.artifact import Artifact, sha256_of
 from cnndeploy.certificate import remove_stale_certificate
 from cnndeploy.datasets import Data, open_dataset
-from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
+from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.evaluation import evaluate
 from cnndeploy.files import write_file
 from cnndeploy.formats.onnx import MANIFEST_KEY
@@ -26,7 +26,15 @@ from cnndeploy.importing.doubts import doubts_of
 from cnndeploy.importing.imported import Imported, check_output, looked_at
 from cnndeploy.importing.labels import labels_of
 from cnndeploy.importing.onnx_graph import Rewritten
-from cnndeploy.importing.outputs import SPREAD, Compute, check_logits, check_transform, difference, sample
+from cnndeploy.importing.outputs import (
+    BATCH,
+    SPREAD,
+    Compute,
+    check_logits,
+    check_transform,
+    difference,
+    sample,
+)
 from cnndeploy.machine import versions
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Progress
@@ -123,6 +131,11 @@ def _labels(
     if given is not None:
         return labels_of(given), ""
     found, origin = labels_beside(path, metadata)
+    if found is not None and len(found) != count:
+        raise ArtifactError(
+            f"{path} tells {count} classes apart, and {origin} has {len(found)} labels; say them with "
+            "labels='names.txt'"
+        )
     if found is not None:
         return found, origin
     if not of_data:
@@ -141,26 +154,33 @@ def _tried(
     First all reshapes stay as they are. If the graph then takes no batch, those to a fixed batch size are freed.
     ``scratch`` is a file to write to.
     """
-    first: ArtifactError | None = None
-    for free_reshapes in (False, True):
-        try:
-            made = onnx_graph.rewritten(original, preprocessing, output, free_reshapes=free_reshapes)
-            return made, _compared(original, made, scratch)
-        except ArtifactError as error:  # which names it as the user does
-            first = first or ArtifactError(str(error).replace(str(scratch), scratch.name))
-    assert first is not None  # noqa: S101 - there were two attempts
-    raise first
+    first: CnndeployError | None = None
+    try:
+        # before anything else, for ONNX Runtime refuses graphs that are none
+        with _opened(scratch, original) as session:
+            for free_reshapes in (False, True):
+                try:
+                    made = onnx_graph.rewritten(original, preprocessing, output, free_reshapes=free_reshapes)
+                    return made, _compared(session, made, scratch.with_name(f"rewritten-{scratch.name}"))
+                except CnndeployError as error:
+                    first = first or error
+        assert first is not None  # noqa: S101 - there were two attempts
+        raise first
+    except CnndeployError as error:  # which names it as the user does
+        told = str(error).replace(f"{scratch.parent}{os.sep}", "")
+        raise ArtifactError(told.replace(f"rewritten-{scratch.name}", scratch.name)) from error
 
 
-def _compared(original: onnx.ModelProto, made: Rewritten, scratch: Path) -> float:
+def _compared(original: Session, made: Rewritten, scratch: Path) -> float:
     """Finish the rewritten graph, and return how far its outputs are from theirs; raise ArtifactError if too far."""
-    images = sample(made.preprocessing)
-    theirs = _theirs(original, made, images, scratch)
+    # more than its fixed batch, which may be written into it
+    images = sample(made.preprocessing, max(BATCH, (made.taken.batch or 1) + 1))
+    theirs = _theirs(original, made, images)
     (given,), (output,) = made.model.graph.input, made.model.graph.output
     try:
         with _opened(scratch, made.model) as session:
             logits = session.run({given.name: images})[output.name]
-    except (ArtifactError, InputMismatchError) as error:
+    except CnndeployError as error:
         raise ArtifactError(
             f"it cannot be run on a batch of {len(images)}; export it with a free batch axis ({str(error).strip()})"
         ) from error
@@ -172,7 +192,8 @@ def _compared(original: onnx.ModelProto, made: Rewritten, scratch: Path) -> floa
         )
     onnx_graph.finish(made.model, logits.dtype, logits.shape, classes)
     off = difference(_behind(logits.reshape(theirs.shape), made.softmax), theirs)
-    if off > (_SAME if logits.dtype != np.float16 else SPREAD):
+    half = any(each.data_type == onnx.TensorProto.FLOAT16 for each in made.model.graph.initializer)
+    if off > (SPREAD if half or logits.dtype == np.float16 else _SAME):
         raise ArtifactError(
             f"on a batch of {len(images)} it computes something else than alone, by {off:.2g} of the largest output; "
             "export it with a free batch axis"
@@ -180,16 +201,18 @@ def _compared(original: onnx.ModelProto, made: Rewritten, scratch: Path) -> floa
     return off
 
 
-def _theirs(
-    original: onnx.ModelProto, made: Rewritten, images: NDArray[np.float32], scratch: Path
-) -> NDArray[np.float64]:
+def _theirs(original: Session, made: Rewritten, images: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return what the original computes for images, (images, classes), in batches of its own size, else alone."""
     size, rows = made.taken.batch or 1, list[NDArray[Any]]()
-    with _opened(scratch, original) as session:
-        for start in range(0, len(images), size):
-            places = np.arange(start, start + size) % len(images)
-            feeds = {made.taken.name: made.taken.of(images[places])}
-            rows += list(session.run(feeds)[made.output].reshape(size, -1))
+    for start in range(0, len(images), size):
+        places = np.arange(start, start + size) % len(images)
+        returned: Any = original.run({made.taken.name: made.taken.of(images[places])})[made.output]
+        # a file of anybody may return a list, text, or another number of values each time
+        if not isinstance(returned, np.ndarray) or returned.dtype.kind != "f" or returned.size % size:
+            raise ArtifactError(f"its output {made.output} is not logits, float (batch, classes)")
+        rows += list(returned.reshape(size, returned.size // size))
+    if len({row.size for row in rows}) > 1:
+        raise ArtifactError(f"its output {made.output} has another length for each image")
     return np.stack(rows[: len(images)]).astype(np.float64)
 
 

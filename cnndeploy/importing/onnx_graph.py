@@ -8,7 +8,7 @@ Source: onnx.proto; the operators' definitions in ONNX's documentation, Operator
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 
 from cnndeploy.errors import ArtifactError
 from cnndeploy.formats.onnx import MANIFEST_KEY
+from cnndeploy.importing.onnx_nodes import hoist_constants, prune, rename, sort, unused
 from cnndeploy.preprocessing import Preprocessing
 
 Layout = Literal["NCHW", "NHWC"]
@@ -36,6 +37,10 @@ _TAKEN: dict[int, type[np.generic]] = {
 _COPIES = frozenset({"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze"})
 _SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
 _USUAL = ("logits", "output", "out", "scores")
+_QUANTISED = frozenset({"DequantizeLinear", "QuantizeLinear"})
+_PROBABILITIES = frozenset({*_SOFTMAX, "HardSigmoid", "QLinearSigmoid", "QLinearSoftmax", "Sigmoid"})
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+_LARGEST_BATCH = 256  # that a file may be fixed to, for so many images are run through it
 _RANDOM = ("Bernoulli", "Multinomial", "Random")  # their names begin so
 
 
@@ -74,7 +79,12 @@ class Rewritten:
 def read(path: Path) -> onnx.ModelProto:
     """Read a model with all its weights, also those in other files beside it; raise ArtifactError if it cannot be."""
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
+        if model.ByteSize() + _bytes_outside(model, path.parent) < onnx.checker.MAXIMUM_PROTOBUF:
+            onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+            fits = True
+        else:
+            fits = False
     except Exception as error:  # its own errors have many classes
         text = str(error).strip().partition("\n")[0]
         advice = "If its weights are in a second file, put that beside it under its old name."
@@ -91,9 +101,21 @@ def read(path: Path) -> onnx.ModelProto:
                 axis.HasField("dim_value") and axis.dim_value <= 0
             ):  # how some tools write an axis of any length
                 axis.Clear()
-    if model.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+    if not fits:
         raise ArtifactError(f"{path} is larger than the 2 GB that one ONNX file can hold")
     return model
+
+
+def _bytes_outside(model: onnx.ModelProto, folder: Path) -> int:
+    """Return how many bytes the weights in other files claim to have, before they are read."""
+    total = 0
+    for each in model.graph.initializer:
+        if onnx.external_data_helper.uses_external_data(each):
+            noted = {entry.key: entry.value for entry in each.external_data}
+            file = folder / noted.get("location", "")
+            whole = file.stat().st_size if file.is_file() else 0
+            total += min(int(noted["length"]), whole) if "length" in noted else whole
+    return total
 
 
 def rewritten(
@@ -102,7 +124,7 @@ def rewritten(
     """Return a copy that takes prepared images in batches of any size, and returns one output, without a type yet.
 
     Args:
-        original: What was read.
+        original: What was read, and ONNX Runtime can open.
         preprocessing: How images are prepared.
         output: Which of several outputs are the logits, None for the usual one.
         free_reshapes: Let reshapes to a fixed batch size take any.
@@ -113,7 +135,8 @@ def rewritten(
     model, notes = copy.deepcopy(original), list[str]()
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    _hoist_constants(model.graph)
+    sort(model.graph)
+    hoist_constants(model.graph)
     _check_inference(model.graph)
     constants = {each.name for each in model.graph.initializer}
     for value in [value for value in model.graph.input if value.name in constants]:
@@ -133,7 +156,7 @@ def rewritten(
     softmax = _set_output(model.graph, chosen)
     if softmax:
         notes.append(f"its last operator, {softmax}, was taken away, so that it returns logits")
-    _prune(model.graph)
+    prune(model.graph)
     model = _of_today(model)
     del model.graph.value_info[:]  # its shapes, and that of the output, may be of the fixed batch
     model.graph.output[0].ClearField("type")
@@ -151,26 +174,21 @@ def finish(model: onnx.ModelProto, dtype: np.dtype[np.generic], shape: Sequence[
     if len(shape) != 2:
         steps.append(("Flatten", {"axis": 1}))
     for operator, attributes in steps:
-        after = _unused(model.graph, "logits")
+        after = unused(model.graph, "logits")
         model.graph.node.append(helper.make_node(operator, [name], [after], **attributes))
         name = after
     output.CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", classes]))
 
 
-def _hoist_constants(graph: onnx.GraphProto) -> None:
-    """Make initializers of constant nodes, in which some exporters keep the weights."""
-    for node in [node for node in graph.node if node.op_type == "Constant"]:
-        for attribute in node.attribute:
-            if attribute.name == "value":
-                graph.initializer.add().CopyFrom(attribute.t)
-                graph.initializer[-1].name = node.output[0]
-                graph.node.remove(node)
-
-
 def _check_inference(graph: onnx.GraphProto) -> None:
     """Let dropout pass what it gets; raise ArtifactError if something is random, or normalises as in training."""
-    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer if not each.dims}
+    constants = {each.name: each for each in graph.initializer if not each.dims}
     for node in graph.node:
+        if node.op_type.startswith("DynamicQuantize"):
+            raise ArtifactError(
+                "it is quantised dynamically, so an image's logits depend on the others in its batch; quantise it "
+                "statically, or import the file in float32 and quantise that"
+            )
         attributes = {each.name: each for each in node.attribute}
         training = node.op_type == "BatchNormalization" and (
             len(node.output) > 1 or ("training_mode" in attributes and attributes["training_mode"].i)
@@ -181,7 +199,7 @@ def _check_inference(graph: onnx.GraphProto) -> None:
             )
         if node.op_type == "Dropout":
             mode = node.input[2] if len(node.input) > 2 else ""
-            if mode and (mode not in constants or constants[mode]):
+            if mode and (mode not in constants or onnx.numpy_helper.to_array(constants[mode])):
                 raise ArtifactError(
                     "dropout is in training mode in this file; export the network in eval mode"
                 )
@@ -218,6 +236,8 @@ def _taken(graph: onnx.GraphProto, preprocessing: Preprocessing) -> tuple[Taken,
             f"its input {given.name} is ({shown}), and the preprocessing makes images of {channels} channels, "
             f"{height} x {width} pixels"
         )
+    if (axes[0] or 0) > _LARGEST_BATCH:
+        raise ArtifactError(f"its batch axis is fixed to {axes[0]}; export it with a free batch axis")
     taken = Taken(given.name, _TAKEN[tensor.elem_type], fitting[0], axes[0])
     return taken, _in_levels(preprocessing) if taken.dtype is np.uint8 else preprocessing
 
@@ -240,7 +260,7 @@ def _free_reshapes(graph: onnx.GraphProto, batch: int) -> None:
             continue
         first = 0 if -1 in lengths else -1
         freed = np.array([first, *lengths[1:]], np.int64)
-        name = _unused(graph, f"{node.input[1]}_freed")
+        name = unused(graph, f"{node.input[1]}_freed")
         graph.initializer.append(onnx.numpy_helper.from_array(freed, name))
         node.input[1] = name
 
@@ -248,12 +268,15 @@ def _free_reshapes(graph: onnx.GraphProto, batch: int) -> None:
 def _chosen(graph: onnx.GraphProto, name: str | None) -> tuple[str, str]:
     """Return the output that is the logits, and a sentence on it if there was a choice."""
     names = [value.name for value in graph.output]
+    if not names:
+        raise ArtifactError("it returns nothing")
     if name is not None and name not in names:
         raise ArtifactError(f"it has no output {name}; it has {', '.join(names)}")
     if name is not None or len(names) == 1:
         return name or names[0], ""
-    usual = [one for wanted in _USUAL for one in names if one.lower() == wanted]
-    chosen = (usual or names)[0]
+    floats = [value.name for value in graph.output if value.type.tensor_type.elem_type in _FLOATS]
+    usual = [one for wanted in _USUAL for one in floats if one.lower() == wanted]
+    chosen = (usual or floats or names)[0]
     return chosen, f"it returns {', '.join(names)}; {chosen} is taken for the logits"
 
 
@@ -278,11 +301,11 @@ def _set_input(graph: onnx.GraphProto, taken: Taken, preprocessing: Preprocessin
         steps.append(("Cast", {"to": given.type.tensor_type.elem_type}))
     if taken.layout == "NHWC":
         steps.append(("Transpose", {"perm": [0, 2, 3, 1]}))
-    name = _unused(graph, "image") if steps else taken.name
+    name = unused(graph, "image") if steps else taken.name
     given.CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *preprocessing.shape]))
     for number, (operator, attributes) in enumerate(steps):
         last = number == len(steps) - 1
-        after = taken.name if last else _unused(graph, f"image_{operator.lower()}")
+        after = taken.name if last else unused(graph, f"image_{operator.lower()}")
         graph.node.insert(number, helper.make_node(operator, [name], [after], **attributes))
         name = after
 
@@ -294,6 +317,8 @@ def _set_output(graph: onnx.GraphProto, chosen: str) -> str:
     while (node := producers.get(name)) is not None and node.op_type in _COPIES:
         name, behind = node.input[0], node
     softmax = ""
+    if node is None or node.op_type not in _SOFTMAX:
+        _check_end(node, producers)
     if node is not None and node.op_type in _SOFTMAX:
         softmax = node.op_type
         if behind is not None:
@@ -301,9 +326,9 @@ def _set_output(graph: onnx.GraphProto, chosen: str) -> str:
         others = {value.name for value in graph.output} - {chosen}
         logits = chosen if behind is not None else node.input[0]
         if logits not in others:
-            node.output[0] = _unused(graph, f"{chosen}_probabilities") if behind is None else node.output[0]
-            renamed = _unused(graph, "logits")
-            _rename(graph, logits, renamed)
+            node.output[0] = unused(graph, f"{chosen}_probabilities") if behind is None else node.output[0]
+            renamed = unused(graph, "logits")
+            rename(graph, logits, renamed)
             logits = renamed
         chosen = logits
     del graph.output[:]
@@ -311,51 +336,11 @@ def _set_output(graph: onnx.GraphProto, chosen: str) -> str:
     return softmax
 
 
-def _prune(graph: onnx.GraphProto) -> None:
-    """Remove what no output needs."""
-    needed = {value.name for value in graph.output}
-    for node in reversed(list(graph.node)):
-        if needed.isdisjoint(node.output):
-            graph.node.remove(node)
-        else:
-            needed |= set(_used(node))
-    for each in [each for each in graph.initializer if each.name not in needed]:
-        graph.initializer.remove(each)
-
-
-def _used(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names that a node takes, also those that its inner graphs take from outside."""
-    yield from node.input
-    for inner in _inner(node):
-        yield from (value.name for value in inner.output)
-        for each in inner.node:
-            yield from _used(each)
-
-
-def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        yield from attribute.graphs
-        if attribute.HasField("g"):
-            yield attribute.g
-
-
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Rename a value where it is made and wherever it is taken, in inner graphs too."""
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for place, name in enumerate(names):
-                if name == old:
-                    names[place] = new
-        for inner in _inner(node):
-            _rename(inner, old, new)
-            for value in inner.output:
-                value.name = new if value.name == old else value.name
-
-
-def _unused(graph: onnx.GraphProto, name: str) -> str:
-    """Return the name, with a number behind it if the graph has it already."""
-    known = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
-    known |= {one for node in graph.node for one in (*_used(node), *node.output)}
-    return next(
-        one for one in (name, *(f"{name}_{number}" for number in range(2, 10**6))) if one not in known
-    )
+def _check_end(node: onnx.NodeProto | None, producers: Mapping[str, onnx.NodeProto]) -> None:
+    """Raise ArtifactError if this node returns probabilities from which the logits cannot be had."""
+    while node is not None and node.op_type in _COPIES | _QUANTISED:
+        node = producers.get(node.input[0])
+    if node is not None and node.op_type in _PROBABILITIES:
+        raise ArtifactError(
+            f"it returns probabilities, by {node.op_type}, and not logits; export it without that operator"
+        )

@@ -28,7 +28,7 @@ from onnx import TensorProto, helper
 import cnndeploy
 from cnndeploy.certificate import certificate_path
 from cnndeploy.datasets import open_dataset
-from cnndeploy.errors import ArtifactError, QuantizationError
+from cnndeploy.errors import ArtifactError, CheckpointError, QuantizationError
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.run import Run
 from cnndeploy.runtimes import open_session
@@ -138,6 +138,86 @@ def _of_the_manifest() -> onnx.ModelProto:
     return model
 
 
+def _of_whole_numbers() -> onnx.ModelProto:
+    model = classifier()
+    model.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("pixels", TensorProto.INT64, [1, 3, SIDE, SIDE])
+    )
+    model.graph.node.insert(0, helper.make_node("Cast", ["pixels"], ["data"], to=TensorProto.FLOAT))
+    return model
+
+
+def _quantised_softmax() -> onnx.ModelProto:
+    quantised: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("QuantizeLinear", ["s", "z"], {}),
+        ("DequantizeLinear", ["s", "z"], {}),
+    ]
+    model = extended(("Softmax", [], {"axis": 1}), *quantised)
+    return with_constant(with_constant(model, "s", np.float32(1 / 256)), "z", np.uint8(0))
+
+
+def _quantised_dynamically() -> onnx.ModelProto:
+    model = classifier()
+    model.graph.node.insert(0, helper.make_node("DynamicQuantizeLinear", ["data"], ["q", "s", "z"]))
+    model.graph.node.insert(1, helper.make_node("DequantizeLinear", ["q", "s", "z"], ["near"]))
+    model.graph.node[2].input[0] = "near"
+    return model
+
+
+def _sliced_to_the_batch() -> onnx.ModelProto:
+    model = extended(("Slice", ["start", "end", "axis"], {}), batch=4)
+    for name, value in {"start": 0, "end": 4, "axis": 0}.items():
+        with_constant(model, name, np.array([value], np.int64))
+    return model
+
+
+def _of_maps() -> onnx.ModelProto:
+    """Return a list of mappings from label to probability, as converters of scikit-learn do."""
+    model = extended(("Softmax", [], {"axis": 1}))
+    zipped = helper.make_node(
+        "ZipMap", ["behind_0"], ["maps_"], domain="ai.onnx.ml", classlabels_strings=LABELS
+    )
+    model.graph.node.append(zipped)
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    probability = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    kind = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.STRING, probability))
+    model.graph.output[0].CopyFrom(helper.make_value_info("maps_", kind))
+    return model
+
+
+def _summed_over_the_batch() -> onnx.ModelProto:
+    model = with_constant(extended(("ReduceSum", ["axis"], {"keepdims": 0}), batch=4), "axis", np.array([0]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("behind_0", TensorProto.FLOAT, [5]))
+    return model
+
+
+def _without_outputs() -> onnx.ModelProto:
+    model = classifier()
+    del model.graph.output[:]
+    return model
+
+
+def _with_a_constant_of_no_name() -> onnx.ModelProto:
+    model = classifier()
+    model.graph.node.append(helper.make_node("Constant", [], [], value=model.graph.initializer[0]))
+    return model
+
+
+def _with_a_function_of_itself() -> onnx.ModelProto:
+    model = classifier()
+    call = helper.make_node("Net", ["a"], ["r"], domain="my")
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("my", 1)]
+    model.functions.append(helper.make_function("my", "Net", ["a"], ["r"], [call], opsets))
+    model.opset_import.append(opsets[1])
+    return model
+
+
+def _that_returns_what_it_takes() -> onnx.ModelProto:
+    model = classifier()
+    model.graph.output[0].CopyFrom(model.graph.input[0])
+    return model
+
+
 def _of_two_inputs() -> onnx.ModelProto:
     model = classifier()
     model.graph.input.append(helper.make_tensor_value_info("size", TensorProto.FLOAT, [2]))
@@ -152,6 +232,17 @@ def _of_two_inputs() -> onnx.ModelProto:
         (_of_noise, {}, "RandomNormal is in training mode or random"),
         (_across_the_batch, {}, "on a batch of 3 it computes something else than alone"),
         (_of_the_manifest, {}, "was written by cnndeploy"),
+        (lambda: extended(("Sigmoid", [], {})), {}, "returns probabilities, by Sigmoid"),
+        (_quantised_softmax, {}, "returns probabilities, by Softmax"),
+        (_quantised_dynamically, {}, "it is quantised dynamically"),
+        (_sliced_to_the_batch, {}, r"on a batch of 5 it returns float32 \(4, 5\)"),
+        (lambda: classifier(batch=10**9), {}, "its batch axis is fixed to 1000000000"),
+        (_of_maps, {}, "its output maps_ is not logits"),
+        (_summed_over_the_batch, {}, "its output behind_0 is not logits"),
+        (_without_outputs, {}, "it returns nothing"),
+        (_with_a_constant_of_no_name, {}, r"ONNX Runtime cannot open theirs\.onnx"),
+        (_with_a_function_of_itself, {}, "recursive"),
+        (_that_returns_what_it_takes, {}, r"shows no part of theirs\.onnx"),
         (_of_two_inputs, {}, "it takes data, size; a classifier of images takes one input"),
         (classifier, {"labels": LABELS[:4]}, "tells 5 classes apart, and there are 4 labels"),
         (
@@ -170,7 +261,7 @@ def _of_two_inputs() -> onnx.ModelProto:
             {"preprocessing": {**PREPROCESSING, "mean": 0.5}},
             "leave mean and std out",
         ),
-        (lambda: classifier(kind=TensorProto.INT64), {}, r"its input data is int64"),
+        (_of_whole_numbers, {}, r"its input pixels is int64"),
         (two_outputs, {"output_name": "scores"}, "it has no output scores; it has probabilities, logits"),
         (classifier, {"weights": "w.pth"}, "an ONNX file holds its network and weights; leave out weights"),
         (classifier, {"overwrite": False}, "ours.onnx exists"),
@@ -183,6 +274,38 @@ def test_what_is_no_classifier_or_is_described_wrongly_is_refused_and_nothing_is
     with pytest.raises(ArtifactError, match=reason):
         _imported(model(), **given)
     assert Path("ours.onnx").read_text() == "as it was"
+
+
+def test_weights_of_more_than_one_file_can_hold_are_refused_before_they_are_read() -> None:
+    model = classifier()
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights.bin")
+    with Path("weights.bin").open("wb") as file:
+        file.truncate(3 * 2**30)  # takes no place on the disk
+    with pytest.raises(ArtifactError, match="larger than the 2 GB"):
+        _imported(model)
+
+
+def _rounding_by_batch(kind: int) -> onnx.ModelProto:
+    """Return the classifier with an error of 1e-4 for each image in the batch, computed in one kind of float."""
+    model = extended(("Add", ["error"], {}))
+    steps = [
+        helper.make_node("Shape", ["data"], ["shape"], start=0, end=1),
+        helper.make_node("Cast", ["shape"], ["size"], to=kind),
+        helper.make_node("Mul", ["size", "tiny"], ["small"]),
+        helper.make_node("Cast", ["small"], ["error"], to=TensorProto.FLOAT),
+    ]
+    for place, node in enumerate(steps):
+        model.graph.node.insert(place, node)
+    return with_constant(model, "tiny", helper.tensor_dtype_to_np_dtype(kind).type(1e-4))
+
+
+def test_float16_inside_a_file_that_takes_and_returns_float32_may_round() -> None:
+    with pytest.raises(ArtifactError, match="computes something else than alone"):
+        _imported(_rounding_by_batch(TensorProto.FLOAT))
+    assert _imported(_rounding_by_batch(TensorProto.FLOAT16)).shown[0].startswith("computes what")
 
 
 def test_probabilities_of_another_kind_are_refused() -> None:
@@ -261,6 +384,16 @@ def test_what_optimum_copies_beside_a_file_is_read(folder: str) -> None:
     assert [note.rpartition("/")[2] for note in made.notes] == ["preprocessor_config.json", "config.json"]
 
 
+def test_labels_that_are_not_those_of_the_file_are_refused_with_where_they_were_found() -> None:
+    _beside(config={"id2label": {str(n): f"label {n}" for n in range(7)}})
+    with pytest.raises(ArtifactError, match=r"tells 5 classes apart, and config\.json has 7 labels"):
+        _imported(classifier(), labels=None)
+    model = classifier()
+    helper.set_model_props(model, {"names": "{1e999: 'a', 0: 'b'}"})
+    with pytest.raises(ArtifactError, match=r"names in theirs\.onnx: no labels: .*infinity"):
+        _imported(model, labels=None)
+
+
 def test_what_is_said_wins_over_what_lies_beside() -> None:
     _beside(config={"id2label": {str(n): "other" for n in range(5)}}, preprocessor_config={"do_pad": True})
     assert _imported(classifier()).artifact.require_manifest().labels == LABELS
@@ -302,6 +435,11 @@ def test_an_imported_file_is_its_own_reference(cli: Callable[..., Result], photo
     assert answer.label == "lime"
     with pytest.raises(QuantizationError, match=r"or import it first"):
         cnndeploy.quantize("theirs.onnx", budget=20)
+    refused = cli("evaluate", "theirs.onnx")
+    assert refused.exit_code == 1
+    assert "give an ONNX file of another tool a manifest with cnndeploy import" in refused.output
+    with pytest.raises(CheckpointError, match=r"not a checkpoint\. It was imported, so there is no network"):
+        cnndeploy.export("ours.onnx", "onnx", "again.onnx")
 
 
 def test_what_openvino_makes_of_another_file_is_rejected(photos: Path) -> None:
