@@ -24,10 +24,11 @@ _TRANSFORMED = 32  # images on which two preprocessings are compared
 
 
 def sample(preprocessing: Preprocessing, batch: int = BATCH) -> NDArray[np.float32]:
-    """Return prepared noise, float32 (batch, channels, height, width), the same each time."""
+    """Return prepared noise, float32 (batch, channels, height, width), the same each time, each image brighter."""
     channels = () if preprocessing.channels == 1 else (3,)
     raw = np.random.default_rng(0).integers(256, size=(batch, *preprocessing.size, *channels), dtype=np.uint8)
-    return preprocessing(raw)
+    brightness = np.linspace(0.4, 1, batch).reshape(-1, *(1 for _ in raw.shape[1:]))
+    return preprocessing((raw * brightness).astype(np.uint8))
 
 
 def difference(logits: NDArray[Any], expected: NDArray[Any]) -> float:
