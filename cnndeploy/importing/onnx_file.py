@@ -106,7 +106,7 @@ def _preprocessing(path: Path, metadata: Mapping[str, str], given: Any) -> tuple
     found, origin = preprocessing_beside(path, metadata)
     if found is None:
         raise ArtifactError(
-            f"how images are prepared for {path} is not known; say so with preprocessing='prep.json'"
+            f"how images are prepared for {path} is not known; pass it: preprocessing='prep.json'"
         )
     return found, origin
 
@@ -125,7 +125,7 @@ def _labels(
         return found, origin
     if not of_data:
         raise ArtifactError(
-            f"the labels of {path}, which tells {count} classes apart, are not known; say so with labels='names.txt', "
+            f"the labels of {path}, which tells {count} classes apart, are not known; pass them: labels='names.txt', "
             "or data='photos'"
         )
     return of_data, "the data's folders"
@@ -134,9 +134,9 @@ def _labels(
 def _tried(
     original: onnx.ModelProto, preprocessing: Preprocessing, output: str | None, scratch: Path
 ) -> tuple[Rewritten, float]:
-    """Return the rewritten graph, and how far it is from theirs on noise, in a batch.
+    """Return the rewritten graph, and how far its outputs on a batch of noise are from those of the original.
 
-    First all reshapes stay as they are. If the graph then takes no batch, those to a fixed batch size are freed.
+    First all reshapes stay as they are. If the graph then cannot run a batch, those to a fixed batch size are freed.
     ``scratch`` is a file to write to.
     """
     first: ArtifactError | None = None
@@ -165,15 +165,15 @@ def _compared(original: onnx.ModelProto, made: Rewritten, scratch: Path) -> floa
     classes = theirs.shape[1]
     if logits.shape[:1] != (len(images),) or logits.size != theirs.size or logits.dtype.kind != "f":
         raise ArtifactError(
-            f"on a batch of {len(images)} it returns {logits.dtype} {logits.shape}, and alone {classes} numbers for an "
+            f"on a batch of {len(images)} it returns {logits.dtype} {logits.shape}, and {classes} numbers on one "
             "image; export it with a free batch axis"
         )
     onnx_graph.finish(made.model, logits.dtype, logits.shape, classes)
     off = difference(_behind(logits.reshape(theirs.shape), made.softmax), theirs)
     if off > (_SAME if logits.dtype != np.float16 else SPREAD):
         raise ArtifactError(
-            f"on a batch of {len(images)} it computes something else than alone, by {off:.2g} of the largest output; "
-            "export it with a free batch axis"
+            f"on a batch of {len(images)} it computes something else than the original on each image, by {off:.2g} of "
+            "the largest output; export it with a free batch axis"
         )
     return off
 
@@ -192,7 +192,7 @@ def _theirs(
 
 
 def _behind(logits: NDArray[Any], softmax: str) -> NDArray[np.float64]:
-    """Return what theirs returned of these logits, (images, classes), with the operator that was taken away."""
+    """Return what the original makes of these logits, (images, classes), with the operator that was removed."""
     values: NDArray[np.float64] = logits.astype(np.float64)
     if not softmax:
         return values
@@ -219,7 +219,7 @@ def _manifest(
 
 
 def _written(path: Path, model: onnx.ModelProto, manifest: Manifest) -> Artifact:
-    """Write the graph with a manifest, the same bytes for the same two, and keep what theirs had noted."""
+    """Write the graph with a manifest, and keep the original's metadata; the same two make the same bytes."""
     properties = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**properties, MANIFEST_KEY: manifest.to_json()})
     write_file(path, model.SerializeToString(deterministic=True))

@@ -72,7 +72,7 @@ class Rewritten:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Read a model with all its weights, also those in other files beside it; raise ArtifactError if it cannot be."""
+    """Read a model with its weights, also those in other files beside it; raise ArtifactError if that fails."""
     try:
         model = onnx.load(path)
     except Exception as error:  # its own errors have many classes
@@ -102,7 +102,7 @@ def rewritten(
     """Return a copy that takes prepared images in batches of any size, and returns one output, without a type yet.
 
     Args:
-        original: What was read.
+        original: The model that :func:`read` returned.
         preprocessing: How images are prepared.
         output: Which of several outputs are the logits, None for the usual one.
         free_reshapes: Let reshapes to a fixed batch size take any.
@@ -121,9 +121,7 @@ def rewritten(
     model.ir_version = max(model.ir_version, _IR_WITH_SEPARATE_INITIALIZERS)
     taken, prepared = _taken(model.graph, preprocessing)
     if prepared != preprocessing:
-        notes.append(
-            "it takes grey levels from 0 to 255 and scales them itself, so the preprocessing does not"
-        )
+        notes.append("it takes levels from 0 to 255 and scales them itself, so the preprocessing does not")
     if taken.batch is not None:
         notes.append(f"its batch axis was fixed to {taken.batch}, and is free now")
     if free_reshapes:
@@ -132,7 +130,7 @@ def rewritten(
     notes += [note] if note else []
     softmax = _set_output(model.graph, chosen)
     if softmax:
-        notes.append(f"its last operator, {softmax}, was taken away, so that it returns logits")
+        notes.append(f"its last operator, {softmax}, was removed, so that it returns logits")
     _prune(model.graph)
     model = _of_today(model)
     del model.graph.value_info[:]  # its shapes, and that of the output, may be of the fixed batch
@@ -168,7 +166,7 @@ def _hoist_constants(graph: onnx.GraphProto) -> None:
 
 
 def _check_inference(graph: onnx.GraphProto) -> None:
-    """Let dropout pass what it gets; raise ArtifactError if something is random, or normalises as in training."""
+    """Replace dropout by Identity; raise ArtifactError if an operator is random, or normalises as in training."""
     constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer if not each.dims}
     for node in graph.node:
         attributes = {each.name: each for each in node.attribute}
@@ -176,9 +174,8 @@ def _check_inference(graph: onnx.GraphProto) -> None:
             len(node.output) > 1 or ("training_mode" in attributes and attributes["training_mode"].i)
         )
         if node.op_type.startswith(_RANDOM) or training:
-            raise ArtifactError(
-                f"{node.op_type} is in training mode or random in this file; export the network in eval mode"
-            )
+            kind = "in training mode" if training else "random"
+            raise ArtifactError(f"{node.op_type} is {kind} in this file; export the network in eval mode")
         if node.op_type == "Dropout":
             mode = node.input[2] if len(node.input) > 2 else ""
             if mode and (mode not in constants or constants[mode]):
@@ -223,10 +220,11 @@ def _taken(graph: onnx.GraphProto, preprocessing: Preprocessing) -> tuple[Taken,
 
 
 def _in_levels(preprocessing: Preprocessing) -> Preprocessing:
-    """Return the preprocessing of a network that takes grey levels."""
+    """Return the preprocessing of a network that takes levels from 0 to 255."""
     if any(preprocessing.means) or set(preprocessing.stds) != {1.0}:
         raise ArtifactError(
-            "it takes uint8, grey levels, and normalises them itself; leave mean and std out of the preprocessing"
+            "it takes uint8, levels from 0 to 255, and normalises them itself; leave mean and std out of the "
+            "preprocessing"
         )
     return replace(preprocessing, scale=1.0)
 
@@ -246,7 +244,7 @@ def _free_reshapes(graph: onnx.GraphProto, batch: int) -> None:
 
 
 def _chosen(graph: onnx.GraphProto, name: str | None) -> tuple[str, str]:
-    """Return the output that is the logits, and a sentence on it if there was a choice."""
+    """Return the output that is the logits, and a sentence about it if there was a choice."""
     names = [value.name for value in graph.output]
     if name is not None and name not in names:
         raise ArtifactError(f"it has no output {name}; it has {', '.join(names)}")
