@@ -101,7 +101,7 @@ def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str
         return Certification("kept", path, _described(nearest), reason)
     if verdict.passed:
         if _sha256(artifact) != content["artifact"]["sha256"]:
-            raise ArtifactError(f"{artifact} is not the file any more that was verified; verify it again")
+            raise ArtifactError(f"{artifact} is no longer the file that was verified; verify it again")
         date = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"date": date, "command": command, "environment": environment(), **content}
         _write(path, [content, *others])

@@ -152,7 +152,7 @@ def evaluate(
                 top += int((ranks(logits, labels[places]) < TOP).sum())
             progress(batch.stop, len(test), f"Evaluating {opened.path.name}")
         if not opened.is_unchanged():
-            raise ArtifactError(f"{opened.path} is not the file any more that was opened; evaluate it again")
+            raise ArtifactError(f"{opened.path} is no longer the file that was opened; evaluate it again")
         how = candidate.run.runtime, session.device, session.threads
         counted = _counted(labels, given, classes)
         top5 = top if classes > TOP else None

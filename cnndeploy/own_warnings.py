@@ -1,7 +1,7 @@
 """The warnings that people see on a terminal: ours, and those of their own code.
 
-What an installed package warns of, such as torch of its own deprecated functions, is nothing that they can change. It
-is logged at debug level, and shown as well if debugging is on.
+They cannot change what an installed package warns of, such as torch's own deprecated functions. So these warnings are
+logged at debug level, or shown if debugging is on.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def showing_own(show: Callable[[CnndeployWarning], None]) -> Iterator[None]:
             if isinstance(message, CnndeployWarning):
                 show(message)
             elif not _is_installed(filename) or os.environ.get(DEBUG):
-                # Python's own memory of it is lost whenever a library changes its filters for a while
+                # Python forgets which warnings it has shown whenever a library changes the filters for a while
                 if (place := (str(message), filename, lineno)) not in seen:
                     seen.add(place)
                     usual(message, category, filename, lineno, file, line)

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from cnndeploy.preprocessing import Interpolation, Preprocessing
 
 Prepare = Callable[[NDArray[np.uint8]], NDArray[Any]]
-# In grey levels, on the average: a mistake that explains a file leaves less than this, and less than half of its error.
+# In grey levels, on average: a mistake that explains a file leaves less than this, and less than half of its error.
 _EXPLAINED = 0.5
 
 
 def variants(own: Preprocessing) -> dict[str, Prepare]:
-    """Return preprocessings that differ from a network's own in one respect each, by what is different.
+    """Return preprocessings that differ from a network's own in one respect each, under the name of the difference.
 
     Each maps images as :class:`Preprocessing` does, uint8 (batch, height, width) or (batch, height, width, 3).
     """
@@ -42,12 +42,12 @@ def variants(own: Preprocessing) -> dict[str, Prepare]:
 
 
 def explained(own: Preprocessing, images: NDArray[np.uint8], prepared: NDArray[Any]) -> str:
-    """Say which mistake makes ``prepared`` (batch, channels, *size) of raw images; empty if none that is known does."""
+    """Say which known mistake makes ``prepared`` (batch, channels, *size) of raw images; empty if none does."""
     expected = own(images)
     errors = {name: _error(own, prepare(images), prepared) for name, prepare in variants(own).items()}
     name = min(errors, key=errors.__getitem__)
     if errors[name] < min(_EXPLAINED, _error(own, expected, prepared) / 2):
-        return f"it is what comes of this mistake: {name}"
+        return f"this mistake explains it: {name}"
     fits = [np.polyfit(expected[:, c].ravel(), prepared[:, c].ravel(), 1) for c in range(own.channels)]
     slopes, shifts = (np.array(values)[:, None, None] for values in zip(*fits, strict=True))
     if _error(own, expected * slopes + shifts, prepared) > _EXPLAINED / 2:
@@ -61,7 +61,7 @@ def explained(own: Preprocessing, images: NDArray[np.uint8], prepared: NDArray[A
 
 
 def _listed(values: Sequence[float]) -> str:
-    """Show three digits, as many as a fit tells where some values are off by a level."""
+    """Show three digits: a fit shows no more if some values are off by a level."""
     return ", ".join(f"{value:.3g}" for value in values)
 
 

@@ -1,4 +1,4 @@
-"""What mistakes of preprocessing would cost: the accuracy of a network whose images an app prepares otherwise."""
+"""What mistakes of preprocessing would cost: the accuracy of a network if an app prepares its images differently."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def what_if(
         run, images, data, progress: As for :func:`~cnndeploy.evaluation.evaluate`.
 
     Raises:
-        ArtifactError: The file does its own preprocessing, in which nobody can make a mistake; or as there.
-        CheckpointError, DataError, DeviceUnavailableError: As their names say.
+        ArtifactError: The file does its own preprocessing, in which an app can make no mistake; or as there.
+        CheckpointError, DataError, DeviceUnavailableError: As for :func:`~cnndeploy.evaluation.evaluate`.
 
     >>> from cnndeploy.what_if import what_if
     >>> [mistake.name for mistake in what_if("lenet.onnx", images=32).mistakes][:2]
@@ -92,7 +92,7 @@ def what_if(
 
     with open_session(
         opened, candidate.run
-    ) as session:  # what cannot be run is said before a warning of images
+    ) as session:  # an error of the file comes before a warning about images
         test = sound(test, manifest.preprocessing.resized_size, progress)
         truth = require_labels(test, dataset)
         given = np.empty((len(ways), len(test)), np.int64)
@@ -107,7 +107,7 @@ def what_if(
                 given[way, start : places.stop] = logits.argmax(axis=1)
             progress(places.stop, len(test), f"Evaluating {opened.path.name}")
     if not opened.is_unchanged():
-        raise ArtifactError(f"{opened.path} is not the file any more that was opened; evaluate it again")
+        raise ArtifactError(f"{opened.path} is no longer the file that was opened; evaluate it again")
     mistakes = tuple(_mistake(name, given[way], given[0], truth) for way, name in enumerate(ways) if way)
     accuracy = float((given[0] == truth).mean())
     return WhatIf(str(opened.path), opened.sha256, candidate.run.runtime, len(test), accuracy, mistakes)

@@ -99,7 +99,7 @@ def test_a_file_that_was_replaced_since_it_was_opened_has_no_accuracy(
     opened = Artifact.open(path)
     checkpoint = Checkpoint.load(path)
     replace(checkpoint, weights={name: 2 * value for name, value in checkpoint.weights.items()}).save(path)
-    with pytest.raises(ArtifactError, match="is not the file any more"):
+    with pytest.raises(ArtifactError, match="is no longer the file that was opened"):
         evaluate(opened, images=3)
 
 

@@ -82,7 +82,7 @@ def test_openvino_ignores_antialias_and_its_failure_leaves_onnx_runtimes_certifi
     assert cli(*command).exit_code == 0
     failed = cli(*command, "--runtime", "openvino")
     assert failed.exit_code == 3
-    assert "it is what comes of this mistake: bilinear without antialias" in failed.stderr
+    assert "this mistake explains it: bilinear without antialias" in failed.stderr
     first = f"{path} is not equivalent: its preprocessing is not the checkpoint's"
     assert " ".join(failed.stdout.split()).startswith(first)
     again = f"cnndeploy export {trained_resnet.checkpoint} --format onnx --input image --resize portable"
@@ -396,7 +396,7 @@ def test_what_mistakes_cost(
         if text.startswith("Evaluating"):
             copy.write_bytes(b"another")
 
-    with pytest.raises(ArtifactError, match="is not the file any more that was opened"):
+    with pytest.raises(ArtifactError, match="is no longer the file that was opened"):
         what_if(copy, data=photos, images=3, progress=replaced)
 
 
@@ -414,6 +414,6 @@ def test_each_mistake_explains_what_comes_of_it_and_no_other(own: Preprocessing)
     images = draw.integers(0, 256, shape, dtype=np.uint8)
     for name, prepare in variants(own).items():
         assert prepare(images).shape == own(images).shape
-        assert explained(own, images, prepare(images)) == f"it is what comes of this mistake: {name}"
+        assert explained(own, images, prepare(images)) == f"this mistake explains it: {name}"
     noise = draw.normal(size=own(images).shape).astype(np.float32)
     assert explained(own, images, noise) == ""

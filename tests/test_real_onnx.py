@@ -82,7 +82,7 @@ def test_it_goes_all_the_way(
     Path("prep.json").write_text(json.dumps(PREPROCESSING))
     made = cli("import", theirs, "--preprocessing", "prep.json", "--data", "texts", "--output", "ours.onnx")
     assert made.exit_code == 0, made.output
-    assert "Softmax, was taken away" in made.output
+    assert "Softmax, was removed" in made.output
     budget = ["--budget", "30"]
     for command in (
         ["evaluate", "ours.onnx"],

@@ -151,8 +151,8 @@ source_option = click.option(
     metavar="SOURCE",
     expose_value=False,
     callback=_allow_source,
-    help="Let a checkpoint be built by this code of yours: package.module:factory or path/to/file.py:factory.  "
-    "[default: what import or train was told]",
+    help="Code of yours that may build a checkpoint's network: package.module:factory or path/to/file.py:factory.  "
+    "[default: the code that you named to import or train]",
 )
 
 

@@ -53,7 +53,7 @@ model_arguments_option = click.option(
     type=_Argument(),
     multiple=True,
     callback=_as_dict,
-    help="Keyword argument of the factory; repeatable. The number of classes is filled in if it takes it.",
+    help="Keyword argument of the factory; repeatable. The number of classes is filled in if the factory takes it.",
 )
 
 

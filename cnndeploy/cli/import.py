@@ -1,4 +1,4 @@
-"""``cnndeploy import``: make a checkpoint of a network of your own."""
+"""``cnndeploy import``: make a checkpoint of a network of your own, or add a manifest to an ONNX file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cnndeploy.words import counted
 @_network.model_arguments_option
 @click.option("--weights", type=common.PATH, help="File of torch.save, or of safetensors.")
 @_network.preprocessing_option(
-    "How images were prepared in the training of these weights, which nothing here changes.",
+    "How images were prepared when these weights were trained; this option does not change the weights.",
     "what comes with the name",
 )
 @click.option(
@@ -33,8 +33,8 @@ from cnndeploy.words import counted
 @click.option(
     "--output-name",
     metavar="NAME",
-    help="Which of several outputs are the logits: a key, a field, or a number from 0.  [default: logits, else the "
-    "first]",
+    help="Which of several outputs are the logits: a key, a field, or a number from 0.  [default: logits, out or "
+    "output, else the first]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT.")
 @common.json_file_option
@@ -45,15 +45,16 @@ def command(
     json_file: str | None,
     **settings: Any,
 ) -> None:
-    """Make a checkpoint of a network of your own, or a file of an ONNX classifier.
+    """Import a network of your own, or an ONNX file of another tool.
 
     NETWORK says what builds it: torchvision:NAME@WEIGHTS, timm:NAME, timm:FOLDER, package.module:factory, or
-    path/to/file.py:factory, where factory is a function that returns a torch.nn.Module. The checkpoint is written only
-    if the network works as it says.
+    path/to/file.py:factory, where factory is a function that returns a torch.nn.Module. OUTPUT is a checkpoint. It is
+    written only if the network returns logits, as many as there are labels, the same each time, for each image by
+    itself, and can be exported.
 
-    NETWORK may also be an ONNX file that another tool wrote. OUTPUT is then an ONNX file with the same graph, which
-    also says how images are prepared and what the labels are. It is its own reference: evaluate, bench, quantize, tune,
-    predict and load take it.
+    NETWORK may also be an ONNX file that another tool wrote. OUTPUT is then an ONNX file that computes the same, and
+    also says how images are prepared and what the labels are. evaluate, bench, quantize, tune, predict and load take
+    it, and verify compares other files with it.
 
     A factory of yours is remembered on this machine, so that other commands may call it for this checkpoint. It must be
     named again if its file changes.

@@ -44,7 +44,8 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     It is an ONNX file, smaller than that of cnndeploy export. The calibration method, and the layers that stay in
     float, are chosen on training images; the loss is measured on test images. The upper end of its paired 95%
     interval must be within the budget. If no file keeps it, nothing is written and the exit code is 5. Whether the
-    file is faster than float32 on this machine is measured too.
+    file is faster than float32 on this machine is measured too. CHECKPOINT may also be an ONNX file that cnndeploy
+    import wrote.
 
     \b
     Examples:

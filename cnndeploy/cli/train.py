@@ -29,14 +29,14 @@ _PLOTS = ("curves", "confusion")  # as training_plots() names them
     help="Weights to start from, a file of torch.save or of safetensors; the last layer's may be for other classes.",
 )
 @_network.preprocessing_option(
-    "How to prepare images in this training, and for the checkpoint and its files ever after.",
+    "How to prepare images in this training, and for all files that are made from the checkpoint.",
     "what comes with the name, else as is usual on ImageNet, 224 x 224 pixels",
 )
 @click.option(
     "--recipe",
     type=click.Choice(["tuned", "original"]),
     help="tuned aims at accuracy; original is the plain recipe that the network was first trained with.  "
-    "[default: tuned, which is all that networks of others have]",
+    "[default: tuned; only cnndeploy's networks have original]",
 )
 @click.option(
     "--epochs",

@@ -60,7 +60,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     Tries files, runtimes and settings on this machine, and writes a folder with the file, its certificate and
     plan.json. load, predict, evaluate, bench, verify and inspect open this folder like a file. tuning.json and
     frontier.png say what else was tried. The file is verified first: it is equivalent, or it is lossy and keeps the
-    budget.
+    budget. CHECKPOINT may also be an ONNX file that cnndeploy import wrote.
 
     \b
     Examples:

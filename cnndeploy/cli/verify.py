@@ -57,13 +57,15 @@ def command(
 ) -> None:
     """Verify an exported file against its checkpoint.
 
-    Both run real test images, those of --data, which need no labels for this. Exits with 0 if the two are equivalent
+    Both run the test images of the data set, which need no labels for this. Exits with 0 if the two are equivalent
     and with 3 if not. A lossy file, such as cnndeploy quantize writes, is never equivalent: its loss of accuracy is
     compared with its budget instead, and the exit code is 5 if it loses more. A pass writes the certificate
     ARTIFACT.verified.json beside the file, unless there is one of the same run on more images. A failure removes the
     certificate that it contradicts. A folder that cnndeploy tune wrote runs as its plan says; options override the
-    plan. An ONNX file that another tool wrote is compared with the checkpoint as it is, whatever its inputs are called;
-    it gets no certificate, for it has no manifest.
+    plan.
+
+    An ONNX file that another tool wrote runs with the checkpoint's preprocessing and labels, whatever its input is
+    called. It gets no certificate, because it has no manifest; cnndeploy import adds one.
 
     \b
     Examples:
@@ -111,7 +113,7 @@ def command(
         if told := str(certification := try_to_certify(verdict, path, common.command_line())):
             click.echo(told, err=json_file == "-" or certification.outcome == "none")
     else:
-        stays = "The folder's certificate is of its plan and all test images; it stays as it was."
+        stays = "The folder's certificate is for its plan and all test images; it stays as it was."
         click.echo(stays, err=True)
     common.say_wrote(json_file, junit_file, json_file=json_file)
     _require(verdict, candidate, against)
@@ -121,7 +123,7 @@ def command(
 
 
 def _require(verdict: Verdict, candidate: Candidate, against: Path) -> None:
-    """Raise what ``verdict`` raises if it is no pass, with advice if some is known."""
+    """Raise what ``verdict`` raises if it is no pass, with advice if there is any."""
     try:
         verdict.require()
     except NotEquivalentError as error:
@@ -170,9 +172,7 @@ def _budget_of(candidate: Candidate, budget: float | None) -> float | None:
     if not candidate.lossy and budget is not None:
         raise click.UsageError("--budget is for lossy files; this one computes in float32, so leave it out.")
     if candidate.lossy and candidate.run.choices.precision == "tf32":
-        raise click.UsageError(
-            "--precision tf32 is for files of float32; this one is lossy, so leave it out."
-        )
+        raise click.UsageError("--precision tf32 is for float32 files; this one is lossy, so leave it out.")
     if budget is not None:
         return budget
     made_for = (manifest and manifest.quantization) or (plan and plan.figures) or {}
@@ -213,7 +213,7 @@ def _verdict_on_foreign(
 
 
 def _undecided(artifact: Path, against: Path, run: Run, points: dict[str, float], reason: str) -> Verdict:
-    """Return the verdict as long as there is none; it is one on a budget if there are ``points``."""
+    """Return an undecided verdict, to be written until there is another; it is on a budget if there are ``points``."""
     from cnndeploy.verification.report import BudgetReport, EquivalenceReport
 
     kind: type[Verdict] = BudgetReport if points else EquivalenceReport

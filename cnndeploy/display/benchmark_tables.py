@@ -135,7 +135,7 @@ def tuning_table(report: TuneReport, written: bool = True, words: Callable[[str]
     if best and written:
         end = f"Wrote {report.folder} after {minutes}."
     if undecided:
-        said = "contenders are undecided: they ran too few rounds to tell whether they are slower."
+        said = "candidates are undecided: they ran too few rounds to tell whether they are slower."
         listed = f" {Path(report.folder, 'tuning.json')} lists them." if best and written else ""
         notes.append(f"{len(undecided)} {said}{listed}")
     if not report.complete and report.timed:

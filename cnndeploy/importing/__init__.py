@@ -1,1 +1,1 @@
-"""Import: a network of somebody, its weights, preprocessing and labels, as a checkpoint, after they were tried out."""
+"""Import: networks and ONNX files of others, with preprocessing and labels, written after they were tried out."""

@@ -1,6 +1,6 @@
-"""What other tools leave in an ONNX file, or beside it, on preprocessing and labels.
+"""What other tools say of preprocessing and labels, in an ONNX file or beside it.
 
-Read are ultralytics' metadata, timm's ``config.json``, and the ``config.json`` and ``preprocessor_config.json`` of
+These are ultralytics' metadata, timm's ``config.json``, and the ``config.json`` and ``preprocessor_config.json`` of
 Hugging Face, which optimum copies beside what it exports.
 
 Source: ultralytics 8.4, engine/exporter.py, and classify_transforms in data/augment.py: images are resized by their
@@ -64,10 +64,10 @@ def _of_ultralytics(metadata: Mapping[str, str]) -> Preprocessing | None:
     if task is None or sides is None:
         return None
     if task != "classify":
-        raise ArtifactError(f"it was made for the task {task}, and not to classify images")
+        raise ArtifactError(f"it was made for the task {task}; expected classify")
     sides = [sides] * 2 if isinstance(sides, int) else sides
     if not isinstance(sides, list | tuple) or len(sides) != 2:
-        raise ArtifactError(f"its metadata say imgsz {metadata['imgsz']}, which is no height and width")
+        raise ArtifactError(f"its metadata has imgsz {metadata['imgsz']}; expected a height and a width")
     height, width = sides
     channels = _literal(metadata.get("channels", "3"))
     return Preprocessing(

@@ -1,4 +1,4 @@
-"""Doubts: what an accuracy on real images says of labels in another order, and of red in the place of blue."""
+"""Doubts: whether an accuracy on real images shows that labels, or red and blue, are in another order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def doubts_of(
     near_chance = evaluation.interval[0] <= chance
     if near_chance:
         yield (
-            f"an accuracy of {evaluation.accuracy:.4f} is no better than to answer {chance:.4f} by always naming the "
+            f"an accuracy of {evaluation.accuracy:.4f} is no better than the {chance:.4f} of always naming the "
             "commonest class; weights, preprocessing or labels may be wrong"
         )
     order, right = _other_order(evaluation) if evaluation.confusion else ("", 0.0)
@@ -44,7 +44,7 @@ def doubts_of(
 
 
 def _other_order(evaluation: Evaluation) -> tuple[str, float]:
-    """Say that the labels are in another order, if most images would be right by one, and which share."""
+    """Say that the labels are in another order, if most images would be right in one; return that share too."""
     confusion = np.array(evaluation.confusion)  # (classes, classes): shown, answered
     seen = np.flatnonzero(confusion.sum(axis=1))
     answered = confusion[seen].argmax(axis=1)
@@ -82,7 +82,7 @@ def _other_colours(compute: Compute, preprocessing: Preprocessing, images: Image
         return ""
     return (
         f"with red and blue exchanged {after:.4f} of {len(images)} images are right, and {before:.4f} as they are: the "
-        "network seems to be trained on BGR, as cv2.imread returns. Exchange the input channels of its first "
+        "network seems to be trained on BGR, the order of cv2.imread. Exchange the input channels of its first "
         "convolution, weight[:, [2, 1, 0]]"
     )
 

@@ -1,4 +1,4 @@
-"""import_model: a network of somebody, with its weights, preprocessing and labels, to a file of ours."""
+"""import_model: from somebody's network, with its weights, preprocessing and labels, to a file of ours."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ def import_model(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Imported:
-    """Write a checkpoint of a network of your own, or a file of an ONNX classifier, after it was tried out.
+    """Try out a network of your own, or an ONNX classifier, and write it as a checkpoint or an ONNX file of ours.
 
     It must be a classifier. It takes images as ``preprocessing`` prepares them, float32 (batch, channels, height,
-    width), and returns logits, float32 (batch, classes). What the checkpoint records is shown first: the network can
-    be built again from its source, is deterministic in eval mode, treats each image by itself, tells as many classes
-    apart as there are labels, and can be exported with a free batch axis.
+    width), and returns logits, float32 (batch, classes). Before a checkpoint is written it is shown that the network
+    can be built again from its source, is deterministic in eval mode, treats each image by itself, tells as many
+    classes apart as there are labels, and can be exported with a free batch axis.
 
-    An ONNX file that another tool wrote keeps its graph, and gets a manifest. It is rewritten only so far that it takes
-    prepared images in batches of any size and returns logits, and is compared with the original. The file is its own
-    reference: what is made from it is held against it.
+    An ONNX file that another tool wrote keeps its graph, and gets a manifest. Only what must change is rewritten, so
+    that it takes prepared images in batches of any size and returns logits; the result is compared with the original.
+    The file is its own reference: what is made from it is compared with it.
 
     Args:
         network: The name of its source: an architecture of cnndeploy, ``torchvision:NAME`` or
             ``torchvision:NAME@WEIGHTS``, ``timm:NAME``, ``timm:FOLDER`` as timm saves one, ``package.module:factory``
             or ``path/to/file.py:factory``. Or the network itself, whose weights are taken; then ``source`` names the
-            function that makes such a network, for a checkpoint holds no code. Or the path of an ONNX file.
+            function that makes such a network, because a checkpoint holds no code. Or the path of an ONNX file.
         output: The checkpoint file; for an ONNX file, an ONNX file.
-        source: Names the source of a network that is given itself.
+        source: The name of the source, if ``network`` is the network itself.
         arguments: Keyword arguments of the factory. The number of classes is filled in if the factory takes it.
         weights: A file of torch.save, or of safetensors.
         preprocessing: Whatever :func:`cnndeploy.preprocessing_of` reads; by default what comes with the name,
@@ -59,10 +59,10 @@ def import_model(
         data: The data set that other commands run it on, which the checkpoint records: a folder of images, or
             ``fashion-mnist``. Its accuracy there is measured, and without ``labels`` its classes are the labels.
         images: Measure on the first N test images, all of them by default.
-        output_name: Which of several outputs are the logits: a key, a field, or a number from 0; of an ONNX file its
-            name.
+        output_name: Which of several outputs are the logits: a key, a field, or a number from 0; for an ONNX file the
+            name of the output.
         overwrite: Replace ``output``.
-        progress: Called with the steps that are done, of how many, and what is done next.
+        progress: Called with the number of steps done, their total, and the name of the next one.
 
     Raises:
         ArtifactError: Something does not fit; the message says what.

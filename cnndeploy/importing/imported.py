@@ -16,7 +16,7 @@ from cnndeploy.files import check_writable
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.serial import jsonable
 
-_LOOKED_AT = 256  # images that doubts are answered on
+_LOOKED_AT = 256  # images on which doubts are examined
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def check_output(path: Path, inputs: Iterable[str | os.PathLike[str]], *, overwr
 def looked_at(
     dataset: Dataset, preprocessing: Preprocessing, labels: tuple[str, ...], images: int | None
 ) -> Images:
-    """Return some test images that can be used; of ``images`` if so many are measured, else of all."""
+    """Return up to 256 test images that can be read, from the first ``images`` if only these are measured."""
     test = dataset.split("test", preprocessing.channels, labels)
     test = test.first(min(_LOOKED_AT, len(test) if images is None else images))
     return test.sound(preprocessing.resized_size)

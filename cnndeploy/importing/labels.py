@@ -32,7 +32,7 @@ def labels_of(source: str | os.PathLike[str] | Iterable[str]) -> tuple[str, ...]
 
 
 def labels_from_json(values: Any, subject: str) -> tuple[str, ...]:
-    """Return labels in the order of the outputs from what JSON holds; as :func:`labels_of` raises, naming a subject."""
+    """Return labels in the order of the outputs from what JSON holds; errors are as of :func:`labels_of`."""
     try:
         return _checked(_of_json(values), subject)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:

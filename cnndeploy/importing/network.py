@@ -1,4 +1,4 @@
-"""The import of a network in PyTorch, with its weights, preprocessing and labels, to a checkpoint."""
+"""The import of a network in PyTorch, with its weights, preprocessing and labels, into a checkpoint."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ def import_network(
     test = None if dataset is None else looked_at(dataset, manifest.preprocessing, manifest.labels, images)
     if callable(preprocessing) and not isinstance(preprocessing, Preprocessing):
         if test is None:
-            notes = (*notes, "your transform was not compared with the preprocessing, for there is no data")
+            notes = (
+                *notes,
+                "your transform was not compared with the preprocessing, because there is no data",
+            )
         else:
             shown.append(check_transform(preprocessing, manifest.preprocessing, test))
     progress(2, len(_STEPS), _STEPS[2])
@@ -116,7 +119,7 @@ def _described(
     prepared = known.preprocessing if preprocessing is None else preprocessing_of(preprocessing)
     if prepared is None:
         raise ArtifactError(
-            f"how images are prepared for {known.name} is not known; say so with preprocessing='prep.json'"
+            f"how images are prepared for {known.name} is not known; pass it: preprocessing='prep.json'"
         )
     names = _labels(known, dataset) if labels is None else labels_of(labels)
     given = {**known.arguments, **(arguments or {})}
@@ -131,13 +134,13 @@ def _labels(known: Known, dataset: Dataset | None) -> tuple[str, ...]:
     labels = of_weights or (dataset is not None and dataset.classes) or suggested
     if not labels:
         raise ArtifactError(
-            f"the labels of {known.name} are not known; say so with labels='names.txt', or data='photos'"
+            f"the labels of {known.name} are not known; pass them: labels='names.txt', or data='photos'"
         )
     return labels
 
 
 def _weights(network: str | torch.nn.Module, known: Known, path: str | os.PathLike[str] | None) -> Weights:
-    """Return the weights of the network in hand, of the file, or what comes with the name."""
+    """Return the weights of the network that was passed, or of the file, or those that come with the name."""
     if isinstance(network, torch.nn.Module):
         if path is not None:
             raise ArtifactError("the network that was passed has weights; leave out the file")
@@ -147,7 +150,7 @@ def _weights(network: str | torch.nn.Module, known: Known, path: str | os.PathLi
     read = weights_of(known, path)
     if read is None:
         raise ArtifactError(
-            f"{known.name} needs weights, a file of torch.save or of safetensors: weights='best.pth'"
+            f"{known.name} needs weights; pass a file of torch.save or of safetensors: weights='best.pth'"
         )
     return read
 

@@ -116,7 +116,7 @@ def _preprocessing(path: Path, metadata: Mapping[str, str], given: Any) -> tuple
     found, origin = preprocessing_beside(path, metadata)
     if found is None:
         raise ArtifactError(
-            f"how images are prepared for {path} is not known; say so with preprocessing='prep.json'"
+            f"how images are prepared for {path} is not known; pass it: preprocessing='prep.json'"
         )
     return found, origin
 
@@ -140,7 +140,7 @@ def _labels(
         return found, origin
     if not of_data:
         raise ArtifactError(
-            f"the labels of {path}, which tells {count} classes apart, are not known; say so with labels='names.txt', "
+            f"the labels of {path}, which tells {count} classes apart, are not known; pass them: labels='names.txt', "
             "or data='photos'"
         )
     return of_data, "the data's folders"
@@ -149,9 +149,9 @@ def _labels(
 def _tried(
     original: onnx.ModelProto, preprocessing: Preprocessing, output: str | None, scratch: Path
 ) -> tuple[Rewritten, float]:
-    """Return the rewritten graph, and how far it is from theirs on noise, in a batch.
+    """Return the rewritten graph, and how far its outputs on a batch of noise are from those of the original.
 
-    First all reshapes stay as they are. If the graph then takes no batch, those to a fixed batch size are freed.
+    First all reshapes stay as they are. If the graph then cannot run a batch, those to a fixed batch size are freed.
     ``scratch`` is a file to write to.
     """
     first: CnndeployError | None = None
@@ -187,7 +187,7 @@ def _compared(original: Session, made: Rewritten, scratch: Path) -> float:
     classes = theirs.shape[1]
     if logits.shape[:1] != (len(images),) or logits.size != theirs.size or logits.dtype.kind != "f":
         raise ArtifactError(
-            f"on a batch of {len(images)} it returns {logits.dtype} {logits.shape}, and alone {classes} numbers for an "
+            f"on a batch of {len(images)} it returns {logits.dtype} {logits.shape}, and {classes} numbers on one "
             "image; export it with a free batch axis"
         )
     onnx_graph.finish(made.model, logits.dtype, logits.shape, classes)
@@ -195,8 +195,8 @@ def _compared(original: Session, made: Rewritten, scratch: Path) -> float:
     half = any(each.data_type == onnx.TensorProto.FLOAT16 for each in made.model.graph.initializer)
     if off > (SPREAD if half or logits.dtype == np.float16 else _SAME):
         raise ArtifactError(
-            f"on a batch of {len(images)} it computes something else than alone, by {off:.2g} of the largest output; "
-            "export it with a free batch axis"
+            f"on a batch of {len(images)} it computes something else than the original on each image, by {off:.2g} of "
+            "the largest output; export it with a free batch axis"
         )
     return off
 
@@ -217,7 +217,7 @@ def _theirs(original: Session, made: Rewritten, images: NDArray[np.float32]) -> 
 
 
 def _behind(logits: NDArray[Any], softmax: str) -> NDArray[np.float64]:
-    """Return what theirs returned of these logits, (images, classes), with the operator that was taken away."""
+    """Return what the original makes of these logits, (images, classes), with the operator that was removed."""
     values: NDArray[np.float64] = logits.astype(np.float64)
     if not softmax:
         return values
@@ -262,7 +262,7 @@ def _manifest(
 
 
 def _written(path: Path, model: onnx.ModelProto, manifest: Manifest) -> Artifact:
-    """Write the graph with a manifest, the same bytes for the same two, and keep what theirs had noted."""
+    """Write the graph with a manifest, and keep the original's metadata; the same two make the same bytes."""
     properties = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**properties, MANIFEST_KEY: manifest.to_json()})
     write_file(path, model.SerializeToString(deterministic=True))

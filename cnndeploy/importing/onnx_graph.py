@@ -77,7 +77,7 @@ class Rewritten:
 
 
 def read(path: Path) -> onnx.ModelProto:
-    """Read a model with all its weights, also those in other files beside it; raise ArtifactError if it cannot be."""
+    """Read a model with its weights, also those in other files beside it; raise ArtifactError if that fails."""
     try:
         model = onnx.load(path, load_external_data=False)
         if model.ByteSize() + _bytes_outside(model, path.parent) < onnx.checker.MAXIMUM_PROTOBUF:
@@ -124,7 +124,7 @@ def rewritten(
     """Return a copy that takes prepared images in batches of any size, and returns one output, without a type yet.
 
     Args:
-        original: What was read, and ONNX Runtime can open.
+        original: The model that :func:`read` returned, which ONNX Runtime can open.
         preprocessing: How images are prepared.
         output: Which of several outputs are the logits, None for the usual one.
         free_reshapes: Let reshapes to a fixed batch size take any.
@@ -144,9 +144,7 @@ def rewritten(
     model.ir_version = max(model.ir_version, _IR_WITH_SEPARATE_INITIALIZERS)
     taken, prepared = _taken(model.graph, preprocessing)
     if prepared != preprocessing:
-        notes.append(
-            "it takes grey levels from 0 to 255 and scales them itself, so the preprocessing does not"
-        )
+        notes.append("it takes levels from 0 to 255 and scales them itself, so the preprocessing does not")
     if taken.batch is not None:
         notes.append(f"its batch axis was fixed to {taken.batch}, and is free now")
     if free_reshapes:
@@ -155,7 +153,7 @@ def rewritten(
     notes += [note] if note else []
     softmax = _set_output(model.graph, chosen)
     if softmax:
-        notes.append(f"its last operator, {softmax}, was taken away, so that it returns logits")
+        notes.append(f"its last operator, {softmax}, was removed, so that it returns logits")
     prune(model.graph)
     model = _of_today(model)
     del model.graph.value_info[:]  # its shapes, and that of the output, may be of the fixed batch
@@ -181,7 +179,7 @@ def finish(model: onnx.ModelProto, dtype: np.dtype[np.generic], shape: Sequence[
 
 
 def _check_inference(graph: onnx.GraphProto) -> None:
-    """Let dropout pass what it gets; raise ArtifactError if something is random, or normalises as in training."""
+    """Replace dropout by Identity; raise ArtifactError if an operator is random, or normalises as in training."""
     constants = {each.name: each for each in graph.initializer if not each.dims}
     for node in graph.node:
         if node.op_type.startswith("DynamicQuantize"):
@@ -194,9 +192,8 @@ def _check_inference(graph: onnx.GraphProto) -> None:
             len(node.output) > 1 or ("training_mode" in attributes and attributes["training_mode"].i)
         )
         if node.op_type.startswith(_RANDOM) or training:
-            raise ArtifactError(
-                f"{node.op_type} is in training mode or random in this file; export the network in eval mode"
-            )
+            kind = "in training mode" if training else "random"
+            raise ArtifactError(f"{node.op_type} is {kind} in this file; export the network in eval mode")
         if node.op_type == "Dropout":
             mode = node.input[2] if len(node.input) > 2 else ""
             if mode and (mode not in constants or onnx.numpy_helper.to_array(constants[mode])):
@@ -243,10 +240,11 @@ def _taken(graph: onnx.GraphProto, preprocessing: Preprocessing) -> tuple[Taken,
 
 
 def _in_levels(preprocessing: Preprocessing) -> Preprocessing:
-    """Return the preprocessing of a network that takes grey levels."""
+    """Return the preprocessing of a network that takes levels from 0 to 255."""
     if any(preprocessing.means) or set(preprocessing.stds) != {1.0}:
         raise ArtifactError(
-            "it takes uint8, grey levels, and normalises them itself; leave mean and std out of the preprocessing"
+            "it takes uint8, levels from 0 to 255, and normalises them itself; leave mean and std out of the "
+            "preprocessing"
         )
     return replace(preprocessing, scale=1.0)
 
@@ -266,7 +264,7 @@ def _free_reshapes(graph: onnx.GraphProto, batch: int) -> None:
 
 
 def _chosen(graph: onnx.GraphProto, name: str | None) -> tuple[str, str]:
-    """Return the output that is the logits, and a sentence on it if there was a choice."""
+    """Return the output that is the logits, and a sentence about it if there was a choice."""
     names = [value.name for value in graph.output]
     if not names:
         raise ArtifactError("it returns nothing")

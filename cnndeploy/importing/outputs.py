@@ -1,4 +1,4 @@
-"""What is tried out of any network, whatever runs it: that it is a classifier, and how images are prepared for it."""
+"""The trials of any network, whatever runs it: whether it is a classifier, and how images are prepared for it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sample(preprocessing: Preprocessing, batch: int = BATCH) -> NDArray[np.float
 
 
 def difference(logits: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Return the largest difference, relative to the largest expected logit; infinite if there is none, as of NaN."""
+    """Return the largest difference relative to the largest expected logit; infinite for other shapes and NaN."""
     if logits.shape != expected.shape:
         return math.inf
     relative = float(np.abs(logits - expected).max()) / (float(np.abs(expected).max()) or 1.0)
@@ -42,7 +42,8 @@ def difference(logits: NDArray[Any], expected: NDArray[Any]) -> float:
 def check_logits(compute: Compute, images: NDArray[np.float32], classes: int | None) -> int:
     """Raise ArtifactError unless a network is a classifier that can be deployed; return its classes.
 
-    It returns logits, float32 (batch, classes), the same each time, and for each image whatever else is in the batch.
+    Such a network returns logits, float32 (batch, classes). It returns the same ones each time, and for each image
+    whatever else is in the batch.
     """
     logits, again = compute(images), compute(images)
     if logits.ndim != 2 or len(logits) != len(images):
@@ -55,13 +56,15 @@ def check_logits(compute: Compute, images: NDArray[np.float32], classes: int | N
             "give a label for each class, in the order of the outputs"
         )
     if logits.shape[1] < 2:
-        raise ArtifactError("the network returns one number for an image; a classifier has 2 classes or more")
+        raise ArtifactError(
+            "the network returns one number for each image; a classifier has 2 classes or more"
+        )
     if not np.isfinite(logits).all():
         raise ArtifactError("the network returns NaN or infinite logits")
     if (spread := difference(again, logits)) > SPREAD:
         raise ArtifactError(
-            f"the network returns other logits each time, by {spread:.2g} of the largest: something random is active "
-            "in eval mode"
+            f"run again, the network's logits change by {spread:.2g} of the largest: something random is active in "
+            "eval mode"
         )
     alone = np.concatenate([compute(image[None]) for image in images])
     if (spread := difference(alone, logits)) > SPREAD:

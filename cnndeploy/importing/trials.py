@@ -27,8 +27,8 @@ def sample(preprocessing: Preprocessing) -> torch.Tensor:
 def output_of(network: torch.nn.Module, image: torch.Tensor, name: str | None) -> tuple[str | None, str]:
     """Find out which output of a network in eval mode is its logits.
 
-    Return its name, None if it is the only one, and a sentence on it, empty if there was no choice. Raise ArtifactError
-    if the network cannot be run on ``image``, or has no such output.
+    Return its name, None if it is the only one, and a sentence about it, empty if there was no choice. Raise
+    ArtifactError if the network cannot be run on ``image``, or has no such output.
     """
     returned = run_on(network, image)
     if torch.is_tensor(returned):
@@ -53,9 +53,9 @@ def check_outputs(network: torch.nn.Module, image: torch.Tensor, classes: int | 
 def check_same(
     network: torch.nn.Module, rebuilt: torch.nn.Module, image: torch.Tensor, output: str | None
 ) -> None:
-    """Raise ArtifactError unless a network in hand computes what the one that was built from its source computes.
+    """Raise ArtifactError unless a network computes what the one that was built from its source computes.
 
-    The weights are the same, so they differ if the factory makes another network, or one that was changed since.
+    The weights are the same, so the two differ only if the factory makes another network, or this one was changed.
     """
     training = {module: module.training for module in network.modules()}
     device = next((one.device for one in network.parameters()), torch.device("cpu"))

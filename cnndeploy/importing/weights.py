@@ -124,7 +124,7 @@ def _read(path: Path) -> Any:
 
 
 def _is_state_dict(content: Mapping[Any, Any]) -> bool:
-    """Return whether a mapping holds tensors by name; numbers may be among them, as averaged models count steps."""
+    """Return whether a mapping holds tensors by name; numbers may be among them, such as an averaged model's steps."""
     values = list(content.values())
     return any(map(torch.is_tensor, values)) and not any(isinstance(value, Mapping) for value in values)
 
@@ -134,8 +134,8 @@ def fitted(weights: Weights, network: torch.nn.Module, path: object, *, new_head
 
     Args:
         weights: What was read from ``path``.
-        network: It tells what is expected.
-        path: What names the weights in errors.
+        network: The network that the weights are for.
+        path: The name of the weights in errors.
         new_head: Leave out weights of other shapes instead of refusing them, as for training with other classes.
 
     Raises:

@@ -25,7 +25,7 @@ _ANSWER_S = 120.0
 _AS_FAST = 0.98
 # Lossy contenders that test images measure, beside what quantization measured; each is one chance to err.
 _MOST_LOSSY = 2
-_MEASURED_ENOUGH = f"test images measured {_MOST_LOSSY} lossy contenders already"
+_MEASURED_ENOUGH = f"test images measured {_MOST_LOSSY} lossy candidates already"
 # If the time does not suffice for all test images, a lossless file is verified on no fewer than these.
 _FEWEST_IMAGES = 256
 # Verification runs the checkpoint in float64 on some images too, and starts two processes.

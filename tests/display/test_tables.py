@@ -160,7 +160,7 @@ def test_many_undecided_contenders_are_one_line(count: int) -> None:
     report = replace(sample.tuning(), rows=(chosen, *undecided))
     shown = _shown(tuning_table(report), 100)
     assert shown.count("undecided: 2 rounds do not tell") == (count if count <= 3 else 0)
-    assert (f"{count} contenders are undecided" in shown) is (count > 3)
+    assert (f"{count} candidates are undecided" in shown) is (count > 3)
     assert "chosen: equivalent" in shown
     assert len(report.to_dict()["rows"]) == 1 + count
 

@@ -69,7 +69,7 @@ def test_every_form_becomes_one_that_takes_prepared_images_and_returns_logits(fo
     images = np.random.default_rng(0).integers(256, size=(5, SIDE, SIDE, 3), dtype=np.uint8)
     logits, expected = _logits(made.artifact.path, images), _expected(images)
     if "log softmax" in form or "softmax" in form:
-        assert any("was taken away" in note for note in made.notes)
+        assert any("was removed" in note for note in made.notes)
     assert logits.dtype == np.float32
     assert np.abs(logits - expected).max() < (2e-3 if "float16" in form else 2e-6)
     manifest = made.artifact.require_manifest()
@@ -229,8 +229,8 @@ def _of_two_inputs() -> onnx.ModelProto:
     [
         (lambda: with_dropout(training=True), {}, "dropout is in training mode"),
         (_normalised_by_batch, {}, "BatchNormalization is in training mode"),
-        (_of_noise, {}, "RandomNormal is in training mode or random"),
-        (_across_the_batch, {}, "on a batch of 3 it computes something else than alone"),
+        (_of_noise, {}, "RandomNormal is random"),
+        (_across_the_batch, {}, "on a batch of 3 it computes something else than the original on each image"),
         (_of_the_manifest, {}, "was written by cnndeploy"),
         (lambda: extended(("Sigmoid", [], {})), {}, "returns probabilities, by Sigmoid"),
         (_quantised_softmax, {}, "returns probabilities, by Softmax"),

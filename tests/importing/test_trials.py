@@ -47,7 +47,7 @@ def test_a_classifier_passes() -> None:
     [
         (lambda x: x[:, :4], r"tells 4 classes apart, and there are 5 labels"),
         (lambda x: torch.softmax(x[:, :5], dim=1), "returns probabilities"),
-        (lambda x: x[:, :5] * torch.rand(1), "other logits each time"),
+        (lambda x: x[:, :5] * torch.rand(1), "run again, the network's logits change"),
         (lambda x: x[:, :5] - x[:, :5].mean(dim=0), "depend on the others in its batch"),
         (lambda x: x[:, :5].double(), r"returns torch\.float64"),
         (lambda x: x[:, :5, None], r"returns \(3, 5, 1\)"),

@@ -180,7 +180,7 @@ def test_after_enough_lossy_ones_a_lossless_one_is_taken(monkeypatch: pytest.Mon
     assert measured == ["first", "second"]
     assert rows["lossless"].outcome == "chosen"
     assert {rows[name].outcome for name in ("third", "fourth")} == {"rejected"}
-    assert "measured 2 lossy contenders already" in rows["third"].reason
+    assert "measured 2 lossy candidates already" in rows["third"].reason
 
 
 def test_processes_start_one_after_the_other_and_end_when_they_leave(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_a_file_that_took_the_place_of_the_verified_one_gets_nothing_from_its_ce
 ) -> None:
     other = Path(shutil.copy(trained.onnx_image, tmp_path / "lenet.onnx"))
     for path in (other, tmp_path / "gone.onnx"):
-        with pytest.raises(ArtifactError, match="is not the file any more that was verified"):
+        with pytest.raises(ArtifactError, match="is no longer the file that was verified"):
             certify(report, path, "cnndeploy verify")
         assert not certificate_path(path).exists()
     shutil.copy(trained.onnx, other)
