@@ -362,7 +362,7 @@ def test_preprocessing_is_explained_for_each_command() -> None:
         (option,) = (one for one in command.params if one.name == "preprocessing")
         assert isinstance(option, click.Option)
         helps[name] = str(option.help)
-    assert "were prepared in the training of these weights" in helps["import"]
+    assert "were prepared when these weights were trained" in helps["import"]
     assert "prepare images in this training" in helps["train"]
 
 

@@ -303,7 +303,7 @@ def _rounding_by_batch(kind: int) -> onnx.ModelProto:
 
 
 def test_float16_inside_a_file_that_takes_and_returns_float32_may_round() -> None:
-    with pytest.raises(ArtifactError, match="computes something else than alone"):
+    with pytest.raises(ArtifactError, match="computes something else than the original"):
         _imported(_rounding_by_batch(TensorProto.FLOAT))
     assert _imported(_rounding_by_batch(TensorProto.FLOAT16)).shown[0].startswith("computes what")
 
