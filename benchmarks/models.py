@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0, help="for each network (default: 15)")
     parser.add_argument("--memory", type=float, help="GB for each process (default: 3/4 of the machine's)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what it started ends with it
     machine = environment()
     memory = int(arguments.memory * 1e9) if arguments.memory else int((machine["memory_bytes"] or 8e9) * 0.75)
     wanted = tuple(arguments.runtime or USUAL)
