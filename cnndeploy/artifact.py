@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.formats import FORMATS
+from cnndeploy.kinds import kind_of
 from cnndeploy.specs import Manifest
 
+# Operators of ONNX and ONNX Runtime that are quantised, as QLinearConv, ConvInteger and DequantizeLinear.
+_LOSSY = re.compile(r"^QLinear|^QGemm|Integer|QuantizeLinear$|^DequantizeLinear$")
 _KINDS = {"checkpoint": "a checkpoint", "onnx": "an ONNX file", "torchscript": "a TorchScript file"}
 
 
@@ -55,19 +59,15 @@ class Artifact:
                 model_format = FORMATS.get(name)
                 if model_format.recognises(path):
                     return cls(path, name, sha256, model_format.read_manifest(path))
+            raise ArtifactError(_of_no_format(path))
         except FileNotFoundError as error:
-            raise ArtifactError(f"{path}: no such file") from error
+            raise ArtifactError(f"{path}: no such file{_dangling(path)}") from error
         except OSError as error:
             raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
         except CnndeployError:
             raise
         except Exception as error:  # a damaged or hostile file may make its reader raise anything
-            raise ArtifactError(f"{path} is damaged ({error!r}). Make it again.") from error
-        state = "damaged or not a model file" if path.stat().st_size else "empty"
-        known = ", ".join(FORMATS.names())
-        raise ArtifactError(
-            f"{path} is {state}. Known formats: {known}. cnndeploy train and cnndeploy export write such files."
-        )
+            raise ArtifactError(f"{path} is damaged ({_reason(error)}). Make it again.") from error
 
     @property
     def kind(self) -> str:
@@ -84,7 +84,7 @@ class Artifact:
         try:
             return FORMATS.get(self.format).describe(self.path)
         except Exception as error:  # as in open()
-            raise ArtifactError(f"{self.path} is damaged ({error!r}). Make it again.") from error
+            raise ArtifactError(f"{self.path} is damaged ({_reason(error)}). Make it again.") from error
 
     def require_manifest(self) -> Manifest:
         """Return the manifest; raise ArtifactError if cnndeploy did not write this file."""
@@ -96,12 +96,45 @@ class Artifact:
             )
         return self.manifest
 
+    def lossy_parts(self) -> list[str]:
+        """Name what computes in less than float32 although the manifest knows of nothing that does.
+
+        Then another program changed the file after cnndeploy wrote it, and left the manifest as it was.
+        """
+        if self.manifest is None or self.manifest.lossy:
+            return []
+        facts = self.describe()
+        operators = [name for name in facts["operators"] if _LOSSY.search(name)]
+        return operators + [
+            f"{dtype} constants" for dtype in facts.get("constants", ()) if dtype == "float16"
+        ]
+
     def is_unchanged(self) -> bool:
         """Return whether the file still holds the bytes that were opened."""
         try:
             return sha256_of(self.path) == self.sha256
         except OSError:  # it is gone
             return False
+
+
+def _of_no_format(path: Path) -> str:
+    """Say what a file is instead, as far as its first bytes tell."""
+    if kind := kind_of(path):
+        return f"{path} is no model file that is read here, but {kind}."
+    state = "damaged or not a model file" if path.stat().st_size else "empty"
+    known = ", ".join(FORMATS.names())
+    return (
+        f"{path} is {state}. Known formats: {known}. cnndeploy train and cnndeploy export write such files."
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Say what a reader raised: a ValueError's text is ours, another error says little without its name."""
+    return str(error) if type(error) is ValueError else f"{error!r:.200}"
+
+
+def _dangling(path: Path) -> str:
+    return f"; it is a link to {path.readlink()}, which is not there" if path.is_symlink() else ""
 
 
 def sha256_of(path: Path) -> str:

@@ -217,7 +217,7 @@ def known_accuracy(artifact: Artifact, run: Run) -> Accuracy | None:
 
     A file that computes what its checkpoint computes has the checkpoint's accuracy, which its manifest says. A lossy
     one has its own: that of its certificate by the same runtime, in the same precision and on the same kind of device,
-    else None.
+    else None. Nothing is known of one that another program made lossy.
     """
     if _is_lossy(artifact, run.choices):
         certificates = read_certificates(artifact)
@@ -226,6 +226,8 @@ def known_accuracy(artifact: Artifact, run: Run) -> Accuracy | None:
             return None
         own, checkpoint = certificate["artifact_accuracy"], certificate["checkpoint_accuracy"]
         return Accuracy(own, certificate["images"], checkpoint)
+    if artifact.lossy_parts():
+        return None
     training = {} if artifact.manifest is None else artifact.manifest.training
     accuracy = training.get("test_accuracy")
     return None if accuracy is None else Accuracy(accuracy, training.get("test_images", 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections import OrderedDict
@@ -15,13 +16,15 @@ import torch
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.artifact import Artifact
 from cnndeploy.datasets.fashion_mnist import LABELS
-from cnndeploy.errors import CheckpointError
+from cnndeploy.errors import ArtifactError, CheckpointError
 from cnndeploy.files import write_file
 from cnndeploy.formats.checkpoint import MANIFEST_KEY, WEIGHTS_KEY
 from cnndeploy.machine import versions
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.sources import build
 from cnndeploy.specs import Manifest, Source, TensorSpec
+
+_LARGE = 10_000  # an argument of a network is rarely so large: then it is classes, or a mistake
 
 
 @dataclass(frozen=True)
@@ -87,24 +90,58 @@ class Checkpoint:
 
         Raise CheckpointError if a name, shape or dtype differs, and what :func:`cnndeploy.sources.build` raises.
         """
-        manifest = self.manifest
-        with torch.random.fork_rng(devices=[]):
-            network = build(manifest.architecture, manifest.source, self.path or "the checkpoint")
-        expected, given = (
-            {(key, value.shape, value.dtype) for key, value in weights.items()}
-            for weights in (network.state_dict(), self.weights)
-        )
-        if wrong := sorted({key for key, *_ in expected ^ given}):
-            differ = f"{len(wrong)} differ in name, shape or dtype, first {wrong[0]}"
-            raise CheckpointError(
-                f"the checkpoint's weights are not those of {manifest.architecture}: {differ}"
-            )
+        if any(type(value) is int and value > _LARGE for value in self.manifest.source.arguments.values()):
+            # it may take more memory than there is, so it is built without any first, if its code can
+            with contextlib.suppress(ArtifactError), torch.device("meta"):
+                self._require_same(self._built())
+        network = self._built()
+        self._require_same(network)
         fill(network, self.weights)
         return network.eval()
+
+    def _built(self) -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            return build(self.manifest.architecture, self.manifest.source, self.path or "the checkpoint")
+
+    def _require_same(self, network: torch.nn.Module) -> None:
+        """Raise CheckpointError, which says how they differ, if the weights are not those of the network."""
+        if differences := _differences(network.state_dict(), self.weights):
+            raise CheckpointError(
+                f"the checkpoint's weights are not those of {self.manifest.architecture}: {differences}"
+            )
 
     def is_finite(self) -> bool:
         """Return whether no weight is NaN or infinite."""
         return all(bool(torch.isfinite(value).all()) for value in self.weights.values())
+
+
+def _differences(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> str:
+    """Say how weights differ from those that a network has; empty if they do not."""
+    missing, surplus = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
+    if missing and surplus:
+        prefix = surplus[0].removesuffix(next((key for key in missing if surplus[0].endswith(f".{key}")), ""))
+        if given.keys() == {prefix + key for key in expected}:
+            return (
+                f"their names carry the prefix {prefix!r}, as a wrapper puts it there. Where they were made, save the "
+                "weights of the network inside the wrapper"
+            )
+    both = sorted(expected.keys() & given.keys())
+    shapes = [
+        f"{key} {tuple(given[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in both
+        if given[key].shape != expected[key].shape
+    ]
+    dtypes = [
+        f"{key} {given[key].dtype}, not {expected[key].dtype}"
+        for key in both
+        if given[key].dtype != expected[key].dtype
+    ]
+    advice = (
+        ". Save them in the network's own precision" if dtypes and not (missing or surplus or shapes) else ""
+    )
+    kinds = {"missing": missing, "left over": surplus, "of another shape": shapes, "of another dtype": dtypes}
+    faults = [f"{len(names)} {kind}, first {names[0]}" for kind, names in kinds.items() if names]
+    return "; ".join(faults).replace("torch.", "") + advice
 
 
 def fill(network: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import exp, isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import require_certificate
 from cnndeploy.deployment import PlannedElsewhereWarning, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
@@ -55,6 +56,9 @@ class DarkOnLightWarning(CnndeployWarning):
         self.model, self.image, self.inverted = model, image, inverted
         super().__init__(self._text(f"images[{image}]"))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DarkOnLightWarning, (self.model, self.image, self.inverted)
+
     def naming(self, names: Sequence[str]) -> str:
         """Return the warning with the image's name out of the ``names`` of all that were given."""
         return self._text(names[self.image])
@@ -79,7 +83,8 @@ class Classifier:
     computes them; one of RGB images gets a grey level as red, green and blue alike. Channels in the order blue,
     green, red, as OpenCV reads them, cannot be recognised: pass ``image[..., ::-1]``.
 
-    Threads may share one Classifier. A forked process must load its own.
+    Threads may share one Classifier. A forked process must load its own. To another process it travels as the path of
+    its file and how that is run: pickle and copy open the file again, and fail unless it has the same bytes.
 
     >>> model = cnndeploy.load("lenet.onnx")
     >>> model.labels[9]
@@ -92,6 +97,7 @@ class Classifier:
     ) -> None:
         self._session = session
         self.manifest = manifest
+        self._background = background
         self._channels = manifest.preprocessing.channels
         self._invert = invert
         self._to_look_at = _LOOKED_AT if background == "dark" and self._channels == 1 else 0
@@ -170,6 +176,11 @@ class Classifier:
         """Release the model; closing twice is harmless."""
         self._session.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        artifact, run = self._session.artifact, self._session.run_as
+        settings = (self.manifest, self._invert, self._background)
+        return _opened_again, (artifact.path.absolute(), artifact.sha256, run, *settings)
+
     def __repr__(self) -> str:
         session = self._session
         return f"Classifier({str(session.artifact.path)!r}, device={session.device!r}, threads={session.threads})"
@@ -226,6 +237,16 @@ class Classifier:
         largest = max(logits)
         total = sum([exp(logit - largest) for logit in logits])
         return Prediction(self.manifest.labels[logits.index(largest)], float(np.float32(1 / total)))
+
+
+def _opened_again(
+    path: Path, sha256: str, run: Run, manifest: Manifest, invert: bool, background: str | None
+) -> Classifier:
+    """Open what another Classifier opened; raise ArtifactError if the file has changed since."""
+    artifact = Artifact.open(path)
+    if artifact.sha256 != sha256:
+        raise ArtifactError(f"{path} has changed since the Classifier was loaded; load it again")
+    return Classifier(open_session(artifact, run), manifest, invert=invert, background=background)
 
 
 def load(

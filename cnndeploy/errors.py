@@ -17,6 +17,7 @@ A message says what failed, what came, what was expected, and what to do next.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 _LISTED = 20  # names in a message
 _TORCH_EXTRA = ("torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "matplotlib")
@@ -33,6 +34,17 @@ class CnndeployError(Exception):
     """
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes by the finished text, for __init__ would expect what makes it up."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[CnndeployError], args: tuple[Any, ...], facts: dict[str, Any]) -> CnndeployError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -11,6 +11,15 @@ from pathlib import Path
 from cnndeploy.errors import ArtifactError
 
 
+def is_utf8(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path is text, unlike names in another encoding, which not every library takes."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write a file whole or not at all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.errors import DataError, InputMismatchError
+from cnndeploy.kinds import HEAD, stand_in
 from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.preprocessing import MAX_SIDE
 
@@ -25,13 +27,42 @@ if TYPE_CHECKING:
 MOST_IMAGES, _MOST_PIXELS = 256, 2**20
 # What apps usually get. Pillow knows more, some of them programs that it has others run, such as PostScript.
 _KINDS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
-# The names of such files, in lower case.
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+# The names of such files, in lower case. Windows saves JPEG files of the web as .jfif.
+SUFFIXES = frozenset(
+    {
+        *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+        *(".tif", ".tiff", ".webp"),
+    }
+)
+# Those that are read if Pillow can: it brings AVIF from 11.3 on, and a plugin of the app's may bring HEIF.
+_OPTIONAL = {"AVIF": (".avif",), "HEIF": (".heic", ".heif")}
+# Other pictures: who looks for images should hear that these were passed over.
+_OTHERS = frozenset(
+    {
+        *(".avif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".tga", ".ico", ".svg", ".eps"),
+        *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+    }
+)
 # The last axis of (height, width, channels), as other libraries read files; no real image is so narrow.
 _CHANNELS = (1, 3, 4)
 _SHAPES = {1: "(n, height, width)", 3: "(n, height, width, 3)"}
 _OF_THE_CALLER = 5  # frames from a warning to the code that called a Classifier, where it is an array
 # Weights of red, green and blue in a grey level, and what rounds; as PIL's convert("L") computes, after ITU-R BT.601.
+# EXIF's orientations 2 to 8, and what turns each upright. Source: CIPA DC-008, tag 0x0112.
+_ORIENTATION = 0x0112
+_UPRIGHT = (
+    *(
+        "FLIP_LEFT_RIGHT",
+        "ROTATE_180",
+        "FLIP_TOP_BOTTOM",
+        "TRANSPOSE",
+        "ROTATE_270",
+        "TRANSVERSE",
+        "ROTATE_90",
+    ),
+)
+# Grey levels: if less is left of a picture than can be seen, although its alpha channel has a shape in it.
+_SHAPE, _SEEN = 128, 16
 _LUMA, _HALF, _SHIFT = np.array((19595, 38470, 7471), np.uint32), np.uint32(0x8000), np.uint32(16)
 
 
@@ -152,14 +183,15 @@ def _check_size(height: int, width: int) -> None:
 def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, channels: int = 1) -> NDArray[np.uint8]:
     """Read a BMP, GIF, JPEG, PNG, PGM, PPM, TIFF or WebP file as uint8 (height, width) or (height, width, 3), upright.
 
-    Transparent pixels become black.
+    Transparent pixels become black; an image of which nothing is left then is refused. AVIF is read too if Pillow can.
 
     Args:
         source: A path, an open binary file, as an upload is, or the content of a file.
         channels: 1 for grey levels, 3 for RGB.
 
     Raises:
-        DataError: The file is not an image, is damaged, has more than 8 bits a channel or 8192 pixels a side.
+        DataError: The file is not an image, is damaged, has more than 8 bits a channel, Lab colours, or more than 8192
+            pixels a side, or is dark on a transparent ground.
 
     >>> cnndeploy.read_image("shoe.png").shape
     (28, 28)
@@ -169,31 +201,118 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, channels: int 
     name = f"{source}" if isinstance(source, str | os.PathLike) else "the file"
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with Image.open(file, formats=_KINDS) as image:
+        with Image.open(file, formats=(*_KINDS, *_optional_kinds())) as image:
             return _pixels(image, channels)
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file") from error
     except IsADirectoryError as error:
         raise DataError(f"{name} is a folder; give the paths of image files") from error
     except UnidentifiedImageError as error:
+        if kind := stand_in(_head(source)):
+            raise DataError(f"{name} is no image, but {kind}") from error
         raise DataError(f"{name} is not an image of a kind that is read here: {', '.join(_KINDS)}") from error
     except (InputMismatchError, DataError) as error:
         raise DataError(f"{name}: {error}") from error
     except Exception as error:  # whatever a damaged file makes Pillow do
-        raise DataError(f"{name} cannot be read as an image: {error}") from error
+        raise DataError(f"{name} cannot be read as an image: {_reason(error)}") from error
+
+
+def suffixes() -> frozenset[str]:
+    """Return the suffixes, in lower case, of the files that :func:`read_image` reads on this machine."""
+    return SUFFIXES.union(*(_OPTIONAL[kind] for kind in _optional_kinds()))
+
+
+def other_suffixes() -> frozenset[str]:
+    """Return the suffixes, in lower case, of pictures that are not read on this machine."""
+    return _OTHERS - suffixes()
+
+
+def _optional_kinds() -> list[str]:
+    from PIL import Image
+
+    with contextlib.suppress(ImportError):
+        from PIL import AvifImagePlugin
+
+        if not AvifImagePlugin.SUPPORTED:
+            return [kind for kind in _OPTIONAL if kind != "AVIF" and kind in Image.OPEN]
+    return [kind for kind in _OPTIONAL if kind in Image.OPEN]
+
+
+def _head(source: str | os.PathLike[str] | BinaryIO | bytes) -> bytes:
+    """Return the first bytes of a file that was read before; none if they cannot be read again."""
+    try:
+        if isinstance(source, bytes):
+            return source[:HEAD]
+        if isinstance(source, str | os.PathLike):
+            if not os.path.isfile(source):  # noqa: PTH113 - a named pipe may never end
+                return b""
+            with open(source, "rb") as file:  # noqa: PTH123 - half of what a Path takes
+                return file.read(HEAD)
+        source.seek(0)
+        return source.read(HEAD)
+    except OSError:
+        return b""
+
+
+def _reason(error: Exception) -> str:
+    return "there is not enough memory" if isinstance(error, MemoryError) else str(error) or repr(error)
 
 
 def _pixels(image: Image, channels: int) -> NDArray[np.uint8]:
     """Return a PIL image as an array; what is transparent is background, which is black here."""
-    from PIL import Image as Pillow, ImageOps
+    from PIL import Image as Pillow
 
     _check_size(image.height, image.width)  # before its pixels are read
-    if image.mode.startswith(("I", "F")):
+    # Pillow reads colours of 16 bits by their upper halves
+    if image.mode.startswith(("I", "F")) or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ())):
         raise InputMismatchError("the image has more than 8 bits a channel; convert it to 8 bits first")
+    if image.mode == "LAB":
+        raise InputMismatchError("the image has the colours of Lab; convert it to RGB first")
     try:
-        image = ImageOps.exif_transpose(image)  # a photo taken upright may be stored lying
+        image.load()
+        image = _upright(image)
         if image.has_transparency_data:
-            image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "black"), image.convert("RGBA"))
+            drawn = image.convert("RGBA")
+            image = Pillow.alpha_composite(Pillow.new("RGBA", image.size, "black"), drawn)
+            _check_seen(drawn, image)
         return np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except InputMismatchError:
+        raise
     except Exception as error:  # as in read_image()
-        raise DataError(f"the image cannot be read: {error}") from error
+        raise DataError(f"the image cannot be read: {_reason(error)}") from error
+
+
+def _upright(image: Image) -> Image:
+    """Turn a photo that was taken upright and is stored lying; whatever else is wrong in its EXIF costs nothing.
+
+    Pillow's own exif_transpose writes the EXIF again, and Pillow 11.0 fails at numbers such as 0/0.
+    """
+    from PIL import Image as Pillow
+
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # noqa: BLE001 - whatever a broken tag makes Pillow do
+        return image
+    if type(orientation) is not int or not 2 <= orientation <= 8:
+        return image
+    return image.transpose(Pillow.Transpose[_UPRIGHT[orientation - 2]])
+
+
+def _check_seen(drawn: Image, composed: Image) -> None:
+    """Raise InputMismatchError if a picture has a shape, and on black nothing is left of it."""
+    *colours, alpha = _ranges(drawn)
+    *left, _ = _ranges(composed)
+    lowest, highest = min(low for low, _ in left), max(high for _, high in left)
+    if alpha == (0, 0) and any(low < high for low, high in colours):
+        raise InputMismatchError("all of the image is transparent; save it without its alpha channel")
+    if alpha[1] - alpha[0] >= _SHAPE and highest - lowest < _SEEN:
+        raise InputMismatchError(
+            "the image is dark on a transparent ground, which becomes black, so that nothing is left of it; put it on "
+            "white first, and then invert it if the network was trained on light on dark"
+        )
+
+
+def _ranges(image: Image) -> list[tuple[int, int]]:
+    """Return the least and the greatest value of each channel."""
+    extremes: Any = image.getextrema()
+    return list(extremes)

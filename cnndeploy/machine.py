@@ -14,23 +14,82 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 _PACKAGES = "numpy torch torchvision onnx onnxscript onnxruntime onnxruntime-gpu openvino"
 _TICKS = "user nice system idle iowait irq softirq steal"
+_CGROUPS = PurePosixPath("/sys/fs/cgroup")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, 2**31 - 1  # malloc.h of the GNU C library
 
 
-def usable_cpus() -> int:
-    """Count the CPUs that this process may use: by its affinity and its cgroup's quota, not the machine's size."""
+def usable_cpus(root: Path = Path("/")) -> int:
+    """Count the CPUs that this process may use: by its affinity and its cgroups' quota, not the machine's size.
+
+    ``root`` is where /proc and /sys are.
+    """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.floor(min([affinity, *_cpu_quotas(root)])))
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Yield the quotas, in CPUs, of this process's cgroups and of those around them; each limits all within it.
+
+    Source: cgroups(7); the kernel's cgroup-v2.rst, cpu.max, and sched-bwc.rst, cpu.cfs_quota_us.
+    """
+    paths = _own_cgroups(root)
+    for mount in _cgroup_mounts(root):
+        own = paths.get(mount.version, PurePosixPath("/"))
+        inner = own.relative_to(mount.shown) if own.is_relative_to(mount.shown) else PurePosixPath()
+        for path in (inner, *inner.parents):
+            yield from _cpu_quota(root / mount.point.relative_to("/") / path)
+
+
+def _cpu_quota(folder: Path) -> Iterator[float]:
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        limit, period = (folder / "cpu.max").read_text().split()
+        if limit != "max":
+            yield int(limit) / int(period)
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        limit = (folder / "cpu.cfs_quota_us").read_text()
+        if int(limit) > 0:  # -1 is none
+            yield int(limit) / int((folder / "cpu.cfs_period_us").read_text())
+
+
+def _own_cgroups(root: Path) -> dict[int, PurePosixPath]:
+    """Return this process's cgroup in version 2, and in the hierarchy of version 1 that has the controller cpu."""
+    paths = {}
     with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            return max(1, min(affinity, math.floor(int(quota) / int(period))))
-    return affinity
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            number, controllers, path = line.split(":", 2)
+            # a cgroup outside of the container's own namespace begins with /..
+            parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+            if number == "0" or "cpu" in controllers.split(","):
+                paths[2 if number == "0" else 1] = PurePosixPath("/", *parts)
+    return paths
+
+
+class _CgroupMount(NamedTuple):
+    """A place where cgroups are mounted; ``shown`` is the cgroup that is at ``point``, often a container's own."""
+
+    version: int
+    point: PurePosixPath
+    shown: PurePosixPath = PurePosixPath("/")
+
+
+def _cgroup_mounts(root: Path) -> set[_CgroupMount]:
+    """Return the usual places, and those that the kernel lists."""
+    usual = {1: ("cpu", "cpu,cpuacct"), 2: ("", "unified")}
+    mounts = {_CgroupMount(key, _CGROUPS / name) for key, names in usual.items() for name in names}
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in (root / "proc/self/mountinfo").read_text().splitlines():
+            place, _, kind = line.partition(" - ")
+            system, _, options = kind.split(" ", 2)
+            if system == "cgroup2" or (system == "cgroup" and "cpu" in options.split(",")):
+                shown, point = (PurePosixPath(name.replace("\\040", " ")) for name in place.split(" ")[3:5])
+                mounts.add(_CgroupMount(2 if system == "cgroup2" else 1, point, shown))
+    return mounts
 
 
 def busy_cpus(seconds: float) -> float | None:

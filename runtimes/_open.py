@@ -12,13 +12,13 @@ import numpy as np
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.deployment import resolve
-from cnndeploy.devices import device_index
+from cnndeploy.devices import device_index, last_line
 from cnndeploy.errors import ArtifactError, CnndeployError, DeviceUnavailableError, MissingDependencyError
 from cnndeploy.formats import FORMATS
 from cnndeploy.machine import usable_cpus
 from cnndeploy.preprocessing import RAW_SIDE
 from cnndeploy.run import MOST_THREADS, Run
-from cnndeploy.runtimes._session import RUNTIMES, Arrays, Session
+from cnndeploy.runtimes._session import RUNTIMES, Arrays, Session, words_of
 
 # For threads="auto". A model that takes more than _LARGE_S seconds an image gets all threads without a trial. Otherwise
 # it gets all threads only if they are _WORTH_IT times as fast as one.
@@ -69,12 +69,18 @@ def _open(artifact: Artifact, run: Run) -> Session:
     if run.choices.precision == "tf32" and index is None:
         raise DeviceUnavailableError("TF32 is a format of CUDA GPUs; leave it out, or use the device cuda")
     run = replace(run, device="cpu" if index is None else f"cuda:{index}")
-    session = runtime.open(artifact, run)
     try:
-        _check_opened(session, run)
+        session = runtime.open(artifact, run)
+        try:
+            _check_opened(session, run)
+        except Exception:
+            session.close()
+            raise
     except CnndeployError:
-        session.close()
         raise
+    except Exception as error:  # a damaged or hostile file may make a runtime raise anything
+        reason = words_of(error, last_line)
+        raise ArtifactError(f"{name} cannot open {artifact.path}; it is damaged: {reason}") from error
     return session
 
 

@@ -7,7 +7,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from cnndeploy.run import Run
 from cnndeploy.specs import TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
+
+# Raw images of so many bytes leave a runtime with several times as much memory that small ones never need again.
+_LARGE_BYTES = 4 * 2**20
 
 _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _inherited: list[Session] = []
@@ -40,6 +43,16 @@ class Activation:
     module: str
     kind: str
     values: NDArray[Any]
+
+
+def words_of(error: Exception, words: Callable[[Exception], str] = str) -> str:
+    """Say what a runtime raised, which for a file that may be anybody's may be anything."""
+    if isinstance(error, UnicodeDecodeError):  # a message of the library, or a name in the file
+        text = bytes(error.object).decode(errors="backslashreplace")
+        return f"it holds text that is not UTF-8: {text:.200}"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    return words(error) or type(error).__name__
 
 
 class Session(ABC):
@@ -64,6 +77,7 @@ class Session(ABC):
         self.artifact, self.run_as, self.placed_on = artifact, run, placed_on
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.device, self.threads, self.options = run.device, run.thread_count, run.choices
+        self._any_size = any(isinstance(axis, str) for spec in self.inputs for axis in spec.shape[1:])
         self._closed = False
         self._forks = fork_count()
         self._accepted: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
@@ -116,6 +130,10 @@ class Session(ABC):
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Run feeds that fit; :meth:`run` turns whatever this raises into an ArtifactError."""
 
+    def _is_large(self, feeds: Arrays) -> bool:
+        """Return whether these are large images, in a file that takes any size, so that the next may be small."""
+        return self._any_size and sum(array.nbytes for array in feeds.values()) >= _LARGE_BYTES
+
     def activations(self, feeds: Arrays) -> list[Activation]:  # noqa: ARG002 - for those that can
         """Return what each module computes for one batch, in order; take what :meth:`run` takes.
 
@@ -149,7 +167,12 @@ class Session(ABC):
             return ArtifactError(f"the session of {self.artifact.path} is closed; open it again")
         shapes = {name: array.shape for name, array in (feeds or {}).items()}
         where = f"{self.artifact.path} on inputs of shape {shapes}"
-        return ArtifactError(f"{self._library} could not run {where}: {self._words(error)}")
+        return ArtifactError(f"{self._library} could not run {where}: {words_of(error, self._words)}")
+
+    def __reduce__(self) -> NoReturn:
+        raise ArtifactError(
+            f"an open session cannot be pickled or copied; open {self.artifact.path} in the process that runs it"
+        )
 
     def __enter__(self) -> Self:
         return self

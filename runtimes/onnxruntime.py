@@ -13,6 +13,7 @@ import ast
 import contextlib
 import io
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from cnndeploy.artifact import Artifact
 from cnndeploy.devices import DeviceStatus, installed
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
+from cnndeploy.files import is_utf8
 from cnndeploy.machine import cuda_driver
 from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Activation, Arrays, Session
@@ -56,7 +58,8 @@ class OnnxRuntimeSession(Session):
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         names = self._output_names
-        values = self._session.run(names, feeds)
+        gives_back = self.device == "cpu" and self._is_large(feeds)
+        values = self._session.run(names, feeds, _giving_back() if gives_back else None)
         # for one output without zip, which would cost an app another microsecond
         return {names[0]: values[0]} if len(names) == 1 else dict(zip(names, values, strict=True))
 
@@ -110,7 +113,7 @@ class OnnxRuntimeRuntime:
     def open(self, artifact: Artifact, run: Run) -> OnnxRuntimeSession:
         """Make a session that has only the provider asked for."""
         try:
-            return OnnxRuntimeSession(artifact, run, _session(str(artifact.path), run))
+            return OnnxRuntimeSession(artifact, run, _session(_model_at(artifact.path), run))
         except _ort_errors() as error:
             if run.device != "cpu":
                 raise DeviceUnavailableError(
@@ -118,6 +121,24 @@ class OnnxRuntimeRuntime:
                     "Nothing was run on another device instead."
                 ) from error
             raise ArtifactError(f"ONNX Runtime cannot open {artifact.path}: {error}") from error
+
+
+@cache
+def _giving_back() -> ort.RunOptions:
+    """Return options by which ONNX Runtime gives back the memory that a run took beyond what it had at first.
+
+    Source: onnxruntime_run_options_config_keys.h, memory.enable_memory_arena_shrinkage.
+    """
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
+def _model_at(path: Path) -> str | bytes:
+    """Return a model's path, or its content if the name is not UTF-8, which the binding to Python does not take."""
+    return str(path) if is_utf8(path) else path.read_bytes()
 
 
 def _session(model: str | bytes, run: Run) -> Any:
@@ -130,8 +151,9 @@ def _session(model: str | bytes, run: Run) -> Any:
     options.log_severity_level = _FATAL
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(run.choices.spinning)))
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    # The wrapper in Python would print the error on standard output, and try again on the CPU.
     if run.device == "cpu":
-        return ort.InferenceSession(model, options, providers=[_CPU])
+        return ort.InferenceSession(model, options, providers=[_CPU], enable_fallback=0)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     # The default search times algorithms for every new shape, so results may differ from run to run.
     settings = {

@@ -7,6 +7,7 @@ Source: OpenVINO's properties inference_precision, inference_num_threads and per
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -46,11 +47,18 @@ class OpenVinoSession(Session):
         super().__init__(artifact, run, inputs, outputs, "CPU")
         self._model: Any = model
         self._requests = threading.local()
+        self._holds_more = False
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         if not hasattr(self._requests, "own"):
             self._requests.own = self._model.create_infer_request()
+        model = self._model
         outputs = self._requests.own.infer(dict(feeds), share_inputs=True)
+        self._holds_more = self._holds_more or self._is_large(feeds)
+        if self._holds_more:
+            with contextlib.suppress(RuntimeError):  # another thread runs the model; the next run tries again
+                model.release_memory()
+                self._holds_more = False
         return {spec.name: outputs[place] for place, spec in enumerate(self.outputs)}
 
     def placement(self) -> dict[str, str]:

@@ -6,12 +6,14 @@ unsupported from Python 3.14; prefer ONNX for new deployments.
 
 from __future__ import annotations
 
+import io
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.devices import last_line
 from cnndeploy.errors import ArtifactError
+from cnndeploy.files import is_utf8
 from cnndeploy.runtimes._session import Activation, Arrays
 from cnndeploy.runtimes._torch import TorchRuntime, TorchSession
 
@@ -119,7 +121,9 @@ def _load(artifact: Artifact, device: torch.device) -> torch.nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="`torch.jit")
-            module: torch.nn.Module = torch.jit.load(str(artifact.path), map_location=device)
+            # the binding takes no name that is not UTF-8
+            source = str(artifact.path) if is_utf8(artifact.path) else io.BytesIO(artifact.path.read_bytes())
+            module: torch.nn.Module = torch.jit.load(source, map_location=device)
             return module
     except RuntimeError as error:
         reason = f"it is damaged, or from a newer torch ({last_line(error)})"

@@ -7,6 +7,7 @@ import csv
 import glob
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from cnndeploy.cli import _common as common
 from cnndeploy.machine import usable_cpus
 from cnndeploy.progress import silent
 from cnndeploy.run import Run
+from cnndeploy.words import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,9 +64,9 @@ def command(
 
     if as_csv and as_json:
         raise click.UsageError("choose one of --csv and --json")
-    from cnndeploy.images import SUFFIXES
+    from cnndeploy.images import suffixes
 
-    if model.suffix.lower() in SUFFIXES:
+    if model.suffix.lower() in suffixes():
         raise click.UsageError(
             f"{model} is an image; the model comes first: cnndeploy predict MODEL IMAGES..."
         )
@@ -75,7 +77,8 @@ def command(
         top = min(top, len(classifier.labels))
         content: dict[str, Any] = {"model": _printable(str(model)), "predictions": [], "failures": []}
         show = _csv_rows(top) if as_csv else partial(_keep, content) if as_json else _print_line
-        files = [file for image in images for file in _files(image)]
+        passed_over = Counter[str]()
+        files = [file for image in images for file in _files(image, passed_over)]
         # lines on a terminal show by themselves how far it is
         quiet = not as_json and sys.stdout.isatty()
         bar = contextlib.nullcontext(silent) if quiet else common.progress_bar("Classifying")
@@ -87,6 +90,12 @@ def command(
                 update(done, len(files), "Classifying")
     if as_json:
         common.write_json("-", content)
+    if passed_over:
+        kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(passed_over.items()))
+        click.echo(
+            f"Warning: {counted(passed_over.total(), 'picture')} passed over, of kinds that are not read: {kinds}.",
+            err=True,
+        )
     if failed:
         click.echo(f"Error: {failed} of {len(files)} could not be classified.", err=True)
     if stop():
@@ -98,30 +107,39 @@ _Read = tuple[str, "NDArray[np.uint8] | str"]
 """A file's name, and its pixels or what is wrong with it."""
 
 
-def _files(image: str) -> list[str]:
-    """Return what an argument names; one that names nothing is kept, to be reported."""
+def _files(image: str, passed_over: Counter[str]) -> list[str]:
+    """Return what an argument names; one that names nothing is kept, to be reported.
+
+    Count by suffix in ``passed_over`` the pictures in folders that are of no kind that is read.
+    """
     if _is_folder(image):
-        return sorted(_images_below(Path(image))) or [image]
+        return sorted(_images_below(Path(image), passed_over)) or [image]
     if _is_pattern(image):
-        return [file for match in sorted(_matches(Path(image))) for file in _files(match)] or [image]
+        matches = sorted(_matches(Path(image)))
+        return [file for match in matches for file in _files(match, passed_over)] or [image]
     return [image]
 
 
-def _images_below(folder: Path) -> Iterator[str]:
+def _images_below(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
     """Yield image files and folders that may not be read, to be reported; skip what is hidden, follow no link."""
-    from cnndeploy.images import SUFFIXES
+    from cnndeploy.images import other_suffixes, suffixes
 
+    read, others = suffixes(), other_suffixes()
     unreadable: list[OSError] = []
     for inner, folders, names in os.walk(folder, onerror=unreadable.append):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        files = (Path(inner, name) for name in names if not name.startswith("."))
-        yield from (str(file) for file in files if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = [Path(inner, name) for name in names if not name.startswith(".")]
+        yield from (str(file) for file in files if file.suffix.lower() in read and file.is_file())
+        passed_over.update(suffix for file in files if (suffix := file.suffix.lower()) in others)
     yield from (str(error.filename) for error in unreadable)
 
 
 def _matches(pattern: Path) -> list[str]:
-    """Match by pathlib, whose ``**`` follows no links to folders; a hidden name matches only if it is spelled out."""
-    root = Path(pattern.anchor)
+    """Match by pathlib, whose ``**`` follows no links to folders; a hidden name matches only if it is spelled out.
+
+    The longest leading part that exists is meant as itself: a folder may be called ``shoes [1]``.
+    """
+    root = next((parent for parent in pattern.parents if os.path.lexists(parent)), Path(pattern.anchor))
     try:
         matches = list(root.glob(str(pattern.relative_to(root))))
     except (ValueError, OSError):  # no pattern that pathlib takes, or no name that the system takes

@@ -32,7 +32,12 @@ def indices_of(classes: Sequence[str], labels: Sequence[str], origin: str) -> ND
     if all(
         name.isascii() and name.isdigit() and len(name) < 10 and int(name) < len(labels) for name in names
     ):
-        return np.array([int(name) for name in names], np.int64)
+        numbers = [int(name) for name in names]
+        number, times_here = Counter(numbers).most_common(1)[0]
+        if times_here > 1:
+            both = " and ".join(name for name in names if int(name) == number)
+            raise DataError(f"{origin} has the classes {both}, and both are label number {number}; join them")
+        return np.array(numbers, np.int64)
     listed = ", ".join(unfit[:_NAMED]) + (f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else "")
     expected = ", ".join(labels[:_NAMED]) + (", ..." if len(labels) > _NAMED else "")
     raise DataError(

@@ -21,7 +21,7 @@ from cnndeploy.datasets._dataset import Check, Damaged, Prepare, Split
 from cnndeploy.datasets._labels import indices_of
 from cnndeploy.datasets._threads import in_threads
 from cnndeploy.errors import DataError, InputMismatchError
-from cnndeploy.images import SUFFIXES, read_image
+from cnndeploy.images import read_image, suffixes
 from cnndeploy.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TRAIN, _TEST = "train", ("test", "val", "valid", "validation")  # the first that is there
+# A folder with so many files that are no images, and ten times as many as images, was named by mistake, as / is.
+_MOST_IGNORED, _MOST_TIMES = 100_000, 10
 _HELD_OUT = 0.2  # of the images of a class
 
 
@@ -272,36 +274,47 @@ def _list(root: Path) -> Listing:
         more = _walk(root / name, name)
         files += more.files
         ignored += more.ignored
+        _require_images(root, len(files), ignored)
     if files:
         return Listing(files, ignored)
     direct = _walk(root, "", nested=False)
     if not direct.files:
         raise DataError(
-            f"{root} has no images: none of {', '.join(sorted(SUFFIXES))}, in it or in the folders in it"
+            f"{root} has no images: none of {', '.join(sorted(suffixes()))}, in it or in the folders in it"
         )
     return direct
 
 
 def _walk(folder: Path, label: str, *, nested: bool = True) -> Listing:
     """List the images in a folder and below; a folder that links lead to twice is looked into once."""
-    files, ignored = list[File](), 0
+    files, ignored, read = list[File](), 0, suffixes()
     stack, seen = [(folder, label)], set[str]()
     while stack:
         path, prefix = stack.pop()
         if (real := os.path.realpath(path)) in seen:
             continue
         seen.add(real)
+        _require_images(folder, len(files), ignored + len(seen))
         for entry in _entries(path):
             name = f"{prefix}/{entry.name}" if prefix else entry.name
             hidden = entry.name.startswith(".")
             if entry.is_dir():
                 if nested and not hidden:
                     stack.append((path / entry.name, name))
-            elif not hidden and Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file():
+            elif not hidden and Path(entry.name).suffix.lower() in read and entry.is_file():
                 files.append(File(name, label, entry.stat().st_size))
             else:
                 ignored += 1
     return Listing(files, ignored)
+
+
+def _require_images(folder: Path, images: int, others: int) -> None:
+    """Raise DataError rather than walk on through a whole disk, which a model's manifest may name."""
+    if others > _MOST_IGNORED and others > _MOST_TIMES * images:
+        raise DataError(
+            f"{folder} has more than {_MOST_IGNORED:,} files and folders, and {images:,} images among those that were "
+            "looked at; name the folder of the images themselves"
+        )
 
 
 def _subfolders(folder: Path) -> list[str]:

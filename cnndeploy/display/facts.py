@@ -154,6 +154,7 @@ _FIGURES: dict[str, Callable[[Any], str]] = {
 _BELOW = ("manifest", "accuracy", "accuracy_images", "certificates")
 """The facts that have no row of their own."""
 _CELLS: dict[str, Callable[[Any], str]] = {
+    "constants": ", ".join,
     "bytes": lambda count: f"{count:,} bytes ({size(count)})",
     "inputs": _specs_cell,
     "outputs": _specs_cell,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cnndeploy.errors import CheckpointError
-from cnndeploy.formats._archive import check_whole, member_names, read_members
+from cnndeploy.formats._archive import check_storages, check_whole, member_names, read_members
 from cnndeploy.specs import Manifest
 
 WEIGHTS_KEY, MANIFEST_KEY = "weights", "manifest"
@@ -21,10 +21,10 @@ WEIGHTS_KEY, MANIFEST_KEY = "weights", "manifest"
 # Other ways to name or call something; torch.save, at its protocol 2, uses none of them for our checkpoints.
 _FORBIDDEN = {"STACK_GLOBAL", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2", "EXT4", "PERSID"}
 _REBUILD = "torch._utils _rebuild_tensor_v2"
-_ALLOWED = {"collections OrderedDict", _REBUILD}
+_PARAMETER = "torch._utils _rebuild_parameter"  # a tensor too
+_ALLOWED = {"collections OrderedDict", _REBUILD, _PARAMETER}
 _MEMOISING = {"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"}
-# What the state_dict of a module asks for besides: BUILD attaches its version numbers, and parameters are tensors.
-_OF_STATE_DICTS = {"BUILD", "torch._utils _rebuild_parameter"}
+_OF_STATE_DICTS = {"BUILD"}  # which attaches the version numbers of a module's classes
 
 _Instruction = tuple[str, Any]
 
@@ -64,6 +64,7 @@ class CheckpointFormat:
             raise CheckpointError(
                 f"{path} is not a cnndeploy checkpoint: it has no manifest. Make one with: cnndeploy train"
             )
+        check_storages(path)
         return Manifest.from_json(manifest)
 
     def describe(self, path: Path) -> dict[str, Any]:  # noqa: ARG002 - as every format's

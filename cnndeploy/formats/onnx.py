@@ -25,6 +25,7 @@ _MODEL_IR_VERSION, _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA 
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
 _GRAPH_SPARSE, _MODEL_FUNCTION, _FUNCTION_NODE, _NODE_OP_TYPE, _NODE_ATTRIBUTE = 15, 25, 7, 4, 5
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+_TENSOR_DATA_TYPE = 2
 _TENSOR_EXTERNAL = (13, 14)  # external_data and data_location
 # TensorProto.DataType
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 10: "float16", 11: "float64"}
@@ -71,6 +72,7 @@ class OnnxFormat:
                 "opset": {_text(entry, 1) or "ai.onnx": _number(entry, 2) for entry in opsets},
                 "producer": _text(model, _MODEL_PRODUCER),
                 "operators": dict(sorted(operators.items())),
+                "constants": sorted({_dtype(tensor) for tensor in _tensors(model)}),
                 "inputs": [asdict(_value_info(value)) for value in _messages(graph, _GRAPH_INPUT)],
                 "outputs": [asdict(_value_info(value)) for value in _messages(graph, _GRAPH_OUTPUT)],
             }
@@ -81,6 +83,10 @@ def _mapped(path: Path) -> Iterator[_Message]:
     """Map a file into memory; raise ValueError for an empty one, which cannot be mapped."""
     with path.open("rb") as file:
         yield memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _dtype(tensor: _Message) -> str:
+    return _DTYPES.get(_number(tensor, _TENSOR_DATA_TYPE) or 0, "other")
 
 
 def _value_info(value: _Message) -> TensorSpec:

@@ -1,6 +1,7 @@
 """TorchScript: a zip archive of code and constants, with the manifest as an extra file.
 
-A TorchScript archive is a program: run only what you trust. This module runs nothing in it.
+A TorchScript archive is a program: run only what you trust. This module runs nothing in it. What libtorch reads
+without checking it, sizes above all, is checked here first.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from cnndeploy.formats._archive import check_whole, member_names, read_members
+from cnndeploy.formats._archive import check_storages, check_whole, member_names, read_members
 from cnndeploy.specs import Manifest
 
 MANIFEST_FILE = "cnndeploy_manifest.json"
@@ -31,6 +32,7 @@ class TorchScriptFormat:
     def read_manifest(self, path: Path) -> Manifest | None:
         """Read the manifest among the extra files."""
         check_whole(path)
+        check_storages(path)
         content = read_members(path, lambda name: name == f"extra/{MANIFEST_FILE}")
         return next(map(Manifest.from_json, content.values()), None)
 

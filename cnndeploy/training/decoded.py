@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 import tempfile
@@ -27,11 +28,13 @@ _MARGIN = 8 / 7  # the usual 256 pixels for 224
 class Decoded:
     """Images of one size, uint8 (n, h, w) or (n, h, w, 3), or prepared float32 (n, channels, h, w); and their labels.
 
-    ``images`` are in a temporary file without a name, which is gone when they are, whatever happens to the process.
+    ``images`` are in a temporary file without a name, which is gone when they are, whatever happens to the process;
+    ``sha256`` is of their bytes.
     """
 
     images: NDArray[Any]
     labels: NDArray[np.int64]
+    sha256: str
 
     def __len__(self) -> int:
         return len(self.images)
@@ -79,7 +82,7 @@ class Decoder:
             except (DataError, InputMismatchError):
                 return None
 
-        kept, left_out = list[int](), list[int]()
+        kept, left_out, sha256 = list[int](), list[int](), hashlib.sha256()
         with tempfile.TemporaryFile() as file:
             for place, image in enumerate(in_threads(one, range(len(images)))):
                 if self.should_stop():
@@ -91,6 +94,7 @@ class Decoder:
                         shape, dtype = image.shape[1:], image.dtype
                         _check_space(image.nbytes * len(images))
                     _append(file, image)
+                    sha256.update(np.ascontiguousarray(image).data)
                     kept.append(place)
                 self.progress(place + 1, len(images), text)
             damaged = images.take(left_out).sound(self.preprocessing.resized_size).damaged if left_out else ()
@@ -99,7 +103,8 @@ class Decoder:
             # torch wants arrays that may be written to; a private map never changes the file
             pixels: NDArray[Any] = np.memmap(file, dtype, "c", shape=(len(kept), *shape))
         warn_of(damaged)
-        return Decoded(pixels, np.asarray(images.take(kept).labels, np.int64))
+        labels = np.asarray(images.take(kept).labels, np.int64)
+        return Decoded(pixels, labels, sha256.hexdigest())
 
 
 def _append(file: Any, image: NDArray[Any]) -> None:

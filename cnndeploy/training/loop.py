@@ -77,7 +77,9 @@ class Loop:
         if self.state.network:
             try:
                 self.network.load_state_dict(self.state.network)
-                self.optimizer.load_state_dict(self.state.optimizer)
+                _restore(self.optimizer, self.state.optimizer)
+                if self.state.step > len(self.batches):
+                    raise ValueError("there are not so many steps in an epoch")
             except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise TrainingError(
                     f"{state_path(self.output)} holds weights of another network, perhaps of another version. "
@@ -249,6 +251,20 @@ class Loop:
         total = self.processes.total([*counts.ravel().tolist(), right, among], self.device)
         *cells, right, among = map(int, total)
         return np.array(cells, np.int64).reshape(counts.shape).tolist(), right, among
+
+
+def _restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimizer; raise ValueError, which torch does not, if it is of other weights or settings."""
+    settings = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict(state)
+    for before, after in zip(settings, optimizer.state_dict()["param_groups"], strict=True):
+        if any(before[key] != after[key] for key in before.keys() & after.keys() - {"lr"}):
+            raise ValueError("the optimizer has other settings")
+    for group in optimizer.param_groups:
+        for weights in group["params"]:
+            moments = optimizer.state[weights]
+            if any(torch.is_tensor(one) and one.shape not in ((), weights.shape) for one in moments.values()):
+                raise ValueError("the optimizer's moments have other shapes than the weights")
 
 
 def _background(images: Held) -> str:

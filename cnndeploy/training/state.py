@@ -55,8 +55,9 @@ class Plan:
         try:
             known = {field.name: values[field.name] for field in fields(cls) if field.name != "start"}
             known["start"] = values.get("start")  # older files have none
-            return cls(**{**known, "recipe": Recipe(**known["recipe"])})
-        except (KeyError, TypeError) as error:
+            Recipe(**known["recipe"])  # which knows no other words
+            return structure(cls, known)
+        except (KeyError, TypeError, ValueError) as error:
             raise TrainingError(
                 f"{where} does not say how it was trained, or says it in the words of another version"
             ) from error
@@ -68,6 +69,12 @@ class Plan:
         recipe = replace(self.recipe, **{key: changes.pop(key) for key in of_recipe})
         if recipe.epochs < 0 or recipe.batch_size < 1 or not 0 < recipe.learning_rate < math.inf:
             raise TrainingError(f"epochs from 0, batch size from 1, learning rate above 0, but got {recipe}")
+        if (
+            recipe.shift < 0
+            or not 0 <= recipe.label_smoothing <= 1
+            or not 0 <= recipe.weight_decay < math.inf
+        ):
+            raise TrainingError(f"shift and weight decay from 0, label smoothing 0 to 1, but got {recipe}")
         return replace(self, recipe=recipe, **changes)
 
     def require(self, wanted: Plan, output: Path) -> None:
@@ -134,6 +141,7 @@ class State:
     """A training after ``step`` steps of the epoch after the completed ones, whose records are ``epochs``.
 
     ``sums`` are of the epoch under way: loss, right answers and images. ``confusion`` is of the last completed one.
+    ``pixels_sha256`` is of the images to train on as they were decoded; None if they were not, as Fashion-MNIST's.
     ``manifest`` describes the network, or the one that a new training repeats; None if nothing is recorded.
     """
 
@@ -147,11 +155,34 @@ class State:
     network: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     manifest: Manifest | None = None
+    pixels_sha256: str | None = None
 
     @property
     def is_complete(self) -> bool:
         """Whether no epoch is left, so that only the checkpoint has the weights."""
         return 0 < len(self.epochs) == self.plan.recipe.epochs and not self.network
+
+    def require_sense(self) -> None:
+        """Raise ValueError if a training could not have left such a state, as far as that is known here."""
+        epochs = [structure(Epoch, epoch) for epoch in self.epochs]
+        if [epoch.epoch for epoch in epochs] != list(range(1, len(epochs) + 1)):
+            raise ValueError("its epochs are not those of a training")
+        numbers = (self.step, self.threads or 1, *self.sums)
+        if len(self.sums) != 3 or not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise ValueError("it counts less than nothing")
+        if self.step > 0 and not self.sums[2] > 0:
+            raise ValueError("it made steps without images")
+        if not all(torch.is_tensor(value) for value in self.network.values()):
+            raise ValueError("its weights are not tensors")
+
+    def require_pixels(self, sha256: str, output: Path) -> None:
+        """Raise TrainingError if a training is gone on with on other images than it was begun on."""
+        if self.pixels_sha256 not in (None, sha256):
+            raise TrainingError(
+                f"{output} was begun on other images: some have changed since, though their names and sizes are the "
+                f"same, or another version of Pillow reads them. {_BEGIN_AGAIN}"
+            )
+        self.pixels_sha256 = sha256
 
     def save(self, output: Path) -> None:
         """Write the state beside the checkpoint ``output``, whole or not at all; raise ArtifactError if that fails."""
@@ -170,7 +201,9 @@ class State:
                 raise ValueError(f"{path} is not a regular file")
             content = torch.load(path, map_location="cpu", weights_only=True)
             facts = json.loads(content.pop(_JSON))
-            return structure(cls, {**facts, "plan": Plan.recorded(facts["plan"], path), **content})
+            state = structure(cls, {**facts, "plan": Plan.recorded(facts["plan"], path), **content})
+            state.require_sense()
+            return state
         except TrainingError:
             raise
         except Exception as error:  # whatever a damaged file makes torch raise
@@ -284,4 +317,10 @@ def _completed(path: str | os.PathLike[str], architecture: str, to_resume: str =
     training = manifest.training
     plan = Plan.recorded(training, path)
     described = replace(manifest, training={}, versions={})
-    return State(plan, training["device"], training["threads"], list(training["epochs"]), manifest=described)
+    try:
+        names = ("device", "threads", "epochs")
+        return structure(
+            State, {"plan": plan, "manifest": described, **{name: training[name] for name in names}}
+        )
+    except (KeyError, ValueError) as error:
+        raise TrainingError(f"{path} does not say where it was trained") from error

@@ -24,7 +24,7 @@ from cnndeploy.progress import Progress, silent
 from cnndeploy.sources import is_users, remember, resolved
 from cnndeploy.specs import Manifest
 from cnndeploy.training.batches import on_device
-from cnndeploy.training.decoded import Decoder, Held
+from cnndeploy.training.decoded import Decoded, Decoder, Held
 from cnndeploy.training.distributed import Processes, from_environment, joined
 from cnndeploy.training.loop import Calls, Loop
 from cnndeploy.training.state import (
@@ -152,6 +152,8 @@ def train(
         on_note(note)
     shown = progress if processes.rank == 0 else silent
     sets = _decoded(images_of, Decoder(manifest.preprocessing, state.plan.recipe, shown, should_stop))
+    if isinstance(sets[0], Decoded):
+        state.require_pixels(sets[0].sha256, path)
     with _explained(state.plan.recipe.batch_size), joined(processes, torch_device):
         calls = Calls(should_stop, on_step, on_epoch)
         return Loop(path, state, subject, *sets, torch_device, processes, calls).run()

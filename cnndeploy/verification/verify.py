@@ -92,6 +92,9 @@ def verify(
         with tempfile.TemporaryDirectory() as folder:
             evidence = _Evidence(opened, Path(folder))
             reasons = opened.mismatches() or evidence.gather()
+            if reasons and (parts := candidate.artifact.lossy_parts()):
+                changed = "another program changed its precision after cnndeploy wrote it"
+                reasons = [*reasons, f"{changed}: it has {', '.join(parts)}"]
         return replace(
             evidence.report,
             reasons=(*reasons, *opened.replaced()),

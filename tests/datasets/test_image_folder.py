@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cnndeploy.datasets import Images, Split, feeds, image_folder, open_dataset
+from cnndeploy.datasets._labels import indices_of
 from cnndeploy.datasets.image_folder import FolderImages, ImageFolder
 from cnndeploy.errors import DataError
 from cnndeploy.images import read_image
@@ -151,7 +152,7 @@ def test_what_lies_around(tmp_path: Path) -> None:
 
 
 def test_no_images_at_all(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no images: none of .bmp"):
+    with pytest.raises(DataError, match=r"has no images: none of .apng"):
         open_dataset(tmp_path).split("test", 1, ["a"])
 
 
@@ -306,3 +307,30 @@ def test_a_list_of_images_of_several_sizes_is_prepared_like_each_alone(photos: P
     for one, image in zip(together, images.read(range(6)), strict=True):
         assert np.array_equal(one, preprocessing(image[None])[0])
     assert np.array_equal(images.prepared(range(6), preprocessing), together)
+
+
+def test_two_folders_of_one_number_are_refused() -> None:
+    labels = ("bag", "boot", "shirt")
+    assert indices_of(["0", "02"], labels, "photos").tolist() == [0, 2]
+    with pytest.raises(DataError, match="the classes 0 and 00, and both are label number 0"):
+        indices_of(["0", "00", "1"], labels, "photos")
+
+
+def test_a_folder_of_everything_is_not_walked_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "_MOST_IGNORED", 20)
+    for number in range(10):
+        (tmp_path / "etc" / str(number)).mkdir(parents=True)
+        for name in range(10):
+            (tmp_path / "etc" / str(number) / f"{name}.conf").touch()
+    seen, entries = list[Path](), image_folder._entries
+
+    def counted(path: Path) -> list[os.DirEntry[str]]:
+        seen.append(path)
+        return entries(path)
+
+    monkeypatch.setattr(image_folder, "_entries", counted)
+    with pytest.raises(DataError, match="more than 20 files and folders, and 0 images"):
+        ImageFolder(tmp_path).files("test")
+    assert len(seen) < 10

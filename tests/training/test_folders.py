@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -143,6 +144,14 @@ def test_a_folder_that_moved_is_the_same_data(unbroken: Path, photos: Path, tmp_
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def _repainted(photo: Path) -> bytes:
+    """Return a picture of another colour, filled up to the same number of bytes."""
+    buffer, size = io.BytesIO(), photo.stat().st_size
+    Image.new("RGB", (20, 20), (250, 0, 250)).save(buffer, "JPEG")
+    assert len(buffer.getvalue()) <= size
+    return buffer.getvalue().ljust(size, b"\0")
+
+
 def _after_a_step() -> tuple[Callable[[], bool], Callable[[object], None]]:
     done: list[object] = []
     return lambda: bool(done), done.append
@@ -167,6 +176,11 @@ def test_what_differs_is_not_gone_on_with(photos: Path, tmp_path: Path) -> None:
     ]:
         with pytest.raises(TrainingError, match=f"was begun otherwise: {message}"):
             train(RESNET, path, resume=True, **changed)  # type: ignore[arg-type]
+    repainted = tmp_path / "repainted"  # with other pixels, in files of the same names and sizes
+    shutil.copytree(photos, repainted)
+    Path(repainted / "train/lime/00.jpg").write_bytes(_repainted(photos / "train/lime/00.jpg"))
+    with pytest.raises(TrainingError, match="was begun on other images: some have changed since"):
+        train(RESNET, path, resume=True, data=repainted)
     own = tmp_path / "resnet.py"
     own.write_text(Path(RESNET.rpartition(":")[0]).read_text() + "# changed\n")
     with pytest.raises(TrainingError, match="the file of the source, by its SHA-256"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -385,3 +386,46 @@ def test_a_recipe_of_more_processes_says_how_to_have_as_many(
     assert "--nproc-per-node 2" in result.output
     result = cli("train", "--from-checkpoint-recipe", unbroken, "--output", tmp_path / "other.pt")
     assert "processes" not in result.output
+
+
+def _step_far(state: dict[str, Any]) -> None:
+    state["facts"]["step"] = 10**6
+
+
+@pytest.mark.parametrize(
+    "craft",
+    [
+        _step_far,
+        lambda state: state["facts"].update(step=-1),
+        lambda state: state["facts"].update(sums=[0, 0]),
+        lambda state: state["facts"].update(sums=["a", 0, 0]),
+        lambda state: state["facts"].update(epochs=[{"epoch": 1}]),
+        lambda state: state["facts"].update(threads=-4),
+        lambda state: state["facts"]["plan"].update(seed="x"),
+        lambda state: state["facts"]["plan"]["recipe"].update(batch_size="x"),
+        lambda state: state["facts"]["plan"]["recipe"].update(label_smoothing=7.0),
+        lambda state: state["network"].update({next(iter(state["network"])): 3}),
+        lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(3)),
+        lambda state: state["optimizer"]["param_groups"][0].update(betas="xy"),
+    ],
+)
+def test_a_crafted_state_is_refused_by_name(
+    craft: Callable[[dict[str, Any]], None], begun: Path, tmp_path: Path
+) -> None:
+    content = torch.load(state_path(begun), weights_only=True)
+    state = {**content, "facts": json.loads(content["cnndeploy.training"])}
+    craft(state)
+    state["cnndeploy.training"] = json.dumps(state.pop("facts"))
+    path = tmp_path / "lenet.pt"
+    torch.save(state, state_path(path))
+    with pytest.raises(TrainingError):
+        train("lenet", path, resume=True)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that was stopped after three steps."""
+    path, steps = tmp_path_factory.mktemp("begun") / "lenet.pt", list[object]()
+    with pytest.raises(Stopped):
+        train("lenet", path, on_step=steps.append, should_stop=lambda: len(steps) == 3, **QUICK)  # type: ignore[arg-type]
+    return path
