@@ -21,7 +21,7 @@ from cnndeploy.benchmark.report import Result, with_old_keys
 from cnndeploy.certificate import Certification, try_to_certify
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike, resolve
-from cnndeploy.devices import device_index
+from cnndeploy.devices import require_device
 from cnndeploy.errors import (
     BudgetError,
     CnndeployError,
@@ -228,7 +228,7 @@ def _check(precision: str, budget: float, calibration: int | None, run: Run) -> 
         raise QuantizationError(
             f"the file is measured by a runtime that opens ONNX, as onnxruntime; {run.runtime} does not"
         )
-    device_index(run.device, run.runtime, runtime.devices())
+    require_device(run.device, run.runtime, runtime)
 
 
 def _checkpoint(source: ArtifactLike) -> Artifact:

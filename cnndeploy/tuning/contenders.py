@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.deployment import Candidate
-from cnndeploy.devices import device_index
+from cnndeploy.devices import require_device
 from cnndeploy.errors import (
     BenchmarkError,
     BudgetError,
@@ -262,7 +262,7 @@ def _unavailable(runtime: str, device: str) -> str:
     try:
         if importlib.util.find_spec(known.package) is None:
             raise MissingDependencyError(known.package)
-        device_index(device, runtime, known.devices())
+        require_device(device, runtime, known)
     except CnndeployError as error:
         return str(error)
     return ""
