@@ -10,6 +10,7 @@ session.record_ep_graph_assignment_info.
 from __future__ import annotations
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -195,7 +196,9 @@ def _probe(device: str) -> DeviceStatus:
             return DeviceStatus(False, unusable)
         session.run(None, {"x": np.ones((1, 1, 1, 1), np.float32)})
     except _ort_errors() as error:
-        return DeviceStatus(False, f"{unusable}; are all of CUDA and cuDNN installed? {INSTALL} ({error})")
+        told = re.search(r"(?:CUD\w+ failure|This .*cuDNN|cuDNN is).*", str(error))
+        reason = f"{told[0] if told else error!s:.200}"
+        return DeviceStatus(False, f"{unusable}; are all of CUDA and cuDNN installed? {INSTALL} ({reason})")
     return DeviceStatus(True)
 
 
