@@ -64,12 +64,13 @@ def test_a_gpu_without_cudnn_is_not_usable_and_no_fault_of_the_file(stub: Path, 
     code = f"""
 import cnndeploy
 from cnndeploy.devices import DeviceStatus
+from cnndeploy.errors import DeviceUnavailableError
 for known in False, True:  # as if cuDNN went away afterwards
     try:
         if known:
             runtime._probe = lambda device: DeviceStatus(True)
         cnndeploy.load({str(trained.onnx)!r}, device="cuda").warmup()
-    except cnndeploy.DeviceUnavailableError as error:
+    except DeviceUnavailableError as error:
         print(known, error)
 """
     output, calls = cuda_stub.python(stub, code, cudnn=False)

@@ -41,6 +41,8 @@ from cnndeploy.training.state import (
 from cnndeploy.training.subject import Subject, described, tried
 
 Splits = tuple[Images, Images]
+# What torch says if memory runs out: of the CPU's, and of a GPU's to cuBLAS and cuDNN.
+_NO_MEMORY = ("allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def train(
@@ -154,7 +156,11 @@ def train(
     sets = _decoded(images_of, Decoder(manifest.preprocessing, state.plan.recipe, shown, should_stop))
     if isinstance(sets[0], Decoded):
         state.require_pixels(sets[0].sha256, path)
-    with _explained(state.plan.recipe.batch_size), joined(processes, torch_device):
+    with (
+        _explained(state.plan.recipe.batch_size),
+        deterministic(torch_device),
+        joined(processes, torch_device),
+    ):
         calls = Calls(should_stop, on_step, on_epoch)
         return Loop(path, state, subject, *sets, torch_device, processes, calls).run()
 
@@ -248,6 +254,29 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Have torch take kernels on a GPU that return the same bits each time, and warn if there is none.
+
+    Source: torch's notes on reproducibility; cuBLAS reads its variable when it is first used.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    tries, filled = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory
+    before = torch.get_deterministic_debug_mode()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # memory that is about to be written need not hold NaN first
+    torch.backends.cudnn.benchmark = torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
+        torch.backends.cudnn.benchmark = tries
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+@contextmanager
 def _explained(batch_size: int) -> Iterator[None]:
     """Turn what torch raises if a batch is too large, or too small for batch normalisation, into a TrainingError."""
     try:
@@ -260,7 +289,10 @@ def _explained(batch_size: int) -> Iterator[None]:
             f"with overwrite=True and batch_size={max(8, 2 * batch_size)}, for example."
         ) from error
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        of_memory = isinstance(error, torch.OutOfMemoryError) or any(
+            words in str(error) for words in _NO_MEMORY
+        )
+        if not of_memory:
             raise
         raise TrainingError(
             f"Memory ran out: {last_line(error)} Train again with overwrite=True and a smaller batch, such as "

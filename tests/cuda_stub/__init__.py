@@ -38,8 +38,8 @@ def build(folder: Path) -> None:
     provider = Path(str(package and package.origin)).parent / "capi" / "libonnxruntime_providers_cuda.so"
     if not provider.exists():
         pytest.skip("the installed onnxruntime is built without CUDA; onnxruntime-gpu would run it")
-    needs = subprocess.run(  # noqa: S607 - the compiler of this machine
-        ["nm", "-D", "--undefined-only", "--with-symbol-versions", provider],
+    needs = subprocess.run(
+        [str(shutil.which("nm")), "-D", "--undefined-only", "--with-symbol-versions", provider],
         capture_output=True,
         text=True,
         check=True,
