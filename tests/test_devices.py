@@ -48,7 +48,7 @@ def test_one_device_is_asked_about(device: str, index: int | None) -> None:
 
 def test_the_error_lists_the_devices_that_work() -> None:
     with pytest.raises(
-        DeviceUnavailableError, match="to x: it is broken. Available: cpu, cuda:0, cuda:1, cuda:2"
+        DeviceUnavailableError, match=r"to x: it is broken. Available: cpu, cuda:0, cuda:1, cuda:2"
     ):
         require_device("cuda:3", "x", FourGpus())
 
@@ -128,16 +128,17 @@ def test_advice_behind_an_error_is_not_taken_for_the_error() -> None:
     assert last_line(RuntimeError("Traceback\n  of the archive\nValueError: x")) == "ValueError: x"
 
 
-def test_float32_is_strict_even_if_the_app_allows_tf32_by_the_new_names(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for owner in (torch.backends, torch.backends.cudnn.conv, torch.backends.cuda.matmul):
-        monkeypatch.setattr(owner, "fp32_precision", owner.fp32_precision)  # put back afterwards
-    torch.backends.fp32_precision = "tf32"  # type: ignore[attr-defined]
-    for allowed, precision in ((False, "ieee"), (True, "tf32")):
-        allow_tf32(allowed)
-        assert torch.backends.cudnn.conv.fp32_precision == precision
-        assert torch.backends.cuda.matmul.fp32_precision == precision
+def test_float32_is_strict_even_if_the_app_allows_tf32_by_the_new_names() -> None:
+    owners: tuple[Any, ...] = (torch.backends, torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    before = [owner.fp32_precision for owner in owners]
+    owners[0].fp32_precision = "tf32"
+    try:
+        for allowed, precision in ((False, "ieee"), (True, "tf32")):
+            allow_tf32(allowed)
+            assert [owner.fp32_precision for owner in owners[1:]] == [precision, precision]
+    finally:
+        for owner, value in zip(owners, before, strict=True):
+            owner.fp32_precision = value
 
 
 @pytest.mark.parametrize(

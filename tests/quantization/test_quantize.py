@@ -479,3 +479,11 @@ def test_a_deadline_ends_the_search_and_nothing_is_written(
         )
     assert reached
     assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_on_cuda_is_refused_before_anything_is_done(trained: Trained, tmp_path: Path) -> None:
+    output = tmp_path / "q.onnx"
+    with pytest.raises(QuantizationError, match=r"no int8 convolutions on CUDA; use the precision float16"):
+        quantize(trained.checkpoint, output, run=Run("", "cuda"))
+    with pytest.raises(DeviceUnavailableError):  # there is no GPU, but float16 would do
+        quantize(trained.checkpoint, output, precision="float16", run=Run("", "cuda:77"))
