@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from cnndeploy.errors import DeviceUnavailableError, MissingDependencyError
 from cnndeploy.machine import cuda_driver
@@ -192,7 +192,8 @@ def allow_tf32(tf32: bool) -> None:
     import torch
 
     precision = "tf32" if tf32 else "ieee"
-    torch.backends.cudnn.conv.fp32_precision = torch.backends.cuda.matmul.fp32_precision = precision
+    for kind in (torch.backends.cuda.matmul, cast(Any, torch.backends.cudnn).conv):
+        kind.fp32_precision = precision
 
 
 def last_line(error: Exception) -> str:

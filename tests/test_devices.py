@@ -129,7 +129,8 @@ def test_advice_behind_an_error_is_not_taken_for_the_error() -> None:
 
 
 def test_float32_is_strict_even_if_the_app_allows_tf32_by_the_new_names() -> None:
-    owners: tuple[Any, ...] = (torch.backends, torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    backends: Any = torch.backends
+    owners = (backends, backends.cudnn.conv, backends.cuda.matmul)
     before = [owner.fp32_precision for owner in owners]
     owners[0].fp32_precision = "tf32"
     try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -156,11 +156,7 @@ def train(
     sets = _decoded(images_of, Decoder(manifest.preprocessing, state.plan.recipe, shown, should_stop))
     if isinstance(sets[0], Decoded):
         state.require_pixels(sets[0].sha256, path)
-    with (
-        _explained(state.plan.recipe.batch_size),
-        deterministic(torch_device),
-        joined(processes, torch_device),
-    ):
+    with _running(state.plan.recipe.batch_size, processes, torch_device):
         calls = Calls(should_stop, on_step, on_epoch)
         return Loop(path, state, subject, *sets, torch_device, processes, calls).run()
 
@@ -254,6 +250,12 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
+def _running(batch_size: int, processes: Processes, device: torch.device) -> Iterator[None]:
+    with _explained(batch_size), deterministic(device), joined(processes, device):
+        yield
+
+
+@contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """Have torch take kernels on a GPU that return the same bits each time, and warn if there is none.
 
@@ -263,17 +265,16 @@ def deterministic(device: torch.device) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    tries, filled = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory
-    before = torch.get_deterministic_debug_mode()
+    cudnn, memory = torch.backends.cudnn, cast(Any, torch.utils.deterministic)
+    before = torch.get_deterministic_debug_mode(), cudnn.benchmark, memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     # memory that is about to be written need not hold NaN first
-    torch.backends.cudnn.benchmark = torch.utils.deterministic.fill_uninitialized_memory = False
+    cudnn.benchmark = memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.set_deterministic_debug_mode(before)
-        torch.backends.cudnn.benchmark = tries
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        mode, cudnn.benchmark, memory.fill_uninitialized_memory = before
+        torch.set_deterministic_debug_mode(mode)
 
 
 @contextmanager

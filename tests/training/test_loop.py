@@ -196,7 +196,8 @@ def test_on_a_gpu_training_takes_deterministic_kernels(monkeypatch: pytest.Monke
         assert torch.get_deterministic_debug_mode() == 1  # warns if there is none
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert torch.get_deterministic_debug_mode() == 0
-    assert torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    assert memory.fill_uninitialized_memory
 
 
 @pytest.mark.parametrize("library", ["CUBLAS", "CUDNN"])
