@@ -287,7 +287,7 @@ def test_an_interrupt_leaves_nothing(
         ({"budget": float("nan")}, QuantizationError, "percentage points"),
         ({"precision": "int4"}, UnknownNameError, "Unknown precision"),
         ({"run": Run("eager")}, QuantizationError, "opens ONNX"),
-        ({"run": Run(device="cuda:99")}, DeviceUnavailableError, "cuda:99"),
+        ({"run": Run(device="cuda:99"), "precision": "float16"}, DeviceUnavailableError, "cuda:99"),
         ({"images": 0}, DataError, "0 images"),
     ],
 )
