@@ -40,6 +40,29 @@ def test_a_gpu_that_the_provider_cannot_use_is_not_usable(monkeypatch: pytest.Mo
     assert "does not start: libcudart.so.13 cannot be loaded; pip install 'cnndeploy[gpu]'" in status.reason
 
 
+def test_the_probe_leaves_the_log_level_of_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels: list[int] = []
+    monkeypatch.setattr(devices, "cuda_driver", lambda: CudaDriver(("A GPU",), "13.0"))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [PROVIDER])
+    monkeypatch.setattr(onnxruntime, "set_default_logger_severity", levels.append)
+    monkeypatch.setattr(runtime, "load_libraries", lambda: "")
+    monkeypatch.setattr(runtime, "_session", lambda model, run: _Broken())
+    monkeypatch.setattr(runtime, "_probe", runtime._probe.__wrapped__)
+    status = runtime.RUNTIME.status("cuda:0")
+    assert levels == []
+    assert "(CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED)" in status.reason
+
+
+class _Broken:
+    """A session whose GPU does not compute."""
+
+    def get_providers(self) -> list[str]:
+        return [PROVIDER]
+
+    def run(self, *_: object) -> None:
+        raise RuntimeError("cuda_call.cc:146 CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED")
+
+
 def test_libraries_are_loaded_from_wherever_nvidia_packages_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
