@@ -20,7 +20,7 @@ from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
 from cnndeploy.images import MOST_IMAGES, most_images, stacks_of
 from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.preprocessing import Preprocessing, border_contrast
-from cnndeploy.run import Run, Threads
+from cnndeploy.run import Precision, Run, RuntimeOptions, Threads
 from cnndeploy.runtimes import Session, open_session
 from cnndeploy.specs import Manifest, TensorSpec
 from cnndeploy.words import counted
@@ -259,6 +259,7 @@ def load(
     invert: bool = False,
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
+    precision: Precision | None = None,
 ) -> Classifier:
     """Open an exported file, or a checkpoint, to classify images.
 
@@ -280,6 +281,7 @@ def load(
         labels: Class names, for an ONNX file that cnndeploy did not write. Its output must be logits: if it ends in a
             softmax, the classes are right and the probabilities wrong.
         preprocessing: From raw images to the input, for an ONNX file that cnndeploy did not write.
+        precision: What a float32 file is computed in: ``tf32`` on CUDA, ``bfloat16`` by OpenVINO; float32 by default.
 
     Raises:
         ArtifactError: The file cannot be opened, has no manifest, or is not verified as required.
@@ -293,7 +295,8 @@ def load(
     """
     if type(invert) is not bool:  # "no" would be true
         raise InputMismatchError(f"invert is True or False, not {invert!r}")
-    candidate = resolve(path, Run(runtime or "", device or "", threads))
+    options = None if precision is None else RuntimeOptions(precision=precision)
+    candidate = resolve(path, Run(runtime or "", device or "", threads, options))
     artifact, run = candidate.artifact, candidate.run
     if candidate.plan is not None and candidate.plan.elsewhere:
         warnings.warn(f"{os.fspath(path)}: {candidate.plan.elsewhere}", PlannedElsewhereWarning, stacklevel=2)

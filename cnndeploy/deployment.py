@@ -12,7 +12,7 @@ from typing import Any
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
 from cnndeploy.formats import FORMATS
-from cnndeploy.machine import cpu_model, usable_cpus
+from cnndeploy.machine import cpu_model, cuda_driver, usable_cpus
 from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.run import Run
 from cnndeploy.serial import dumps, jsonable, structure
@@ -72,11 +72,18 @@ class Plan:
     @property
     def elsewhere(self) -> str:
         """A warning if the plan does not fit this machine, else an empty text."""
-        made, here = str(self.machine.get("cpu", "unknown")), cpu_model()
+        on_gpu = self.run.device.startswith("cuda")
+        kind, made, here = "processor", str(self.machine.get("cpu", "unknown")), cpu_model()
+        if on_gpu:
+            kind, made, here = (
+                "GPU",
+                _gpu(self.run.device, self.machine.get("gpus")),
+                _gpu(self.run.device, cuda_driver().gpus),
+            )
         again = f"; make it again here with: {self.command}" if self.command else ""
         if made != here:
             return (
-                f"the plan was made on another processor, {made}, and this is {here}. Another runtime, file or number "
+                f"the plan was made on another {kind}, {made}, and this is {here}. Another runtime, file or number "
                 f"of threads may be faster here, and a quantised file may lose more accuracy{again}"
             )
         cpus, threads = usable_cpus(), self.run.thread_count
@@ -84,6 +91,12 @@ class Plan:
             reason = "more threads than CPUs are far slower"
             return f"the plan is for {threads} threads, and this process may use {cpus} CPUs; {reason}{again}"
         return ""
+
+
+def _gpu(device: str, names: Any) -> str:
+    """Return the name of the GPU that a device is, among the names of all of a machine's."""
+    index = int(device.partition(":")[2] or 0)
+    return str(names[index]) if isinstance(names, list | tuple) and index < len(names) else "unknown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,16 +12,27 @@ import signal
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 _PACKAGES = "numpy torch torchvision onnx onnxscript onnxruntime onnxruntime-gpu openvino"
+# The CUDA libraries and the compiler that torch and ONNX Runtime call; which kernel computes what is up to them.
+_PACKAGES += " nvidia-cublas nvidia-cudnn-cu12 nvidia-cudnn-cu13 triton"
 _TICKS = "user nice system idle iowait irq softirq steal"
 _CGROUPS = PurePosixPath("/sys/fs/cgroup")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _NEVER = -1, -4, 2**31 - 1  # malloc.h of the GNU C library
+# What cuInit and cuDeviceGetCount return most often, in words. Source: CUDA Driver API, cuda.h, CUresult.
+_CUDA_ERRORS = {
+    3: "CUDA was started before this process was forked; start processes by multiprocessing's 'spawn'",
+    100: "no GPU is visible; look at CUDA_VISIBLE_DEVICES",
+    101: "CUDA_VISIBLE_DEVICES names a GPU that there is not",
+    802: "the GPUs are not ready; on machines with NVSwitch the fabric manager must run",
+    803: "the NVIDIA driver and the libraries that came with it are of different versions; restart the machine",
+    804: "the CUDA compatibility libraries do not support this GPU",
+}
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
@@ -200,11 +211,15 @@ def keep_freed_memory() -> None:
 
 @dataclass(frozen=True, slots=True)
 class CudaDriver:
-    """The names of the GPUs that the NVIDIA driver shows; if there are none, ``reason`` says why."""
+    """The names of the GPUs that the NVIDIA driver shows; if there are none, ``reason`` says why.
+
+    ``process`` is the one that asked it; the driver does not work in those that are forked from it.
+    """
 
     gpus: tuple[str, ...]
     version: str | None = None
     reason: str = ""
+    process: int = field(default_factory=os.getpid)
 
 
 @cache
@@ -217,10 +232,10 @@ def cuda_driver() -> CudaDriver:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:
         return CudaDriver((), reason="no NVIDIA driver on this machine")
-    if status := driver.cuInit(0):
-        return CudaDriver((), reason=f"the NVIDIA driver does not start (CUDA error {status})")
     count, version = ctypes.c_int(), ctypes.c_int()
-    driver.cuDeviceGetCount(ctypes.byref(count))
+    if status := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        reason = f"the NVIDIA driver does not start (CUDA error {status})"
+        return CudaDriver((), reason=_CUDA_ERRORS.get(status, reason))
     driver.cuDriverGetVersion(ctypes.byref(version))
     name = ctypes.create_string_buffer(256)
     gpus = []

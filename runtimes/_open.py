@@ -12,7 +12,7 @@ import numpy as np
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.deployment import resolve
-from cnndeploy.devices import device_index, last_line
+from cnndeploy.devices import last_line, require_device
 from cnndeploy.errors import ArtifactError, CnndeployError, DeviceUnavailableError, MissingDependencyError
 from cnndeploy.formats import FORMATS
 from cnndeploy.machine import usable_cpus
@@ -62,7 +62,7 @@ def _open(artifact: Artifact, run: Run) -> Session:
     if importlib.util.find_spec(runtime.package) is None:
         raise MissingDependencyError(runtime.package)
     # before the runtime opens the file, because one that ignores its device would open it all the same
-    index = device_index(run.device, name, runtime.devices())
+    index = require_device(run.device, name, runtime)
     for option, value in run.choices.changed.items():
         if value not in runtime.options.get(option, ()):
             raise ArtifactError(f"the runtime {name} does not support {option} {value}; leave it out")

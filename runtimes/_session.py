@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.devices import DeviceStatus, fork_count
-from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
+from cnndeploy.errors import ArtifactError, CnndeployError, DeviceUnavailableError, InputMismatchError
 from cnndeploy.registry import Registry
 from cnndeploy.run import Run
 from cnndeploy.specs import TensorSpec
@@ -23,6 +24,9 @@ Arrays = Mapping[str, NDArray[Any]]
 
 # Raw images of so many bytes leave a runtime with several times as much memory that small ones never need again.
 _LARGE_BYTES = 4 * 2**20
+
+# What ONNX Runtime and torch say of a GPU that fails, runs out of memory, or has no cuDNN.
+_OF_A_GPU = re.compile(r"cudnn|cublas|CUDA (?:error|failure|out of memory)|failed to allocate memory", re.I)
 
 _open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _inherited: list[Session] = []
@@ -95,6 +99,7 @@ class Session(ABC):
         Raises:
             InputMismatchError: A name, dtype or fixed axis differs from ``inputs``.
             ArtifactError: The session is closed, belongs to another process, or failed on this batch.
+            DeviceUnavailableError: The GPU failed, or has not enough memory, or lacks a library.
         """
         if self._closed:
             raise self._failure()
@@ -162,12 +167,14 @@ class Session(ABC):
     def _release(self) -> None:  # noqa: B027 - a runtime that holds nothing needs none
         """Release the model, its memory and its threads; may be called twice."""
 
-    def _failure(self, feeds: Arrays | None = None, error: Exception | None = None) -> ArtifactError:
+    def _failure(self, feeds: Arrays | None = None, error: Exception | None = None) -> CnndeployError:
         if self._closed or error is None:  # perhaps by another thread, just now
             return ArtifactError(f"the session of {self.artifact.path} is closed; open it again")
         shapes = {name: array.shape for name, array in (feeds or {}).items()}
-        where = f"{self.artifact.path} on inputs of shape {shapes}"
-        return ArtifactError(f"{self._library} could not run {where}: {words_of(error, self._words)}")
+        where, reason = f"{self.artifact.path} on inputs of shape {shapes}", words_of(error, self._words)
+        if self.device != "cpu" and _OF_A_GPU.search(str(error)):  # which says nothing about the file
+            return DeviceUnavailableError(f"{self._library} could not run {where} on {self.device}: {reason}")
+        return ArtifactError(f"{self._library} could not run {where}: {reason}")
 
     def __reduce__(self) -> NoReturn:
         raise ArtifactError(
@@ -201,7 +208,11 @@ class Runtime(Protocol):
         """The fields of RuntimeOptions that it uses, each with the values that it knows besides the default."""
 
     def devices(self) -> dict[str, DeviceStatus]:
-        """Return every device that this runtime knows, and whether it works on this machine; never raise."""
+        """Return every device that this runtime knows, and whether it works on this machine; never raise.
+
+        A runtime may also have ``status(device)``, which returns the status of one device, ``cpu`` or ``cuda:N``, and
+        starts nothing on another. Without it all devices are tried before a file is opened on one.
+        """
 
     def open(self, artifact: Artifact, run: Run) -> Session:
         """Open an artifact in one of ``formats``; open_session() has checked that ``package`` is installed.

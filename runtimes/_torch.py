@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.devices import DeviceStatus, last_line, open_device, torch_devices
+from cnndeploy.devices import TorchDevices, allow_tf32, last_line, open_device
 from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Arrays, Session
 
@@ -18,15 +18,14 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True, slots=True)
-class TorchRuntime:
+@dataclass(frozen=True)
+class TorchRuntime(TorchDevices):
     """A runtime of torch: ``load`` puts an artifact's module on a device that works, ``session`` wraps it."""
 
     name: str
     formats: tuple[str, ...]
     load: Callable[[Artifact, torch.device], torch.nn.Module]
     session: type[TorchSession]
-    devices: Callable[[], dict[str, DeviceStatus]] = torch_devices
     package: ClassVar = "torch"
     options: ClassVar = {"precision": ("tf32",)}
 
@@ -53,6 +52,8 @@ class TorchSession(Session):
 
         module: Any = self._module
         (image,) = feeds.values()
+        if self._torch_device.type == "cuda":  # torch has one setting, which another session may have changed
+            allow_tf32(self.options.precision == "tf32")
         with torch.inference_mode():
             # torch refuses negative strides, and warns of arrays that are read-only
             tensor = torch.from_numpy(np.require(image, requirements=("C", "W")))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import warnings
 from typing import TYPE_CHECKING
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.devices import DeviceStatus, torch_devices
+from cnndeploy.devices import DeviceStatus
 from cnndeploy.runtimes._session import Activation, Arrays
 from cnndeploy.runtimes._torch import TorchRuntime
 from cnndeploy.runtimes.eager import EagerSession, network_of
@@ -16,7 +17,9 @@ from cnndeploy.runtimes.eager import EagerSession, network_of
 if TYPE_CHECKING:
     import torch
 
-_COMPILERS = ("g++", "clang++", "c++")
+# For GPUs, whose kernels Triton launches by code in C, and for the CPU: language, variable and names of compilers.
+# Source: triton/runtime/build.py; torch/_inductor/cpp_builder.py.
+_COMPILERS = ("C", "CC", ("gcc", "clang")), ("C++", "CXX", ("g++", "clang++", "c++"))
 _BATCH_SIZES = 64
 
 
@@ -28,13 +31,20 @@ class CompiledSession(EagerSession):
         return []
 
 
-def _devices() -> dict[str, DeviceStatus]:
-    """Return torch's devices; the CPU only if there is a compiler."""
-    devices = torch_devices()
-    if devices["cpu"].usable and not any(map(shutil.which, (os.environ.get("CXX", ""), *_COMPILERS))):
-        reason = "torch.compile needs a C++ compiler, such as g++; install one, or set CXX to its name"
-        devices["cpu"] = DeviceStatus(False, reason)
-    return devices
+class CompiledRuntime(TorchRuntime):
+    """torch's devices, if there is the compiler that torch.compile needs for them."""
+
+    def status(self, device: str) -> DeviceStatus:
+        """Return whether torch can compute on one device, and compile for it."""
+        status = super().status(device)
+        language, variable, compilers = _COMPILERS[device == "cpu"]
+        if status.usable and not any(map(shutil.which, (os.environ.get(variable, ""), *compilers))):
+            reason = (
+                f"torch.compile needs a {language} compiler, such as {compilers[0]}; install one, or set {variable} to "
+                "its name"
+            )
+            return DeviceStatus(False, reason)
+        return status
 
 
 def _load(artifact: Artifact, device: torch.device) -> torch.nn.Module:
@@ -46,9 +56,11 @@ def _load(artifact: Artifact, device: torch.device) -> torch.nn.Module:
     torch._dynamo.config.recompile_limit = max(_BATCH_SIZES, torch._dynamo.config.recompile_limit)
     # it warns of a CUDA toolkit without a GPU, which does not matter on a CPU
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # float32 is asked for on purpose; older versions of torch warn of it at the first run
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
     # in this process, so that no compiler process outlives it
     network.compile(fullgraph=True, dynamic=False, options={"compile_threads": 1})
     return network
 
 
-RUNTIME = TorchRuntime("compiled", ("checkpoint",), _load, CompiledSession, _devices)
+RUNTIME = CompiledRuntime("compiled", ("checkpoint",), _load, CompiledSession)

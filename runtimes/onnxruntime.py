@@ -10,20 +10,20 @@ session.record_ep_graph_assignment_info.
 from __future__ import annotations
 
 import ast
-import contextlib
-import io
+import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.devices import DeviceStatus, installed
+from cnndeploy.devices import DeviceStatus, gpu_status, gpu_statuses, installed
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
 from cnndeploy.files import is_utf8
-from cnndeploy.machine import cuda_driver
 from cnndeploy.run import Run
+from cnndeploy.runtimes._cuda import INSTALL, PROBE, PROVIDER, load_libraries, provider_options
 from cnndeploy.runtimes._session import Activation, Arrays, Session
 from cnndeploy.specs import TensorSpec
 
@@ -35,13 +35,7 @@ _DTYPES = {"float": "float32", "double": "float64"}  # the others have numpy's n
 # torch's exporter notes these on a node: the modules that it is in, from the network down, and their classes.
 _SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 _FATAL = 4  # of what ONNX Runtime logs: whatever is wrong, it also raises as an error
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-# The smallest model that computes something, y = Relu(x) with x float32 (1,), opset 13, to see if a provider runs.
-_PROBE = (
-    b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02'
-    b"\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
-)
+_CPU = "CPUExecutionProvider"
 
 
 class OnnxRuntimeSession(Session):
@@ -51,7 +45,7 @@ class OnnxRuntimeSession(Session):
 
     def __init__(self, artifact: Artifact, run: Run, session: ort.InferenceSession) -> None:
         inputs, outputs = map(tensor_spec, session.get_inputs()), map(tensor_spec, session.get_outputs())
-        super().__init__(artifact, run, inputs, outputs, _CPU if run.device == "cpu" else _CUDA)
+        super().__init__(artifact, run, inputs, outputs, _CPU if run.device == "cpu" else PROVIDER)
         self._session: Any = session
         self._placement = _placement(session)
         self._output_names = [spec.name for spec in self.outputs]
@@ -68,9 +62,20 @@ class OnnxRuntimeSession(Session):
         return dict(self._placement)
 
     def settings(self) -> dict[str, Any]:
-        """Return what every session does, ONNX Runtime's graph optimisation level, and whether its threads spin."""
+        """Return what every session does, ONNX Runtime's graph optimisation level, and whether its threads spin.
+
+        On CUDA also the provider's options, as they are asked for: without ``use_tf32`` cuDNN may still round to TF32
+        if it has no other way to compute a convolution.
+        """
         level = str(self._session.get_session_options().graph_optimization_level).rpartition(".")[2]
-        return {**super().settings(), "graph_optimization_level": level, "spinning": self.options.spinning}
+        settings = {
+            **super().settings(),
+            "graph_optimization_level": level,
+            "spinning": self.options.spinning,
+        }
+        if self.device != "cpu":
+            settings["provider_options"] = self._session.get_provider_options()[PROVIDER]
+        return settings
 
     def activations(self, feeds: Arrays) -> list[Activation]:
         """Run a copy of the file with more outputs, one for each module that torch's exporter noted on the nodes."""
@@ -85,7 +90,8 @@ class OnnxRuntimeSession(Session):
         outputs = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in modules.keys() - outputs)
         try:
-            session = _session(model.SerializeToString(), self.run_as)
+            content = model.SerializeToString()
+            session = _session(content, self.run_as, is_float16=_is_float16(self.artifact))
             values = session.run(list(modules), feeds)
         except _ort_errors() as error:
             raise ArtifactError(
@@ -106,14 +112,28 @@ class OnnxRuntimeRuntime:
     options: ClassVar = {"spinning": (False,), "precision": ("tf32",)}
 
     def devices(self) -> dict[str, DeviceStatus]:
-        """Return the CPU, and each GPU on which the CUDA execution provider really runs."""
+        """Return the CPU, and each GPU on which the CUDA execution provider really computes."""
+        cpu = self.status("cpu")
+        return {"cpu": cpu} | (gpu_statuses(self.status) if cpu.usable else {})
+
+    def status(self, device: str) -> DeviceStatus:
+        """Return whether one device works, and start nothing on another."""
         cpu = installed("onnxruntime")
-        return {"cpu": cpu} | (_cuda_devices() if cpu.usable else {})
+        if device == "cpu" or not cpu.usable:
+            return cpu
+        import onnxruntime as ort
+
+        if device.startswith("cuda:") and PROVIDER not in ort.get_available_providers():
+            advice = "pip uninstall onnxruntime, then pip install 'cnndeploy[gpu]'"
+            return DeviceStatus(False, f"the installed onnxruntime is built without CUDA; {advice}")
+        gpu = gpu_status(device)
+        return _probe(device) if gpu.usable else gpu
 
     def open(self, artifact: Artifact, run: Run) -> OnnxRuntimeSession:
         """Make a session that has only the provider asked for."""
         try:
-            return OnnxRuntimeSession(artifact, run, _session(_model_at(artifact.path), run))
+            session = _session(_model_at(artifact.path), run, is_float16=_is_float16(artifact))
+            return OnnxRuntimeSession(artifact, run, session)
         except _ort_errors() as error:
             if run.device != "cpu":
                 raise DeviceUnavailableError(
@@ -141,7 +161,12 @@ def _model_at(path: Path) -> str | bytes:
     return str(path) if is_utf8(path) else path.read_bytes()
 
 
-def _session(model: str | bytes, run: Run) -> Any:
+def _is_float16(artifact: Artifact) -> bool:
+    manifest = artifact.manifest
+    return manifest is not None and (manifest.quantization or {}).get("precision") == "float16"
+
+
+def _session(model: str | bytes, run: Run, *, is_float16: bool = False) -> Any:
     """Make an InferenceSession on one provider, which may not pass nodes to another; a GPU is ``cuda:N``."""
     import onnxruntime as ort
 
@@ -155,47 +180,26 @@ def _session(model: str | bytes, run: Run) -> Any:
     if run.device == "cpu":
         return ort.InferenceSession(model, options, providers=[_CPU], enable_fallback=0)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    # The default search times algorithms for every new shape, so results may differ from run to run.
-    settings = {
-        "device_id": run.device.removeprefix("cuda:"),
-        "use_tf32": str(int(run.choices.precision == "tf32")),
-        "cudnn_conv_algo_search": "HEURISTIC",
-    }
-    return ort.InferenceSession(model, options, providers=[(_CUDA, settings)], enable_fallback=0)
+    provider = (PROVIDER, provider_options(run, is_float16=is_float16))
+    return ort.InferenceSession(model, options, providers=[provider], enable_fallback=0)
 
 
 @cache
-def _cuda_devices() -> dict[str, DeviceStatus]:
-    import onnxruntime as ort
-
-    driver = cuda_driver()
-    if _CUDA not in ort.get_available_providers():
-        advice = "pip uninstall onnxruntime, then pip install 'cnndeploy[gpu]'"
-        return {"cuda": DeviceStatus(False, f"the installed onnxruntime is built without CUDA; {advice}")}
-    if not driver.gpus:
-        return {"cuda": DeviceStatus(False, driver.reason)}
-    said = io.StringIO()  # it prints what it cannot load
-    with contextlib.suppress(Exception), contextlib.redirect_stdout(said):
-        ort.preload_dlls()  # the CUDA libraries that torch or nvidia packages brought
-    missing = said.getvalue().strip().partition("\n")[0]
-    return {f"cuda:{index}": _probe(index, missing) for index in range(len(driver.gpus))}
-
-
-def _probe(index: int, missing: str) -> DeviceStatus:
-    """Try the smallest model on a GPU; ``missing`` is a known reason why it might not run."""
-    import onnxruntime as ort
-
+def _probe(device: str) -> DeviceStatus:
+    """Compute the smallest convolution on a GPU, ``cuda:N``, once the libraries that this takes are loaded."""
     unusable = "the CUDA execution provider does not start"
-    # it logs a failed provider to stderr, but here that is an answer and not a fault
-    ort.set_default_logger_severity(_FATAL)
+    if missing := load_libraries():  # it would also log that to standard error
+        return DeviceStatus(False, f"{unusable}: {missing} cannot be loaded; {INSTALL}")
     try:
-        session = _session(_PROBE, Run(device=f"cuda:{index}", threads=1))
+        session = _session(PROBE, Run(device=device, threads=1))
+        if session.get_providers()[0] != PROVIDER:
+            return DeviceStatus(False, unusable)
+        session.run(None, {"x": np.ones((1, 1, 1, 1), np.float32)})
     except _ort_errors() as error:
-        return DeviceStatus(False, f"{unusable}; are CUDA and cuDNN installed? ({missing or error})")
-    finally:
-        ort.set_default_logger_severity(2)
-    usable = session.get_providers()[0] == _CUDA
-    return DeviceStatus(usable, "" if usable else unusable)
+        told = re.search(r"(?:CUD\w+ failure|This .*cuDNN|cuDNN is).*", str(error))
+        reason = f"{told[0] if told else error!s:.200}"
+        return DeviceStatus(False, f"{unusable}; are all of CUDA and cuDNN installed? {INSTALL} ({reason})")
+    return DeviceStatus(True)
 
 
 def _placement(session: Any) -> dict[str, str]:

@@ -213,7 +213,9 @@ def raw_onnxruntime_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine without g++: nothing is compiled, which takes ten seconds of CPU for each network."""
-    monkeypatch.setattr("cnndeploy.runtimes.compiled._COMPILERS", ())
+    monkeypatch.setattr(
+        "cnndeploy.runtimes.compiled._COMPILERS", (("C", "CC", ("none",)), ("C++", "CXX", ("none",)))
+    )
     monkeypatch.delenv("CXX", raising=False)
 
 

@@ -630,3 +630,10 @@ def test_image_files(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=reason):
             read_image(tmp_path / name)
+
+
+def test_a_file_is_loaded_in_the_precision_asked_for(trained: Trained) -> None:
+    with pytest.raises(DeviceUnavailableError, match="TF32 is a format of CUDA GPUs"):
+        cnndeploy.load(trained.onnx, precision="tf32")
+    with cnndeploy.load(trained.onnx, precision="float32", threads=1) as model:
+        assert model._session.options.precision == "float32"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import cnndeploy
 from cnndeploy.artifact import Artifact
 from cnndeploy.deployment import Plan, PlannedElsewhereWarning, open_deployment, resolve
 from cnndeploy.errors import ArtifactError
-from cnndeploy.machine import environment
+from cnndeploy.machine import CudaDriver, environment
 from cnndeploy.run import Run, RuntimeOptions
 from helpers import Trained
 
@@ -77,6 +78,17 @@ def test_a_plan_of_another_processor_says_so_and_how_to_tune_again(folder: Path)
     _edit(folder, machine={"cpu": "Z80"})
     with pytest.warns(PlannedElsewhereWarning, match=r"Z80.*cnndeploy tune lenet\.pt"):
         cnndeploy.load(folder).close()
+
+
+def test_a_plan_for_a_gpu_is_held_against_the_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = resolve(folder).plan
+    assert plan is not None
+    machine = {"cpu": "Z80", "gpus": ["A", "B"]}
+    on_gpu = replace(plan, run=replace(plan.run, device="cuda:1"), machine=machine)
+    monkeypatch.setattr("cnndeploy.deployment.cuda_driver", lambda: CudaDriver(("C", "B")))
+    assert on_gpu.elsewhere == ""
+    first = replace(on_gpu, run=replace(plan.run, device="cuda"))
+    assert "the plan was made on another GPU, A, and this is C" in first.elsewhere
 
 
 def test_bench_runs_a_folder_as_planned(folder: Path, trained: Trained) -> None:

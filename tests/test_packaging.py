@@ -67,5 +67,5 @@ def test_an_app_that_only_deploys_carries_no_torch() -> None:
         "onnxruntime"
     ]
     assert [re.split(r"[><=]", name)[0] for name in project["optional-dependencies"]["gpu"]] == [
-        "onnxruntime-gpu"
+        "onnxruntime-gpu[cuda,cudnn]"  # without its extras it has no library of CUDA, and does not start
     ]

@@ -75,9 +75,15 @@ def test_a_file_that_takes_colours_is_equivalent(
 
 
 def test_openvino_ignores_antialias_and_its_failure_leaves_onnx_runtimes_certificate(
-    cli: Callable[..., Result], trained_resnet: Trained, raw_files: Path, photos: Path, tmp_path: Path
+    cli: Callable[..., Result],
+    trained_resnet: Trained,
+    raw_files: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = Path(shutil.copy(raw_files / "native.onnx", tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = Path(shutil.copy(raw_files / "native.onnx", "native.onnx"))
     command = ("verify", path, "--against", trained_resnet.checkpoint, "--data", photos)
     assert cli(*command).exit_code == 0
     failed = cli(*command, "--runtime", "openvino")

@@ -17,7 +17,7 @@ from cnndeploy.display.tables import Cell, FittedTable, TableColumn, table_of
 from cnndeploy.tuning.report import Row, TuneReport
 
 _MOST_UNDECIDED = 3  # rows that tell nothing apart
-_VARIANTS = {"float": "plain", "simplified": "simplified", "int8": "int8"}
+_VARIANTS = {"float": "plain", "simplified": "simplified", "int8": "int8", "float16": "float16"}
 
 
 def benchmark_table(report: BenchmarkReport) -> Group:

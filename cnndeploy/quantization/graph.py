@@ -29,6 +29,8 @@ _CLIPS = frozenset({"Clip", "Relu"})
 _FOLLOW = KEEP_RANGE | _CLIPS | {"AveragePool"}
 # What may stay in 8 bits between layers; whatever else a network has is computed in float.
 _BETWEEN = _FOLLOW | {"Concat", "GlobalAveragePool", "Sigmoid"}
+# What stays in float32 in a file that computes in float16.
+_IN_FLOAT32 = frozenset({"Resize", "Softmax"})
 _INFERRED = "onnx.infer"  # where onnxruntime.quantization notes that shapes are known
 Range = tuple[float, float]
 
@@ -198,21 +200,49 @@ def in_float16(source: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy of the network that computes in float16 if ONNX Runtime can; it takes and gives float32.
 
     It is meant for CUDA. ONNX Runtime's CPU provider has few operators in float16: it casts to float32 and back around
-    the others, and is slower.
+    the others, and is slower. A softmax and what resizes stay in float32: probabilities are held to float32's rounding.
 
     Source: onnxruntime.transformers.float16; QuantizationError is raised if that cannot convert it.
     """
     from onnxruntime.quantization.onnx_model import ONNXModel
-    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     try:
         with quiet():  # it warns of every weight that is too small for float16
-            model: onnx.ModelProto = convert_float_to_float16(copy.deepcopy(source), keep_io_types=True)
+            model: onnx.ModelProto = convert_float_to_float16(
+                copy.deepcopy(source),
+                keep_io_types=True,
+                op_block_list=[*DEFAULT_OP_BLOCK_LIST, *sorted(_IN_FLOAT32)],
+            )
+        _float_outputs(model)
         ONNXModel(model).topological_sort()  # in place; the casts of the input come last
     except Exception as error:  # whatever the tool meets in a graph that it was not made for
         raise QuantizationError(f"onnxruntime cannot convert this network to float16: {error!r}") from error
     _remove_notes(model, source)
     return model
+
+
+def _float_outputs(model: onnx.ModelProto) -> None:
+    """Remove the rounding to float16 of what is float32 and becomes float32 again at once, as a last softmax does."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    for widening in [node for node in model.graph.node if _casts_to(node, onnx.TensorProto.FLOAT)]:
+        rounding = producers.get(widening.input[0])
+        if rounding is None or not _casts_to(rounding, onnx.TensorProto.FLOAT16):
+            continue
+        source = producers.get(rounding.input[0])
+        users = [node for node in model.graph.node for name in node.input if name == rounding.input[0]]
+        alone = sum(rounding.output[0] in node.input for node in model.graph.node) == 1
+        if source is None or not alone or len(users) != 1 or source.op_type not in _IN_FLOAT32:
+            continue
+        source.output[:] = [
+            widening.output[0] if name == rounding.input[0] else name for name in source.output
+        ]
+        model.graph.node.remove(rounding)
+        model.graph.node.remove(widening)
+
+
+def _casts_to(node: onnx.NodeProto, dtype: int) -> bool:
+    return node.op_type == "Cast" and any(each.name == "to" and each.i == dtype for each in node.attribute)
 
 
 def _float_logits(model: onnx.ModelProto) -> None:

@@ -21,7 +21,7 @@ from cnndeploy.benchmark.report import Result, with_old_keys
 from cnndeploy.certificate import Certification, try_to_certify
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike, resolve
-from cnndeploy.devices import device_index
+from cnndeploy.devices import require_device
 from cnndeploy.errors import (
     BudgetError,
     CnndeployError,
@@ -211,6 +211,16 @@ def _verification(target: Path, reference: Reference, budget: float) -> str:
     return shlex.join([*words, "--budget", f"{budget:g}", *data])
 
 
+def no_int8(run: Run) -> str:
+    """Say why a run cannot compute in int8; empty if it can.
+
+    ONNX Runtime's CUDA provider has no kernel that takes the int32 biases, and would compute convolutions in float.
+    """
+    if run.runtime == "onnxruntime" and run.device.startswith("cuda"):
+        return "ONNX Runtime has no int8 convolutions on CUDA"
+    return ""
+
+
 def _check(precision: str, budget: float, calibration: int | None, run: Run) -> None:
     """Refuse what cannot work before anything long is done."""
     if precision not in get_args(Stored):
@@ -228,7 +238,9 @@ def _check(precision: str, budget: float, calibration: int | None, run: Run) -> 
         raise QuantizationError(
             f"the file is measured by a runtime that opens ONNX, as onnxruntime; {run.runtime} does not"
         )
-    device_index(run.device, run.runtime, runtime.devices())
+    if precision == "int8" and (why := no_int8(run)):
+        raise QuantizationError(f"{why}; use the precision float16, or the device cpu")
+    require_device(run.device, run.runtime, runtime)
 
 
 def _checkpoint(source: ArtifactLike) -> Artifact:

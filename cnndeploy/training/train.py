@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -41,6 +41,8 @@ from cnndeploy.training.state import (
 from cnndeploy.training.subject import Subject, described, tried
 
 Splits = tuple[Images, Images]
+# What torch says if memory runs out: of the CPU's, and of a GPU's to cuBLAS and cuDNN.
+_NO_MEMORY = ("allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def train(
@@ -144,9 +146,7 @@ def train(
         torch_device = _open_device(state, processes, device, threads)
         subject = _tried(manifest, read, named, processes)
         state.manifest = subject.manifest
-        if (
-            overwrite and processes.rank == 0
-        ):  # else a crash in the first epoch would leave the old one to resume
+        if overwrite and processes.rank == 0:  # else a crash in the first epoch would leave the old one
             state_path(path).unlink(missing_ok=True)
         keep_freed_memory()
         for note in filter(None, (dataset.note, *subject.notes)) if processes.rank == 0 else ():
@@ -155,7 +155,7 @@ def train(
         sets = _decoded(images_of, Decoder(manifest.preprocessing, state.plan.recipe, shown, should_stop))
         if isinstance(sets[0], Decoded):
             state.require_pixels(sets[0].sha256, path)
-        with _explained(state.plan.recipe.batch_size), joined(processes, torch_device):
+        with _running(state.plan.recipe.batch_size, processes, torch_device):
             calls = Calls(should_stop, on_step, on_epoch)
             return Loop(path, state, subject, *sets, torch_device, processes, calls).run()
 
@@ -258,6 +258,34 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
+def _running(batch_size: int, processes: Processes, device: torch.device) -> Iterator[None]:
+    with _explained(batch_size), deterministic(device), joined(processes, device):
+        yield
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """Have torch take kernels on a GPU that return the same bits each time, and warn if there is none.
+
+    Source: torch's notes on reproducibility; cuBLAS reads its variable when it is first used.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn, memory = torch.backends.cudnn, cast(Any, torch.utils.deterministic)
+    before = torch.get_deterministic_debug_mode(), cudnn.benchmark, memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # memory that is about to be written need not hold NaN first
+    cudnn.benchmark = memory.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        mode, cudnn.benchmark, memory.fill_uninitialized_memory = before
+        torch.set_deterministic_debug_mode(mode)
+
+
+@contextmanager
 def _explained(batch_size: int) -> Iterator[None]:
     """Turn what torch raises if a batch is too large, or too small for batch normalisation, into a TrainingError."""
     try:
@@ -270,7 +298,10 @@ def _explained(batch_size: int) -> Iterator[None]:
             f"with overwrite=True and batch_size={max(8, 2 * batch_size)}, for example."
         ) from error
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        of_memory = isinstance(error, torch.OutOfMemoryError) or any(
+            words in str(error) for words in _NO_MEMORY
+        )
+        if not of_memory:
             raise
         raise TrainingError(
             f"Memory ran out: {last_line(error)} Train again with overwrite=True and a smaller batch, such as "

@@ -37,7 +37,7 @@ _ORDER = ("chosen", "as fast", "undecided", "slower", "failed", "not tried")  # 
 class Choice:
     """The race that was run, and the contender that is deployed, whose verdict is a pass; None if there is none.
 
-    ``measured`` is what quantization found of the int8 file, if there is one.
+    ``measured`` is what quantization found of the int8 or float16 file, if there is one.
     """
 
     race: Race[Contender]
@@ -151,9 +151,9 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                 if contender.numbers == best.numbers:
                     contender.verdict = verdict
             if verdict.passed:
-                return Choice(race, best, files.int8)
+                return Choice(race, best, files.quantized)
         job.check_stop()
-    return Choice(race, None, files.int8)
+    return Choice(race, None, files.quantized)
 
 
 class Entrant:

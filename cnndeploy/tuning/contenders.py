@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.deployment import Candidate
-from cnndeploy.devices import device_index
+from cnndeploy.devices import require_device
 from cnndeploy.errors import (
     BenchmarkError,
     BudgetError,
@@ -23,7 +23,7 @@ from cnndeploy.errors import (
 )
 from cnndeploy.exporters import EXPORTERS, export
 from cnndeploy.progress import Deadline, Progress
-from cnndeploy.quantization.quantize import quantize
+from cnndeploy.quantization.quantize import Stored, quantize
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.tuning.report import Outcome, Row
@@ -68,6 +68,11 @@ class Job:
         require_budget(self.budget, or_zero=True)
 
     @property
+    def stored(self) -> Stored:
+        """What a lossy file is stored in: on a GPU float16, for ONNX Runtime has no int8 convolutions there."""
+        return "int8" if self.device == "cpu" else "float16"
+
+    @property
     def stopped(self) -> Deadline:
         """A deadline that passes only if the caller asks for the end, whatever the time."""
         return Deadline(should_stop=self.deadline.should_stop)
@@ -85,7 +90,9 @@ class Job:
 
 @dataclass(slots=True)
 class Files:
-    """The files to try, ``by_variant`` as :class:`Row` names them; ``int8`` is the verdict on the int8 file.
+    """The files to try, ``by_variant`` as :class:`Row` names them; ``quantized`` is the verdict on the int8 file.
+
+    On a GPU that is one in float16.
 
     ``eager_image_s`` is what eager PyTorch takes to label a test image in a batch: None if that was not tried, and 0 if
     all are ``labelled``, so that lossy files can be tried. ``rows`` and ``notes`` say what is missing and why.
@@ -93,7 +100,7 @@ class Files:
 
     by_variant: dict[str, list[Artifact]]
     eager_image_s: float | None = None
-    int8: BudgetReport | None = None
+    quantized: BudgetReport | None = None
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -120,7 +127,7 @@ def make_files(job: Job, folder: Path) -> Files:
     if job.budget > 0:
         _label(job, files)
     if files.labelled:
-        _quantize(job, files, folder / f"{checkpoint.path.stem}.int8.onnx")
+        _quantize(job, files, folder / f"{checkpoint.path.stem}.{job.stored}.onnx")
     job.reference.release()  # what waits for work may disturb what is timed
     return files
 
@@ -151,9 +158,10 @@ def _label(job: Job, files: Files) -> None:
         needs = files.eager_image_s * count
         if known < count and spent > _TO_ESTIMATE * allowed and needs > allowed:
             minutes = math.ceil((before_s + 1.2 * needs / _FOR_LABELS) / 60)
+            lossy = "int8 and bfloat16 were" if job.device == "cpu" else f"{job.stored} was"
             left = f"{_seconds(allowed)} are" if allowed > 0 else "no time is"
             files.notes.append(
-                f"int8 and bfloat16 were not tried: checking their accuracy on {count:,} test images would take about "
+                f"{lossy} not tried: checking their accuracy on {count:,} test images would take about "
                 f"{_seconds(needs)}, and {left} left for that; max_minutes={minutes} would do."
             )
             return
@@ -165,13 +173,14 @@ def _seconds(seconds: float) -> str:
 
 
 def _quantize(job: Job, files: Files, path: Path) -> None:
-    """Make an int8 file, or a row that says why there is none."""
+    """Make an int8 file, on a GPU one in float16, or a row that says why there is none."""
     lost: tuple[Outcome, str]
     search_ends = job.deadline.ends - _FOR_RACE * 60 * job.max_minutes
     try:
         quantized = quantize(
             job.reference,
             path,
+            precision=job.stored,
             budget=job.budget,
             calibration=job.calibration,
             run=Run(device=job.device, threads=job.threads),
@@ -181,16 +190,16 @@ def _quantize(job: Job, files: Files, path: Path) -> None:
         )
     except OutOfTime:
         may_do = f"max_minutes={math.ceil(2 * job.max_minutes)} may do"
-        lost = "not tried", f"no int8 file was found in time; {may_do}"
-        files.notes.append(f"int8 was not tried: no file was found in time; {may_do}.")
+        lost = "not tried", f"no {job.stored} file was found in time; {may_do}"
+        files.notes.append(f"{job.stored} was not tried: no file was found in time; {may_do}.")
     except Stopped:
         raise
     except CnndeployError as error:
         lost = "rejected" if isinstance(error, BudgetError) else "failed", str(error)
     else:
-        files.by_variant["int8"], files.int8 = [quantized.artifact], quantized.report
+        files.by_variant[job.stored], files.quantized = [quantized.artifact], quantized.report
         return
-    files.rows.append(Row("int8", "onnxruntime", job.threads, {}, True, *lost))
+    files.rows.append(Row(job.stored, "onnxruntime", job.threads, {}, True, *lost))
 
 
 @dataclass(slots=True, eq=False)
@@ -262,7 +271,7 @@ def _unavailable(runtime: str, device: str) -> str:
     try:
         if importlib.util.find_spec(known.package) is None:
             raise MissingDependencyError(known.package)
-        device_index(device, runtime, known.devices())
+        require_device(device, runtime, known)
     except CnndeployError as error:
         return str(error)
     return ""
@@ -271,11 +280,14 @@ def _unavailable(runtime: str, device: str) -> str:
 def _runs(runtime: str, artifact: Artifact, threads: int, device: str, lossy: bool) -> Iterator[Run]:
     options = RUNTIMES.get(runtime).options
     # A network that runs from its checkpoint needs all of PyTorch and compiles for long: one setting of it will do.
-    counts = [threads] if artifact.format == "checkpoint" or device != "cpu" else sorted({1, threads})
-    choices = [RuntimeOptions()]
-    if lossy and "bfloat16" in options.get("precision", ()):
+    checkpoint, on_cpu = artifact.format == "checkpoint", device == "cpu"
+    counts = [threads] if checkpoint or not on_cpu else sorted({1, threads})
+    choices, known = [RuntimeOptions()], options.get("precision", ())
+    if lossy and "bfloat16" in known:
         choices.append(RuntimeOptions(precision="bfloat16"))
+    if "tf32" in known and not (on_cpu or checkpoint or artifact.require_manifest().lossy):
+        choices.append(RuntimeOptions(precision="tf32"))
     for count, chosen in product(counts, choices):
         yield Run(runtime, device, count, chosen)
-        if False in options.get("spinning", ()) and count > 1:
+        if on_cpu and False in options.get("spinning", ()) and count > 1:
             yield Run(runtime, device, count, RuntimeOptions(False, chosen.precision))

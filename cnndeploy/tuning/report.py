@@ -17,12 +17,13 @@ Outcome = Literal["chosen", "as fast", "undecided", "slower", "rejected", "faile
 class Row:
     """One file on one runtime with one setting; ``reason`` says in words why it was not chosen.
 
-    ``variant`` is ``checkpoint``, ``float``, ``simplified`` or ``int8``. ``ratio`` is how many times as fast it is as
-    eager PyTorch, or as an imported file on ONNX Runtime, with a 95% interval, which takes six rounds, and ``p50_s``
-    the seconds of a call; None if it was not timed. They compare from row to row though some left the race early: they
-    are the chosen row's, by how many times as fast a row was in the rounds that both ran. ``accuracy`` is on the test
-    images: of a lossy row None if it was not measured, of a lossless one the checkpoint's, and None if it was rejected
-    or not timed. ``loss_high_points`` is the upper end of the 95% interval of what it loses, in percentage points.
+    ``variant`` is ``checkpoint``, ``float``, ``simplified``, ``int8`` or ``float16``. ``ratio`` is how many times as
+    fast it is as eager PyTorch, or as an imported file on ONNX Runtime, with a 95% interval, which takes six rounds,
+    and ``p50_s`` the seconds of a call; None if it was not timed. They compare from row to row though some left the
+    race early: they are the chosen row's, by how many times as fast a row was in the rounds that both ran. ``accuracy``
+    is on the test images: of a lossy row None if it was not measured, of a lossless one the checkpoint's, and None if
+    it was rejected or not timed. ``loss_high_points`` is the upper end of the 95% interval of what it loses, in
+    percentage points.
     """
 
     variant: str

@@ -46,7 +46,8 @@ def tune(
     """Find the fastest way to deploy a checkpoint on this machine, and write it as a folder.
 
     Tried are its plain export, the simplified one and an int8 one, on every runtime that opens them, with one thread
-    and with all, with and without spinning, and in bfloat16. Each runs in a process of its own; they take turns as in
+    and with all, with and without spinning, and in bfloat16; on a GPU one in float16 in place of int8, and all in TF32
+    too, with one thread. Each runs in a process of its own; they take turns as in
     :func:`cnndeploy.bench`, and one that is surely slower than the fastest leaves early. The fastest is deployed only
     if it is equivalent, or if it is lossy within the budget on all test images; else the next is looked at. The report
     has a row for each, with what became of it and why.
@@ -82,7 +83,8 @@ def tune(
     'T-shirt/top'
     """
     source = checkpoint if isinstance(checkpoint, Reference) else _checkpoint(checkpoint)
-    threads = usable_cpus() if threads is None else threads
+    if threads is None:
+        threads = usable_cpus() if device == "cpu" else 1  # which do next to nothing for a GPU
     size = _BATCH_SIZES[objective] if batch_size is None else batch_size
     deadline = Deadline.after(60 * max_minutes, should_stop)
     with (
@@ -160,12 +162,12 @@ def _deploy(job: Job, report: TuneReport, choice: Choice, command: str) -> None:
 def _accuracy(job: Job, files: Files) -> float | None:
     """Return the checkpoint's accuracy on the test images, as far as it is known."""
     stated: float | None = job.reference.artifact.require_manifest().training.get("test_accuracy")
-    return stated if files.int8 is None else files.int8.checkpoint_accuracy
+    return stated if files.quantized is None else files.quantized.checkpoint_accuracy
 
 
 def _note_known(files: Files, entrants: list[Contender]) -> None:
     """Give the contender that quantization has measured already its verdict."""
-    if (report := files.int8) is None:
+    if (report := files.quantized) is None:
         return
     for contender in entrants:
         sha256, run = contender.candidate.artifact.sha256, contender.candidate.run

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from cnndeploy.errors import QuantizationError
+from cnndeploy.exporters import export
 from cnndeploy.quantization.graph import Network, in_float16, quantised, with_manifest
 from helpers import Trained
 
@@ -194,3 +195,16 @@ def test_float16_takes_and_gives_float32(trained: Trained) -> None:
     for values in (half.graph.input, half.graph.output):
         assert values[0].type.tensor_type.elem_type == TensorProto.FLOAT
     assert model == onnx.load(trained.onnx)
+
+
+def test_probabilities_of_a_float16_file_are_computed_in_float32(trained: Trained, tmp_path: Path) -> None:
+    path = export(trained.checkpoint, "onnx", tmp_path / "raw.onnx", input="image").path
+    graph = in_float16(onnx.load(path)).graph
+    producers = {name: node for node in graph.node for name in node.output}
+    (softmax,) = (node for node in graph.node if node.op_type == "Softmax")
+    widening = producers[softmax.input[0]]
+    assert softmax.output[0] in {output.name for output in graph.output}  # with no rounding behind it
+    assert (widening.op_type, widening.attribute[0].i) == ("Cast", TensorProto.FLOAT)
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    halves = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT16}
+    assert all(node.input[1] in halves for node in convolutions)

@@ -287,7 +287,7 @@ def test_an_interrupt_leaves_nothing(
         ({"budget": float("nan")}, QuantizationError, "percentage points"),
         ({"precision": "int4"}, UnknownNameError, "Unknown precision"),
         ({"run": Run("eager")}, QuantizationError, "opens ONNX"),
-        ({"run": Run(device="cuda:99")}, DeviceUnavailableError, "cuda:99"),
+        ({"run": Run(device="cuda:99"), "precision": "float16"}, DeviceUnavailableError, "cuda:99"),
         ({"images": 0}, DataError, "0 images"),
     ],
 )
@@ -479,3 +479,11 @@ def test_a_deadline_ends_the_search_and_nothing_is_written(
         )
     assert reached
     assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_on_cuda_is_refused_before_anything_is_done(trained: Trained, tmp_path: Path) -> None:
+    output = tmp_path / "q.onnx"
+    with pytest.raises(QuantizationError, match=r"no int8 convolutions on CUDA; use the precision float16"):
+        quantize(trained.checkpoint, output, run=Run("", "cuda"))
+    with pytest.raises(DeviceUnavailableError):  # there is no GPU, but float16 would do
+        quantize(trained.checkpoint, output, precision="float16", run=Run("", "cuda:77"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, DataError, Stopped, TrainingError, UnknownNameError
 from cnndeploy.training.state import Epoch, Plan, Precision, Step, state_path
-from cnndeploy.training.train import train
+from cnndeploy.training.train import _explained, deterministic, train
 
 
 def test_the_same_seed_gives_bitwise_the_same_weights(tmp_path: Path) -> None:
@@ -185,3 +186,21 @@ def test_a_training_that_is_asked_to_stop_says_how_to_go_on(tmp_path: Path) -> N
     assert stopped.value.exit_code == 130
     with pytest.raises(TrainingError, match="resume=True"):
         train("lenet", tmp_path / "lenet.pt", epochs=1, images=300)
+
+
+def test_on_a_gpu_training_takes_deterministic_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with deterministic(torch.device("cpu")):
+        assert torch.get_deterministic_debug_mode() == 0
+    with deterministic(torch.device("cuda", 0)):
+        assert torch.get_deterministic_debug_mode() == 1  # warns if there is none
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert torch.get_deterministic_debug_mode() == 0
+    memory: Any = torch.utils.deterministic
+    assert memory.fill_uninitialized_memory
+
+
+@pytest.mark.parametrize("library", ["CUBLAS", "CUDNN"])
+def test_the_libraries_of_a_gpu_run_out_of_memory_too(library: str) -> None:
+    with pytest.raises(TrainingError, match="batch_size=4"), _explained(8):
+        raise RuntimeError(f"{library}_STATUS_ALLOC_FAILED when calling create")

@@ -19,10 +19,10 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.deployment import open_deployment, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError, Stopped
 from cnndeploy.progress import Deadline
-from cnndeploy.run import Run
+from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.tuning import choice, contenders as contenders_module, tune as tune_module
 from cnndeploy.tuning.choice import Choice, choose
-from cnndeploy.tuning.contenders import Contender, Files, Job, _label
+from cnndeploy.tuning.contenders import Contender, Files, Job, _label, _runs
 from cnndeploy.tuning.race import FIRST_ROUNDS, Race
 from cnndeploy.tuning.report import Row
 from cnndeploy.verification.report import BudgetReport, EquivalenceReport, FileIdentity, Verdict
@@ -417,3 +417,17 @@ def test_the_best_so_far_is_written_if_the_time_was_over_in_the_race(
     FakeTimer.round = 0
     again: Result = cli("tune", trained.checkpoint, "--output", tmp_path / "d", "--threads", 1, "--budget", 0)
     assert again.exit_code == 0, "an earlier deployment is replaced"
+
+
+def test_on_a_gpu_there_are_no_doubles_and_tf32_and_float16_are_tried(trained: Trained) -> None:
+    artifact = Artifact.open(trained.onnx)
+    on_gpu = list(_runs("onnxruntime", artifact, 1, "cuda", lossy=True))
+    assert on_gpu == [
+        Run("onnxruntime", "cuda", 1, RuntimeOptions(precision=precision))
+        for precision in ("float32", "tf32")
+    ]
+    assert len(list(_runs("eager", Artifact.open(trained.checkpoint), 1, "cuda", lossy=True))) == 1
+    assert {run.choices.precision for run in _runs("onnxruntime", artifact, 2, "cpu", lossy=True)} == {
+        "float32"
+    }
+    assert (_job(device="cuda").stored, _job().stored) == ("float16", "int8")

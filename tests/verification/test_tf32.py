@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from broken import importable, install_runtime
 
+from cnndeploy.errors import DeviceUnavailableError
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes.eager import _to_tf32
-from cnndeploy.verification.verify import verify
+from cnndeploy.verification.reference import Computation
+from cnndeploy.verification.verify import _Evidence, verify
 from helpers import Trained
 
 EMULATED_GPU = """
@@ -65,3 +69,35 @@ def test_tf32_keeps_ten_bits_rounded_to_even() -> None:
     )
     expected = [1, 1 + one_step, 1, 1 + 2 * one_step, -1 - one_step, 3.30078125, 0]
     assert _to_tf32(torch.tensor(values)).tolist() == expected
+
+
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [1, 2, 3, 7, 64, 3]), ("cuda:0", [1, 2, 3, 3, 7, 64])])
+def test_on_a_gpu_batches_of_one_size_run_together(device: str, sizes: list[int]) -> None:
+    """ONNX Runtime plans its convolutions again whenever the size changes."""
+    batches: list[list[int]] = []
+
+    def logits(some: list[list[int]], _computation: Computation) -> np.ndarray:
+        batches.extend(some)
+        return np.array([[place] for batch in some for place in batch], np.float32)
+
+    opened = SimpleNamespace(runner=SimpleNamespace(device=device), logits=logits)
+    evidence: Any = SimpleNamespace(_opened=opened, _test=range(80))
+    found = _Evidence._artifact_logits(evidence, Computation())
+    assert [len(batch) for batch in batches] == sizes
+    assert found[:, 0].tolist() == list(range(80))
+
+
+FAILING_GPU = EMULATED_GPU.replace(
+    "        return session",
+    """        def fail(feeds):
+            raise RuntimeError("CUDA failure 2: out of memory")
+        session._run = fail
+        return session""",
+)
+
+
+@pytest.mark.slow
+def test_a_gpu_that_fails_is_no_verdict_on_the_file(trained: Trained, tmp_path: Path) -> None:
+    install_runtime(tmp_path, FAILING_GPU)
+    with importable(tmp_path), pytest.raises(DeviceUnavailableError, match="out of memory"):
+        verify(trained.checkpoint, trained.checkpoint, run=Run("broken", "cuda"), images=20)

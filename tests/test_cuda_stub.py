@@ -1,0 +1,81 @@
+"""What ONNX Runtime's CUDA provider does on GPUs that are not there; see cuda_stub."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cuda_stub
+import onnx
+import pytest
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.quantization.graph import in_float16, with_manifest
+from helpers import Trained
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The libraries, compiled once."""
+    folder = tmp_path_factory.mktemp("cuda")
+    cuda_stub.build(folder)
+    return folder
+
+
+def test_a_cpu_session_calls_nothing_of_cuda(stub: Path, trained: Trained) -> None:
+    code = f"""
+import cnndeploy
+with cnndeploy.load({str(trained.onnx)!r}, device="cpu") as model:
+    model.warmup()
+    print(model)
+"""
+    output, calls = cuda_stub.python(stub, code, gpus=4)
+    assert "device='cpu'" in output
+    assert calls == []
+
+
+def test_only_the_gpu_asked_for_is_used_and_float16_may_use_its_tensor_cores(
+    stub: Path, trained: Trained, tmp_path: Path
+) -> None:
+    manifest = replace(Artifact.open(trained.onnx).require_manifest(), quantization={"precision": "float16"})
+    half = tmp_path / "half.onnx"
+    half.write_bytes(with_manifest(in_float16(onnx.load(trained.onnx)), manifest.to_json()))
+    code = f"""
+import cnndeploy
+for path in {str(trained.onnx)!r}, {str(half)!r}:
+    with cnndeploy.load(path, device="cuda") as model:
+        model.warmup()
+        settings = model._session.settings()
+        print(model, settings["tf32"], settings["provider_options"]["use_tf32"])
+"""
+    output, calls = cuda_stub.python(stub, code, gpus=3)
+    assert "lenet.onnx', device='cuda:0', threads=2) False 0\n" in output.replace("threads=1", "threads=2")
+    assert "half.onnx', device='cuda:0', threads=2) False 1\n" in output.replace("threads=1", "threads=2")
+    assert "No registered plugin EP" not in output
+    assert {call for call in calls if call.startswith("GPU")} == {"GPU 0"}
+    computed = [call.removeprefix("convolution on ") for call in calls if call.startswith("conv")]
+    probed, *lenet = computed
+    assert (probed, set(lenet[:2]), set(lenet[2:])) == ("plain cores", {"plain cores"}, {"tensor cores"})
+
+
+def test_a_gpu_without_cudnn_is_not_usable_and_no_fault_of_the_file(stub: Path, trained: Trained) -> None:
+    code = f"""
+import cnndeploy
+from cnndeploy.devices import DeviceStatus
+from cnndeploy.errors import DeviceUnavailableError
+for known in False, True:  # as if cuDNN went away afterwards
+    try:
+        if known:
+            runtime._probe = lambda device: DeviceStatus(True)
+        cnndeploy.load({str(trained.onnx)!r}, device="cuda").warmup()
+    except DeviceUnavailableError as error:
+        print(known, error)
+"""
+    output, calls = cuda_stub.python(stub, code, cudnn=False)
+    assert "False The device 'cuda' is not available to onnxruntime" in output
+    assert "cuDNN is unavailable" in output
+    assert "brings them all" in output
+    assert "True ONNX Runtime could not run" in output
+    assert "GPU 0" in calls
