@@ -98,7 +98,10 @@ def main() -> None:
     wanted = tuple(arguments.runtime or USUAL)
     known = names()
     chosen = [name for name in known if re.search(arguments.only, name)]
-    versions = machine["versions"] | {"timm": metadata.version("timm")}
+    # of what computes here: no GPU is used, and its libraries may or may not be installed beside
+    versions = {name: one for name, one in machine["versions"].items() if not name.startswith("nvidia")}
+    versions = {name: one for name, one in versions.items() if name != "triton"}
+    versions |= {"timm": metadata.version("timm")}
     for number, name in enumerate(chosen, 1):
         task = _task(_read().get(name), wanted, versions, arguments)
         if isinstance(task, str):
