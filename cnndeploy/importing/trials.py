@@ -13,15 +13,15 @@ from cnndeploy.architectures._network import chosen_output, output_names
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.exporters import export
 from cnndeploy.importing import outputs
-from cnndeploy.importing.outputs import SPREAD, Compute, check_logits, difference
+from cnndeploy.importing.outputs import BATCH, SPREAD, Compute, check_logits, difference
 from cnndeploy.preprocessing import Preprocessing
 
 _USUAL = ("logits", "out", "output")
 
 
-def sample(preprocessing: Preprocessing) -> torch.Tensor:
+def sample(preprocessing: Preprocessing, batch: int = BATCH) -> torch.Tensor:
     """Return prepared noise, float32 (batch, channels, height, width), the same each time."""
-    return torch.from_numpy(outputs.sample(preprocessing))
+    return torch.from_numpy(outputs.sample(preprocessing, batch))
 
 
 def output_of(network: torch.nn.Module, image: torch.Tensor, name: str | None) -> tuple[str | None, str]:
