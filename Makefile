@@ -50,12 +50,12 @@ lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@rm -rf $(TYPING) && mkdir -p $(TYPING)/cnndeploy
-	@ln -s $(CURDIR)/tests $(TYPING)/
+	@ln -s $(CURDIR)/tests $(CURDIR)/benchmarks $(TYPING)/
 	@ln -s $(CURDIR)/cnndeploy/* $(CURDIR)/exporters $(CURDIR)/runtimes $(TYPING)/cnndeploy/
 	@cd $(TYPING) && PYTHONPATH=tests $(CURDIR)/$(BIN)/lint-imports --no-cache --no-logo $(CURDIR)/pyproject.toml
 	@cd $(TYPING) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p cnndeploy
-	@cd $(TYPING) && MYPYPATH=tests $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
-		--explicit-package-bases tests
+	@cd $(TYPING) && MYPYPATH=tests:benchmarks $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+		--explicit-package-bases tests benchmarks
 
 # What it ran for them stays in build/pictures; the pictures are in the repository.
 pictures: setup

@@ -26,6 +26,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -238,7 +239,7 @@ def _use(path: Path, sound: Path) -> None:
     if path.suffix in _PICTURES:
         cnndeploy.read_image(path)
         return
-    source, told = path, {}
+    source, told = path, dict[str, Any]()
     if path.name == "plan.json":
         shutil.copy(sound / "lenet.onnx", path.parent)
         source = path.parent

@@ -35,7 +35,7 @@ def by_hand(path: str, preprocessing: Preprocessing) -> Callable[[str], int]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    mean, std = np.float32(preprocessing.means), np.float32(preprocessing.stds)
+    mean, std = (np.array(values, np.float32) for values in (preprocessing.means, preprocessing.stds))
     height, width = preprocessing.size
 
     def classify(photo: str) -> int:
