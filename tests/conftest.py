@@ -212,7 +212,7 @@ def raw_onnxruntime_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def without_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without g++: nothing is compiled, which takes ten seconds of CPU for each network."""
+    """Hide the compilers, so that nothing is compiled: that takes ten seconds of CPU for each network."""
     monkeypatch.setattr(
         "cnndeploy.runtimes.compiled._COMPILERS", (("C", "CC", ("none",)), ("C++", "CXX", ("none",)))
     )

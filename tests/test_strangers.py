@@ -113,7 +113,7 @@ def test_what_scripting_changes_or_does_not_know_is_traced(network: type[nn.Modu
 
 @pytest.mark.parametrize("pad", [nn.ConstantPad2d(1, 0.0), nn.ZeroPad2d((0, 1, 0, 1))])
 def test_padding_with_zeros_before_max_pooling_counts_in_onnx_runtime(pad: nn.Module, tmp_path: Path) -> None:
-    """Where all values are negative the padding is the largest; ONNX Runtime would make it minus infinity."""
+    """If all values are negative, the padding is the largest; ONNX Runtime would make it minus infinity."""
     network = nn.Sequential(pad, nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(3 * 16 * 16, 5))
     artifact = EXPORTERS.get("onnx").export(in_hand(network), tmp_path / "network.onnx", ExportOptions())
     image = -torch.rand(2, 3, 32, 32)
