@@ -87,9 +87,9 @@ def in_constant_nodes() -> onnx.ModelProto:
     return model
 
 
-def batch_of_one() -> onnx.ModelProto:
-    """Return it with a batch of one that is written into a reshape too, as old exports of PyTorch have it."""
-    model = with_constant(classifier(batch=1), "shape", np.array([1, -1], np.int64))
+def batch_in_a_reshape(size: int) -> onnx.ModelProto:
+    """Return it with a fixed batch that is written into a reshape too, as old exports of PyTorch have it."""
+    model = with_constant(classifier(batch=size), "shape", np.array([size, -1], np.int64))
     model.graph.node[2].CopyFrom(helper.make_node("Reshape", ["pooled", "shape"], ["fc"]))
     return model
 
@@ -153,13 +153,6 @@ def out_of_order() -> onnx.ModelProto:
     return model
 
 
-def batch_of_three() -> onnx.ModelProto:
-    """Return it with a batch of three that is written into a reshape too."""
-    model = with_constant(classifier(batch=3), "shape", np.array([3, -1], np.int64))
-    model.graph.node[2].CopyFrom(helper.make_node("Reshape", ["pooled", "shape"], ["fc"]))
-    return model
-
-
 def with_label() -> onnx.ModelProto:
     """Return it with the label's number before its probabilities, as tools for all kinds of models have it."""
     model = extended(("Softmax", [], {"axis": 1}))
@@ -175,7 +168,7 @@ FORMS: dict[str, Callable[[], onnx.ModelProto]] = {
     "weights in nodes, axes of -1": in_constant_nodes,
     "batch of one": lambda: classifier(batch=1),
     "batch of four": lambda: classifier(batch=4),
-    "batch of one in a reshape": batch_of_one,
+    "batch of one in a reshape": lambda: batch_in_a_reshape(1),
     "channels last": channels_last,
     "uint8": lambda: channels_last(TensorProto.UINT8),
     "float16": lambda: classifier(kind=TensorProto.FLOAT16),
@@ -190,6 +183,6 @@ FORMS: dict[str, Callable[[], onnx.ModelProto]] = {
     "dropout": lambda: with_dropout(training=False),
     "two outputs": two_outputs,
     "nodes out of order": out_of_order,
-    "batch of three in a reshape": batch_of_three,
+    "batch of three in a reshape": lambda: batch_in_a_reshape(3),
     "label and softmax": with_label,
 }
