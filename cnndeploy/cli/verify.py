@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 
 from cnndeploy.cli import _common as common
 from cnndeploy.errors import CnndeployError, NotEquivalentError, QuantizationError
-from cnndeploy.files import check_writable, write_file
+from cnndeploy.files import check_writable, scratch_folder, write_file
 from cnndeploy.run import Precision, Run
 
 if TYPE_CHECKING:
@@ -204,7 +203,7 @@ def _verdict_on_foreign(
 
     artifact, manifest = candidate.artifact, Artifact.open(against).require_manifest()
     described: dict[str, Any] = {"preprocessing": manifest.preprocessing, "labels": manifest.labels}
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         made = import_model(artifact.path, Path(folder, "foreign.onnx"), **described)
         verdict = _verdict(replace(candidate, artifact=made.artifact), against, budget, **settings)
     for note in made.notes:

@@ -6,7 +6,6 @@ import importlib.util
 import math
 import os
 import shlex
-import tempfile
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from cnndeploy.errors import (
     UnknownNameError,
 )
 from cnndeploy.exporters import ModelInput, export
-from cnndeploy.files import check_writable, write_file
+from cnndeploy.files import check_writable, scratch_folder, write_file
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.quantization.graph import in_float16, with_manifest
 from cnndeploy.quantization.search import Trial, int8_files
@@ -148,7 +147,7 @@ def quantize(
     run, deadline = (run or Run()).over(_RUN), deadline or Deadline()
     _check(precision, budget, calibration, run)
     source = checkpoint if isinstance(checkpoint, Reference) else _checkpoint(checkpoint)
-    with borrowed(source, run.threads, data) as reference, tempfile.TemporaryDirectory() as folder:
+    with borrowed(source, run.threads, data) as reference, scratch_folder() as folder:
         path = reference.artifact.path
         target = Path(path.with_suffix(f".{precision}.onnx") if output is None else output)
         check_writable(target, path)
