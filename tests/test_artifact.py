@@ -172,7 +172,7 @@ def test_temporary_folders_that_killed_processes_left_are_swept(
     assert list(tmp_path.iterdir()) == [strange]
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with (
-        pytest.raises(ArtifactError, match="no temporary folder could be made.*set TMPDIR"),
+        pytest.raises(ArtifactError, match=r"no temporary folder could be made.*set TMPDIR"),
         scratch_folder(),
     ):
         pass
