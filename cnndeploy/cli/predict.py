@@ -21,7 +21,7 @@ from cnndeploy.machine import usable_cpus
 from cnndeploy.progress import silent
 from cnndeploy.run import Run
 from cnndeploy.serial import dumps
-from cnndeploy.words import counted
+from cnndeploy.words import counted, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +93,7 @@ def command(
     opened = load(model, runtime=run.runtime, device=run.device, threads=threads, invert=invert)
     with opened as classifier, _results(output) as stream:
         top = min(top, len(classifier.labels))
-        content: dict[str, Any] = {"model": _printable(str(model)), "predictions": [], "failures": []}
+        content: dict[str, Any] = {"model": printable(str(model)), "predictions": [], "failures": []}
         keep, line = partial(_keep, content), partial(_print_line, stream)
         show = _csv_rows(top, stream) if as_csv else keep if as_json else line
         # lines on a terminal show by themselves how far it is
@@ -106,14 +106,14 @@ def command(
                 done += len(chunk)
                 update(done, len(files), "Classifying")
         if output is not None and stop():
-            click.echo(f"Stopped after {done} of {len(files)}; {output} was not written.", err=True)
+            common.say(f"Stopped after {done} of {len(files)}; {output} was not written.", err=True)
             raise SystemExit(stop.exit_code)
         if as_json:
             click.echo(dumps(content), file=stream, nl=False)
     common.say_wrote(output)
     _say_what_is_left(passed_over, failed, len(files))
     if stop():
-        click.echo(f"Stopped after {done} of {len(files)}.", err=True)
+        common.say(f"Stopped after {done} of {len(files)}.", err=True)
     raise SystemExit(stop.exit_code or (1 if failed else 0))
 
 
@@ -131,12 +131,12 @@ def _say_what_is_left(passed_over: Counter[str], failed: int, files: int) -> Non
     """Say on standard error how many pictures were passed over, and how many files could not be classified."""
     if passed_over:
         kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(passed_over.items()))
-        click.echo(
+        common.say(
             f"Warning: {counted(passed_over.total(), 'picture')} passed over, of kinds that are not read: {kinds}.",
             err=True,
         )
     if failed:
-        click.echo(f"Error: {failed} of {files} could not be classified.", err=True)
+        common.say(f"Error: {failed} of {files} could not be classified.", err=True)
 
 
 _Read = tuple[str, "NDArray[np.uint8] | str"]
@@ -228,16 +228,16 @@ def _read(file: str, channels: int) -> NDArray[np.uint8] | str:
 def _classify(classifier: Classifier, chunk: list[_Read], top: int, show: _Show) -> int:
     """Show the classes of each image of a chunk; return how many could not be read."""
     readable = [image for _, image in chunk if not isinstance(image, str)]
-    files = [_printable(file) for file, image in chunk if not isinstance(image, str)]
+    files = [printable(file) for file, image in chunk if not isinstance(image, str)]
     with common.warnings_as_lines(files):
         predictions = iter(classifier.classify(readable, top) if readable else ())
     for file, image in chunk:
         if isinstance(image, str):
-            click.echo(f"Error: {_printable(image)}", err=True)
-            show(_printable(file), (), _printable(image))
+            common.say(f"Error: {printable(image)}", err=True)
+            show(printable(file), (), printable(image))
         else:
             first = next(predictions)
-            show(_printable(file), (first, *first.runners_up), "")
+            show(printable(file), (first, *first.runners_up), "")
     return len(chunk) - len(readable)
 
 
@@ -269,8 +269,3 @@ def _keep(content: dict[str, Any], file: str, ranked: Sequence[Prediction], reas
     else:
         classes = [{"label": one.label, "probability": one.probability} for one in ranked]
         content["predictions"].append({"image": file, "classes": classes})
-
-
-def _printable(text: str) -> str:
-    """Return text with control characters, and bytes that are no text, as escapes."""
-    return text if text.isprintable() else repr(text)[1:-1]
