@@ -7,17 +7,16 @@ import functools
 import itertools
 import math
 import os
-import re
-import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnndeploy import registry
+from cnndeploy.cli._messages import error_text, in_options
+from cnndeploy.cli._results import results, results_alone
 from cnndeploy.errors import UnknownNameError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.own_warnings import showing_own
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
-_SOURCE = re.compile(r"cnndeploy\.allow_source\('([^']*)'\)")
-_PARAMETER = re.compile(r"(?<![\w/.-])(\w+)='?([\w+-]+(?:[.:][\w+-]+)*)'?(?![\w/])")
 PATH = click.Path(path_type=Path)
 
 
@@ -108,7 +105,6 @@ class RegisteredName(click.ParamType[str]):
         return str(value)
 
 
-json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 device_option = click.option(
     "--device",
     metavar="cpu|cuda[:N]",
@@ -221,6 +217,35 @@ def measured_on(command: Command) -> Command:
     return images_option(data_option(command))
 
 
+_printed: list[bool] = []  # one if the JSON on standard output was printed
+
+
+@contextlib.contextmanager
+def _printing_json() -> Iterator[None]:
+    """Leave standard output to JSON: also if libraries print there, and an error if there is one and nothing else."""
+    _printed.clear()
+    with results_alone():
+        try:
+            yield
+        except Exception as error:
+            if not _printed and not isinstance(error, BrokenPipeError):
+                context = click.get_current_context()
+                write_json("-", {"error": error_text(error, context.command)})
+            raise
+
+
+def json_flag(command: Command) -> Command:
+    """Add ``--json``, which leaves standard output to what the command prints."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    @functools.wraps(command)
+    def with_json(*, as_json: bool, **others: Any) -> None:
+        with _printing_json() if as_json else contextlib.nullcontext():
+            command(as_json=as_json, **others)
+
+    return with_json
+
+
 def json_file_option(command: Command) -> Command:
     """Add ``--json FILE``, and check before the command begins that the report can be written there.
 
@@ -236,34 +261,10 @@ def json_file_option(command: Command) -> Command:
             values = (value if isinstance(value, tuple) else (value,) for value in others.values())
             paths = (one for one in itertools.chain.from_iterable(values) if isinstance(one, Path))
             check_writable(json_file, *paths)
-        command(json_file=json_file, **others)
+        with _printing_json() if json_file == "-" else contextlib.nullcontext():
+            command(json_file=json_file, **others)
 
     return with_json
-
-
-class PoliteStop:
-    """Note Ctrl-C and SIGTERM, so that work can end at its next step; a second signal ends it at once."""
-
-    def __init__(self) -> None:
-        self.exit_code = 0  # 128 and the signal's number, once there was one
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def __call__(self) -> bool:
-        """Return whether to stop."""
-        return self.exit_code != 0
-
-    def __enter__(self) -> Self:
-        for number in self._before:
-            signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: object) -> None:
-        self.exit_code = 128 + number
-        self.__exit__()
 
 
 def command_line(*arguments: object) -> str:
@@ -278,14 +279,15 @@ def command_line(*arguments: object) -> str:
 def write_json(target: str | Path | None, values: Any) -> None:
     """Write JSON to a file, whole or not at all, to standard output for ``-``, or nowhere for None."""
     if target == "-":
-        click.echo(dumps(values), nl=False)
+        _printed.append(True)
+        click.echo(dumps(values), file=results(), nl=False)
     elif target is not None:
         write_file(target, dumps(values).encode())
 
 
 def say(text: object, *, err: bool = False) -> None:
     """Print a message, whatever is in the names that it tells."""
-    click.echo("\n".join(map(printable, str(text).split("\n"))), err=err)
+    click.echo("\n".join(map(printable, str(text).split("\n"))), file=sys.stderr if err else results())
 
 
 def show(report: Any, table: Callable[[Any], RenderableType], json_file: str | None) -> None:
@@ -320,22 +322,6 @@ def say_load(path: Path, run: Run | None = None, json_file: str | None = None) -
     chosen = {"runtime": run.runtime, "device": run.device, "threads": run.threads}
     keywords = "".join(f", {name}={value!r}" for name, value in chosen.items() if value)
     say(f"In an app: cnndeploy.load({str(path)!r}{keywords})")
-
-
-def in_options(message: str, command: click.Command | None) -> str:
-    """Return a message of the library with the parameters that it names, as ``seed=3``, as options of the command."""
-    parameters = [] if command is None else command.params
-    options = {one.name: one.opts[-1] for one in parameters if isinstance(one, click.Option)}
-
-    def option(match: re.Match[str]) -> str:
-        name, value = match.groups()
-        if name not in options:
-            return match[0]
-        return options[name] if value == "True" else f"{options[name]} {value}"
-
-    if any("--source" in one.opts for one in parameters):
-        message = _SOURCE.sub(lambda match: f"--source {shlex.quote(match[1])}", message)
-    return _PARAMETER.sub(option, message)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import os
 import signal
@@ -14,8 +13,9 @@ from typing import NoReturn
 
 import click
 
-from cnndeploy.cli._common import in_options, say, warnings_as_lines
-from cnndeploy.errors import ArtifactError, CnndeployError, missing_dependency, nearest
+from cnndeploy.cli._common import say, warnings_as_lines
+from cnndeploy.cli._messages import error_text
+from cnndeploy.errors import CnndeployError, nearest
 from cnndeploy.own_warnings import DEBUG
 
 _interrupts: list[int] = []
@@ -56,22 +56,12 @@ class Commands(click.Group):
             # click ends quietly if the reader of a pipe has gone
             if ctx.params["debug"] or isinstance(error, BrokenPipeError):
                 raise
-            expected = missing_dependency(error) if isinstance(error, ModuleNotFoundError) else error
-            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-                expected = ArtifactError(_too_long(os.fsdecode(error.filename or "")))
-            command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            say(f"Error: {in_options(str(expected), command)}", err=True)
-            ctx.exit(getattr(expected, "exit_code", 1))
+            say(f"Error: {error_text(error, self.get_command(ctx, ctx.invoked_subcommand or ''))}", err=True)
+            ctx.exit(getattr(error, "exit_code", 1))
         except Exception:
             if _interrupts:  # a library, as torch, may turn Ctrl-C into an error of its own
                 _interrupted(ctx)
             raise
-
-
-def _too_long(path: str) -> str:
-    name = Path(path).name
-    kind, shown = ("file name", name) if len(os.fsencode(name)) > 255 else ("path", path)
-    return f"a {kind} is too long: {shown[:40]}... Choose a shorter one."
 
 
 @contextlib.contextmanager

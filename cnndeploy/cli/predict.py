@@ -6,7 +6,6 @@ import contextlib
 import csv
 import glob
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._results import results, results_alone
+from cnndeploy.cli._stop import PoliteStop
 from cnndeploy.files import check_writable, replacing
 from cnndeploy.machine import usable_cpus
 from cnndeploy.progress import silent
@@ -50,6 +51,7 @@ _MOST_IMAGES, _MOST_PIXELS = 64, 2**24
     type=common.PATH,
     help="Write to this file instead of standard output, whole or not at all: when all images are done.",
 )
+@results_alone()
 def command(
     model: Path,
     images: tuple[str, ...],
@@ -91,16 +93,16 @@ def command(
     if output is not None:
         check_writable(output, model, *files)
     opened = load(model, runtime=run.runtime, device=run.device, threads=threads, invert=invert)
-    with opened as classifier, _results(output) as stream:
+    with opened as classifier, _target(output) as stream:
         top = min(top, len(classifier.labels))
         content: dict[str, Any] = {"model": printable(str(model)), "predictions": [], "failures": []}
         keep, line = partial(_keep, content), partial(_print_line, stream)
         show = _csv_rows(top, stream) if as_csv else keep if as_json else line
         # lines on a terminal show by themselves how far it is
-        quiet = not as_json and output is None and sys.stdout.isatty()
+        quiet = not as_json and output is None and stream.isatty()
         bar = contextlib.nullcontext(silent) if quiet else common.progress_bar("Classifying")
         failed = done = 0
-        with bar as update, common.PoliteStop() as stop:
+        with bar as update, PoliteStop() as stop:
             for chunk in _chunks(files, classifier.manifest.preprocessing.channels, stop):
                 failed += _classify(classifier, chunk, top, show)
                 done += len(chunk)
@@ -118,10 +120,10 @@ def command(
 
 
 @contextlib.contextmanager
-def _results(output: Path | None) -> Iterator[TextIO | None]:
-    """Yield where results go: a file that takes its place when the block ends well, or None for standard output."""
+def _target(output: Path | None) -> Iterator[TextIO]:
+    """Yield where results go: a file that takes its place when the block ends well, or standard output."""
     if output is None:
-        yield None
+        yield results()
         return
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         yield file
@@ -241,16 +243,16 @@ def _classify(classifier: Classifier, chunk: list[_Read], top: int, show: _Show)
     return len(chunk) - len(readable)
 
 
-def _print_line(stream: TextIO | None, file: str, ranked: Sequence[Prediction], _reason: str) -> None:
+def _print_line(stream: TextIO, file: str, ranked: Sequence[Prediction], _reason: str) -> None:
     """Print a line for people; of a failure standard error has it all."""
     if ranked:
         classes = ", ".join(f"{prediction.label} {prediction.probability:.2%}" for prediction in ranked)
         click.echo(f"{file}: {classes}", file=stream)
 
 
-def _csv_rows(top: int, stream: TextIO | None) -> _Show:
+def _csv_rows(top: int, stream: TextIO) -> _Show:
     """Print the head of a CSV table, and return what prints its rows, each as it comes."""
-    writer = csv.writer(stream or sys.stdout, lineterminator="\n")
+    writer = csv.writer(stream, lineterminator="\n")
     numbers = ["", *(f"_{number}" for number in range(2, top + 1))]
     columns = (f"{name}{number}" for number in numbers for name in ("label", "probability"))
     writer.writerow(["image", *columns, "error"])

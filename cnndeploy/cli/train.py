@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnndeploy.cli import _common as common, _network
+from cnndeploy.cli._stop import PoliteStop
 from cnndeploy.errors import Stopped
 from cnndeploy.machine import patient_threads
 from cnndeploy.words import counted
@@ -121,7 +122,7 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
     before = output.stat().st_mtime_ns if output.exists() else None
     if first and settings["resume"]:
         _say_what_is_there(output)
-    stop = common.PoliteStop()
+    stop = PoliteStop()
     try:
         with stop:
             run_training(architecture, output, tensorboard if first else None, should_stop=stop, **settings)

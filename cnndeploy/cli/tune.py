@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._messages import in_options
+from cnndeploy.cli._stop import PoliteStop
 from cnndeploy.errors import BenchmarkError, Stopped
 
 
@@ -72,12 +74,12 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     from cnndeploy.files import write_file
     from cnndeploy.tuning.tune import tune
 
-    words = partial(common.in_options, command=click.get_current_context().command)
+    words = partial(in_options, command=click.get_current_context().command)
     settings |= {"command": common.command_line()}
     common.say_split(settings["data"], checkpoint)
     try:
         with (
-            common.PoliteStop() as stop,
+            PoliteStop() as stop,
             common.progress_bar("Starting", refreshes_a_second=1) as update,
         ):
             report = tune(checkpoint, output, should_stop=stop, progress=update, **settings)

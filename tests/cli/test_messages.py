@@ -19,7 +19,8 @@ from click.testing import Result
 from PIL import Image
 
 import cnndeploy
-from cnndeploy.cli import _common as common, main
+from cnndeploy.cli import main
+from cnndeploy.cli._messages import in_options
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.words import counted
@@ -272,8 +273,8 @@ def test_what_is_given_wrongly_is_said_with_what_to_do(
 )
 def test_parameters_are_named_as_options(message: str, said: str) -> None:
     train = main.get_command(click.Context(main), "train")
-    assert common.in_options(message, train) == said
-    assert common.in_options(message, None) == message
+    assert in_options(message, train) == said
+    assert in_options(message, None) == message
 
 
 def test_one_is_singular() -> None:
