@@ -72,12 +72,19 @@ class Artifact:
     @property
     def kind(self) -> str:
         """The file's format as a sentence says it: ``an ONNX file``."""
+        if self.format == "checkpoint" and not self.is_reference:
+            return "a compressed checkpoint"
         return _KINDS.get(self.format, f"a file of the format {self.format}")
 
     @property
     def is_reference(self) -> bool:
-        """Whether other files are held against it: a checkpoint, or an ONNX file that was imported."""
-        return self.format == "checkpoint" or (self.manifest is not None and self.manifest.is_reference)
+        """Whether other files are held against it: a checkpoint, or an ONNX file that was imported.
+
+        A compressed checkpoint is not: it is itself held against the one that it was made of.
+        """
+        if self.format == "checkpoint":
+            return self.manifest is None or self.manifest.compression is None
+        return self.manifest is not None and self.manifest.is_reference
 
     def describe(self) -> dict[str, Any]:
         """Return JSON-ready facts, at least ``operators``, name to count; raise ArtifactError for a damaged file."""

@@ -44,8 +44,6 @@ from cnndeploy.verification.reference import Reference, borrowed
 from cnndeploy.verification.report import BudgetReport
 
 Stored = Literal["int8", "float16"]
-# How many files are measured on test images: the setting that was chosen, and if that fails one more.
-_MOST_MEASURED = 2
 _RUN = Run("onnxruntime", "cpu")
 
 
@@ -98,6 +96,7 @@ def quantize(
     checkpoint: ArtifactLike | Reference,
     output: str | os.PathLike[str] | None = None,
     *,
+    against: ArtifactLike | Reference | None = None,
     precision: Stored = "int8",
     budget: float = 0.5,
     calibration: int | None = None,
@@ -106,6 +105,7 @@ def quantize(
     images: int | None = None,
     data: Data | None = None,
     seconds: float = 3.0,
+    most_measured: int = 2,
     command: str = "",
     deadline: Deadline | None = None,
     progress: Progress = silent,
@@ -121,6 +121,8 @@ def quantize(
         checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
             once for many uses.
         output: The file to write; beside the checkpoint by default, as ``lenet.int8.onnx``.
+        against: The checkpoint that a compressed one was made of, or a :class:`Reference` of it: the loss is measured
+            against that. Only a compressed checkpoint needs it.
         precision: ``int8``: static, weights and activations of 8 bits. ``float16``: for CUDA.
         budget: Percentage points of test accuracy that may be lost, against the checkpoint.
         calibration: Training images that the ranges of activations are taken from, for int8 only; 512 by default, or as
@@ -129,6 +131,7 @@ def quantize(
         run: How the file is run when its loss is measured; ONNX Runtime on the CPU by default.
         images, data: What it is measured on, as :func:`cnndeploy.verify_budget`'s; int8 needs training images too.
         seconds: How long to time the file beside its float file, each; 0 for not at all.
+        most_measured: How many files test images may measure.
         command: The command that repeats the measurement, for the certificate.
         deadline: When to give up; checked after every batch, until a file is found.
         progress: Called with what is done, of how much (0 if that is unknown), and at what.
@@ -147,16 +150,23 @@ def quantize(
     """
     run, deadline = (run or Run()).over(_RUN), deadline or Deadline()
     _check(precision, budget, calibration, run)
-    source = checkpoint if isinstance(checkpoint, Reference) else _checkpoint(checkpoint)
-    with borrowed(source, run.threads, data) as reference, tempfile.TemporaryDirectory() as folder:
-        path = reference.artifact.path
+    source, against = _sides(checkpoint, against)
+    with borrowed(against, run.threads, data) as reference, tempfile.TemporaryDirectory() as folder:
+        path, compressed = source.path, source.sha256 != reference.artifact.sha256
+        if compressed and source.require_manifest().held_against != reference.artifact.sha256:
+            raise QuantizationError(
+                f"{path} was not made of {reference.artifact.path}, but of another checkpoint"
+            )
         target = Path(path.with_suffix(f".{precision}.onnx") if output is None else output)
         check_writable(target, path)
         require_labels(reference.test, reference.dataset)
         count, tests = len(reference.first(images, progress)), len(reference.test)
-        _require_provable(budget, count, tests)
+        require_provable(budget, count, tests)
         progress(0, 0, f"Exporting {path.name}")
-        float_file = _float_file(reference.artifact, Path(folder, "float.onnx"), input)
+        float_file = _float_file(source, Path(folder, "float.onnx"), input)
+        original = float_file
+        if compressed:
+            original = _float_file(reference.artifact, Path(folder, "original.onnx"), input)
         if precision == "float16":
             settings = {"precision": "float16", "budget_points": budget}
             manifest = replace(float_file.require_manifest(), quantization=settings)
@@ -164,7 +174,7 @@ def quantize(
             trials, files = list[Trial](), iter([content])
         else:
             numbers = budget, calibration, count, run.thread_count
-            trials, files = int8_files(float_file, *numbers, reference.dataset, deadline, progress)
+            trials, files = int8_files(float_file, original, *numbers, reference.dataset, deadline, progress)
         report, content, measured = None, b"", Path(folder, target.name)
         for number, content in enumerate(files, start=1):
             measured.write_bytes(content)
@@ -177,7 +187,7 @@ def quantize(
                 deadline=deadline,
                 progress=progress,
             )
-            if report.passed or number == _MOST_MEASURED or not report.images:
+            if report.passed or number == most_measured or not report.images:
                 break
             deadline.check()
         if report is None or not report.passed:
@@ -243,9 +253,27 @@ def _check(precision: str, budget: float, calibration: int | None, run: Run) -> 
     require_device(run.device, run.runtime, runtime)
 
 
-def _checkpoint(source: ArtifactLike) -> Artifact:
-    """Open a checkpoint or an imported ONNX file; raise QuantizationError if it is another file."""
-    artifact = resolve(source).artifact
+def _sides(
+    source: ArtifactLike | Reference, against: ArtifactLike | Reference | None
+) -> tuple[Artifact, ArtifactLike | Reference]:
+    """Return what is quantised and what it is held against: itself, or what it was compressed from."""
+    artifact = source.artifact if isinstance(source, Reference) else resolve(source).artifact
+    compressed = artifact.manifest is not None and artifact.manifest.compression is not None
+    if not compressed or artifact.format != "checkpoint":
+        artifact = _checkpoint(artifact)
+        if against is not None:
+            raise QuantizationError(f"{artifact.path} was not compressed, so it is held against itself alone")
+        return artifact, source if isinstance(source, Reference) else artifact
+    if against is None:
+        raise QuantizationError(
+            f"{artifact.path} was compressed, so what is made of it is held against the checkpoint that it came from; "
+            "give that too"
+        )
+    return artifact, against
+
+
+def _checkpoint(artifact: Artifact) -> Artifact:
+    """Return a checkpoint or an imported ONNX file; raise QuantizationError if it is another file."""
     if artifact.manifest is not None and artifact.manifest.quantization is not None:
         stored = artifact.manifest.quantization.get("precision", "lossy")
         raise QuantizationError(
@@ -259,7 +287,7 @@ def _checkpoint(source: ArtifactLike) -> Artifact:
     return artifact
 
 
-def _require_provable(budget: float, images: int, tests: int) -> None:
+def require_provable(budget: float, images: int, tests: int) -> None:
     """Raise BudgetError if so few images could not show that the budget is kept, even if no label changed.
 
     A file may seem to keep a smaller one if by chance it is right where the checkpoint is wrong; that is not bet on.

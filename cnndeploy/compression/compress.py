@@ -1,0 +1,364 @@
+"""Compression: make a network smaller and faster within a budget of accuracy, or write nothing."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import onnx
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.bench import bench
+from cnndeploy.benchmark.report import Result
+from cnndeploy.certificate import try_to_certify
+from cnndeploy.checkpoint import Checkpoint
+from cnndeploy.compression.report import Compressed, Method, Step
+from cnndeploy.compression.search import Search, Trial, judged_by
+from cnndeploy.datasets import Data, require_labels
+from cnndeploy.deployment import ArtifactLike, resolve
+from cnndeploy.errors import (
+    BudgetError,
+    CnndeployError,
+    CompressionError,
+    OutOfTime,
+    Stopped,
+    UnknownNameError,
+)
+from cnndeploy.exporters import export
+from cnndeploy.files import check_writable, write_file
+from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
+from cnndeploy.quantization.graph import Network
+from cnndeploy.quantization.quantize import quantize, require_provable
+from cnndeploy.quantization.search import split_training
+from cnndeploy.run import Run
+from cnndeploy.verification.budget import require_budget, verify_budget
+from cnndeploy.verification.reference import Reference, borrowed
+from cnndeploy.verification.report import BudgetReport
+from cnndeploy.words import counted
+
+METHODS: tuple[Method, ...] = get_args(Method)
+# What a network may be predicted to lose, as shares of the budget: the prediction is by few images, and int8 loses too.
+_LIMITS = (0.7, 0.3)
+_FOR_SEARCH = 0.6  # of the time
+_RUN = Run("onnxruntime", "cpu")
+
+
+def compress(
+    checkpoint: ArtifactLike | Reference,
+    output: str | os.PathLike[str],
+    *,
+    against: ArtifactLike | Reference | None = None,
+    budget: float = 0.5,
+    methods: Sequence[Method] = (),
+    run: Run | None = None,
+    images: int | None = None,
+    data: Data | None = None,
+    seconds: float = 3.0,
+    max_minutes: float = 20.0,
+    command: str = "",
+    should_stop: ShouldStop = never,
+    progress: Progress = silent,
+) -> Compressed:
+    """Write a smaller and faster network that loses no more accuracy than its budget; or write nothing.
+
+    First layers are split into two of low rank. What ranks is chosen by training images and by how long each layer
+    takes here; nothing is trained. Then the smaller network is quantised to int8, as by :func:`cnndeploy.quantize`.
+    A method that does not make the file faster on this machine is left out. Test images measure at most three files
+    against the checkpoint; each time the upper end of a 95% interval errs in 2.5%. Beside the file lies its
+    certificate.
+
+    Args:
+        checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
+            once for many uses; or a compressed checkpoint.
+        output: The file to write: ``small.onnx``, or a checkpoint, ``small.pt``, that can be trained, exported and
+            quantised as any other.
+        against: The first checkpoint that a compressed one was made of, or a Reference of it: the loss is measured
+            against that. Only a compressed checkpoint needs it.
+        budget: Percentage points of test accuracy that may be lost.
+        methods: ``low-rank`` and ``int8``, or one of them; both by default, and for a checkpoint ``low-rank`` alone.
+        run: How an ONNX file is run when it is measured and timed; ONNX Runtime on the CPU by default.
+        images, data: What it is measured on, as :func:`cnndeploy.verify_budget`'s; there must be training images too.
+        seconds: How long to time a file beside another, each; with 0 nothing is timed, and no method left out for that.
+        max_minutes: When these are over, the best network so far is measured and written.
+        command: The command that repeats the measurement, for the certificate.
+        should_stop: Asked again and again; once it returns True nothing is written.
+        progress: Called with what is done, of how much (0 if that is unknown), and at what.
+
+    Raises:
+        CompressionError: Nothing that was tried makes the network faster, or what is asked for makes no sense.
+        BudgetError: Nothing that was tried keeps the budget, with the best figures in its message.
+        Stopped: ``should_stop`` returned True, or the time was over before anything was found.
+        CheckpointError, ArtifactError, ExportError, DataError: As :func:`cnndeploy.quantize` raises them.
+
+    >>> compressed = cnndeploy.compress("nin.pt", "small.onnx", budget=0.5)
+    >>> compressed.report.within_budget
+    True
+    """
+    run, target = (run or Run()).over(_RUN), Path(output)
+    chosen = _checked(target, methods, run, budget)
+    source, original = _sides(checkpoint, against)
+    deadline = Deadline.after(60 * max_minutes, should_stop)
+    with borrowed(original, run.threads, data) as reference, tempfile.TemporaryDirectory() as folder:
+        if source.require_manifest().compression and _original_of(source) != reference.artifact.sha256:
+            raise CompressionError(
+                f"{source.path} was not made of {reference.artifact.path}, but of another checkpoint"
+            )
+        check_writable(target, source.path, reference.artifact.path)
+        require_labels(reference.test, reference.dataset)
+        count = len(reference.first(images, progress))
+        require_provable(budget, count, len(reference.test))
+        job = _Job(
+            source, reference, target, Path(folder), budget, chosen, run, count, seconds, deadline, progress
+        )
+        made = job.made()
+        if not reference.artifact.is_unchanged():
+            raise CompressionError(f"{reference.artifact.path} was replaced meanwhile; nothing was written")
+        write_file(target, made.artifact.path.read_bytes())
+        report = made.report.moved_to(target)
+        certification = try_to_certify(report, target, command or _verification(target, reference, budget))
+        return replace(made, artifact=Artifact.open(target), report=report, certification=certification)
+
+
+def _checked(target: Path, methods: Sequence[Method], run: Run, budget: float) -> tuple[Method, ...]:
+    """Refuse what cannot work before anything long is done; return the methods in the order of their use."""
+    require_budget(budget)
+    for method in methods:
+        if method not in METHODS:
+            raise UnknownNameError("method", method, METHODS)
+    if target.suffix not in (".pt", ".onnx"):
+        raise CompressionError(f"{target} should end in .onnx, or in .pt for a checkpoint")
+    if target.suffix == ".pt" and "int8" in methods:
+        raise CompressionError(
+            "a checkpoint is of float32: leave out int8, or write an ONNX file, small.onnx"
+        )
+    if run.device != "cpu":
+        raise CompressionError("compression is for the CPU: ranks are chosen by how long layers take there")
+    wanted = methods or (("low-rank",) if target.suffix == ".pt" else METHODS)
+    return tuple(method for method in METHODS if method in wanted)
+
+
+def _sides(
+    source: ArtifactLike | Reference, against: ArtifactLike | Reference | None
+) -> tuple[Artifact, ArtifactLike | Reference]:
+    """Return what is compressed and what it is held against: itself, or what it was compressed from before."""
+    artifact = source.artifact if isinstance(source, Reference) else resolve(source).artifact
+    if artifact.format != "checkpoint":
+        raise CompressionError(f"{artifact.path} is {artifact.kind}; give a checkpoint, such as lenet.pt")
+    if artifact.is_reference:
+        if against is not None:
+            raise CompressionError(f"{artifact.path} was not compressed, so it is held against itself alone")
+        return artifact, source if isinstance(source, Reference) else artifact
+    if against is None:
+        raise CompressionError(
+            f"{artifact.path} was compressed, so what is made of it is held against the checkpoint that it came from; "
+            "give that too"
+        )
+    return artifact, against
+
+
+def _original_of(artifact: Artifact) -> str | None:
+    return artifact.require_manifest().held_against if not artifact.is_reference else artifact.sha256
+
+
+@dataclass(slots=True)
+class _Job:
+    """The arguments of :func:`compress`, checked, and what was found out; ``count`` test images measure."""
+
+    source: Artifact
+    reference: Reference
+    target: Path
+    folder: Path
+    budget: float
+    methods: tuple[Method, ...]
+    run: Run
+    count: int
+    seconds: float
+    deadline: Deadline
+    progress: Progress
+    steps: dict[Method, Step] = field(default_factory=dict)
+
+    def made(self) -> Compressed:
+        """Return what was made, in a file in the folder; raise if there is nothing."""
+        self.progress(0, 0, f"Exporting {self.source.path.name}")
+        original = export(self.reference.artifact.path, "onnx", self.folder / "original.onnx")
+        search = self._search(original) if "low-rank" in self.methods else None
+        failed = list[BudgetReport]()
+        for last, limit in ((limit == _LIMITS[-1], limit * self.budget) for limit in _LIMITS):
+            small = self._low_rank(search, limit, original) if search is not None else None
+            final, report = self._int8(small, original, is_last=last or small is None)
+            if final is None and small is not None and (last or "int8" not in self.methods):
+                final = small
+            if final is not None and report is None:
+                final, report = self._measured(final)
+            if final is not None and report is not None and report.passed:
+                return self._finished(final, report, original)
+            if report is not None:
+                failed.append(report)
+            if small is None:
+                break
+        raise self._nothing(failed)
+
+    def _search(self, original: Artifact) -> Search | None:
+        manifest = self.source.require_manifest()
+        train = self.reference.dataset.split("train", manifest.preprocessing.channels, manifest.labels)
+        require_labels(train, self.reference.dataset)
+        work = Network(onnx.load(original.path)).work()
+        known, judging = split_training(train, None, judged_by(work), manifest.preprocessing, self.progress)
+        ends = self.deadline.ends - (1 - _FOR_SEARCH) * self.deadline.left_s
+        try:
+            return Search(
+                Checkpoint.load(self.source),
+                Checkpoint.load(self.reference.artifact).network(),
+                known,
+                judging,
+                tests=self.count,
+                threads=self.run.thread_count,
+                deadline=replace(self.deadline, ends=ends),
+                progress=self.progress,
+            )
+        except CompressionError as error:
+            self.steps["low-rank"] = Step("low-rank", False, str(error))
+            return None
+
+    def _low_rank(
+        self, search: Search, points: float, original: Artifact
+    ) -> tuple[Artifact, Artifact] | None:
+        """Return a checkpoint and its export that should lose no more than so many points; None if none is faster."""
+        self.steps.pop("low-rank", None)
+        found = search.within(points)
+        if found is None:
+            self._leave_out("low-rank", "no layer can be of lower rank within the budget, by training images")
+            return None
+        trial, checkpoint = found
+        compression = {
+            "original_sha256": self.reference.artifact.sha256,
+            "methods": ["low-rank"],
+            "budget_points": self.budget,
+            "training_images": trial.images,
+        }
+        manifest = replace(checkpoint.manifest, compression=compression)
+        small = replace(checkpoint, manifest=manifest).save(self.folder / "small.pt")
+        onnx_file = export(small.path, "onnx", self.folder / "small.onnx")
+        return (small, onnx_file) if self._faster("low-rank", _split(trial), onnx_file, original) else None
+
+    def _int8(
+        self, small: tuple[Artifact, Artifact] | None, original: Artifact, *, is_last: bool
+    ) -> tuple[tuple[Artifact, Artifact] | None, BudgetReport | None]:
+        """Return the int8 file and the verdict on it; no file if it is not faster or beyond the budget."""
+        if "int8" not in self.methods:
+            return None, None
+        self.steps.pop("int8", None)
+        before = original if small is None else small[1]
+        try:
+            quantized = quantize(
+                self.reference if small is None else small[0],
+                self.folder / "int8.onnx",
+                against=None if small is None else self.reference,
+                budget=self.budget,
+                run=self.run,
+                images=self.count,
+                seconds=0,
+                most_measured=2 if small is None else 1,
+                deadline=self.deadline,
+                progress=self.progress,
+            )
+        except OutOfTime:
+            self._leave_out("int8", "the time was over before a file was found")
+        except Stopped:
+            raise
+        except CnndeployError as error:
+            self._leave_out("int8", str(error))
+            report = error.report if isinstance(error, BudgetError) else None
+            return None, report if isinstance(report, BudgetReport) and is_last and small is None else None
+        else:
+            layers = quantized.settings["layers"] - len(quantized.float_layers)
+            what = f"{layers} of {counted(quantized.settings['layers'], 'layer')} in int8"
+            if self._faster("int8", what, quantized.artifact, before):
+                return (quantized.artifact, quantized.artifact), quantized.report
+        return None, None
+
+    def _faster(self, method: Method, what: str, artifact: Artifact, before: Artifact) -> bool:
+        """Note a step, and return whether it makes the file faster; if it is not timed it is taken to."""
+        size = artifact.path.stat().st_size
+        if not self.seconds:
+            self.steps[method] = Step(method, True, what, size)
+            return True
+        row, failure = self._timed(artifact, before)
+        if row is None or row.ratio is None or row.ratio_low is None or row.ratio_high is None:
+            self.steps[method] = Step(method, False, f"{what}; it could not be timed: {failure}", size)
+            return False
+        kept = row.ratio_low > 1
+        why = "" if kept else "; not seen to be faster"
+        interval = row.ratio_low, row.ratio_high
+        self.steps[method] = Step(method, kept, what + why, size, row.ratio, interval)
+        return kept
+
+    def _timed(self, artifact: Artifact, before: Artifact) -> tuple[Result | None, str]:
+        self.reference.release()  # what waits for work may disturb what is timed
+        try:
+            report = bench(
+                [before, artifact],
+                runtimes=[self.run.runtime],
+                threads=(self.run.thread_count,),
+                seconds=self.seconds,
+                cold_starts=0,
+                should_stop=self.deadline.should_stop,
+                progress=self.progress,
+            )
+        except CnndeployError as error:
+            return None, str(error)
+        return report.results[-1], report.results[-1].failure
+
+    def _leave_out(self, method: Method, reason: str) -> None:
+        self.steps[method] = Step(method, False, reason)
+
+    def _measured(self, files: tuple[Artifact, Artifact]) -> tuple[tuple[Artifact, Artifact], BudgetReport]:
+        """Measure a file of low rank on the test images: the checkpoint if that is wanted, else its export."""
+        wanted = files[0] if self.target.suffix == ".pt" else files[1]
+        report = verify_budget(
+            wanted,
+            self.reference,
+            budget=self.budget,
+            run=Run(threads=self.run.threads) if self.target.suffix == ".pt" else self.run,
+            images=self.count,
+            deadline=Deadline(should_stop=self.deadline.should_stop),
+            progress=self.progress,
+        )
+        return (wanted, files[1]), report
+
+    def _finished(
+        self, files: tuple[Artifact, Artifact], report: BudgetReport, original: Artifact
+    ) -> Compressed:
+        row = self._timed(files[1], original)[0] if self.seconds else None
+        steps = tuple(self.steps[method] for method in METHODS if method in self.steps)
+        size, float_size = (one.path.stat().st_size for one in (files[1], original))
+        return Compressed(files[0], report, steps, size, float_size, row)
+
+    def _nothing(self, failed: Sequence[BudgetReport]) -> CnndeployError:
+        """Return what to raise if nothing was made, with what was tried."""
+        path = self.reference.artifact.path
+        tried = "; ".join(f"{step.method}: {step.reason}" for step in self.steps.values())
+        if failed:
+            best = min(failed, key=lambda report: report.loss_high_points or 100.0)
+            return BudgetError(
+                f"nothing tried keeps {path} within {self.budget:g} percentage points of accuracy: "
+                f"{'; '.join(best.reasons)}. {tried}. Allow a larger budget. Nothing was written.",
+                best,
+            )
+        return CompressionError(f"nothing makes {path} faster here: {tried}. Nothing was written.")
+
+
+def _split(trial: Trial) -> str:
+    return f"{counted(len(trial.ranks), 'layer')} split, {trial.share:.0%} of the layers' time"
+
+
+def _verification(target: Path, reference: Reference, budget: float) -> str:
+    """Return the command that measures the file again."""
+    words: list[Any] = ["cnndeploy", "verify", target, "--against", reference.artifact.path]
+    data = () if reference.data is None else ("--data", reference.data)
+    return shlex.join(map(str, [*words, "--budget", f"{budget:g}", *data]))
