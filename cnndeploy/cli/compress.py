@@ -30,7 +30,6 @@ from cnndeploy.errors import Stopped
     "methods",
     type=common.CommaList(click.Choice(["low-rank", "int8"])),
     metavar="low-rank,int8",
-    default=(),
     help="What to try.  [default: both, and for a checkpoint low-rank]",
 )
 @click.option(
@@ -49,7 +48,12 @@ from cnndeploy.errors import Stopped
 @common.source_option
 @common.json_file_option
 def command(
-    checkpoint: Path, output: Path | None, threads: int | None, json_file: str | None, **settings: Any
+    checkpoint: Path,
+    output: Path | None,
+    methods: tuple[Any, ...] | None,
+    threads: int | None,
+    json_file: str | None,
+    **settings: Any,
 ) -> None:
     """Make a network smaller and faster within a budget of accuracy.
 
@@ -70,7 +74,7 @@ def command(
 
     target = checkpoint.with_suffix(".small.onnx") if output is None else output
     common.say_split(settings["data"], checkpoint, settings["images"])
-    settings |= {"command": "", "run": Run(threads=threads)}
+    settings |= {"methods": methods or (), "run": Run(threads=threads)}
     try:
         with common.PoliteStop() as stop, common.progress_bar(f"Compressing {checkpoint.name}", 1) as update:
             compressed = compress(checkpoint, target, should_stop=stop, progress=update, **settings)

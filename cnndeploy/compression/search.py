@@ -28,6 +28,7 @@ from cnndeploy.datasets import Images
 from cnndeploy.errors import CompressionError, OutOfTime
 from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.search import batches
+from cnndeploy.simplification import simplify
 from cnndeploy.verification.checks import paired_counts
 
 Ranks = Mapping[str, int]
@@ -96,7 +97,7 @@ class Search:
         self.trials: dict[int, Trial] = {}
         self._network = checkpoint.network()
         first = next(self._tensors(judging.first(1), ""))
-        self._layers = replaceable(self._network, first)
+        self._layers = _alone(self._network, replaceable(self._network, first))
         if not self._layers:
             raise CompressionError(
                 "no layer can be made smaller: a convolution without groups, or a linear layer, that runs once and "
@@ -222,6 +223,13 @@ class Search:
                 self._progress(places[0], len(images), text)
             self._deadline.check()
             yield torch.from_numpy(np.ascontiguousarray(batch))
+
+
+def _alone(network: nn.Module, layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """Return the layers without those that exporters merge with others anyway."""
+    _, rewrites = simplify(network)
+    merged = {path for one in rewrites if one.name.startswith("merge_") for path in one.modules}
+    return {path: layer for path, layer in layers.items() if path not in merged}
 
 
 def _split(
