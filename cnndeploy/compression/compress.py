@@ -10,15 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import onnx
-
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result
 from cnndeploy.certificate import try_to_certify
-from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.compression.report import Compressed, Method, Step
-from cnndeploy.compression.search import Search, Trial, judged_by
+from cnndeploy.compression.search import Search, Trial
+from cnndeploy.compression.smaller import SHARE_OF_BUDGET, search_ranks, write_smaller
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import (
@@ -32,9 +30,7 @@ from cnndeploy.errors import (
 from cnndeploy.exporters import export
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
-from cnndeploy.quantization.graph import Network
 from cnndeploy.quantization.quantize import quantize, require_provable
-from cnndeploy.quantization.search import split_training
 from cnndeploy.run import Run
 from cnndeploy.verification.budget import require_budget, verify_budget
 from cnndeploy.verification.reference import Reference, borrowed
@@ -42,8 +38,8 @@ from cnndeploy.verification.report import BudgetReport
 from cnndeploy.words import counted
 
 METHODS: tuple[Method, ...] = get_args(Method)
-# What a network may be predicted to lose, as shares of the budget: the prediction is by few images, and int8 loses too.
-_LIMITS = (0.7, 0.3)
+# What a network may be predicted to lose, as shares of the budget: at first, and if that is too much.
+_LIMITS = (SHARE_OF_BUDGET, 0.3)
 _FOR_SEARCH = 0.6  # of the time
 _RUN = Run("onnxruntime", "cpu")
 
@@ -204,18 +200,12 @@ class _Job:
         raise self._nothing(failed)
 
     def _search(self, original: Artifact) -> Search | None:
-        manifest = self.source.require_manifest()
-        train = self.reference.dataset.split("train", manifest.preprocessing.channels, manifest.labels)
-        require_labels(train, self.reference.dataset)
-        work = Network(onnx.load(original.path)).work()
-        known, judging = split_training(train, None, judged_by(work), manifest.preprocessing, self.progress)
         ends = self.deadline.ends - (1 - _FOR_SEARCH) * self.deadline.left_s
         try:
-            return Search(
-                Checkpoint.load(self.source),
-                Checkpoint.load(self.reference.artifact).network(),
-                known,
-                judging,
+            return search_ranks(
+                self.source,
+                self.reference,
+                original,
                 tests=self.count,
                 threads=self.run.thread_count,
                 deadline=replace(self.deadline, ends=ends),
@@ -234,17 +224,13 @@ class _Job:
         if found is None:
             self._leave_out("low-rank", "no layer can be of lower rank within the budget, by training images")
             return None
-        trial, checkpoint = found
-        compression = {
-            "original_sha256": self.reference.artifact.sha256,
-            "methods": ["low-rank"],
-            "budget_points": self.budget,
-            "training_images": trial.images,
-        }
-        manifest = replace(checkpoint.manifest, compression=compression)
-        small = replace(checkpoint, manifest=manifest).save(self.folder / "small.pt")
+        small = write_smaller(found, self.reference, self.budget, self.folder / "small.pt")
         onnx_file = export(small.path, "onnx", self.folder / "small.onnx")
-        return (small, onnx_file) if self._faster("low-rank", _split(trial), onnx_file, original) else None
+        return (
+            (small, onnx_file)
+            if self._faster("low-rank", _described(found[0]), onnx_file, original)
+            else None
+        )
 
     def _int8(
         self, small: tuple[Artifact, Artifact] | None, original: Artifact, *, is_last: bool
@@ -353,7 +339,7 @@ class _Job:
         return CompressionError(f"nothing makes {path} faster here: {tried}. Nothing was written.")
 
 
-def _split(trial: Trial) -> str:
+def _described(trial: Trial) -> str:
     return f"{counted(len(trial.ranks), 'layer')} split, {trial.share:.0%} of the layers' time"
 
 

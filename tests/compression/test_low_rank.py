@@ -10,13 +10,7 @@ import torch
 from torch import nn
 
 from cnndeploy.architectures._low_rank import Layer, full_rank, split_layers
-from cnndeploy.compression.low_rank import (
-    components_of,
-    projected,
-    ranks_to_try,
-    replaceable,
-    split_weights,
-)
+from cnndeploy.compression.low_rank import components_of, projected, ranks_to_try, replaceable, split_weights
 
 LAYERS: dict[str, tuple[Layer, tuple[int, ...]]] = {
     "convolution": (nn.Conv2d(3, 8, 3, padding=1), (3, 9, 9)),
@@ -82,12 +76,11 @@ def test_the_directions_are_the_best_there_are() -> None:
 @torch.no_grad()
 def test_behind_a_batch_normalisation_the_normalised_output_counts() -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)).eval()
-    network[1].running_var = torch.tensor([1.0, 1, 1, 100, 100, 100])
-    network[1].weight.copy_(torch.tensor([1.0, 1, 1, 1000, 1000, 1000]))
+    layer, normalisation = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
+    network = nn.Sequential(layer, normalisation).eval()
+    normalisation.running_var = torch.tensor([1.0, 1, 1, 100, 100, 100])
+    normalisation.weight.copy_(torch.tensor([1.0, 1, 1, 1000, 1000, 1000]))
     images = torch.randn(32, 3, 8, 8)
-    layer = network[0]
-    assert isinstance(layer, nn.Conv2d)
     components = _components(network, "0", images)
     alone = _components(nn.Sequential(layer), "0", images)
     expected, errors = network(images), []
@@ -127,7 +120,9 @@ def test_only_layers_that_are_called_once_and_share_nothing_are_replaced() -> No
     before = {name: id(module) for name, module in network.named_modules()}
     assert set(replaceable(network, torch.randn(1, 4, 6, 6))) == {"good", "last"}
     assert {name: id(module) for name, module in network.named_modules()} == before
-    assert replaceable(nn.Linear(3, 3), torch.randn(1, 3)) == {}  # a network that is a layer has no place for two
+    assert (
+        replaceable(nn.Linear(3, 3), torch.randn(1, 3)) == {}
+    )  # a network that is a layer has no place for two
 
 
 @pytest.mark.parametrize(
