@@ -9,6 +9,7 @@ import click
 
 from cnndeploy.cli import _common as common
 from cnndeploy.errors import Stopped
+from cnndeploy.machine import patient_threads
 
 
 @click.command()
@@ -68,7 +69,8 @@ def command(
       cnndeploy compress alexnet.pt --output small.pt
       cnndeploy compress shoes.pt --data photos --method low-rank
     """
-    from cnndeploy.compression.compress import compress
+    with patient_threads():
+        from cnndeploy.compression.compress import compress
     from cnndeploy.display.verdict_tables import compressed_table
     from cnndeploy.run import Run
 

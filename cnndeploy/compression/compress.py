@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,8 +16,8 @@ from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result
 from cnndeploy.certificate import try_to_certify
 from cnndeploy.compression.report import Compressed, Method, Step
-from cnndeploy.compression.search import Search, Trial
-from cnndeploy.compression.smaller import SHARE_OF_BUDGET, search_ranks, write_smaller
+from cnndeploy.compression.search import Trial
+from cnndeploy.compression.smaller import Smaller, write_smaller
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import (
@@ -38,8 +39,10 @@ from cnndeploy.verification.report import BudgetReport
 from cnndeploy.words import counted
 
 METHODS: tuple[Method, ...] = get_args(Method)
-# What a network may be predicted to lose, as shares of the budget: at first, and if that is too much.
-_LIMITS = (SHARE_OF_BUDGET, 0.3)
+_ATTEMPTS = 3  # smaller networks, at most, whose files test images measure
+Files = tuple[
+    Artifact, Artifact
+]  # what is written, and what is timed: the same, or a checkpoint and its export
 _FOR_SEARCH = 0.6  # of the time
 _RUN = Run("onnxruntime", "cpu")
 
@@ -63,10 +66,11 @@ def compress(
     """Write a smaller and faster network that loses no more accuracy than its budget; or write nothing.
 
     First layers are split into two of low rank. What ranks is chosen by training images and by how long each layer
-    takes here; nothing is trained. Then the smaller network is quantised to int8, as by :func:`cnndeploy.quantize`.
-    A method that does not make the file faster on this machine is left out. Test images measure at most three files
-    against the checkpoint; each time the upper end of a 95% interval errs in 2.5%. Beside the file lies its
-    certificate.
+    takes here. If there is time, the smaller network is repaired: it learns from training images to say what the
+    checkpoint says. Then it is quantised to int8, as by :func:`cnndeploy.quantize`.
+    A method that does not make the file faster on this machine is left out. Test images measure at most four files
+    against the checkpoint, until one keeps the budget; each time the upper end of a 95% interval errs in 2.5%. Beside
+    the file lies its certificate.
 
     Args:
         checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
@@ -182,12 +186,15 @@ class _Job:
         """Return what was made, in a file in the folder; raise if there is nothing."""
         self.progress(0, 0, f"Exporting {self.source.path.name}")
         original = export(self.reference.artifact.path, "onnx", self.folder / "original.onnx")
-        search = self._search(original) if "low-rank" in self.methods else None
         failed = list[BudgetReport]()
-        for last, limit in ((limit == _LIMITS[-1], limit * self.budget) for limit in _LIMITS):
-            small = self._low_rank(search, limit, original) if search is not None else None
-            final, report = self._int8(small, original, is_last=last or small is None)
-            if final is None and small is not None and (last or "int8" not in self.methods):
+        attempts = itertools.islice(self._low_rank(original), _ATTEMPTS)
+        # None is the network as it is: only int8 may make it faster
+        whole = (None,) if "int8" in self.methods else ()
+        for number, small in enumerate(itertools.chain(attempts, whole), start=1):
+            if small is None and (step := self.steps.get("low-rank")) is not None and step.kept:
+                self._leave_out("low-rank", f"{step.reason}; no such file keeps the budget")
+            final, report = self._int8(small, original)
+            if final is None and small is not None and (number == _ATTEMPTS or "int8" not in self.methods):
                 final = small
             if final is not None and report is None:
                 final, report = self._measured(final)
@@ -195,14 +202,15 @@ class _Job:
                 return self._finished(final, report, original)
             if report is not None:
                 failed.append(report)
-            if small is None:
-                break
         raise self._nothing(failed)
 
-    def _search(self, original: Artifact) -> Search | None:
+    def _low_rank(self, original: Artifact) -> Iterator[Files]:
+        """Yield smaller checkpoints and their exports that are faster and should keep the budget, smallest first."""
+        if "low-rank" not in self.methods:
+            return
         ends = self.deadline.ends - (1 - _FOR_SEARCH) * self.deadline.left_s
         try:
-            return search_ranks(
+            smaller = Smaller(
                 self.source,
                 self.reference,
                 original,
@@ -212,29 +220,18 @@ class _Job:
                 progress=self.progress,
             )
         except CompressionError as error:
-            self.steps["low-rank"] = Step("low-rank", False, str(error))
-            return None
-
-    def _low_rank(
-        self, search: Search, points: float, original: Artifact
-    ) -> tuple[Artifact, Artifact] | None:
-        """Return a checkpoint and its export that should lose no more than so many points; None if none is faster."""
-        self.steps.pop("low-rank", None)
-        found = search.within(points)
+            self._leave_out("low-rank", str(error))
+            return
+        found = None
+        for found in smaller.within(self.budget):
+            small = write_smaller(found, self.reference, self.budget, self.folder / "small.pt")
+            onnx_file = export(small.path, "onnx", self.folder / "small.onnx")
+            if self._faster("low-rank", _described(found[0]), onnx_file, original):
+                yield small, onnx_file
         if found is None:
             self._leave_out("low-rank", "no layer can be of lower rank within the budget, by training images")
-            return None
-        small = write_smaller(found, self.reference, self.budget, self.folder / "small.pt")
-        onnx_file = export(small.path, "onnx", self.folder / "small.onnx")
-        return (
-            (small, onnx_file)
-            if self._faster("low-rank", _described(found[0]), onnx_file, original)
-            else None
-        )
 
-    def _int8(
-        self, small: tuple[Artifact, Artifact] | None, original: Artifact, *, is_last: bool
-    ) -> tuple[tuple[Artifact, Artifact] | None, BudgetReport | None]:
+    def _int8(self, small: Files | None, original: Artifact) -> tuple[Files | None, BudgetReport | None]:
         """Return the int8 file and the verdict on it; no file if it is not faster or beyond the budget."""
         if "int8" not in self.methods:
             return None, None
@@ -260,7 +257,7 @@ class _Job:
         except CnndeployError as error:
             self._leave_out("int8", str(error))
             report = error.report if isinstance(error, BudgetError) else None
-            return None, report if isinstance(report, BudgetReport) and is_last and small is None else None
+            return None, report if isinstance(report, BudgetReport) else None
         else:
             layers = quantized.settings["layers"] - len(quantized.float_layers)
             what = f"{layers} of {counted(quantized.settings['layers'], 'layer')} in int8"
@@ -317,9 +314,7 @@ class _Job:
         )
         return (wanted, files[1]), report
 
-    def _finished(
-        self, files: tuple[Artifact, Artifact], report: BudgetReport, original: Artifact
-    ) -> Compressed:
+    def _finished(self, files: Files, report: BudgetReport, original: Artifact) -> Compressed:
         row = self._timed(files[1], original)[0] if self.seconds else None
         steps = tuple(self.steps[method] for method in METHODS if method in self.steps)
         size, float_size = (one.path.stat().st_size for one in (files[1], original))
@@ -340,7 +335,8 @@ class _Job:
 
 
 def _described(trial: Trial) -> str:
-    return f"{counted(len(trial.ranks), 'layer')} split, {trial.share:.0%} of the layers' time"
+    repaired = f", repaired on {counted(trial.taught, 'image')}" if trial.taught else ""
+    return f"{counted(len(trial.ranks), 'layer')} split, {trial.share:.0%} of the layers' time{repaired}"
 
 
 def _verification(target: Path, reference: Reference, budget: float) -> str:

@@ -21,8 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from cnndeploy.architectures._low_rank import Layer, can_be_split, full_rank, split
 from cnndeploy.simplification import trace
 
-_POSITIONS = 4096  # of a batch's outputs, at most, that the components are taken from
-_MANY = 1024  # channels
+_VALUES = 2**18  # of a batch's outputs that the components are taken from, in each layer
 _NEXT = 0.75  # of a rank is the next one to try
 
 
@@ -30,7 +29,7 @@ _NEXT = 0.75  # of a rank is the next one to try
 class Components:
     """What is known of a layer's outputs: their ``mean`` (channels,), and the directions in which they vary.
 
-    ``directions`` (channels, channels) has the one with most variance first, in outputs times ``scale`` (channels,).
+    ``directions`` (channels, n) has the one with most variance first, in outputs times ``scale`` (channels,).
     ``shape`` is that of the layer's input, without the batch.
     """
 
@@ -88,35 +87,44 @@ def components_of(
     network: nn.Module, layers: Mapping[str, Layer], batches: Iterable[torch.Tensor]
 ) -> dict[str, Components]:
     """Run batches of images through a network, and return the components of each layer's outputs."""
-    sums: dict[str, torch.Tensor] = {}
-    squares: dict[str, torch.Tensor] = {}
-    counts: Counter[str] = Counter()
+    outputs: dict[str, list[torch.Tensor]] = {path: [] for path in layers}
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def measure(path: str) -> Callable[..., None]:
+    def keep(path: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             rows = _rows(layer, output)
-            rows = rows[:: max(1, len(rows) // _POSITIONS)].double()
-            sums[path] = sums.get(path, torch.zeros(())) + rows.sum(0)
-            squares[path] = squares.get(path, torch.zeros(())) + rows.T @ rows
-            counts[path] += len(rows)
+            few = max(1, _VALUES // rows.shape[1])
+            outputs[path].append(rows[:: max(1, len(rows) // few)].clone())
             shapes[path] = tuple(inputs[0].shape[1:])
 
         return hook
 
-    with _hooked(layers, measure), torch.inference_mode():
+    with _hooked(layers, keep), torch.inference_mode():
         for batch in batches:
             network(batch)
-    scales = _scales(network, layers)
-    components = {}
+    scales, components = _scales(network, layers), {}
     for path, layer in layers.items():
-        mean, scale = sums[path] / counts[path], scales.get(path, torch.ones(len(layer.weight))).double()
-        covariance = squares[path] / counts[path] - torch.outer(mean, mean)
-        scaled = covariance * torch.outer(scale, scale)
-        # in float64 thousands of channels take half a minute
-        _, directions = torch.linalg.eigh(scaled if len(scaled) <= _MANY else scaled.float())
-        components[path] = Components(mean, directions.flip(1).double(), scale, shapes[path])
+        scale = scales.get(path, torch.ones(len(layer.weight))).double()
+        rows = torch.cat(outputs.pop(path)).double()
+        mean = rows.mean(0)
+        components[path] = Components(mean, _directions((rows - mean) * scale), scale, shapes[path])
     return components
+
+
+def _directions(rows: torch.Tensor) -> torch.Tensor:
+    """Return the directions (channels, n) in which rows (count, channels) vary, the one with most variance first.
+
+    There is one for each channel; of fewer rows than channels there are as many as rows, for there is no variance in
+    others.
+    """
+    count, channels = rows.shape
+    if count >= channels:
+        return torch.linalg.eigh(rows.T @ rows)[1].flip(1)
+    squares, across = torch.linalg.eigh(rows @ rows.T)
+    directions = rows.T @ (across / squares.clamp(min=1e-12 * float(squares[-1]) or 1.0).sqrt())
+    return torch.linalg.qr(directions.flip(1))[
+        0
+    ]  # those of next to no variance are no longer at right angles
 
 
 def _rows(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:
@@ -185,10 +193,13 @@ def _hooked(layers: Mapping[str, Layer], hook: Callable[[str], Callable[..., Non
             handle.remove()
 
 
-def ranks_to_try(layer: Layer) -> list[int]:
-    """Return ranks at which two layers multiply less than one, the highest first, in steps that kernels like."""
+def ranks_to_try(layer: Layer, directions: int) -> list[int]:
+    """Return ranks at which two layers multiply less than one, the highest first, in steps that kernels like.
+
+    There are no more than ``directions`` known.
+    """
     outputs, inputs = len(layer.weight), layer.weight[0].numel()
-    most = min(full_rank(layer) - 1, (outputs * inputs - 1) // (outputs + inputs))
+    most = min(full_rank(layer) - 1, (outputs * inputs - 1) // (outputs + inputs), directions)
     ranks = []
     rank = float(most)
     while rank >= 1:

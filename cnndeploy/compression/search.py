@@ -46,7 +46,8 @@ class Trial:
     """A network of low ranks and what it cost on training images.
 
     ``share`` is the time of its layers as a share of that of the whole network's. ``predicted_high_points`` is the
-    upper end of the interval of the loss, in percentage points, that the test images would give.
+    upper end of the interval of the loss, in percentage points, that the test images would give. ``taught`` is the
+    number of images on which it was repaired, 0 if it was not.
     """
 
     ranks: Ranks
@@ -54,6 +55,7 @@ class Trial:
     images: int
     loss_points: float
     predicted_high_points: float
+    taught: int = 0
 
 
 def judged_by(work: int) -> int:
@@ -107,14 +109,18 @@ class Search:
             self._network, self._layers, self._tensors(known, "Looking at what layers compute")
         )
         shapes = {path: one.shape for path, one in self._components.items()}
-        ranks = {path: ranks_to_try(layer) for path, layer in self._layers.items()}
+        ranks = {
+            path: ranks_to_try(layer, self._components[path].directions.shape[1])
+            for path, layer in self._layers.items()
+        }
         self._times = milliseconds(
             self._layers, shapes, ranks, threads=threads, deadline=deadline, progress=progress
         )
-        self._expected = self._logits(original.eval(), "Running the whole network")
+        self._original = original.eval()
+        self._expected = self._logits(self._original, "Running the whole network")
         self._way = self._found_way()
 
-    def within(self, points: float) -> tuple[Trial, Checkpoint] | None:
+    def within(self, points: float) -> tuple[Trial, nn.Module] | None:
         """Return the smallest network on the way that is predicted to keep a budget; None if there is none."""
         low, high = 0, len(self._way)  # that before the first step is the whole network
         with contextlib.suppress(OutOfTime):  # then the best so far will do
@@ -124,32 +130,40 @@ class Search:
                     low = middle
                 else:
                     high = middle - 1
-        return (self._trial(low), self._smaller(self._way[low - 1])) if low else None
+        return (self._trial(low), self._smaller(low)) if low else None
 
-    def _trial(self, place: int) -> Trial:
-        if place not in self.trials:
-            ranks = self._way[place - 1]
-            network = _split(self._network, self._layers, self._components, ranks)
-            logits = self._logits(network, f"Judging {place} of {len(self._way)} networks")
-            truth = self._judging.labels
-            assert truth is not None  # noqa: S101 - compress() has looked
-            lost, gained = paired_counts(logits.argmax(1), self._expected.argmax(1), truth)
-            count = len(logits)
-            discordant = max(1, lost + gained) / count
-            loss = (lost - gained) / count
-            high = loss + _Z * math.sqrt(discordant / self._tests)
-            share = self._time(ranks) / self._time({})
-            self.trials[place] = Trial(ranks, share, count, 100 * loss, 100 * high)
-        return self.trials[place]
+    def judge(self, network: nn.Module, ranks: Ranks, taught: int = 0, text: str = "Judging") -> Trial:
+        """Run a smaller network on the images that judge."""
+        logits, truth = self._logits(network, text), self._judging.labels
+        assert truth is not None  # noqa: S101 - compress() has looked
+        lost, gained = paired_counts(logits.argmax(1), self._expected.argmax(1), truth)
+        count = len(logits)
+        discordant = max(1, lost + gained) / count
+        loss = (lost - gained) / count
+        high = loss + _Z * math.sqrt(discordant / self._tests)
+        return Trial(ranks, self._time(ranks) / self._time({}), count, 100 * loss, 100 * high, taught)
 
-    def _smaller(self, ranks: Ranks) -> Checkpoint:
-        network = _split(self._network, self._layers, self._components, ranks)
+    def what_it_says(self, images: Images) -> NDArray[np.float32]:
+        """Return the original's logits of images, (images, classes)."""
+        return self._run(self._original, self._tensors(images, "Asking the whole network"))
+
+    def checkpoint_of(self, network: nn.Module, ranks: Ranks) -> Checkpoint:
+        """Return the checkpoint of a smaller network, which can build it again."""
         manifest = self._checkpoint.manifest
         inside = "network." if manifest.source.output is not None else ""
         named = {path.removeprefix(inside): rank for path, rank in ranks.items()}
         source = replace(manifest.source, ranks={**manifest.source.ranks, **named})
         made = Checkpoint.of(manifest, network, manifest.training)
         return replace(made, manifest=replace(made.manifest, source=source))
+
+    def _trial(self, place: int) -> Trial:
+        if place not in self.trials:
+            text = f"Judging {place} of {len(self._way)} networks"
+            self.trials[place] = self.judge(self._smaller(place), self._way[place - 1], text=text)
+        return self.trials[place]
+
+    def _smaller(self, place: int) -> nn.Module:
+        return _split(self._network, self._layers, self._components, self._way[place - 1])
 
     def _time(self, ranks: Ranks) -> float:
         return sum(times[ranks.get(path, 0)] for path, times in self._times.items())
@@ -183,7 +197,7 @@ class Search:
         useful: dict[str, list[int]] = {}
         for path, times in self._times.items():
             whole, fastest, kept = times[0], times[0], list[int]()
-            for rank in ranks_to_try(self._layers[path]):
+            for rank in sorted(times.keys() - {0}, reverse=True):
                 if times[rank] < fastest - _LEAST_SAVED * whole:
                     kept.append(rank)
                     fastest = times[rank]

@@ -11,7 +11,6 @@ from itertools import product
 from pathlib import Path
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.compression.smaller import SHARE_OF_BUDGET, search_ranks, write_smaller
 from cnndeploy.deployment import Candidate
 from cnndeploy.devices import require_device
 from cnndeploy.errors import (
@@ -23,6 +22,7 @@ from cnndeploy.errors import (
     Stopped,
 )
 from cnndeploy.exporters import EXPORTERS, export
+from cnndeploy.machine import patient_threads
 from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.quantize import Stored, quantize
 from cnndeploy.run import Run, RuntimeOptions
@@ -183,9 +183,11 @@ def _seconds(seconds: float) -> str:
 
 def _compress(job: Job, files: Files, path: Path) -> None:
     """Make a network of low rank and its int8 file, or a row that says why there is none."""
+    with patient_threads():  # an imported file is tuned without torch
+        from cnndeploy.compression.smaller import Smaller, write_smaller
     lost: tuple[Outcome, str]
     try:
-        search = search_ranks(
+        smaller = Smaller(
             job.reference.artifact,
             job.reference,
             next(one for one in files.by_variant["float"] if one.format == "onnx"),
@@ -194,7 +196,7 @@ def _compress(job: Job, files: Files, path: Path) -> None:
             deadline=job.search,
             progress=job.progress,
         )
-        found = search.within(SHARE_OF_BUDGET * job.budget)
+        found = next(smaller.within(job.budget), None)
     except OutOfTime:
         lost = (
             "not tried",

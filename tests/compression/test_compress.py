@@ -43,6 +43,8 @@ def few() -> Any:
         patch.setattr("cnndeploy.compression.search._MOST_TO_JUDGE", 256)
         patch.setattr("cnndeploy.compression.search._MOST_TO_TRY", 32)
         patch.setattr("cnndeploy.compression.search.milliseconds", _by_work)
+        patch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", ())
+        patch.setattr("cnndeploy.compression.smaller._MOST_TO_TEACH", 1000)
         yield
 
 
@@ -81,6 +83,7 @@ def test_a_smaller_checkpoint_says_what_it_was_made_of_and_loses_no_more_than_it
         "methods": ["low-rank"],
         "budget_points": 10.0,
         "training_images": 256,
+        "repaired_on_images": 0,
     }
     assert small.ranks
     assert replace(manifest, compression=None, source=own.source, versions=own.versions) == own
@@ -183,6 +186,19 @@ def test_a_damaged_compressed_checkpoint_is_refused(small: Compressed, tmp_path:
         )
         with pytest.raises(CheckpointError):
             Checkpoint.load(bad).network()
+
+
+def test_a_repaired_network_may_be_smaller(
+    trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, small: Compressed
+) -> None:
+    monkeypatch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", (2.0,))
+    made = compress(trained.checkpoint, tmp_path / "small.pt", budget=10, **FEW)
+    facts = made.artifact.require_manifest().compression
+    assert facts is not None
+    assert facts["repaired_on_images"] == 1000
+    assert "repaired on 1,000 images" in made.steps[0].reason
+    assert made.report.within_budget
+    assert made.bytes <= small.bytes
 
 
 def test_both_methods_write_one_file(

@@ -74,6 +74,17 @@ def test_the_directions_are_the_best_there_are() -> None:
 
 
 @torch.no_grad()
+def test_of_few_images_there_are_few_directions() -> None:
+    torch.manual_seed(0)
+    layer, images = nn.Linear(30, 50), torch.randn(12, 30)
+    components = _components(nn.Sequential(layer), "0", images)
+    assert components.directions.shape == (50, 12)
+    right_angles = components.directions.T @ components.directions
+    assert torch.allclose(right_angles, torch.eye(12, dtype=torch.float64), atol=1e-9)
+    assert torch.allclose(split_weights(layer, components, 12)(images), layer(images), atol=1e-4)
+
+
+@torch.no_grad()
 def test_behind_a_batch_normalisation_the_normalised_output_counts() -> None:
     torch.manual_seed(0)
     layer, normalisation = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6)
@@ -129,11 +140,12 @@ def test_only_layers_that_are_called_once_and_share_nothing_are_replaced() -> No
     ("layer", "least"), [(nn.Conv2d(256, 256, 3), 1), (nn.Linear(6400, 4096), 1), (nn.Linear(2, 2), 1)]
 )
 def test_ranks_fall_and_save_multiplications(layer: Layer, least: int) -> None:
-    ranks, outputs, inputs = ranks_to_try(layer), len(layer.weight), layer.weight[0].numel()
+    ranks, outputs, inputs = ranks_to_try(layer, 10_000), len(layer.weight), layer.weight[0].numel()
     assert ranks == sorted(set(ranks), reverse=True)
     assert all(rank * (outputs + inputs) < outputs * inputs for rank in ranks)
     assert not ranks or ranks[-1] == least
     assert len(ranks) < 30
+    assert all(rank <= 20 for rank in ranks_to_try(layer, 20))
 
 
 @pytest.mark.parametrize(
