@@ -12,6 +12,7 @@ from typing import Any
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.formats import FORMATS
 from cnndeploy.kinds import kind_of
+from cnndeploy.limits import BeyondLimit
 from cnndeploy.specs import Manifest
 
 # Operators of ONNX and ONNX Runtime that are quantised, as QLinearConv, ConvInteger and DequantizeLinear.
@@ -66,6 +67,8 @@ class Artifact:
             raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
         except CnndeployError:
             raise
+        except BeyondLimit as error:
+            raise ArtifactError(f"{path} is refused: {error}") from error
         except Exception as error:  # a damaged or hostile file may make its reader raise anything
             raise ArtifactError(f"{path} is damaged ({_reason(error)}). Make it again.") from error
 
@@ -83,6 +86,8 @@ class Artifact:
         """Return JSON-ready facts, at least ``operators``, name to count; raise ArtifactError for a damaged file."""
         try:
             return FORMATS.get(self.format).describe(self.path)
+        except BeyondLimit as error:
+            raise ArtifactError(f"{self.path} is refused: {error}") from error
         except Exception as error:  # as in open()
             raise ArtifactError(f"{self.path} is damaged ({_reason(error)}). Make it again.") from error
 

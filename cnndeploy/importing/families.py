@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.errors import ArtifactError, UnknownNameError, missing_dependency
+from cnndeploy.limits import read_json
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.transforms import preprocessing_of
 
@@ -127,12 +127,12 @@ def _of_timm(model: str) -> Known:
 def _of_timm_folder(folder: Path) -> Known:
     """Read a folder as timm saves one for sharing: ``config.json`` and the weights."""
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = read_json(folder / "config.json")
         configuration = {**values["pretrained_cfg"], "num_classes": values["num_classes"]}
         arguments = values.get("model_args") or {}
         labels = timm_labels({**configuration, **values})
         known = Known(f"timm:{values['architecture']}", arguments, preprocessing_of(configuration), labels)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{folder}/config.json is not as timm writes it: {error!r}") from error
     weights = next((folder / one for one in _FOLDER_WEIGHTS if (folder / one).is_file()), None)
     if weights is None:
