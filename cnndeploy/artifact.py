@@ -67,10 +67,8 @@ class Artifact:
             raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from error
         except CnndeployError:
             raise
-        except BeyondLimit as error:
-            raise ArtifactError(f"{path} is refused: {error}") from error
         except Exception as error:  # a damaged or hostile file may make its reader raise anything
-            raise ArtifactError(f"{path} is damaged ({_reason(error)}). Make it again.") from error
+            raise _refusal(path, error) from error
 
     @property
     def kind(self) -> str:
@@ -86,10 +84,8 @@ class Artifact:
         """Return JSON-ready facts, at least ``operators``, name to count; raise ArtifactError for a damaged file."""
         try:
             return FORMATS.get(self.format).describe(self.path)
-        except BeyondLimit as error:
-            raise ArtifactError(f"{self.path} is refused: {error}") from error
         except Exception as error:  # as in open()
-            raise ArtifactError(f"{self.path} is damaged ({_reason(error)}). Make it again.") from error
+            raise _refusal(self.path, error) from error
 
     def require_manifest(self) -> Manifest:
         """Return the manifest; raise ArtifactError if cnndeploy did not write this file."""
@@ -131,6 +127,12 @@ def _of_no_format(path: Path) -> str:
     return (
         f"{path} is {state}. Known formats: {known}. cnndeploy train and cnndeploy export write such files."
     )
+
+
+def _refusal(path: Path, error: Exception) -> ArtifactError:
+    if isinstance(error, BeyondLimit):
+        return ArtifactError(f"{path} is refused: {error}")
+    return ArtifactError(f"{path} is damaged ({_reason(error)}). Make it again.")
 
 
 def _reason(error: Exception) -> str:

@@ -143,7 +143,7 @@ def _check_calls(calls: Mapping[_Function | None, Counter[_Function]]) -> None:
     def size(function: _Function | None, depth: int) -> int:
         if depth > _DEEPEST:
             raise BeyondLimit(
-                f"its functions call each other in a circle, or more than {_DEEPEST} deep. Inline them where it was made"
+                f"its functions call each other in a circle, or more than {_DEEPEST} deep; inline them before"
             )
         if function not in sizes:
             sizes[function] = sum(

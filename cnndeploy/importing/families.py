@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.errors import ArtifactError, UnknownNameError, missing_dependency
+from cnndeploy.importing.labels import labels_from_json
 from cnndeploy.limits import read_json
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.transforms import preprocessing_of
@@ -144,7 +145,10 @@ def timm_labels(values: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the labels of a configuration; its own, or ImageNet's if it has a thousand classes."""
     names, descriptions = values.get("label_names"), values.get("label_descriptions") or {}
     if names:
-        return tuple(str(descriptions.get(name, name)) for name in names)
+        if not isinstance(descriptions, Mapping):
+            raise ArtifactError("label_descriptions are not texts by label")
+        labels = labels_from_json(list(names) if isinstance(names, tuple) else names, "label_names")
+        return tuple(str(descriptions.get(label, label)) for label in labels)
     if values.get("num_classes") != _IMAGENET:
         return None
     from timm.data.imagenet_info import ImageNetInfo
