@@ -6,7 +6,6 @@ import contextlib
 import io
 import itertools
 import os
-import re
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -219,10 +218,10 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, channels: int 
         raise DataError(f"{name} is not an image of a kind that is read here: {', '.join(_KINDS)}") from error
     except (InputMismatchError, DataError) as error:
         raise DataError(f"{name}: {error}") from error
-    except Image.DecompressionBombError as error:
-        pixels = f"{number[0]} pixels" if (number := re.search(r"\d+", str(error))) else "very many pixels"
+    except Image.DecompressionBombError as error:  # before there is anything whose sides could be asked for
+        limits = f"{Image.MAX_IMAGE_PIXELS} pixels, which is Pillow's, and {MAX_SIDE} a side, which is ours"
         raise DataError(
-            f"{name} says that it has {pixels}; the limit is {MAX_SIDE} a side. Make it smaller first"
+            f"{name} says that it is far larger than the limits: {limits}. Make it smaller first"
         ) from error
     except Exception as error:  # whatever a damaged file makes Pillow do
         raise DataError(f"{name} cannot be read as an image: {_reason(error)}") from error

@@ -1,166 +1,133 @@
-"""Resource bombs: small files that ask for memory, time or files that no classifier needs."""
+"""Resource bombs: small files that ask for far more memory or time than any classifier needs."""
 
 from __future__ import annotations
 
-import numpy as np
+import io
+import json
+import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
 import onnx
-from onnx import TensorProto, helper, numpy_helper
-from onnx.onnx_pb import ModelProto, NodeProto
+import torch
 
-node = helper.make_node
-_BIG = 2**32
-
-
-def _constant(name: str, *values: float, dtype: type[np.generic] = np.int64) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.array(values, dtype), name)
-
-
-def _scalar(name: str, value: float, dtype: type[np.generic] = np.int64) -> onnx.TensorProto:
-    return numpy_helper.from_array(np.array(value, dtype), name)
-
-
-def _model(
-    nodes: list[NodeProto],
-    constants: list[onnx.TensorProto],
-    functions: list[onnx.FunctionProto] | None = None,
-) -> ModelProto:
-    """Return a classifier, float32 (batch, 1, 28, 28) to (batch, 10), that adds the value ``big`` to its logits."""
-    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 28, 28])
-    returned = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])
-    nodes = [
-        node("GlobalAveragePool", ["image"], ["mean"]),
-        node("Flatten", ["mean"], ["flat"]),
-        *nodes,
-        node("ReduceMax", ["big"], ["small"], keepdims=0),
-        node("Add", ["flat", "ten"], ["wide"]),
-        node("Add", ["wide", "small"], ["logits"]),
-    ]
-    constants = [_scalar("ten", 0, np.float32), *constants]
-    constants[0] = _constant("ten", *range(10), dtype=np.float32)
-    graph = helper.make_graph(nodes, "bomb", [given], [returned], constants)
-    opsets = [helper.make_opsetid("", 17)]
-    if functions:
-        opsets.append(helper.make_opsetid("own", 1))
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions or [])
+_CLASSIFIER = """
+<ir_version: 8, opset_import: ["": 17 %s]>
+bomb (float[batch, 1, 28, 28] image) => (float[batch, 10] logits)
+<
+  float[10] ten = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, float zero = {0}, float one = {1}, float many = {4294967296},
+  float[1] value = {1}, float[2] values = {0, 1}, float[4] scales = {1, 1, 65536, 65536}, int64 depth = {4294967296},
+  int64[1] size = {4294967296}, int64[2] times = {1, 4294967296}, int64[4] sizes = {1, 1, 65536, 65536},
+  int64[4] pads = {0, 0, 0, 4294967296}, int64[1] place = {0}, bool on = {1}
+>
+{
+  mean = GlobalAveragePool(image)
+  flat = Flatten(mean)
+  %s
+  small = ReduceMax<keepdims = 0>(big)
+  wide = Add(flat, ten)
+  logits = Add(wide, small)
+}
+%s
+"""
+_NODES = {
+    "range": "big = Range(zero, many, one)",
+    "constant-of-shape": "big = ConstantOfShape(size)",
+    "a-constant-node": "own = Constant<value = int64[1] {4294967296}>() big = ConstantOfShape(own)",
+    "expand": "big = Expand(value, size)",
+    "tile": "big = Tile(flat, times)",
+    "resize-to-sizes": 'big = Resize(mean, "", "", sizes)',
+    "resize-by-scales": 'big = Resize(mean, "", scales)',
+    "pad": "big = Pad(flat, pads)",
+    "one-hot": "big = OneHot(place, depth, values)",
+    "random": "big = RandomNormal<shape = [4294967296]>()",
+    "in-a-branch": """big = If(on) <
+    then_branch = a () => (float[n] x) { own = Constant<value = int64[1] {4294967296}>() x = ConstantOfShape(own) },
+    else_branch = b () => (float[n] y) { y = Identity(value) }>""",
+}
 
 
-def range_() -> ModelProto:
-    return _model(
-        [node("Range", ["start", "end", "step"], ["big"])],
-        [_scalar(name, value, np.float32) for name, value in (("start", 0), ("end", _BIG), ("step", 1))],
-    )
+def models() -> Mapping[str, Callable[[], bytes]]:
+    """Return ONNX files by name; what each asks for is told by its constants and its structure."""
+    sized = {name: lambda nodes=nodes: _model(nodes) for name, nodes in _NODES.items()}
+    return {
+        **sized,
+        "functions-in-a-circle": lambda: _calling(_function("a", "b") + _function("b", "a"), "a"),
+        "functions-in-powers": lambda: _calling(
+            "".join(map(_doubling, range(20))) + _function("f20", "f21"), "f0"
+        ),
+        "a-chain": lambda: _with_graph(b"".join(map(_link, range(60_000)))),
+        "graphs-in-graphs": lambda: _with_graph(_nested(10_000)),
+        "a-long-manifest": lambda: _with_manifest(json.dumps({"labels": "x" * 10**8})),
+    }
 
 
-def constant_of_shape() -> ModelProto:
-    return _model([node("ConstantOfShape", ["shape"], ["big"])], [_constant("shape", _BIG)])
+def _model(nodes: str, functions: str = "") -> bytes:
+    domain = ', "own": 1' if functions else ""
+    content: bytes = onnx.parser.parse_model(_CLASSIFIER % (domain, nodes, functions)).SerializeToString()
+    return content
 
 
-def expand() -> ModelProto:
-    return _model([node("Expand", ["mean", "shape"], ["big"])], [_constant("shape", 1, _BIG, 1, 1)])
+def _calling(functions: str, name: str) -> bytes:
+    return _model(f"big = own.{name}(flat)", functions)
 
 
-def expand_constant() -> ModelProto:
-    return _model(
-        [node("Expand", ["one", "shape"], ["big"])],
-        [_constant("shape", _BIG), _constant("one", 1, dtype=np.float32)],
-    )
+def _doubling(number: int) -> str:
+    return _function(f"f{number}", *[f"f{number + 1}"] * 2)
 
 
-def tile() -> ModelProto:
-    return _model([node("Tile", ["flat", "times"], ["big"])], [_constant("times", 1, _BIG)])
+def _function(name: str, *called: str) -> str:
+    body = "\n".join(f"x{n + 1} = own.{one}(x{n})" for n, one in enumerate(called))
+    head = '<domain: "own", opset_import: ["": 17, "own": 1]>'
+    return f"\n{head} {name} (x0) => (x{len(called)}) {{ {body} }}"
 
 
-def resize() -> ModelProto:
-    return _model(
-        [node("Resize", ["mean", "", "", "sizes"], ["big"])], [_constant("sizes", 1, 1, 2**16, 2**16)]
-    )
+def _link(number: int) -> bytes:
+    given, returned = b"y%d" % number, b"y%d" % (number + 1)
+    return _field(1, _field(1, given) + _field(2, returned) + _field(4, b"Neg"))
 
 
-def resize_scales() -> ModelProto:
-    return _model(
-        [node("Resize", ["mean", "", "scales"], ["big"])],
-        [_constant("scales", 1, 1, 2**16, 2**16, dtype=np.float32)],
-    )
-
-
-def pad() -> ModelProto:
-    return _model([node("Pad", ["flat", "pads"], ["big"])], [_constant("pads", 0, 0, 0, _BIG)])
-
-
-def one_hot() -> ModelProto:
-    constants = [_constant("where", 0), _constant("depth", _BIG), _constant("values", 0, 1, dtype=np.float32)]
-    return _model([node("OneHot", ["where", "depth", "values"], ["big"])], constants)
-
-
-def random() -> ModelProto:
-    return _model([node("RandomNormal", [], ["big"], shape=[_BIG])], [])
-
-
-def outer_product() -> ModelProto:
-    """Two vectors of 2**16 numbers each, of no bytes of weights."""
-    nodes = [
-        node("Tile", ["flat", "times"], ["row"]),
-        node("Transpose", ["row"], ["column"]),
-        node("MatMul", ["column", "row"], ["big"]),
-    ]
-    return _model(nodes, [_constant("times", 1, 2**16)])
-
-
-def doubling() -> ModelProto:
-    """A value that is joined to itself 32 times."""
-    nodes = [node("Concat", [f"x{n}", f"x{n}"], [f"x{n + 1}"], axis=1) for n in range(32)]
-    return _model([node("Identity", ["flat"], ["x0"]), *nodes, node("Identity", ["x32"], ["big"])], [])
-
-
-def computed() -> ModelProto:
-    """A size that the graph computes from its input."""
-    nodes = [
-        node("Shape", ["image"], ["shape"]),
-        node("Gather", ["shape", "two"], ["side"]),
-        node("Pow", ["side", "seven"], ["huge"]),
-        node("ConstantOfShape", ["huge"], ["big"]),
-    ]
-    return _model(nodes, [_constant("two", 2), _constant("seven", 7)])
-
-
-def computed_of_constants() -> ModelProto:
-    nodes = [node("Mul", ["a", "a"], ["huge"]), node("ConstantOfShape", ["huge"], ["big"])]
-    return _model(nodes, [_constant("a", 2**16)])
-
-
-def loop() -> ModelProto:
-    """A loop of 2**62 rounds."""
-    kinds = (("round", TensorProto.INT64), ("on", TensorProto.BOOL), ("state", TensorProto.FLOAT))
-    body = helper.make_graph(
-        [node("Identity", ["on"], ["still"]), node("Add", ["state", "one"], ["next"])],
-        "body",
-        [helper.make_tensor_value_info(name, kind, []) for name, kind in kinds],
-        [
-            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
-            helper.make_tensor_value_info("next", TensorProto.FLOAT, []),
-        ],
-        [_scalar("one", 1, np.float32)],
-    )
-    constants = [
-        _scalar("rounds", 2**62),
-        numpy_helper.from_array(np.array(True), "go"),
-        _scalar("zero", 0, np.float32),
-    ]
-    return _model([node("Loop", ["rounds", "go", "zero"], ["big"], body=body)], constants)
-
-
-def chain(length: int = 1_000_000) -> bytes:
-    """A million nodes, each after the other; written by hand, for onnx would take long."""
-    whole = _model([node("Identity", [f"y{length}"], ["big"]), node("Identity", ["flat"], ["y0"])], [])
-    nodes = b"".join(
-        b"\x0a%c%s" % (len(one), one)
-        for one in (
-            b"\x0a%c%s\x12%c%s\x22\x03Neg" % (len(a), a, len(b), b)
-            for a, b in ((b"y%d" % n, b"y%d" % (n + 1)) for n in range(length))
+def _nested(depth: int) -> bytes:
+    """Return the node If, with a graph in its branch that has a node If, and so on."""
+    node = b""
+    for _ in range(depth):
+        graph = node + _field(2, b"g")
+        node = _field(
+            1, _field(2, b"x") + _field(4, b"If") + _field(5, _field(1, b"then_branch") + _field(6, graph))
         )
-    )
-    # protobuf joins a message that comes twice
-    return whole.SerializeToString() + b"\x3a" + _varint(len(nodes)) + nodes
+    return node
+
+
+def _with_graph(more: bytes) -> bytes:
+    """Return a model with more fields in its graph."""
+    model = onnx.load_from_string(_model("big = Identity(flat)"))
+    graph = model.graph.SerializeToString() + more
+    model.ClearField("graph")
+    return model.SerializeToString() + _field(7, graph)
+
+
+def _with_manifest(text: str) -> bytes:
+    entry = _field(1, b"cnndeploy.manifest") + _field(2, text.encode())
+    return _model("big = Identity(flat)") + _field(14, entry)
+
+
+def outside(location: str) -> bytes:
+    """Return a model with weights in another file."""
+    model = onnx.load_from_string(_model("big = Identity(flat)"))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Return a field of protobuf."""
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
 
 
 def _varint(number: int) -> bytes:
@@ -171,77 +138,118 @@ def _varint(number: int) -> bytes:
     return bytes([*content, number])
 
 
-def nested(depth: int = 10_000) -> bytes:
-    """If in If in If."""
+def archives(sound: Path) -> Mapping[str, Callable[[], bytes]]:
+    """Return checkpoints by name, made of a ``sound`` one."""
+    one = torch.zeros(1)
 
-    def field(number: int, content: bytes) -> bytes:
-        return _varint(number << 3 | 2) + _varint(len(content)) + content
+    def saved(*more: tuple[str, torch.Tensor]) -> bytes:
+        content, buffer = torch.load(sound, weights_only=True), io.BytesIO()
+        content["weights"].update(more)
+        torch.save(content, buffer)
+        return buffer.getvalue()
 
-    graph = field(12, field(1, b"x"))
-    for _ in range(depth):
-        attribute = field(1, b"then_branch") + field(6, graph) + b"\xa0\x01\x05"
-        inner = field(1, b"on") + field(2, b"x") + field(4, b"If") + field(5, attribute)
-        graph = field(1, inner) + field(2, b"g")
-    whole = _model([node("Identity", ["flat"], ["big"])], [numpy_helper.from_array(np.array(True), "on")])
-    return whole.SerializeToString() + field(7, graph)
-
-
-def nested_few() -> bytes:
-    return nested(90)
-
-
-def _function(name: str, *calls: str) -> onnx.FunctionProto:
-    nodes = [node(call, ["x"], ["y"], domain="own") for call in calls[-1:]]
-    if len(calls) > 1:
-        nodes = [
-            node(
-                call, ["x" if not n else f"t{n}"], ["y" if n == len(calls) - 1 else f"t{n + 1}"], domain="own"
-            )
-            for n, call in enumerate(calls)
-        ]
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
-    return helper.make_function("own", name, ["x"], ["y"], nodes or [node("Neg", ["x"], ["y"])], opsets)
+    return {
+        "unpacks-to-10-gb": lambda: unpacking(sound),
+        "very-many-tensors": lambda: _with_members(
+            sound, {}, b"\x80\x02}(" + b"X\3\0\0\0w00N" * 10**6 + b"u."
+        ),
+        "very-many-members": lambda: _with_members(
+            sound, {f"data/x{number}": b"" for number in range(10_001)}
+        ),
+        "elements-that-share-memory": lambda: saved(("features.0.weight", one.expand(10**12))),
+        "a-deep-pickle": lambda: _with_members(sound, {}, b"\x80\x02)" + b"\x85" * 10**6 + b"."),
+        "a-long-manifest": lambda: _with_members(sound, {}, pickle.dumps({"manifest": "x" * 10**7}, 2)),
+    }
 
 
-def functions_in_a_circle() -> ModelProto:
-    return _model(
-        [node("a", ["flat"], ["big"], domain="own")], [], [_function("a", "b"), _function("b", "a")]
+def _with_members(sound: Path, more: Mapping[str, bytes], pickled: bytes | None = None) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(sound) as old, zipfile.ZipFile(buffer, "w") as new:
+        folder = old.namelist()[0].partition("/")[0]
+        for name in old.namelist():
+            is_replaced = pickled is not None and name.endswith("/data.pkl")
+            new.writestr(name, pickled if is_replaced and pickled is not None else old.read(name))
+        for name, content in more.items():
+            new.writestr(f"{folder}/{name}", content)
+    return buffer.getvalue()
+
+
+def unpacking(sound: Path, size: int = 10**10) -> bytes:
+    """Return an archive with a member that says to have so many bytes; fewer are in it, to be quick."""
+    buffer = io.BytesIO(_with_members(sound, {"extra/x": b"x"}))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.infolist()[-1].file_size = size
+        archive.writestr("end", b"")  # so that the directory is written anew
+    return buffer.getvalue()
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def _png(side: int, content: bytes, more: bytes = b"") -> bytes:
+    head = _chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + more + _chunk(b"IDAT", content) + _chunk(b"IEND", b"")
+
+
+def _gif(side: int, frames: int) -> bytes:
+    head = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(6)
+    frame = b"\x21\xf9\x04\0\0\0\0\0\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\0"
+    return head + frame * frames + b";"
+
+
+def _tiff(side: int) -> bytes:
+    size = (
+        (256, side),
+        (257, side),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, side),
+        (279, 100),
     )
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in size)
+    return b"II*\0" + struct.pack("<I", 108) + bytes(100) + struct.pack("<H", len(size)) + tags + bytes(4)
 
 
-def functions_in_powers() -> ModelProto:
-    """32 functions, each of which calls the next one twice: four thousand million nodes."""
-    last = [_function("f32")]
-    return _model(
-        [node("f0", ["flat"], ["big"], domain="own")],
-        [],
-        [*(_function(f"f{n}", f"f{n + 1}", f"f{n + 1}") for n in range(32)), *last],
-    )
+def _jpeg(side: int, scans: int = 1) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("L", (28, 28)).save(buffer, "JPEG", progressive=True)
+    content = bytearray(buffer.getvalue())
+    place = content.index(b"\xff\xc2") + 5
+    content[place : place + 4] = struct.pack(">HH", side, side)
+    last = content.rindex(b"\xff\xda")
+    return bytes(content[:last] + content[last:-2] * scans + content[-2:])
 
 
-def outside(location: str) -> ModelProto:
-    """Weights in another file."""
-    model = _model([node("Identity", ["w"], ["big"])], [_constant("w", *range(16), dtype=np.float32)])
-    tensor = next(each for each in model.graph.initializer if each.name == "w")
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    entry = tensor.external_data.add()
-    entry.key, entry.value = "location", location
-    return model
+def _webp(side: int) -> bytes:
+    size = struct.pack("<I", (side - 1) | (side - 1) << 14)
+    data = b"\x2f" + size + bytes(8)
+    return b"RIFF" + struct.pack("<I", 12 + len(data)) + b"WEBPVP8L" + struct.pack("<I", len(data)) + data
 
 
-def huge_initializer() -> ModelProto:
-    """A constant of 2**32 numbers of which the file holds none."""
-    model = _model([node("Identity", ["w"], ["big"])], [_constant("w", 1, dtype=np.float32)])
-    tensor = next(each for each in model.graph.initializer if each.name == "w")
-    tensor.ClearField("raw_data")
-    tensor.dims[:] = [_BIG]
-    return model
+def pictures() -> Mapping[str, bytes]:
+    """Return pictures by file name that are to be refused."""
+    side = 65_535
+    bmp = struct.pack("<2sIII", b"BM", 154, 0, 54) + struct.pack("<IiiHH", 40, side, side, 1, 24) + bytes(124)
+    text = _chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))
+    return {
+        "claims.png": _png(side, zlib.compress(bytes(10**6))),
+        "claims.bmp": bmp,
+        "claims.gif": _gif(side, 1),
+        "claims.tiff": _tiff(side),
+        "claims.jpg": _jpeg(side),
+        "claims.webp": _webp(16_383),
+        "claims.pgm": b"P5 65535 65535 255\n" + bytes(100),
+        "text.png": _png(28, zlib.compress(bytes(29 * 28)), text),
+        "scans.jpg": _jpeg(8192, 1000),
+    }
 
 
-def sparse() -> ModelProto:
-    """A sparse constant of 2**32 numbers, of which one is not 0."""
-    model = _model([node("Identity", ["w"], ["big"])], [])
-    values = _constant("w", 1, dtype=np.float32)
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, _constant("i", 0), [_BIG]))
-    return model
+def animation() -> bytes:
+    """Return a GIF of very many frames, of which only the first is read."""
+    return _gif(28, 100_000)

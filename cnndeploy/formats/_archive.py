@@ -15,7 +15,7 @@ from cnndeploy.limits import require_within
 # A pickle, a manifest or the code of a network takes some kB.
 _LIMIT_BYTES = 8 * 2**20
 # torch compresses nothing. A network has some thousand tensors, each in a member of its own.
-_MOST_TIMES, _MOST_MEMBERS = 20, 20_000
+_MOST_TIMES, _MOST_MEMBERS = 20, 10_000
 # The pickles of an archive, and the folder that each keeps its storages in.
 _STORAGES = {"data.pkl": "data", "constants.pkl": "constants"}
 

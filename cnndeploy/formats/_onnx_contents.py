@@ -53,7 +53,8 @@ class Contents:
             self.operators[node.operator[1]] += 1
             self.nodes += 1
         parts = self.nodes + len(self.tensors)
-        require_within(parts, _MOST_PARTS, f"at least {parts:,} nodes and constants")
+        if parts > _MOST_PARTS:
+            require_within(parts, _MOST_PARTS, f"at least {parts:,} nodes and constants")
 
 
 @dataclass(slots=True)

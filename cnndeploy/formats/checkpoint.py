@@ -81,7 +81,8 @@ def check_archive(path: Path) -> None:
 def _instructions(pickled: bytes) -> Iterator[_Instruction]:
     """Yield the instructions of a pickle, all but those that number values; raise BeyondLimit for very many."""
     for count, (code, argument, _) in enumerate(pickletools.genops(pickled), 1):
-        require_within(count, _MOST_INSTRUCTIONS, f"a pickle of at least {count:,} instructions")
+        if count > _MOST_INSTRUCTIONS:
+            require_within(count, _MOST_INSTRUCTIONS, f"a pickle of at least {count:,} instructions")
         if code.name not in _MEMOISING:
             yield code.name, argument
 
