@@ -106,7 +106,8 @@ def _with_graph(more: bytes) -> bytes:
     model = onnx.load_from_string(_model("big = Identity(flat)"))
     graph = model.graph.SerializeToString() + more
     model.ClearField("graph")
-    return model.SerializeToString() + _field(7, graph)
+    content: bytes = model.SerializeToString()
+    return content + _field(7, graph)
 
 
 def _with_manifest(text: str) -> bytes:

@@ -74,9 +74,9 @@ def contents_of(model: Message) -> Contents:
         if number == GRAPH and not isinstance(value, int):
             waiting.append((value, _GRAPH_NODE, None, 0))
         elif number == _FUNCTION and not isinstance(value, int):
-            function = text_of(value, _FUNCTION_DOMAIN), text_of(value, _FUNCTION_NAME)
-            calls[function] = Counter()
-            waiting.append((value, _FUNCTION_NODE, function, 0))
+            called = text_of(value, _FUNCTION_DOMAIN), text_of(value, _FUNCTION_NAME)
+            calls[called] = Counter()
+            waiting.append((value, _FUNCTION_NODE, called, 0))
     while waiting:
         body, node_field, function, depth = waiting.pop()
         require_within(depth, _DEEPEST, f"graphs {depth} deep in each other")
@@ -166,9 +166,7 @@ def _check_size(node: _Node, constants: Mapping[str, Message]) -> None:
         for place in range(len(node.inputs))
         if (place in places or operator in ("Range", "OneHot", "Pad")) and node.inputs[place] in constants
     }
-    sizes = [
-        math.prod(max(1, math.floor(number)) for number in given[place]) for place in places if place in given
-    ]
+    sizes = [_product(given[place]) for place in places if place in given]
     if operator == "Range" and [len(values) for values in given.values()] == [1, 1, 1]:
         (start,), (end,), (step,) = given.values()
         sizes.append(math.floor((end - start) / step) if step else 0)
@@ -181,17 +179,22 @@ def _check_size(node: _Node, constants: Mapping[str, Message]) -> None:
         if name == "pads":
             sizes.append(_padded(_whole_numbers(attribute, 8)))
         elif name in _SIZE_ATTRIBUTES:
-            sizes.append(math.prod(max(1, number) for number in _whole_numbers(attribute, 8)))
+            sizes.append(_product(_whole_numbers(attribute, 8)))
     if sizes:
         size = max(sizes)
         require_within(size, _MOST_NUMBERS, f"a node {operator} that returns at least {size:,} numbers")
+
+
+def _product(lengths: Iterable[float]) -> int:
+    """Return how many numbers a value of these lengths has, or one that is resized by these factors, at least."""
+    return math.prod(max(1, math.floor(length)) for length in lengths)
 
 
 def _padded(pads: list[float]) -> int:
     """Return how many numbers one becomes that is padded so."""
     half = len(pads) // 2
     sides = zip(pads[:half], pads[half:], strict=False)
-    return math.prod(max(1, 1 + math.floor(before + after)) for before, after in sides)
+    return _product(1 + before + after for before, after in sides)
 
 
 def _numbers(tensor: Message) -> list[float]:
