@@ -80,10 +80,9 @@ def _run(
     worker = started(sound)
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(count):
-            rng = _Rng(f"{seed} {number}")
-            which = rng.randrange(len(sound))
+            which, content = drawn(contents, f"{seed} {number}")
             path = Path(scratch, sound[which].name)
-            path.write_bytes(mutated(contents[which], rng))
+            path.write_bytes(content)
             end, said, memory = ask(worker, path, sound[which].parent)
             most[path.name] = max(memory, most.get(path.name, 0))
             if worker.poll() is not None or end in ("crash", "hang"):
@@ -101,7 +100,14 @@ def _run(
     return ends, most
 
 
-def mutated(content: bytes, rng: _Rng) -> bytes:
+def drawn(contents: list[bytes], key: str) -> tuple[int, bytes]:
+    """Return the number of a sound file, and what becomes of its content; the same for the same key."""
+    rng = _Rng(key)
+    which = rng.randrange(len(contents))
+    return which, _mutated(contents[which], rng)
+
+
+def _mutated(content: bytes, rng: _Rng) -> bytes:
     """Change a file in one to four places, or perhaps a member of an archive or a value in JSON."""
     if content[:2] == b"PK" and rng.random() < 0.5:
         return _with_other_member(content, rng)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import re
 import shutil
@@ -30,11 +29,8 @@ _Tried = tuple[str, str, int]
 
 
 @pytest.fixture(scope="module")
-def used(trained: Trained) -> Iterator[Callable[[Path], _Tried]]:
+def used(hostile: Any, trained: Trained) -> Iterator[Callable[[Path], _Tried]]:
     """Return what opens, loads and runs a file in a worker under a limit of memory: benchmarks/hostile.py."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-        hostile: Any = importlib.import_module("hostile")
     with hostile.started([trained.checkpoint, trained.onnx]) as worker:
         yield lambda path: hostile.ask(worker, path, trained.checkpoint.parent)
         worker.kill()
