@@ -12,6 +12,7 @@ from typing import Any
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.formats import FORMATS
 from cnndeploy.kinds import kind_of
+from cnndeploy.limits import BeyondLimit
 from cnndeploy.specs import Manifest
 
 # Operators of ONNX and ONNX Runtime that are quantised, as QLinearConv, ConvInteger and DequantizeLinear.
@@ -67,7 +68,7 @@ class Artifact:
         except CnndeployError:
             raise
         except Exception as error:  # a damaged or hostile file may make its reader raise anything
-            raise ArtifactError(f"{path} is damaged ({_reason(error)}). Make it again.") from error
+            raise _refusal(path, error) from error
 
     @property
     def kind(self) -> str:
@@ -91,7 +92,7 @@ class Artifact:
         try:
             return FORMATS.get(self.format).describe(self.path)
         except Exception as error:  # as in open()
-            raise ArtifactError(f"{self.path} is damaged ({_reason(error)}). Make it again.") from error
+            raise _refusal(self.path, error) from error
 
     def require_manifest(self) -> Manifest:
         """Return the manifest; raise ArtifactError if cnndeploy did not write this file."""
@@ -133,6 +134,12 @@ def _of_no_format(path: Path) -> str:
     return (
         f"{path} is {state}. Known formats: {known}. cnndeploy train and cnndeploy export write such files."
     )
+
+
+def _refusal(path: Path, error: Exception) -> ArtifactError:
+    if isinstance(error, BeyondLimit):
+        return ArtifactError(f"{path} is refused: {error}")
+    return ArtifactError(f"{path} is damaged ({_reason(error)}). Make it again.")
 
 
 def _reason(error: Exception) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.errors import ArtifactError
+from cnndeploy.limits import BeyondLimit, require_small
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.serial import jsonable, structure
 
@@ -188,7 +189,10 @@ class Manifest:
     def from_json(cls, text: str | bytes) -> Manifest:
         """Read what :meth:`to_json` wrote; raise ValueError if the text is not a manifest."""
         try:
+            require_small(len(text))
             manifest = structure(cls, json.loads(text))
+        except BeyondLimit:
+            raise
         except (ArtifactError, ValueError, RecursionError) as error:
             raise ValueError(f"not a cnndeploy manifest: {error}") from error
         given, logits = manifest.input, manifest.output
