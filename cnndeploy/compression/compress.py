@@ -226,8 +226,9 @@ class _Job:
         for found in smaller.within(self.budget):
             small = write_smaller(found, self.reference, self.budget, self.folder / "small.pt")
             onnx_file = export(small.path, "onnx", self.folder / "small.onnx")
-            if self._faster("low-rank", _described(found[0]), onnx_file, original):
-                yield small, onnx_file
+            if not self._faster("low-rank", _described(found[0]), onnx_file, original):
+                return  # those that lose less are larger
+            yield small, onnx_file
         if found is None:
             self._leave_out("low-rank", "no layer can be of lower rank within the budget, by training images")
 
