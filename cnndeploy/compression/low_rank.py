@@ -21,7 +21,9 @@ from torch.utils.hooks import RemovableHandle
 from cnndeploy.architectures._low_rank import Layer, can_be_split, full_rank, split
 from cnndeploy.simplification import trace
 
-_VALUES = 2**18  # of a batch's outputs that the components are taken from, in each layer
+_VALUES = (
+    2**16
+)  # of a batch's outputs that the components are taken from, in each layer; one place of each image at least
 _NEXT = 0.75  # of a rank is the next one to try
 
 
@@ -93,7 +95,7 @@ def components_of(
     def keep(path: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             rows = _rows(layer, output)
-            few = max(1, _VALUES // rows.shape[1])
+            few = max(len(output), _VALUES // rows.shape[1])
             outputs[path].append(rows[:: max(1, len(rows) // few)].clone())
             shapes[path] = tuple(inputs[0].shape[1:])
 
@@ -119,12 +121,13 @@ def _directions(rows: torch.Tensor) -> torch.Tensor:
     """
     count, channels = rows.shape
     if count >= channels:
-        return torch.linalg.eigh(rows.T @ rows)[1].flip(1)
+        across: torch.Tensor = torch.linalg.eigh(rows.T @ rows)[1]
+        return across.flip(1)
     squares, across = torch.linalg.eigh(rows @ rows.T)
     directions = rows.T @ (across / squares.clamp(min=1e-12 * float(squares[-1]) or 1.0).sqrt())
-    return torch.linalg.qr(directions.flip(1))[
-        0
-    ]  # those of next to no variance are no longer at right angles
+    # those of next to no variance are no longer at right angles
+    orthogonal: torch.Tensor = torch.linalg.qr(directions.flip(1))[0]
+    return orthogonal
 
 
 def _rows(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from cnndeploy.datasets import Images, require_labels
 from cnndeploy.errors import OutOfTime
 from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.graph import Network
-from cnndeploy.quantization.search import CALIBRATION, split_training
+from cnndeploy.quantization.search import split_training
 from cnndeploy.training.subject import layout_of
 from cnndeploy.training.train import has_bfloat16
 from cnndeploy.verification.reference import Reference
@@ -27,6 +27,8 @@ _SAFE, _SAFER = 0.7, 0.3
 # What it may lose before it is repaired; each is tried if the one before could be.
 _BEFORE_REPAIR = (4.0, 10.0, 25.0)
 _EPOCHS = 2
+# Images that give the components. Of few, those of a linear layer of thousands of outputs hold for these images only.
+_KNOWN = 2048
 # Multiply-adds of the original on the images that a network is repaired on.
 _TO_TEACH, _FEWEST_TO_TEACH, _MOST_TO_TEACH = 1.2e13, 1000, 20_000
 Found = tuple[Trial, Checkpoint]
@@ -74,7 +76,7 @@ class Smaller:
         self._search = Search(
             Checkpoint.load(source),
             Checkpoint.load(reference.artifact).network(),
-            self._taught.first(min(CALIBRATION, len(self._taught))),
+            self._taught.first(min(_KNOWN, len(self._taught))),
             images,
             tests=tests,
             threads=threads,

@@ -99,7 +99,8 @@ def test_what_is_made_of_it_is_held_against_the_original(
     small: Compressed, trained: Trained, tmp_path: Path, cli: Callable[..., Result]
 ) -> None:
     path = tmp_path / "small.onnx"
-    cnndeploy.export(str(small.artifact.path), "onnx", path)
+    told = cli("export", small.artifact.path, "--format", "onnx", "--output-dir", tmp_path).output
+    assert f"({Artifact.open(trained.checkpoint).sha256[:8]}...)" in told
     result = cli("verify", path, "--against", trained.checkpoint, "--images", 320)
     assert result.exit_code == 0, result.output
     assert "within budget" in result.output
@@ -125,6 +126,14 @@ def test_one_rank_less_by_hand_is_not_within_the_budget(
     assert result.exit_code == 5, result.output
     assert "beyond the budget of 10" in " ".join(result.output.split())
     assert rank > 0
+
+
+def test_inspect_shows_what_it_was_made_of(
+    small: Compressed, trained: Trained, cli: Callable[..., Result]
+) -> None:
+    output = "".join(cli("inspect", small.artifact.path).output.split())
+    assert f"{len(small.ranks)}layersoflowrank" in output.replace("│", "")
+    assert Artifact.open(trained.checkpoint).sha256[:20] in output
 
 
 def test_it_runs_on_every_runtime(small: Compressed, tmp_path: Path) -> None:
