@@ -48,15 +48,21 @@ def _logits(network: nn.Module, images: Images) -> NDArray[np.float32]:
     return logits
 
 
+def _centred(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Take from each image's logits what changes no probability."""
+    centred: NDArray[np.float32] = logits - logits.mean(axis=1, keepdims=True)
+    return centred
+
+
 def test_it_comes_nearer_to_the_original_and_changes_neither(
     networks: tuple[nn.Module, nn.Module, Lesson], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnndeploy.compression.repair.LEARNING_RATE", 3e-3)
+    monkeypatch.setattr("cnndeploy.compression.repair.LEARNING_RATE", 1e-3)
     original, worse, lesson = networks
     before = copy.deepcopy(worse.state_dict())
-    made = repaired(worse, lesson, epochs=8, deadline=Deadline(), **SETTINGS)  # type: ignore[arg-type]
-    errors = [np.abs(_logits(one, lesson.images) - lesson.logits).mean() for one in (worse, made)]
-    assert errors[1] < 0.6 * errors[0]
+    made = repaired(worse, lesson, epochs=20, deadline=Deadline(), **SETTINGS)  # type: ignore[arg-type]
+    errors = [np.abs(_centred(_logits(one, lesson.images) - lesson.logits)).mean() for one in (worse, made)]
+    assert errors[1] < 0.5 * errors[0]
     assert all(torch.equal(before[name], value) for name, value in worse.state_dict().items())
     assert not made.training
     assert not any(value.requires_grad for value in made.parameters())
