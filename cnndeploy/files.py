@@ -14,6 +14,7 @@ from typing import BinaryIO
 from cnndeploy.errors import ArtifactError
 
 _LETTERS = 12  # hexadecimal, in the name of a temporary file
+_SCRATCH = ".cnndeploy-scratch-"  # how the names of temporary folders begin
 _STALE_S = 5.0  # of a temporary file that was not written to for so long: a new one is locked at once
 
 
@@ -35,10 +36,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     killed processes left there are removed too. Raise ArtifactError if the folder is missing or cannot be written to,
     or the disk is full.
     """
-    import secrets  # not for an app that only reads
-
     path = _target(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(_LETTERS // 2)}.tmp")
+    temporary = _temporary(path)
     try:
         _sweep(path)
         with contextlib.ExitStack() as stack:
@@ -82,6 +81,59 @@ def held(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a new temporary folder, and remove it in the end, and before that those that killed processes left.
+
+    Raise ArtifactError if there is no place for it.
+    """
+    import tempfile  # not for an app that only reads
+
+    try:
+        _sweep_scratch(Path(tempfile.gettempdir()))
+        folder = tempfile.TemporaryDirectory(prefix=_SCRATCH)
+    except OSError as error:
+        raise ArtifactError(
+            f"no temporary folder could be made: {error.strerror or error}. Free some space there, or set TMPDIR to "
+            "another folder"
+        ) from error
+    with folder as name, _locked_folder(Path(name)):
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[bool]:
+    """Hold a folder while the block runs; yield False if another process holds it, or this system cannot tell."""
+    if os.name == "nt":  # where no folder can be opened
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sweep_scratch(parent: Path) -> None:
+    """Remove temporary folders of this user that no process holds any more."""
+    import shutil
+
+    for left in parent.glob(f"{_SCRATCH}*"):
+        with contextlib.suppress(OSError):
+            about = left.lstat()
+            is_stale = about.st_uid == os.getuid() and time.time() - about.st_mtime > _STALE_S
+            with _locked_folder(left) as is_ours:
+                if is_stale and is_ours:
+                    shutil.rmtree(left, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a new name beside ``path`` for a temporary file, by which :func:`_sweep` knows it."""
+    import secrets  # not for an app that only reads
+
+    return path.with_name(f".{path.name}.{secrets.token_hex(_LETTERS // 2)}.tmp")
+
+
 def _sweep(path: Path) -> None:
     """Remove temporary files of ``path`` that no process holds any more."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * _LETTERS}.tmp"):
@@ -90,8 +142,8 @@ def _sweep(path: Path) -> None:
                 left.unlink()
 
 
-def _lock(file: BinaryIO) -> bool:
-    """Lock an open file until it is closed; return False if another process holds it."""
+def _lock(file: BinaryIO | int) -> bool:
+    """Lock an open file or folder until it is closed; return False if another process holds it."""
     try:
         import fcntl
     except ImportError:  # on Windows
@@ -115,8 +167,6 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 def check_writable(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
     """Raise ArtifactError before long work if its result cannot be written, or would overwrite an input."""
-    import tempfile  # not for an app that only reads
-
     path = Path(path)
     for given in inputs:
         # unlike Path.exists() this raises nothing if a name is too long, which is found out below
@@ -127,7 +177,9 @@ def check_writable(path: str | os.PathLike[str], *inputs: str | os.PathLike[str]
     if os.path.exists(real) and not os.access(real, os.W_OK):  # noqa: PTH110
         raise ArtifactError(f"{path} exists and may not be written to; choose another output path")
     try:
-        tempfile.NamedTemporaryFile(prefix=f".{real.name}.", suffix=".tmp", dir=real.parent).close()
+        trial = _temporary(real)
+        trial.open("xb").close()
+        trial.unlink()
     except OSError as error:
         raise ArtifactError(f"{path} cannot be written: {_advice(error, real.parent)}") from error
 

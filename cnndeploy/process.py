@@ -148,6 +148,8 @@ def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]
     An error ends the worker, and is raised again in the parent, which also repeats our own warnings.
     """
     end_with_parent()
+    if _is_abandoned():  # the parent was killed before that, and what it asked for may take long
+        return
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up among the answers
     try:
@@ -160,6 +162,17 @@ def serve(subject: str, answers: Callable[[Iterator[Message]], Iterator[Message]
         _send(out, {"error": type(error).__name__, "text": str(error)})
     except Exception as error:  # noqa: BLE001 - no memory, a runtime's own fault: the parent reports it
         _send(out, {"error": "ArtifactError", "text": f"{subject} could not be run: {error!r}"})
+
+
+def _is_abandoned() -> bool:
+    """Return whether nobody can read standard output any more."""
+    import select
+
+    if not hasattr(select, "poll"):  # on Windows
+        return False
+    poll = select.poll()
+    poll.register(1, 0)  # for errors, which are always told
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def _send(out: IO[bytes], message: Message) -> None:

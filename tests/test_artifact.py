@@ -9,7 +9,7 @@ import pytest
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
-from cnndeploy.files import check_writable, held, replacing, write_file
+from cnndeploy.files import check_writable, held, replacing, scratch_folder, write_file
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -154,6 +154,42 @@ def test_what_killed_processes_left_is_swept_and_what_others_write_is_not(tmp_pa
         temporary.write_bytes(b"at last")
     assert path.read_bytes() == b"at last"
     assert set(tmp_path.iterdir()) == {path, strange, other}
+
+
+def test_temporary_folders_that_killed_processes_left_are_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left, strange = tmp_path / ".cnndeploy-scratch-a1", tmp_path / "cnndeploy-demo"
+    for one in (left, strange):
+        one.mkdir()
+        (one / "logits.npy").touch()
+        os.utime(one, (1, 1))
+    with scratch_folder() as slow:
+        os.utime(slow, (1, 1))  # and still at work
+        with scratch_folder() as other:
+            assert set(tmp_path.iterdir()) == {strange, slow, other}
+    assert list(tmp_path.iterdir()) == [strange]
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with (
+        pytest.raises(ArtifactError, match=r"no temporary folder could be made.*set TMPDIR"),
+        scratch_folder(),
+    ):
+        pass
+
+
+def test_a_process_that_is_killed_while_it_tries_an_output_leaves_what_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lenet.onnx"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda *_, **__: None)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        check_writable(path)
+    (left,) = tmp_path.iterdir()
+    os.utime(left, (1, 1))
+    write_file(path, b"")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_output_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from cnndeploy.own_warnings import showing_own
 from cnndeploy.progress import Progress
 from cnndeploy.run import MOST_THREADS, Run
 from cnndeploy.serial import dumps
+from cnndeploy.words import printable, quoted
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -192,7 +193,7 @@ def say_split(data: str | None, model: Path, images: int | None = None) -> None:
     dataset = open_dataset(data, manifest.data, artifact.path)
     if note := dataset.note:
         dataset.split("test", manifest.preprocessing.channels, manifest.labels).first(images)
-        click.echo(note, err=True)
+        say(note, err=True)
 
 
 def run_options(command: Command) -> Command:
@@ -267,13 +268,11 @@ class PoliteStop:
 
 def command_line(*arguments: object) -> str:
     """Return a command as a shell takes it; without ``arguments`` the one that the user gave."""
-    if not arguments:
-        return shlex.join(["cnndeploy", *sys.argv[1:]])
     # a path that begins with a dash would be taken for an option
     words = (
         f"./{one}" if isinstance(one, Path) and str(one).startswith("-") else str(one) for one in arguments
     )
-    return shlex.join(["cnndeploy", *words])
+    return " ".join(map(quoted, ["cnndeploy", *(words if arguments else sys.argv[1:])]))
 
 
 def write_json(target: str | Path | None, values: Any) -> None:
@@ -282,6 +281,11 @@ def write_json(target: str | Path | None, values: Any) -> None:
         click.echo(dumps(values), nl=False)
     elif target is not None:
         write_file(target, dumps(values).encode())
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print a message, whatever is in the names that it tells."""
+    click.echo("\n".join(map(printable, str(text).split("\n"))), err=err)
 
 
 def show(report: Any, table: Callable[[Any], RenderableType], json_file: str | None) -> None:
@@ -298,14 +302,14 @@ def say_wrote(*files: object, json_file: str | None = None) -> None:
 
     It goes to standard output, unless JSON goes there.
     """
-    if named := [str(file) for file in files if file not in (None, "-")]:
-        click.echo(f"Wrote {', '.join(named)}", err=json_file == "-")
+    if named := [printable(str(file)) for file in files if file not in (None, "-")]:
+        say(f"Wrote {', '.join(named)}", err=json_file == "-")
 
 
 def say_next(*arguments: object, json_file: str | None = None) -> None:
     """Print the command that usually comes next, with this one's ``--source``, unless JSON goes to standard output."""
     if json_file != "-":
-        click.echo(f"Next: {command_line(*arguments, *source_given())}")
+        say(f"Next: {command_line(*arguments, *source_given())}")
 
 
 def say_load(path: Path, run: Run | None = None, json_file: str | None = None) -> None:
@@ -315,7 +319,7 @@ def say_load(path: Path, run: Run | None = None, json_file: str | None = None) -
     run = run or Run()
     chosen = {"runtime": run.runtime, "device": run.device, "threads": run.threads}
     keywords = "".join(f", {name}={value!r}" for name, value in chosen.items() if value)
-    click.echo(f"In an app: cnndeploy.load({str(path)!r}{keywords})")
+    say(f"In an app: cnndeploy.load({str(path)!r}{keywords})")
 
 
 def in_options(message: str, command: click.Command | None) -> str:
@@ -349,7 +353,7 @@ def warnings_as_lines(images: Sequence[str] = ()) -> Iterator[None]:
         line = f"Warning: {in_options(text, None if context is None else context.command)}"
         if line not in printed:
             printed.add(line)
-            click.echo(line, err=True)
+            say(line, err=True)
 
     with showing_own(show_line):
         yield

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import click
 
-from cnndeploy.cli._common import in_options, warnings_as_lines
+from cnndeploy.cli._common import in_options, say, warnings_as_lines
 from cnndeploy.errors import ArtifactError, CnndeployError, missing_dependency, nearest
 from cnndeploy.own_warnings import DEBUG
 
@@ -61,7 +61,7 @@ class Commands(click.Group):
                 name = Path(os.fsdecode(error.filename or "")).name
                 expected = ArtifactError(f"a file name is too long: {name[:40]}... Choose a shorter one.")
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            click.echo(f"Error: {in_options(str(expected), command)}", err=True)
+            say(f"Error: {in_options(str(expected), command)}", err=True)
             ctx.exit(getattr(expected, "exit_code", 1))
         except Exception:
             if _interrupts:  # a library, as torch, may turn Ctrl-C into an error of its own

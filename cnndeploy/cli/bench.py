@@ -251,7 +251,7 @@ def _outcome(report: BenchmarkReport, judged: Comparison | None, self_test: bool
     """Return the exit code."""
     if self_test and not report.failures:
         failure, result = _tested(report)
-        click.echo(f"Error: {failure}." if failure else result, err=True)
+        common.say(f"Error: {failure}." if failure else result, err=True)
         if failure:
             return 1
     if report.failures or (judged is not None and judged.undecided):

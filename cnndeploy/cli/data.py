@@ -48,8 +48,8 @@ def fetch_data(data_dir: Path | None) -> None:
 
     with common.progress_bar("Fashion-MNIST") as update:
         origin = fashion_mnist.fetch(data_dir, progress=update)
-    click.echo(f"Fashion-MNIST: {origin}")
-    click.echo(f"Folder: {fashion_mnist.data_folder(data_dir)}")
+    common.say(f"Fashion-MNIST: {origin}")
+    common.say(f"Folder: {fashion_mnist.data_folder(data_dir)}")
 
 
 @command.command()
@@ -88,20 +88,20 @@ def _checked(folder: ImageFolder) -> dict[str, Any]:
 
 
 def _print_folder(facts: dict[str, Any]) -> None:
-    click.echo(f"Folder: {facts['folder']}")
+    common.say(f"Folder: {facts['folder']}")
     for split, counts in facts["images"].items():
         total = counted(sum(counts.values()), "image")
-        click.echo(f"  {split}: {total}, {facts['bytes'][split]:,} bytes")
+        common.say(f"  {split}: {total}, {facts['bytes'][split]:,} bytes")
         for label, count in counts.items():
-            click.echo(f"    {label or '(no classes)'}: {count:,}")
+            common.say(f"    {label or '(no classes)'}: {count:,}")
     if facts["note"]:
-        click.echo(facts["note"])
+        common.say(facts["note"])
     if facts["ignored"]:
-        click.echo(f"Ignored, because hidden or no image by its name: {counted(facts['ignored'], 'file')}")
+        common.say(f"Ignored, because hidden or no image by its name: {counted(facts['ignored'], 'file')}")
     if facts["damaged"] is not None:
-        click.echo(f"Damaged: {counted(len(facts['damaged']), 'image')}")
+        common.say(f"Damaged: {counted(len(facts['damaged']), 'image')}")
         for reason in facts["damaged"].values():
-            click.echo(f"  {reason}")
+            common.say(f"  {reason}")
 
 
 def _print_fashion_mnist(data_dir: Path | None, as_json: bool) -> None:
@@ -121,13 +121,13 @@ def _print_fashion_mnist(data_dir: Path | None, as_json: bool) -> None:
     if as_json:
         common.write_json("-", facts)
         return
-    click.echo(f"Folder: {facts['folder']}")
+    common.say(f"Folder: {facts['folder']}")
     for name, state in files.items():
-        click.echo(f"  {name}: {state}")
+        common.say(f"  {name}: {state}")
     if complete:
-        click.echo(f"Images: {counts['train']:,} to train, {counts['test']:,} to test, uint8, 28 x 28")
-        click.echo(f"Labels: {', '.join(fashion_mnist.LABELS)}")
+        common.say(f"Images: {counts['train']:,} to train, {counts['test']:,} to test, uint8, 28 x 28")
+        common.say(f"Labels: {', '.join(fashion_mnist.LABELS)}")
     else:
         damaged = "damaged" in files.values()
         first = "Delete what is damaged, then get it" if damaged else "Get what is missing"
-        click.echo(f"{first} with: {fashion_mnist.fetch_command(data_dir)}")
+        common.say(f"{first} with: {fashion_mnist.fetch_command(data_dir)}")

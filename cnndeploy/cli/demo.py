@@ -72,7 +72,7 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     exported = []
     for name in registry.names("exporters"):
         exported.append(export(checkpoint, name))
-        click.echo(f"Wrote {exported[-1].path}")
+        common.say(f"Wrote {exported[-1].path}")
     _heading(4, "Verify")
     reports = _verify(exported, checkpoint, images, data_dir)
     _heading(5, "Measure")
@@ -85,7 +85,7 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     again = common.command_line("bench", *measured, "--batch-size", sizes, "--seconds", f"{_SECONDS:g}")
     artifacts, samples = [Artifact.open(checkpoint), *exported], _samples(checkpoint, data_dir)
     write_file(page, render(artifacts, reports, timings, again, samples).encode())
-    click.echo(f"Open {page}")
+    common.say(f"Open {page}")
     for report in reports:
         report.require()
     if timings.failures:
@@ -133,5 +133,5 @@ def _verify(
             told.append(str(try_to_certify(reports[-1], artifact.path, again)))
     common.console_for().print(equivalence_table(reports))
     for line in filter(None, told):
-        click.echo(line)
+        common.say(line)
     return reports

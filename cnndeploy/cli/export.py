@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.words import printable
 
 _NAMED = 5
 
@@ -83,11 +84,13 @@ def command(
         artifact = export(checkpoint, name, path, simplify=not no_simplify, **settings)
         size, manifest = artifact.path.stat().st_size, artifact.require_manifest()
         takes = f"{manifest.input}, {'raw images' if manifest.takes_images else 'preprocessed'}"
-        click.echo(f"Wrote {path} (input: {takes})  {size:,} bytes  SHA-256 {artifact.sha256[:16]}")
+        common.say(
+            f"Wrote {printable(str(path))} (input: {takes})  {size:,} bytes  SHA-256 {artifact.sha256[:16]}"
+        )
         if manifest.rewrites:
-            click.echo(f"  simplified: {_rewrites(manifest.rewrites)}")
+            common.say(f"  simplified: {_rewrites(manifest.rewrites)}")
         if had_certificate and not certificate.exists():
-            click.echo(f"  removed {certificate}: it was of the file that was there before")
+            common.say(f"  removed {certificate}: it was of the file that was there before")
         paths[name] = path
     if source.is_reference:
         common.say_next("verify", paths.get("onnx", path), "--against", checkpoint)

@@ -73,15 +73,15 @@ def command(
     with common.progress_bar(f"Importing {network}") as update:
         made = import_model(network, output, arguments=arguments, progress=update, **settings)
     for note in made.notes:
-        click.echo(f"  {note}", err=json_file == "-")
+        common.say(f"  {note}", err=json_file == "-")
     for fact in made.shown:
-        click.echo(f"  shown: it {fact}", err=json_file == "-")
+        common.say(f"  shown: it {fact}", err=json_file == "-")
     if (measured := made.evaluation) is not None:
         low, high = measured.interval
         accuracy = f"{measured.accuracy:.4f} (95% interval {low:.4f} to {high:.4f})"
-        click.echo(f"  accuracy: {accuracy} on {counted(measured.images, 'image')}", err=json_file == "-")
+        common.say(f"  accuracy: {accuracy} on {counted(measured.images, 'image')}", err=json_file == "-")
     for doubt in made.doubts:
-        click.echo(f"Warning: {doubt}", err=True)
+        common.say(f"Warning: {doubt}", err=True)
     common.write_json(json_file, made.to_dict())
     common.say_wrote(output, json_file=json_file)
     if made.artifact.format == "checkpoint":

@@ -50,4 +50,4 @@ def command(model: Path, as_json: bool) -> None:
         return
     common.console_for().print(facts_table(facts, manifest, known))
     if plan is not None and plan.elsewhere:
-        click.echo(f"Note: {plan.elsewhere}", err=True)
+        common.say(f"Note: {plan.elsewhere}", err=True)

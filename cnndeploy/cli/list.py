@@ -31,13 +31,13 @@ def command(as_json: bool) -> None:
     if as_json:
         common.write_json("-", facts)
         return
-    click.echo(f"Architectures: {', '.join(facts['architectures'])}")
-    click.echo(f"Exporters: {', '.join(facts['exporters'])}")
-    click.echo("Runtimes:")
+    common.say(f"Architectures: {', '.join(facts['architectures'])}")
+    common.say(f"Exporters: {', '.join(facts['exporters'])}")
+    common.say("Runtimes:")
     for runtime, of_runtime in facts["runtimes"].items():
         for name, status in of_runtime["devices"].items():
             answer = "usable" if status.usable else f"not usable: {status.reason}"
-            click.echo(f"  {runtime} on {name}: {answer}")
+            common.say(f"  {runtime} on {name}: {answer}")
 
 
 def _devices(runtime: str) -> dict[str, DeviceStatus]:

@@ -11,15 +11,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.files import check_writable, replacing
 from cnndeploy.machine import usable_cpus
 from cnndeploy.progress import silent
 from cnndeploy.run import Run
-from cnndeploy.words import counted
+from cnndeploy.serial import dumps
+from cnndeploy.words import counted, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,8 +45,20 @@ _MOST_IMAGES, _MOST_PIXELS = 64, 2**24
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each image.")
 @common.source_option
 @common.json_flag
+@click.option(
+    "--output",
+    type=common.PATH,
+    help="Write to this file instead of standard output, whole or not at all: when all images are done.",
+)
 def command(
-    model: Path, images: tuple[str, ...], run: Run, top: int, invert: bool, as_csv: bool, as_json: bool
+    model: Path,
+    images: tuple[str, ...],
+    run: Run,
+    top: int,
+    invert: bool,
+    as_csv: bool,
+    as_json: bool,
+    output: Path | None,
 ) -> None:
     """Classify image files.
 
@@ -58,7 +72,7 @@ def command(
     Examples:
       cnndeploy predict lenet.onnx shoe.png --top 3
       cnndeploy predict lenet.onnx drawings/ --invert
-      cnndeploy predict lenet.onnx photos/ --csv > labels.csv
+      cnndeploy predict lenet.onnx photos/ --csv --output labels.csv
     """
     from cnndeploy.classifier import load
 
@@ -72,15 +86,18 @@ def command(
         )
     # load's own default, to try what is fastest for one image, does not suit many
     threads = run.threads or (None if model.is_dir() else usable_cpus())
+    passed_over = Counter[str]()
+    files = [file for image in images for file in _files(image, passed_over)]
+    if output is not None:
+        check_writable(output, model, *files)
     opened = load(model, runtime=run.runtime, device=run.device, threads=threads, invert=invert)
-    with opened as classifier:
+    with opened as classifier, _results(output) as stream:
         top = min(top, len(classifier.labels))
-        content: dict[str, Any] = {"model": _printable(str(model)), "predictions": [], "failures": []}
-        show = _csv_rows(top) if as_csv else partial(_keep, content) if as_json else _print_line
-        passed_over = Counter[str]()
-        files = [file for image in images for file in _files(image, passed_over)]
+        content: dict[str, Any] = {"model": printable(str(model)), "predictions": [], "failures": []}
+        keep, line = partial(_keep, content), partial(_print_line, stream)
+        show = _csv_rows(top, stream) if as_csv else keep if as_json else line
         # lines on a terminal show by themselves how far it is
-        quiet = not as_json and sys.stdout.isatty()
+        quiet = not as_json and output is None and sys.stdout.isatty()
         bar = contextlib.nullcontext(silent) if quiet else common.progress_bar("Classifying")
         failed = done = 0
         with bar as update, common.PoliteStop() as stop:
@@ -88,19 +105,38 @@ def command(
                 failed += _classify(classifier, chunk, top, show)
                 done += len(chunk)
                 update(done, len(files), "Classifying")
-    if as_json:
-        common.write_json("-", content)
+        if output is not None and stop():
+            common.say(f"Stopped after {done} of {len(files)}; {output} was not written.", err=True)
+            raise SystemExit(stop.exit_code)
+        if as_json:
+            click.echo(dumps(content), file=stream, nl=False)
+    common.say_wrote(output)
+    _say_what_is_left(passed_over, failed, len(files))
+    if stop():
+        common.say(f"Stopped after {done} of {len(files)}.", err=True)
+    raise SystemExit(stop.exit_code or (1 if failed else 0))
+
+
+@contextlib.contextmanager
+def _results(output: Path | None) -> Iterator[TextIO | None]:
+    """Yield where results go: a file that takes its place when the block ends well, or None for standard output."""
+    if output is None:
+        yield None
+        return
+    with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def _say_what_is_left(passed_over: Counter[str], failed: int, files: int) -> None:
+    """Say on standard error how many pictures were passed over, and how many files could not be classified."""
     if passed_over:
         kinds = ", ".join(f"{suffix} {count}" for suffix, count in sorted(passed_over.items()))
-        click.echo(
+        common.say(
             f"Warning: {counted(passed_over.total(), 'picture')} passed over, of kinds that are not read: {kinds}.",
             err=True,
         )
     if failed:
-        click.echo(f"Error: {failed} of {len(files)} could not be classified.", err=True)
-    if stop():
-        click.echo(f"Stopped after {done} of {len(files)}.", err=True)
-    raise SystemExit(stop.exit_code or (1 if failed else 0))
+        common.say(f"Error: {failed} of {files} could not be classified.", err=True)
 
 
 _Read = tuple[str, "NDArray[np.uint8] | str"]
@@ -192,29 +228,29 @@ def _read(file: str, channels: int) -> NDArray[np.uint8] | str:
 def _classify(classifier: Classifier, chunk: list[_Read], top: int, show: _Show) -> int:
     """Show the classes of each image of a chunk; return how many could not be read."""
     readable = [image for _, image in chunk if not isinstance(image, str)]
-    files = [_printable(file) for file, image in chunk if not isinstance(image, str)]
+    files = [printable(file) for file, image in chunk if not isinstance(image, str)]
     with common.warnings_as_lines(files):
         predictions = iter(classifier.classify(readable, top) if readable else ())
     for file, image in chunk:
         if isinstance(image, str):
-            click.echo(f"Error: {_printable(image)}", err=True)
-            show(_printable(file), (), _printable(image))
+            common.say(f"Error: {printable(image)}", err=True)
+            show(printable(file), (), printable(image))
         else:
             first = next(predictions)
-            show(_printable(file), (first, *first.runners_up), "")
+            show(printable(file), (first, *first.runners_up), "")
     return len(chunk) - len(readable)
 
 
-def _print_line(file: str, ranked: Sequence[Prediction], _reason: str) -> None:
+def _print_line(stream: TextIO | None, file: str, ranked: Sequence[Prediction], _reason: str) -> None:
     """Print a line for people; of a failure standard error has it all."""
     if ranked:
         classes = ", ".join(f"{prediction.label} {prediction.probability:.2%}" for prediction in ranked)
-        click.echo(f"{file}: {classes}")
+        click.echo(f"{file}: {classes}", file=stream)
 
 
-def _csv_rows(top: int) -> _Show:
+def _csv_rows(top: int, stream: TextIO | None) -> _Show:
     """Print the head of a CSV table, and return what prints its rows, each as it comes."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(stream or sys.stdout, lineterminator="\n")
     numbers = ["", *(f"_{number}" for number in range(2, top + 1))]
     columns = (f"{name}{number}" for number in numbers for name in ("label", "probability"))
     writer.writerow(["image", *columns, "error"])
@@ -233,8 +269,3 @@ def _keep(content: dict[str, Any], file: str, ranked: Sequence[Prediction], reas
     else:
         classes = [{"label": one.label, "probability": one.probability} for one in ranked]
         content["predictions"].append({"image": file, "classes": classes})
-
-
-def _printable(text: str) -> str:
-    """Return text with control characters, and bytes that are no text, as escapes."""
-    return text if text.isprintable() else repr(text)[1:-1]

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.words import printable
 
 
 @click.command()
@@ -67,7 +68,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     common.show(quantized, quantized_table, json_file)
     artifact = quantized.artifact
     size = f"{artifact.path.stat().st_size:,} bytes  SHA-256 {artifact.sha256[:16]}"
-    click.echo(f"Wrote {artifact.path}  {size}", err=json_file == "-")
-    click.echo(str(quantized.certification), err=json_file == "-")
+    common.say(f"Wrote {printable(str(artifact.path))}  {size}", err=json_file == "-")
+    common.say(str(quantized.certification), err=json_file == "-")
     if quantized.speed is None or quantized.speed.verdict != "SLOWER":
         common.say_load(artifact.path, settings["run"], json_file)

@@ -109,7 +109,7 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
         manifest = Artifact.open(recipe_of).require_manifest()
         recorded = manifest.training.get("processes", 1)
         if first and int(os.environ.get("WORLD_SIZE", "1")) != recorded:
-            click.echo(
+            common.say(
                 f"{recipe_of} was trained by {recorded} processes. With another number the weights differ by "
                 f"rounding. For the same weights: torchrun --nproc-per-node {recorded} -m cnndeploy train ...",
                 err=True,
@@ -133,7 +133,7 @@ def command(architecture: str | None, output: Path | None, tensorboard: Path | N
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     if first:
         if output.stat().st_mtime_ns == before:
-            click.echo(f"{output} is complete, and was kept.")
+            common.say(f"{output} is complete, and was kept.")
         else:
             common.say_wrote(output)
         common.say_wrote(*draw_training(output))
@@ -163,7 +163,7 @@ def run_training(architecture: str | None, output: Path, tensorboard: Path | Non
     log = None if tensorboard is None else logger(tensorboard)
 
     def on_epoch(epoch: Epoch) -> None:
-        click.echo(
+        common.say(
             f"epoch {epoch.epoch}/{epoch.epochs}  loss {epoch.train_loss:.3f}  "
             f"train accuracy {epoch.train_accuracy:.3f}  test accuracy {epoch.test_accuracy:.4f} "
             f"({counted(epoch.test_images, 'image')})  {epoch.seconds:.1f} s"
@@ -184,11 +184,11 @@ def run_training(architecture: str | None, output: Path, tensorboard: Path | Non
 
 def _say_what_is_there(output: Path) -> None:
     if Path(f"{output}.resume").exists():
-        click.echo(f"Resuming from {output}.resume")
+        common.say(f"Resuming from {output}.resume")
     elif output.exists():
-        click.echo(f"{output} exists already.")
+        common.say(f"{output} exists already.")
     else:
-        click.echo(f"There is nothing to resume at {output}; the training begins at the start.")
+        common.say(f"There is nothing to resume at {output}; the training begins at the start.")
 
 
 def _say_how_to_resume(output: Path, *arguments: object) -> None:
@@ -199,7 +199,7 @@ def _say_how_to_resume(output: Path, *arguments: object) -> None:
     else:
         again = common.command_line("train", *arguments, "--output", output, "--resume")
         text = f"Stopped before the end; go on with: {again}"
-    click.echo(f"\n{text}", err=True)
+    common.say(f"\n{text}", err=True)
 
 
 def draw_training(output: Path) -> list[Path]:
@@ -215,7 +215,7 @@ def draw_training(output: Path) -> list[Path]:
     try:
         from cnndeploy.display.plots import training_plots
     except ModuleNotFoundError:
-        click.echo("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
+        common.say("No plots: matplotlib is not installed; pip install 'cnndeploy[torch]'", err=True)
         return files
     for name, plot in training_plots(manifest, environment()).items():
         files.append(Path(f"{output}.{name}.png"))

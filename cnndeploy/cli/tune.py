@@ -82,7 +82,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
         ):
             report = tune(checkpoint, output, should_stop=stop, progress=update, **settings)
     except Stopped:
-        click.echo("Stopped; nothing was written.", err=True)
+        common.say("Stopped; nothing was written.", err=True)
         raise SystemExit(stop.exit_code or Stopped.exit_code) from None
     except BenchmarkError as error:
         if error.report is not None:  # minutes of timing are worth something even if nothing can be deployed

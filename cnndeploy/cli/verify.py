@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 
 from cnndeploy.cli import _common as common
 from cnndeploy.errors import CnndeployError, NotEquivalentError, QuantizationError
-from cnndeploy.files import check_writable, write_file
+from cnndeploy.files import check_writable, scratch_folder, write_file
 from cnndeploy.run import Precision, Run
 
 if TYPE_CHECKING:
@@ -101,20 +100,20 @@ def command(
         _write(undecided(str(error)), json_file, junit_file)
         removed = remove_stale_certificate(path)
         if removed.outcome == "removed":
-            click.echo(str(removed), err=True)
+            common.say(str(removed), err=True)
         raise
     try:
         _write(verdict, json_file, junit_file)
     finally:  # a full disk is no reason to hide what took minutes
         common.console_for(json_file).print(verdict_table(verdict))
     if foreign:
-        click.echo(f"No certificate: {path} has no manifest. cnndeploy import gives it one.", err=True)
+        common.say(f"No certificate: {path} has no manifest. cnndeploy import gives it one.", err=True)
     elif candidate.plan is None or (candidate.is_planned and settings["images"] is None):
         if told := str(certification := try_to_certify(verdict, path, common.command_line())):
-            click.echo(told, err=json_file == "-" or certification.outcome == "none")
+            common.say(told, err=json_file == "-" or certification.outcome == "none")
     else:
         stays = "The folder's certificate is for its plan and all test images; it stays as it was."
-        click.echo(stays, err=True)
+        common.say(stays, err=True)
     common.say_wrote(json_file, junit_file, json_file=json_file)
     _require(verdict, candidate, against)
     common.say_next("bench", *_timed(candidate, artifact, against, run), json_file=json_file)
@@ -205,11 +204,11 @@ def _verdict_on_foreign(
 
     artifact, manifest = candidate.artifact, Artifact.open(against).require_manifest()
     described: dict[str, Any] = {"preprocessing": manifest.preprocessing, "labels": manifest.labels}
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         made = import_model(artifact.path, Path(folder, "foreign.onnx"), **described)
         verdict = _verdict(replace(candidate, artifact=made.artifact), against, budget, **settings)
     for note in made.notes:
-        click.echo(f"{artifact.path}: {note}", err=True)
+        common.say(f"{artifact.path}: {note}", err=True)
     return replace(verdict, artifact=FileIdentity.of(artifact))
 
 

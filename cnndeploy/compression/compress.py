@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from cnndeploy.errors import (
     UnknownNameError,
 )
 from cnndeploy.exporters import export
-from cnndeploy.files import check_writable, write_file
+from cnndeploy.files import check_writable, scratch_folder, write_file
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
 from cnndeploy.quantization.quantize import quantize, require_provable
 from cnndeploy.run import Run
@@ -103,7 +102,7 @@ def compress(
     chosen = _checked(target, methods, run, budget)
     source, original = _sides(checkpoint, against)
     deadline = Deadline.after(60 * max_minutes, should_stop)
-    with borrowed(original, run.threads, data) as reference, tempfile.TemporaryDirectory() as folder:
+    with borrowed(original, run.threads, data) as reference, scratch_folder() as folder:
         if source.require_manifest().compression and _original_of(source) != reference.artifact.sha256:
             raise CompressionError(
                 f"{source.path} was not made of {reference.artifact.path}, but of another checkpoint"

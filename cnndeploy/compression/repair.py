@@ -22,7 +22,7 @@ from cnndeploy.progress import Deadline, Progress
 from cnndeploy.specs import Manifest
 from cnndeploy.training.batches import generator
 
-TEMPERATURE, LEARNING_RATE, BATCH = 2.0, 5e-5, 64
+TEMPERATURE, LEARNING_RATE, BATCH = 2.0, 2e-4, 64
 _WARM_UP = 0.1  # of the steps
 
 

@@ -15,7 +15,6 @@ import io
 import os
 import shutil
 import subprocess
-import tempfile
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Self
 from cnndeploy.datasets._dataset import Check, Damaged, Prepare, Split
 from cnndeploy.datasets._labels import indices_of
 from cnndeploy.errors import DataError
-from cnndeploy.files import make_folder, write_file
+from cnndeploy.files import make_folder, scratch_folder, write_file
 from cnndeploy.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -246,7 +245,7 @@ def _sources(folder: Path) -> Iterator[tuple[str, Callable[[str, Progress], byte
     yield f"files in {folder}", partial(_from_folder, folder)
     yield f"Debian's package in {DEBIAN_FOLDER}", partial(_from_folder, DEBIAN_FOLDER)
     yield "torchvision's mirror", _from_mirror
-    with tempfile.TemporaryDirectory(prefix="cnndeploy-") as scratch:
+    with scratch_folder() as scratch:
         yield f"Debian's package {DEBIAN_PACKAGE}", partial(_from_apt, Path(scratch))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from cnndeploy.datasets import Data, Dataset, open_dataset
 from cnndeploy.datasets.fashion_mnist import LABELS
 from cnndeploy.errors import ArtifactError
 from cnndeploy.evaluation import Evaluation, evaluate
+from cnndeploy.files import scratch_folder
 from cnndeploy.importing import trials
 from cnndeploy.importing.doubts import doubts_of
 from cnndeploy.importing.families import Known, known_of
@@ -73,7 +73,7 @@ def import_network(
             shown.append(check_transform(preprocessing, manifest.preprocessing, test))
     progress(2, len(_STEPS), _STEPS[2])
     measured = None
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         trial = checkpoint.save(Path(folder, path.name))
         trials.check_export(trial.path)
         shown.append("can be exported with a free batch axis")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from cnndeploy.certificate import remove_stale_certificate
 from cnndeploy.datasets import Data, open_dataset
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.evaluation import evaluate
-from cnndeploy.files import write_file
+from cnndeploy.files import scratch_folder, write_file
 from cnndeploy.formats.onnx import MANIFEST_KEY
 from cnndeploy.importing import onnx_graph
 from cnndeploy.importing.beside import labels_beside, preprocessing_beside
@@ -76,8 +75,7 @@ def import_onnx(
     notes = [f"the preprocessing is that of {origin}"] if origin else []
     dataset = None if data is None else open_dataset(data)
     progress(1, len(_STEPS), _STEPS[1])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with scratch_folder() as folder:
         made, error = _tried(original, prepared, output_name, folder / path.name)
         notes += made.notes
         count = made.model.graph.output[0].type.tensor_type.shape.dim[1].dim_value

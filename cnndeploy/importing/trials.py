@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from cnndeploy.architectures._network import chosen_output, output_names
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.exporters import export
+from cnndeploy.files import scratch_folder
 from cnndeploy.importing import outputs
 from cnndeploy.importing.outputs import BATCH, SPREAD, Compute, check_logits, difference
 from cnndeploy.preprocessing import Preprocessing
@@ -104,7 +104,7 @@ def run_on(network: torch.nn.Module, image: torch.Tensor) -> Any:
 def check_export(checkpoint: Path) -> None:
     """Raise ArtifactError if a checkpoint cannot be exported to ONNX with a free batch axis."""
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             export(checkpoint, "onnx", Path(folder, "model.onnx"))
     except CnndeployError as error:
         raise ArtifactError(

@@ -6,7 +6,6 @@ import importlib.util
 import math
 import os
 import shlex
-import tempfile
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from cnndeploy.errors import (
     UnknownNameError,
 )
 from cnndeploy.exporters import ModelInput, export
-from cnndeploy.files import check_writable, write_file
+from cnndeploy.files import check_writable, scratch_folder, write_file
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.quantization.graph import in_float16, with_manifest
 from cnndeploy.quantization.search import Trial, int8_files
@@ -151,7 +150,7 @@ def quantize(
     run, deadline = (run or Run()).over(_RUN), deadline or Deadline()
     _check(precision, budget, calibration, run)
     source, against = _sides(checkpoint, against)
-    with borrowed(against, run.threads, data) as reference, tempfile.TemporaryDirectory() as folder:
+    with borrowed(against, run.threads, data) as reference, scratch_folder() as folder:
         path, compressed = source.path, source.sha256 != reference.artifact.sha256
         if compressed and source.require_manifest().held_against != reference.artifact.sha256:
             raise QuantizationError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import tempfile
 import time
 from itertools import product
 from pathlib import Path
@@ -15,6 +14,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError
+from cnndeploy.files import scratch_folder
 from cnndeploy.machine import environment, usable_cpus
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
 from cnndeploy.run import Run
@@ -91,7 +91,7 @@ def tune(
     deadline = Deadline.after(60 * max_minutes, should_stop)
     with (
         borrowed(source, threads, data) as reference,
-        tempfile.TemporaryDirectory(prefix="cnndeploy-tune-") as scratch,
+        scratch_folder() as scratch,
     ):
         path = reference.artifact.path
         folder = path.with_suffix(".deploy") if output is None else Path(output)

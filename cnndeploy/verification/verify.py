@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from cnndeploy.datasets import Data
 from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError, Stopped
+from cnndeploy.files import scratch_folder
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Precision, Run
 from cnndeploy.specs import Manifest
@@ -93,7 +93,7 @@ def verify(
             "with verify_budget"
         )
     with examination(candidate, against, images, data, deadline, progress) as opened:
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             evidence = _Evidence(opened, Path(folder))
             reasons = opened.mismatches() or evidence.gather()
             if reasons and (parts := candidate.artifact.lossy_parts()):
@@ -297,7 +297,7 @@ class _Evidence:
         sides: list[tuple[Runner | Reference, Computation]] = [(self._opened.runner, AS_IT_IS)]
         sides += (reference, eager), (reference, exact)
         try:
-            with tempfile.TemporaryDirectory() as folder:
+            with scratch_folder() as folder:
                 activations = [
                     side.activations(worst, Path(folder, str(number)), computation)
                     for number, (side, computation) in enumerate(sides)

@@ -218,3 +218,37 @@ def test_stopping_gives_what_there_is(
     assert process.returncode == status
     assert len(printed.splitlines()) == int(said.split("Stopped after ")[1].split()[0]) - 1
     assert 200 <= len(printed.splitlines()) < 400
+
+
+@pytest.mark.parametrize("options", [[], ["--csv"], ["--json"]])
+def test_an_output_file_has_what_is_printed(
+    options: list[str], cli: Cli, trained: Trained, photos: Path, tmp_path: Path
+) -> None:
+    given = [photos / "001.png", photos / "none.png"]
+    output = tmp_path / "labels"
+    printed = cli("predict", trained.onnx, *given, *options)
+    written = cli("predict", trained.onnx, *given, *options, "--output", output)
+    assert (printed.exit_code, written.exit_code) == (1, 1)
+    assert (output.read_text(), written.stdout) == (printed.stdout, f"Wrote {output}\n")
+    assert written.stderr == printed.stderr
+
+
+def test_an_output_file_is_written_when_all_is_done_or_stays_as_it_was(
+    cli: Cli, trained: Trained, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "labels.csv"
+    output.write_text("of yesterday")
+    read = predict._read
+
+    def read_and_stop(file: str, channels: int) -> object:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return read(file, channels)
+
+    monkeypatch.setattr(predict, "_read", read_and_stop)
+    stopped = cli("predict", trained.onnx, photos, "--csv", "--output", output)
+    assert (stopped.exit_code, output.read_text()) == (143, "of yesterday")
+    assert f"Stopped after 1 of 150; {output} was not written" in stopped.stderr
+    for wrong, reason in ((photos / "001.png", "also an input"), (tmp_path / "no" / "x", "does not exist")):
+        refused = cli("predict", trained.onnx, photos, "--output", wrong)
+        assert (refused.exit_code, reason in refused.stderr) == (1, True), refused.stderr
+    assert list(tmp_path.iterdir()) == [output]
