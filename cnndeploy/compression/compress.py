@@ -18,7 +18,7 @@ from cnndeploy.compression.report import Compressed, Method, Step
 from cnndeploy.compression.search import Trial
 from cnndeploy.compression.smaller import Smaller, write_smaller
 from cnndeploy.datasets import Data, require_labels
-from cnndeploy.deployment import ArtifactLike, resolve
+from cnndeploy.deployment import ArtifactLike
 from cnndeploy.errors import (
     BudgetError,
     CnndeployError,
@@ -33,7 +33,7 @@ from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
 from cnndeploy.quantization.quantize import quantize, require_provable
 from cnndeploy.run import Run
 from cnndeploy.verification.budget import require_budget, verify_budget
-from cnndeploy.verification.reference import Reference, borrowed
+from cnndeploy.verification.reference import Reference, borrowed, require_origin, sides
 from cnndeploy.verification.report import BudgetReport
 from cnndeploy.words import counted
 
@@ -67,7 +67,7 @@ def compress(
     First layers are split into two of low rank. What ranks is chosen by training images and by how long each layer
     takes here. If there is time, the smaller network is repaired: it learns from training images to say what the
     checkpoint says. Then it is quantised to int8, as by :func:`cnndeploy.quantize`.
-    A method that does not make the file faster on this machine is left out. Test images measure at most four files
+    A method that does not make the file faster on this machine is left out. Test images measure at most five files
     against the checkpoint, until one keeps the budget; each time the upper end of a 95% interval errs in 2.5%. Beside
     the file lies its certificate.
 
@@ -100,13 +100,12 @@ def compress(
     """
     run, target = (run or Run()).over(_RUN), Path(output)
     chosen = _checked(target, methods, run, budget)
-    source, original = _sides(checkpoint, against)
+    source, original = sides(checkpoint, against)
+    if source.format != "checkpoint":
+        raise CompressionError(f"{source.path} is {source.kind}; give a checkpoint, such as lenet.pt")
     deadline = Deadline.after(60 * max_minutes, should_stop)
     with borrowed(original, run.threads, data) as reference, scratch_folder() as folder:
-        if source.require_manifest().compression and _original_of(source) != reference.artifact.sha256:
-            raise CompressionError(
-                f"{source.path} was not made of {reference.artifact.path}, but of another checkpoint"
-            )
+        require_origin(source, reference)
         check_writable(target, source.path, reference.artifact.path)
         require_labels(reference.test, reference.dataset)
         count = len(reference.first(images, progress))
@@ -141,29 +140,6 @@ def _checked(target: Path, methods: Sequence[Method], run: Run, budget: float) -
     return tuple(method for method in METHODS if method in wanted)
 
 
-def _sides(
-    source: ArtifactLike | Reference, against: ArtifactLike | Reference | None
-) -> tuple[Artifact, ArtifactLike | Reference]:
-    """Return what is compressed and what it is held against: itself, or what it was compressed from before."""
-    artifact = source.artifact if isinstance(source, Reference) else resolve(source).artifact
-    if artifact.format != "checkpoint":
-        raise CompressionError(f"{artifact.path} is {artifact.kind}; give a checkpoint, such as lenet.pt")
-    if artifact.is_reference:
-        if against is not None:
-            raise CompressionError(f"{artifact.path} was not compressed, so it is held against itself alone")
-        return artifact, source if isinstance(source, Reference) else artifact
-    if against is None:
-        raise CompressionError(
-            f"{artifact.path} was compressed, so what is made of it is held against the checkpoint that it came from; "
-            "give that too"
-        )
-    return artifact, against
-
-
-def _original_of(artifact: Artifact) -> str | None:
-    return artifact.require_manifest().held_against if not artifact.is_reference else artifact.sha256
-
-
 @dataclass(slots=True)
 class _Job:
     """The arguments of :func:`compress`, checked, and what was found out; ``count`` test images measure."""
@@ -185,23 +161,33 @@ class _Job:
         """Return what was made, in a file in the folder; raise if there is nothing."""
         self.progress(0, 0, f"Exporting {self.source.path.name}")
         original = export(self.reference.artifact.path, "onnx", self.folder / "original.onnx")
-        failed = list[BudgetReport]()
-        attempts = itertools.islice(self._low_rank(original), _ATTEMPTS)
-        # None is the network as it is: only int8 may make it faster
-        whole = (None,) if "int8" in self.methods else ()
-        for number, small in enumerate(itertools.chain(attempts, whole), start=1):
-            if small is None and (step := self.steps.get("low-rank")) is not None and step.kept:
-                self._leave_out("low-rank", f"{step.reason}; no such file keeps the budget")
-            final, report = self._int8(small, original)
-            if final is None and small is not None and (number == _ATTEMPTS or "int8" not in self.methods):
-                final = small
-            if final is not None and report is None:
-                final, report = self._measured(final)
-            if final is not None and report is not None and report.passed:
-                return self._finished(final, report, original)
-            if report is not None:
-                failed.append(report)
+        failed, beyond = list[BudgetReport](), None
+        for small in itertools.islice(self._low_rank(original), _ATTEMPTS):
+            final, report, is_beyond = self._int8(small, original)
+            if is_beyond:
+                beyond = small
+            elif (made := self._judged(final or small, report, failed, original)) is not None:
+                return made
+        # without int8 it may keep the budget
+        if beyond is not None and (made := self._judged(beyond, None, failed, original)) is not None:
+            return made
+        if (step := self.steps.get("low-rank")) is not None and step.kept:
+            self._leave_out("low-rank", f"{step.reason}; no such file keeps the budget")
+        final, report, _ = self._int8(None, original)
+        if final is not None and (made := self._judged(final, report, failed, original)) is not None:
+            return made
         raise self._nothing(failed)
+
+    def _judged(
+        self, files: Files, report: BudgetReport | None, failed: list[BudgetReport], original: Artifact
+    ) -> Compressed | None:
+        """Return what was made if it keeps the budget; it is measured unless there is a report of it."""
+        if report is None:
+            files, report = self._measured(files)
+        if report.passed:
+            return self._finished(files, report, original)
+        failed.append(report)
+        return None
 
     def _low_rank(self, original: Artifact) -> Iterator[Files]:
         """Yield smaller checkpoints and their exports that are faster and should keep the budget, smallest first."""
@@ -221,20 +207,25 @@ class _Job:
         except CompressionError as error:
             self._leave_out("low-rank", str(error))
             return
-        found = None
-        for found in smaller.within(self.budget):
-            small = write_smaller(found, self.reference, self.budget, self.folder / "small.pt")
-            onnx_file = export(small.path, "onnx", self.folder / "small.onnx")
+        number = 0
+        for number, found in enumerate(smaller.within(self.budget), start=1):
+            small = write_smaller(found, self.reference, self.budget, self.folder / f"small-{number}.pt")
+            onnx_file = export(small.path, "onnx")
             if not self._faster("low-rank", _described(found[0]), onnx_file, original):
                 return  # those that lose less are larger
             yield small, onnx_file
-        if found is None:
+        if number == 0:
             self._leave_out("low-rank", "no layer can be of lower rank within the budget, by training images")
 
-    def _int8(self, small: Files | None, original: Artifact) -> tuple[Files | None, BudgetReport | None]:
-        """Return the int8 file and the verdict on it; no file if it is not faster or beyond the budget."""
+    def _int8(
+        self, small: Files | None, original: Artifact
+    ) -> tuple[Files | None, BudgetReport | None, bool]:
+        """Return the int8 file of a smaller network, or of the whole one, and the verdict on it.
+
+        There is none if it is left out; the last says whether that is because it is beyond the budget.
+        """
         if "int8" not in self.methods:
-            return None, None
+            return None, None, False
         self.steps.pop("int8", None)
         before = original if small is None else small[1]
         try:
@@ -246,7 +237,7 @@ class _Job:
                 run=self.run,
                 images=self.count,
                 seconds=0,
-                most_measured=2 if small is None else 1,
+                most_measured=1,
                 deadline=self.deadline,
                 progress=self.progress,
             )
@@ -256,14 +247,13 @@ class _Job:
             raise
         except CnndeployError as error:
             self._leave_out("int8", str(error))
-            report = error.report if isinstance(error, BudgetError) else None
-            return None, report if isinstance(report, BudgetReport) else None
+            return None, None, isinstance(error, BudgetError)
         else:
             layers = quantized.settings["layers"] - len(quantized.float_layers)
             what = f"{layers} of {counted(quantized.settings['layers'], 'layer')} in int8"
             if self._faster("int8", what, quantized.artifact, before):
-                return (quantized.artifact, quantized.artifact), quantized.report
-        return None, None
+                return (quantized.artifact, quantized.artifact), quantized.report, False
+        return None, None, False
 
     def _faster(self, method: Method, what: str, artifact: Artifact, before: Artifact) -> bool:
         """Note a step, and return whether it makes the file faster; if it is not timed it is taken to."""

@@ -19,7 +19,7 @@ from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result, with_old_keys
 from cnndeploy.certificate import Certification, try_to_certify
 from cnndeploy.datasets import Data, require_labels
-from cnndeploy.deployment import ArtifactLike, resolve
+from cnndeploy.deployment import ArtifactLike
 from cnndeploy.devices import require_device
 from cnndeploy.errors import (
     BudgetError,
@@ -39,7 +39,7 @@ from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.budget import require_budget, verify_budget
 from cnndeploy.verification.checks import paired_interval
-from cnndeploy.verification.reference import Reference, borrowed
+from cnndeploy.verification.reference import Reference, borrowed, require_origin, sides
 from cnndeploy.verification.report import BudgetReport
 
 Stored = Literal["int8", "float16"]
@@ -149,13 +149,11 @@ def quantize(
     """
     run, deadline = (run or Run()).over(_RUN), deadline or Deadline()
     _check(precision, budget, calibration, run)
-    source, against = _sides(checkpoint, against)
+    source, against = sides(checkpoint, against)
+    _require_source(source)
     with borrowed(against, run.threads, data) as reference, scratch_folder() as folder:
-        path, compressed = source.path, source.sha256 != reference.artifact.sha256
-        if compressed and source.require_manifest().held_against != reference.artifact.sha256:
-            raise QuantizationError(
-                f"{path} was not made of {reference.artifact.path}, but of another checkpoint"
-            )
+        require_origin(source, reference)
+        path = source.path
         target = Path(path.with_suffix(f".{precision}.onnx") if output is None else output)
         check_writable(target, path)
         require_labels(reference.test, reference.dataset)
@@ -164,7 +162,7 @@ def quantize(
         progress(0, 0, f"Exporting {path.name}")
         float_file = _float_file(source, Path(folder, "float.onnx"), input)
         original = float_file
-        if compressed:
+        if source.sha256 != reference.artifact.sha256:
             original = _float_file(reference.artifact, Path(folder, "original.onnx"), input)
         if precision == "float16":
             settings = {"precision": "float16", "budget_points": budget}
@@ -252,38 +250,18 @@ def _check(precision: str, budget: float, calibration: int | None, run: Run) -> 
     require_device(run.device, run.runtime, runtime)
 
 
-def _sides(
-    source: ArtifactLike | Reference, against: ArtifactLike | Reference | None
-) -> tuple[Artifact, ArtifactLike | Reference]:
-    """Return what is quantised and what it is held against: itself, or what it was compressed from."""
-    artifact = source.artifact if isinstance(source, Reference) else resolve(source).artifact
-    compressed = artifact.manifest is not None and artifact.manifest.compression is not None
-    if not compressed or artifact.format != "checkpoint":
-        artifact = _checkpoint(artifact)
-        if against is not None:
-            raise QuantizationError(f"{artifact.path} was not compressed, so it is held against itself alone")
-        return artifact, source if isinstance(source, Reference) else artifact
-    if against is None:
-        raise QuantizationError(
-            f"{artifact.path} was compressed, so what is made of it is held against the checkpoint that it came from; "
-            "give that too"
-        )
-    return artifact, against
-
-
-def _checkpoint(artifact: Artifact) -> Artifact:
-    """Return a checkpoint or an imported ONNX file; raise QuantizationError if it is another file."""
+def _require_source(artifact: Artifact) -> None:
+    """Raise QuantizationError unless it is a checkpoint or an imported ONNX file."""
     if artifact.manifest is not None and artifact.manifest.quantization is not None:
         stored = artifact.manifest.quantization.get("precision", "lossy")
         raise QuantizationError(
             f"{artifact.path} is already {stored}; quantize the checkpoint that it came from"
         )
-    if not artifact.is_reference:
+    if not artifact.is_reference and artifact.format != "checkpoint":
         advice = "give the checkpoint that it was exported from, such as lenet.pt"
         if artifact.manifest is None:
             advice += ", or import it first"
         raise QuantizationError(f"{artifact.path} is {artifact.kind}; {advice}")
-    return artifact
 
 
 def require_provable(budget: float, images: int, tests: int) -> None:
