@@ -58,8 +58,7 @@ class Commands(click.Group):
                 raise
             expected = missing_dependency(error) if isinstance(error, ModuleNotFoundError) else error
             if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-                name = Path(os.fsdecode(error.filename or "")).name
-                expected = ArtifactError(f"a file name is too long: {name[:40]}... Choose a shorter one.")
+                expected = ArtifactError(_too_long(os.fsdecode(error.filename or "")))
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
             say(f"Error: {in_options(str(expected), command)}", err=True)
             ctx.exit(getattr(expected, "exit_code", 1))
@@ -67,6 +66,12 @@ class Commands(click.Group):
             if _interrupts:  # a library, as torch, may turn Ctrl-C into an error of its own
                 _interrupted(ctx)
             raise
+
+
+def _too_long(path: str) -> str:
+    name = Path(path).name
+    kind, shown = ("file name", name) if len(os.fsencode(name)) > 255 else ("path", path)
+    return f"a {kind} is too long: {shown[:40]}... Choose a shorter one."
 
 
 @contextlib.contextmanager

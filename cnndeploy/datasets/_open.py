@@ -39,6 +39,8 @@ def open_dataset(
     if data is None and recorded is not None:
         return _recorded(recorded, beside)
     name = NAME if data is None else os.fspath(data)
+    if not name:  # perhaps a variable of the shell that is not set
+        raise DataError(f"the name of the data set is empty; it is a folder of images, or {NAME}")
     try:
         name = os.fspath(Path(name).expanduser()) if name.startswith("~") else name
     except RuntimeError as error:
