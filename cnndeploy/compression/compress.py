@@ -194,6 +194,7 @@ class _Job:
         if "low-rank" not in self.methods:
             return
         ends = self.deadline.ends - (1 - _FOR_SEARCH) * self.deadline.left_s
+        number = 0
         try:
             smaller = Smaller(
                 self.source,
@@ -204,18 +205,21 @@ class _Job:
                 deadline=replace(self.deadline, ends=ends),
                 progress=self.progress,
             )
+            for number, found in enumerate(smaller.within(self.budget), start=1):
+                small = write_smaller(found, self.reference, self.budget, self.folder / f"small-{number}.pt")
+                onnx_file = export(small.path, "onnx")
+                if not self._faster("low-rank", _described(found[0]), onnx_file, original):
+                    return  # those that lose less are larger
+                yield small, onnx_file
         except CompressionError as error:
             self._leave_out("low-rank", str(error))
-            return
-        number = 0
-        for number, found in enumerate(smaller.within(self.budget), start=1):
-            small = write_smaller(found, self.reference, self.budget, self.folder / f"small-{number}.pt")
-            onnx_file = export(small.path, "onnx")
-            if not self._faster("low-rank", _described(found[0]), onnx_file, original):
-                return  # those that lose less are larger
-            yield small, onnx_file
-        if number == 0:
-            self._leave_out("low-rank", "no layer can be of lower rank within the budget, by training images")
+        except OutOfTime:
+            if number == 0:
+                self._leave_out("low-rank", "the time was over before ranks were found; allow more minutes")
+        else:
+            if number == 0:
+                why = "no layer can be of lower rank within the budget, by training images"
+                self._leave_out("low-rank", why)
 
     def _int8(
         self, small: Files | None, original: Artifact

@@ -8,7 +8,6 @@ networks are judged by the labels that they lose.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections.abc import Iterator, Mapping
@@ -121,15 +120,21 @@ class Search:
         self._way = self._found_way()
 
     def within(self, points: float) -> tuple[Trial, nn.Module] | None:
-        """Return the smallest network on the way that is predicted to keep a budget; None if there is none."""
+        """Return the smallest network on the way that is predicted to keep a budget; None if there is none.
+
+        Raise Stopped if the time is over before one was found.
+        """
         low, high = 0, len(self._way)  # that before the first step is the whole network
-        with contextlib.suppress(OutOfTime):  # then the best so far will do
+        try:
             while low < high:
                 middle = (low + high + 1) // 2
                 if self._trial(middle).predicted_high_points <= points:
                     low = middle
                 else:
                     high = middle - 1
+        except OutOfTime:
+            if not low:
+                raise  # else the best so far will do
         return (self._trial(low), self._smaller(low)) if low else None
 
     def judge(self, network: nn.Module, ranks: Ranks, taught: int = 0, text: str = "Judging") -> Trial:

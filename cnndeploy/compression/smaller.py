@@ -85,12 +85,15 @@ class Smaller:
         )
 
     def within(self, budget: float) -> Iterator[Found]:
-        """Yield networks that should keep a budget, the smallest first: repaired ones, then others."""
-        for trial, network in reversed(self._repaired(budget)):
+        """Yield networks that should keep a budget, the smallest first: repaired ones, then others.
+
+        Raise Stopped if the time is over before one was found.
+        """
+        safe = self._search.within(_SAFE * budget)
+        for trial, network in (*reversed(self._repaired(budget)), *filter(None, [safe])):
             yield trial, self._search.checkpoint_of(network, trial.ranks)
-        for share in (_SAFE, _SAFER):
-            if (found := self._search.within(share * budget)) is not None:
-                yield found[0], self._search.checkpoint_of(found[1], found[0].ranks)
+        if safe is not None and (safer := self._search.within(_SAFER * budget)) is not None:
+            yield safer[0], self._search.checkpoint_of(safer[1], safer[0].ranks)
 
     def _repaired(self, budget: float) -> list[tuple[Trial, torch.nn.Module]]:
         """Return ever smaller networks that keep the budget once they are repaired, by the images that judge."""

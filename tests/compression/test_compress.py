@@ -312,3 +312,10 @@ def test_a_stop_writes_nothing(trained: Trained, tmp_path: Path, few: None) -> N
     with pytest.raises(Stopped):
         compress(trained.checkpoint, tmp_path / "a.pt", budget=20, should_stop=lambda: True, **FEW)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_when_the_time_is_over_the_table_says_so(trained: Trained, tmp_path: Path, few: None) -> None:
+    settings: dict[str, Any] = {"budget": 20, "max_minutes": 1e-9, "methods": ["low-rank"], **FEW}
+    with pytest.raises(CompressionError, match="the time was over before ranks were found"):
+        compress(trained.checkpoint, tmp_path / "a.onnx", **settings)
+    assert list(tmp_path.iterdir()) == []
