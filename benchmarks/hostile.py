@@ -38,7 +38,7 @@ import cnndeploy
 _MEMORY = 8 * 2**30
 _SECONDS = 120  # a machine that is busy with others takes its time
 # What a file may take: so many bytes, and so many times its size.
-_FREE, _TIMES, _PICTURE = 64 * 2**20, 20, 2**30
+_FREE, _TIMES, _PICTURE = 256 * 2**20, 20, 2**30
 _GOOD_ENDS = ("ran", "named error")
 _Rng = random.Random
 # What a value in JSON is not expected to be.
