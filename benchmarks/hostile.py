@@ -5,7 +5,7 @@ all that commands read beside it, and some pictures and a data set. Then it flip
 bytes, makes lengths huge, and changes members of archives under checksums that are right. It prints how many files
 came to which end, and the largest memory that each kind took beyond that of the sound files. It exits with 1 if a file
 raised another error, ended its worker, took longer than two minutes, made a library print on standard output, or took
-more memory than 64 MiB and 20 times its size; for a picture, which may have 8192 pixels a side, than 1 GiB more. Those
+more memory than 256 MiB and 20 times its size; for a picture, which may have 8192 pixels a side, than 1 GiB more. Those
 files are kept.
 
     .venv/bin/python benchmarks/hostile.py --files 100000 --seed 1 --keep hostile/
