@@ -1,9 +1,12 @@
 """Mutated files: each is opened, described, loaded and run once in a worker, and must run or raise an error of ours.
 
-It makes an untrained LeNet and writes it in every format, with either input, as a deployment's folder, and some
-pictures. Then it flips, cuts, inserts, deletes and reverses bytes, makes lengths huge, and changes members of archives
-under checksums that are right. It prints how many files came to which end, and exits with 1 if one raised another
-error, ended its worker, took longer than 20 seconds, or made a library print on standard output. Those files are kept.
+It makes an untrained LeNet and writes it in every format, with either input, in int8, as a deployment's folder, with
+all that commands read beside it, and some pictures and a data set. Then it flips, cuts, inserts, deletes and reverses
+bytes, makes lengths huge, and changes members of archives under checksums that are right. It prints how many files
+came to which end, and the largest memory that each kind took beyond that of the sound files. It exits with 1 if a file
+raised another error, ended its worker, took longer than two minutes, made a library print on standard output, or took
+more memory than 256 MiB and 20 times its size; for a picture, which may have 8192 pixels a side, than 1 GiB more. Those
+files are kept.
 
     .venv/bin/python benchmarks/hostile.py --files 100000 --seed 1 --keep hostile/
 """
@@ -28,17 +31,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from _hostile_files import PICTURES, use, write_files, write_results
 
 import cnndeploy
-from cnndeploy.checkpoint import Checkpoint
 
 _MEMORY = 8 * 2**30
-_SECONDS = 20
-_PICTURES = (".png", ".jpg", ".gif", ".webp", ".tiff")
+_SECONDS = 120  # a machine that is busy with others takes its time
+# What a file may take: so many bytes, and so many times its size.
+_FREE, _TIMES, _PICTURE = 256 * 2**20, 20, 2**30
 _GOOD_ENDS = ("ran", "named error")
 _Rng = random.Random
+# What a value in JSON is not expected to be.
+_ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1.5, 10**30, -(2**63), 2**31, 1e-310, float("inf"), float("nan")),
+    *("", "x", "\x00", "\ud800", "../../etc/passwd", "1", "x" * 10_000, [], {}, [[]], [0] * 1000, {"": None}),
+)
 
 
 def main() -> None:
@@ -52,49 +59,36 @@ def main() -> None:
     if arguments.worker:
         return _work()
     with tempfile.TemporaryDirectory() as folder:
-        sound = [path for path in _sound_files(Path(folder)) if (arguments.kind or "") in path.name]
-        ends = _run(sound, arguments.files, arguments.seed, arguments.keep)
+        every = write_files(Path(folder)) + write_results(Path(folder))
+        sound = [path for path in every if (arguments.kind or "") in path.name]
+        ends, most = _run(sound, arguments.files, arguments.seed, arguments.keep)
     for (name, end), count in sorted(ends.items()):
         print(f"{count:8,} {name}: {end}")
+    for name, memory in sorted(most.items()):
+        print(f"{memory / 2**20:8,.0f} MiB {name}: the most memory")
     bad = sum(count for (_, end), count in ends.items() if end not in _GOOD_ENDS)
     print(f"{ends.total():8,} files, {bad} with a bad end")
     sys.exit(1 if bad else 0)
 
 
-def _sound_files(folder: Path) -> list[Path]:
-    checkpoint = folder / "lenet.pt"
-    Checkpoint.untrained("lenet").save(checkpoint)
-    for model_format in ("onnx", "torchscript"):
-        cnndeploy.export(checkpoint, model_format)
-    cnndeploy.export(checkpoint, "onnx", folder / "image.onnx", input="image")
-    names = ["lenet.pt", "lenet.onnx", "lenet.torchscript", "image.onnx"]
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    for suffix in _PICTURES:
-        Image.fromarray(pixels).save(folder / f"picture{suffix}")
-        names.append(f"picture{suffix}")
-    run = {"runtime": "onnxruntime", "device": "cpu", "threads": 1, "options": {}}
-    sha256 = cnndeploy.Artifact.open(folder / "lenet.onnx").sha256
-    facts = {"file": "lenet.onnx", "sha256": sha256, "machine": {}, "figures": {}, "command": "", "date": ""}
-    (folder / "plan.json").write_text(json.dumps({**facts, **run}))
-    return [folder / name for name in [*names, "plan.json"]]
-
-
-def _run(sound: list[Path], count: int, seed: int, keep: Path | None) -> Counter[tuple[str, str]]:
-    """Try ``count`` mutated files one by one; return how many came to which end."""
-    ends = Counter[tuple[str, str]]()
+def _run(
+    sound: list[Path], count: int, seed: int, keep: Path | None
+) -> tuple[Counter[tuple[str, str]], dict[str, int]]:
+    """Try ``count`` mutated files one by one; return how many came to which end, and the most memory of each kind."""
+    ends, most = Counter[tuple[str, str]](), dict[str, int]()
     contents = [path.read_bytes() for path in sound]
-    worker = _started()
+    worker = started(sound)
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(count):
-            rng = _Rng(f"{seed} {number}")
-            which = rng.randrange(len(sound))
+            which, content = drawn(contents, f"{seed} {number}")
             path = Path(scratch, sound[which].name)
-            path.write_bytes(_mutated(contents[which], rng))
-            end, said = _ask(worker, path, sound[which].parent)
+            path.write_bytes(content)
+            end, said, memory = ask(worker, path, sound[which].parent)
+            most[path.name] = max(memory, most.get(path.name, 0))
             if worker.poll() is not None or end in ("crash", "hang"):
                 worker.kill()
                 worker.wait()
-                worker = _started()
+                worker = started(sound)
             ends[path.name, end] += 1
             if end not in _GOOD_ENDS:
                 print(f"{path.name}, seed {seed}, file {number}: {end}: {said}", flush=True)
@@ -103,13 +97,22 @@ def _run(sound: list[Path], count: int, seed: int, keep: Path | None) -> Counter
                     shutil.copy(path, keep / f"{seed}-{number}-{path.name}")
     worker.kill()
     worker.wait()
-    return ends
+    return ends, most
+
+
+def drawn(contents: list[bytes], key: str) -> tuple[int, bytes]:
+    """Return the number of a sound file, and what becomes of its content; the same for the same key."""
+    rng = _Rng(key)
+    which = rng.randrange(len(contents))
+    return which, _mutated(contents[which], rng)
 
 
 def _mutated(content: bytes, rng: _Rng) -> bytes:
-    """Change a file in one to four places, or if it is an archive perhaps a member of it."""
+    """Change a file in one to four places, or perhaps a member of an archive or a value in JSON."""
     if content[:2] == b"PK" and rng.random() < 0.5:
         return _with_other_member(content, rng)
+    if content[:1] == b"{" and rng.random() < 0.5:
+        return _with_other_value(content, rng)
     for _ in range(rng.choice((1, 1, 2, 4))):
         content = rng.choice(_MUTATIONS)(content, rng)
     return content
@@ -129,6 +132,25 @@ def _with_other_member(content: bytes, rng: _Rng) -> bytes:
             elif rng.random() < 0.95:  # else it is missing
                 new.writestr(name, rng.choice(_MUTATIONS)(member, rng))
     return output.getvalue()
+
+
+def _with_other_value(content: bytes, rng: _Rng) -> bytes:
+    """Put something else, or nothing, in a place of a JSON document."""
+    document = json.loads(content)
+    places, waiting = list[tuple[Any, Any]](), [document]
+    while waiting:
+        inner = waiting.pop()
+        keys = list(inner) if isinstance(inner, dict) else range(len(inner))
+        places += [(inner, key) for key in keys]
+        waiting += [inner[key] for key in keys if isinstance(inner[key], dict | list)]
+    holder, key = rng.choice(places)
+    if isinstance(holder, dict) and rng.random() < 0.2:
+        holder[f"{key}{rng.choice(_ODD)}"[:50]] = holder.pop(key)
+    elif rng.random() < 0.1:
+        del holder[key]
+    else:
+        holder[key] = rng.choice(_ODD)
+    return json.dumps(document).encode()
 
 
 def _flipped(content: bytes, rng: _Rng) -> bytes:
@@ -181,26 +203,33 @@ _MUTATIONS: tuple[Callable[[bytes, _Rng], bytes], ...] = (
 )
 
 
-def _started() -> subprocess.Popen[bytes]:
+def started(sound: list[Path]) -> subprocess.Popen[bytes]:
+    """Start a worker, which has used every sound file, so that what libraries take once is not counted."""
     command = [sys.executable, __file__, "--worker"]
-    return subprocess.Popen(  # noqa: S603 - this file
+    worker = subprocess.Popen(  # noqa: S603 - this file
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
+    with tempfile.TemporaryDirectory() as scratch:
+        for path in sound:
+            end, said, _ = ask(worker, Path(shutil.copy(path, scratch)), path.parent)
+            if end != "ran":
+                sys.exit(f"{path.name}, which is sound: {end}: {said}")
+    return worker
 
 
-def _ask(worker: subprocess.Popen[bytes], path: Path, sound: Path) -> tuple[str, str]:
+def ask(worker: subprocess.Popen[bytes], path: Path, sound: Path) -> tuple[str, str, int]:
+    """Have a worker use a file; return its end, what was said, and the bytes of memory that it took."""
     assert worker.stdin is not None  # noqa: S101 - made with a pipe
     assert worker.stdout is not None  # noqa: S101 - made with a pipe
     worker.stdin.write(f"{path}\t{sound}\n".encode())
     worker.stdin.flush()
-    # a worker that begins imports torch first
-    if not select.select([worker.stdout], [], [], _SECONDS + 20)[0]:
-        return "hang", ""
+    if not select.select([worker.stdout], [], [], _SECONDS)[0]:
+        return "hang", "", 0
     line = worker.stdout.readline()
     if not line:
-        return "crash", f"status {worker.wait()}"
-    end, said = json.loads(line)
-    return end, said
+        return "crash", f"status {worker.wait()}", 0
+    end, said, memory = json.loads(line)
+    return end, said, memory
 
 
 def _work() -> None:
@@ -211,14 +240,20 @@ def _work() -> None:
         os.dup2(printed.fileno(), 1)
         for line in sys.stdin:
             path, sound = map(Path, line.rstrip("\n").split("\t"))
+            Path("/proc/self/clear_refs").write_text("5")  # the peak becomes what is resident now
+            before = _memory("VmRSS")
             end, said = _tried(path, sound)
+            memory = _memory("VmHWM") - before
+            allowed = _FREE + _TIMES * path.stat().st_size + _PICTURE * (path.suffix in PICTURES)
+            if memory > allowed and end in _GOOD_ENDS:
+                end, said = "memory", f"{memory:,} bytes, {allowed:,} allowed; {end}: {said}"
             sys.stdout.flush()
             if os.fstat(1).st_size:
                 os.lseek(1, 0, os.SEEK_SET)
                 end, said = "printed", os.read(1, 200).decode(errors="replace")
                 os.ftruncate(1, 0)
                 os.lseek(1, 0, os.SEEK_SET)
-            out.write(json.dumps((end, said)) + "\n")
+            out.write(json.dumps((end, said, memory)) + "\n")
             out.flush()
 
 
@@ -226,7 +261,7 @@ def _tried(path: Path, sound: Path) -> tuple[str, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _use(path, sound)
+            use(path, sound)
     except cnndeploy.CnndeployError as error:
         return "named error", str(error)
     except BaseException as error:  # noqa: BLE001 - what is looked for
@@ -234,23 +269,10 @@ def _tried(path: Path, sound: Path) -> tuple[str, str]:
     return "ran", ""
 
 
-def _use(path: Path, sound: Path) -> None:
-    images = np.zeros((2, 28, 28), np.uint8)
-    if path.suffix in _PICTURES:
-        cnndeploy.read_image(path)
-        return
-    source, told = path, dict[str, Any]()
-    if path.name == "plan.json":
-        shutil.copy(sound / "lenet.onnx", path.parent)
-        source = path.parent
-    else:
-        artifact = cnndeploy.Artifact.open(path)
-        artifact.describe()
-        if artifact.manifest is None:
-            told = {"labels": [*"0123456789"], "preprocessing": cnndeploy.Preprocessing(size=(28, 28))}
-    with cnndeploy.load(source, threads=1, **told) as model:
-        model.classify(images[0])
-        model.classify(images)
+def _memory(line: str) -> int:
+    """Return a number of bytes in /proc/self/status."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{line}:")[2].split()[0]) * 1024
 
 
 if __name__ == "__main__":

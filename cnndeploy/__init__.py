@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from cnndeploy.benchmark.bench import bench as bench
     from cnndeploy.benchmark.report import BenchmarkReport as BenchmarkReport
     from cnndeploy.classifier import Classifier as Classifier, Prediction as Prediction, load as load
+    from cnndeploy.compression.compress import compress as compress
+    from cnndeploy.compression.report import Compressed as Compressed
     from cnndeploy.errors import CnndeployError as CnndeployError
     from cnndeploy.evaluation import Evaluation as Evaluation, evaluate as evaluate
     from cnndeploy.exporters import export as export
@@ -38,6 +40,8 @@ _NAMES = {  # a test holds the imports above to this
     "benchmark.bench": "bench",
     "benchmark.report": "BenchmarkReport",
     "classifier": "Classifier Prediction load",
+    "compression.compress": "compress",
+    "compression.report": "Compressed",
     "errors": "CnndeployError",
     "evaluation": "Evaluation evaluate",
     "exporters": "export",

@@ -12,6 +12,7 @@ from typing import Any
 from cnndeploy.errors import ArtifactError, CnndeployError
 from cnndeploy.formats import FORMATS
 from cnndeploy.kinds import kind_of
+from cnndeploy.limits import BeyondLimit
 from cnndeploy.specs import Manifest
 
 # Operators of ONNX and ONNX Runtime that are quantised, as QLinearConv, ConvInteger and DequantizeLinear.
@@ -67,24 +68,31 @@ class Artifact:
         except CnndeployError:
             raise
         except Exception as error:  # a damaged or hostile file may make its reader raise anything
-            raise ArtifactError(f"{path} is damaged ({_reason(error)}). Make it again.") from error
+            raise _refusal(path, error) from error
 
     @property
     def kind(self) -> str:
         """The file's format as a sentence says it: ``an ONNX file``."""
+        if self.format == "checkpoint" and not self.is_reference:
+            return "a compressed checkpoint"
         return _KINDS.get(self.format, f"a file of the format {self.format}")
 
     @property
     def is_reference(self) -> bool:
-        """Whether other files are held against it: a checkpoint, or an ONNX file that was imported."""
-        return self.format == "checkpoint" or (self.manifest is not None and self.manifest.is_reference)
+        """Whether other files are held against it: a checkpoint, or an ONNX file that was imported.
+
+        A compressed checkpoint is not: it is itself held against the one that it was made of.
+        """
+        if self.format == "checkpoint":
+            return self.manifest is None or self.manifest.compression is None
+        return self.manifest is not None and self.manifest.is_reference
 
     def describe(self) -> dict[str, Any]:
         """Return JSON-ready facts, at least ``operators``, name to count; raise ArtifactError for a damaged file."""
         try:
             return FORMATS.get(self.format).describe(self.path)
         except Exception as error:  # as in open()
-            raise ArtifactError(f"{self.path} is damaged ({_reason(error)}). Make it again.") from error
+            raise _refusal(self.path, error) from error
 
     def require_manifest(self) -> Manifest:
         """Return the manifest; raise ArtifactError if cnndeploy did not write this file."""
@@ -126,6 +134,12 @@ def _of_no_format(path: Path) -> str:
     return (
         f"{path} is {state}. Known formats: {known}. cnndeploy train and cnndeploy export write such files."
     )
+
+
+def _refusal(path: Path, error: Exception) -> ArtifactError:
+    if isinstance(error, BeyondLimit):
+        return ArtifactError(f"{path} is refused: {error}")
+    return ArtifactError(f"{path} is damaged ({_reason(error)}). Make it again.")
 
 
 def _reason(error: Exception) -> str:

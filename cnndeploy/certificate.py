@@ -9,7 +9,6 @@ the newest, and under ``others`` those before it.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any, Literal, Protocol
 from cnndeploy.artifact import Artifact, sha256_of, short_hash
 from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
 from cnndeploy.files import write_file
+from cnndeploy.limits import read_json
 from cnndeploy.machine import environment
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.serial import dumps
@@ -145,7 +145,7 @@ def read_certificates(artifact: Artifact) -> list[dict[str, Any]]:
         path = certificate_path(artifact.path)
         if not path.is_file():  # a named pipe would never end
             return []
-        newest = json.loads(path.read_text())
+        newest = read_json(path)
         others = newest.pop("others", [])
         return [one for content in (newest, *others) if (one := _valid(artifact, content)) is not None]
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):

@@ -12,6 +12,7 @@ from typing import Any
 from cnndeploy.artifact import Artifact
 from cnndeploy.errors import ArtifactError
 from cnndeploy.formats import FORMATS
+from cnndeploy.limits import read_text
 from cnndeploy.machine import cpu_model, cuda_driver, usable_cpus
 from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.run import Run
@@ -149,7 +150,7 @@ def open_deployment(folder: str | os.PathLike[str]) -> tuple[Artifact, Plan]:
         predict = "To classify the images in a folder: cnndeploy predict MODEL FOLDER"
         raise ArtifactError(f"{folder} is a folder without a {PLAN_FILE}; {wanted}. {predict}")
     try:
-        plan = Plan.from_json(path.read_text())
+        plan = Plan.from_json(read_text(path))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}). Make it again with: cnndeploy tune") from error
     artifact = Artifact.open(Path(folder, plan.file))

@@ -2,7 +2,7 @@
 
 CnndeployError: 1
 ├── UnknownNameError, MissingDependencyError, DeviceUnavailableError, DataError, CheckpointError, ArtifactError,
-│   TrainingError, ExportError, InputMismatchError, QuantizationError
+│   TrainingError, ExportError, InputMismatchError, QuantizationError, CompressionError
 ├── Stopped: 130
 │   └── OutOfTime
 └── ReportedError
@@ -138,6 +138,10 @@ class BenchmarkError(ReportedError):
 
 class QuantizationError(CnndeployError):
     """A file of fewer bits could not be made."""
+
+
+class CompressionError(CnndeployError):
+    """A smaller network could not be made."""
 
 
 class Stopped(CnndeployError):  # noqa: N818 - an outcome that was asked for

@@ -8,6 +8,7 @@ import itertools
 import os
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -61,6 +62,8 @@ _UPRIGHT = (
         "ROTATE_90",
     ),
 )
+# What begins one of the scans of a JPEG, in each of which all its pixels may be refined; programs write about ten.
+_SCAN, _MOST_SCANS = b"\xff\xda", 100
 # Grey levels: if less is left of a picture than can be seen, although its alpha channel has a shape in it.
 _SHAPE, _SEEN = 128, 16
 _LUMA, _HALF, _SHIFT = np.array((19595, 38470, 7471), np.uint32), np.uint32(0x8000), np.uint32(16)
@@ -177,7 +180,9 @@ def _advice(images: NDArray[Any]) -> str:
 
 def _check_size(height: int, width: int) -> None:
     if max(height, width) > MAX_SIDE:
-        raise InputMismatchError(f"image is {width} x {height} pixels; the limit is {MAX_SIDE} a side")
+        raise InputMismatchError(
+            f"image is {width} x {height} pixels; the limit is {MAX_SIDE} a side. Make it smaller first"
+        )
 
 
 def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, channels: int = 1) -> NDArray[np.uint8]:
@@ -213,6 +218,11 @@ def read_image(source: str | os.PathLike[str] | BinaryIO | bytes, channels: int 
         raise DataError(f"{name} is not an image of a kind that is read here: {', '.join(_KINDS)}") from error
     except (InputMismatchError, DataError) as error:
         raise DataError(f"{name}: {error}") from error
+    except Image.DecompressionBombError as error:  # before there is anything whose sides could be asked for
+        limits = f"{Image.MAX_IMAGE_PIXELS} pixels, which is Pillow's, and {MAX_SIDE} a side, which is ours"
+        raise DataError(
+            f"{name} says that it is far larger than the limits: {limits}. Make it smaller first"
+        ) from error
     except Exception as error:  # whatever a damaged file makes Pillow do
         raise DataError(f"{name} cannot be read as an image: {_reason(error)}") from error
 
@@ -269,6 +279,7 @@ def _pixels(image: Image, channels: int) -> NDArray[np.uint8]:
     if image.mode == "LAB":
         raise InputMismatchError("the image has the colours of Lab; convert it to RGB first")
     try:
+        _check_scans(image)
         image.load()
         image = _upright(image)
         if image.has_transparency_data:
@@ -280,6 +291,21 @@ def _pixels(image: Image, channels: int) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # as in read_image()
         raise DataError(f"the image cannot be read: {_reason(error)}") from error
+
+
+def _check_scans(image: Image) -> None:
+    """Raise InputMismatchError for a JPEG that goes over its pixels so often that this takes minutes."""
+    file = getattr(image, "fp", None)
+    if "progressive" not in image.info or file is None:
+        return
+    place = file.tell()
+    file.seek(0)
+    scans = sum(chunk.count(_SCAN) for chunk in iter(partial(file.read, 2**20), b""))
+    file.seek(place)
+    if scans > _MOST_SCANS:
+        raise InputMismatchError(
+            f"the image has {scans:,} scans, and the limit is {_MOST_SCANS}; save it again"
+        )
 
 
 def _upright(image: Image) -> Image:

@@ -45,9 +45,13 @@ class Deadline:
         """Return whether work should end."""
         return self.left_s <= 0 or self.should_stop()
 
-    def check(self) -> None:
-        """Raise Stopped if the caller asked for the end, OutOfTime if the time is up."""
+    def check_stop(self) -> None:
+        """Raise Stopped if the caller asked for the end, whatever the time."""
         if self.should_stop():
             raise Stopped("it was stopped before it was done")
+
+    def check(self) -> None:
+        """Raise Stopped if the caller asked for the end, OutOfTime if the time is up."""
+        self.check_stop()
         if self.left_s <= 0:
             raise OutOfTime("the time was over before it was done")

@@ -145,6 +145,13 @@ def build(name: str, source: Source, subject: object = "the checkpoint") -> torc
         network = factory(**source.arguments)
     if not isinstance(network, torch.nn.Module):
         raise ArtifactError(f"{name} returns {type(network).__name__}, not a torch.nn.Module")
+    if source.ranks:
+        from cnndeploy.architectures._low_rank import split_layers
+
+        try:
+            split_layers(network, source.ranks)
+        except ValueError as error:
+            raise CheckpointError(f"{subject} is damaged, or {name} has changed: {error}") from error
     if source.output is None:
         return network
     from cnndeploy.architectures._network import OneOutput

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.errors import ArtifactError
+from cnndeploy.limits import BeyondLimit, require_small
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.serial import jsonable, structure
 
@@ -65,12 +66,14 @@ class Source:
 
     ``arguments`` are keyword arguments of the function that builds it. ``sha256`` is of the file that defines this
     function, or None for an architecture of cnndeploy, torchvision or timm. ``output`` names the logits of a network
-    with several outputs: a key, an attribute or a number.
+    with several outputs: a key, an attribute or a number. ``ranks`` names layers by their path in what that function
+    builds: in the place of each are two, with so many channels between them.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
     output: str | None = None
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ class Manifest:
     itself, which cannot hold its own hash. ``rewrites`` lists the exact simplifications of the exported network, such
     as ``"merge_linear(classifier.1, classifier.3)"``. ``quantization`` says how a ``lossy`` file was made, which
     computes in less than float32. ``source`` says how the architecture is built. ``data`` is the data set to run on,
-    ``fashion-mnist`` or a folder as it was named, or None if there is none.
+    ``fashion-mnist`` or a folder as it was named, or None if there is none. ``compression`` says from which checkpoint
+    a smaller network was made, ``original_sha256``, and how; whatever is made of that network is ``lossy`` too.
 
     >>> manifest = cnndeploy.Artifact.open("lenet.onnx").require_manifest()
     >>> print(manifest.input, "->", manifest.output)
@@ -107,11 +111,26 @@ class Manifest:
     source: Source = field(default_factory=Source)
     data: str | None = None
     resizing: Resizing | None = None
+    compression: Mapping[str, Any] | None = None
 
     @property
     def lossy(self) -> bool:
         """Whether the file trades accuracy for speed or size, and so must keep a budget and is never equivalent."""
-        return self.quantization is not None
+        return self.quantization is not None or self.compression is not None
+
+    @property
+    def budget_points(self) -> float | None:
+        """The percentage points of accuracy that a lossy file may lose, as it was made; None if nothing says so."""
+        made = self.quantization or self.compression or {}
+        points = made.get("budget_points")  # another program's file may say anything
+        return float(points) if isinstance(points, int | float) else None
+
+    @property
+    def held_against(self) -> str | None:
+        """The SHA-256 of the file that this one is compared with: the first original, if the network was compressed."""
+        if self.compression is None:
+            return self.checkpoint_sha256
+        return str(self.compression.get("original_sha256"))
 
     @property
     def is_reference(self) -> bool:
@@ -153,10 +172,13 @@ class Manifest:
         return images if self.takes_images else self.preprocessing(images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dict of the fields; without ``resizing`` if it is None, as in older files."""
+        """Return a JSON-ready dict of the fields, without those that are empty in every older file."""
         values = dict(jsonable(self))
-        if self.resizing is None:
-            del values["resizing"]
+        for name in ("resizing", "compression"):
+            if values[name] is None:
+                del values[name]
+        if not self.source.ranks:
+            del values["source"]["ranks"]
         return values
 
     def to_json(self) -> str:
@@ -167,7 +189,10 @@ class Manifest:
     def from_json(cls, text: str | bytes) -> Manifest:
         """Read what :meth:`to_json` wrote; raise ValueError if the text is not a manifest."""
         try:
+            require_small(len(text))
             manifest = structure(cls, json.loads(text))
+        except BeyondLimit:
+            raise
         except (ArtifactError, ValueError, RecursionError) as error:
             raise ValueError(f"not a cnndeploy manifest: {error}") from error
         given, logits = manifest.input, manifest.output

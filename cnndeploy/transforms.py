@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cnndeploy.errors import ArtifactError
+from cnndeploy.limits import read_json
 from cnndeploy.preprocessing import Interpolation, Preprocessing
 from cnndeploy.serial import structure
 
@@ -82,7 +83,7 @@ def _of_object(source: Any) -> Preprocessing:
 
 def _of_file(path: Path) -> Preprocessing:
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
+        values = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read as JSON: {error}") from error
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import pickle
 import shutil
@@ -134,6 +135,14 @@ def network(request: pytest.FixtureRequest) -> Trained:
     name = {"lenet": "trained", "resnet": "trained_resnet"}[request.param]
     trained: Trained = request.getfixturevalue(name)
     return trained
+
+
+@pytest.fixture(scope="session")
+def hostile() -> Any:
+    """Return the module benchmarks/hostile.py, whose workers use files under a limit of memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(REPOSITORY / "benchmarks")
+        return importlib.import_module("hostile")
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def command(
       cnndeploy export lenet.pt --format onnx --input image --output-dir app
       cnndeploy export shoes.pt --format onnx --input image --resize portable
     """
-    from cnndeploy.artifact import Artifact
+    from cnndeploy.artifact import Artifact, short_hash
     from cnndeploy.certificate import certificate_path
     from cnndeploy.exporters import EXPORTERS, export
     from cnndeploy.files import make_folder
@@ -73,7 +73,7 @@ def command(
     for flag, option, given in flags:
         if given and not any(option in exporter.options for exporter in exporters.values()):
             raise click.UsageError(f"{flag} does not apply to {', '.join(exporters)}")
-    Artifact.open(checkpoint)  # before a folder is made for what comes of it
+    source = Artifact.open(checkpoint)  # before a folder is made for what comes of it
     if output_dir is not None:
         make_folder(output_dir)
     paths = {}
@@ -92,7 +92,13 @@ def command(
         if had_certificate and not certificate.exists():
             common.say(f"  removed {certificate}: it was of the file that was there before")
         paths[name] = path
-    common.say_next("verify", paths.get("onnx", path), "--against", checkpoint)
+    if source.is_reference:
+        common.say_next("verify", paths.get("onnx", path), "--against", checkpoint)
+    else:
+        original = short_hash(source.require_manifest().held_against)
+        click.echo(
+            f"Next: verify it against the checkpoint ({original}) that {checkpoint} was compressed from."
+        )
 
 
 def _rewrites(rewrites: tuple[str, ...]) -> str:

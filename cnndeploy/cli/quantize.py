@@ -34,6 +34,11 @@ from cnndeploy.words import printable
     metavar="N",
     help="Training images that the ranges of activations come from.  [default: 512, if there are so many]",
 )
+@click.option(
+    "--against",
+    type=common.PATH,
+    help="The checkpoint that CHECKPOINT was compressed from, against which the loss is measured.",
+)
 @common.model_input_option
 @common.run_options
 @common.measured_on

@@ -174,8 +174,9 @@ def _budget_of(candidate: Candidate, budget: float | None) -> float | None:
         raise click.UsageError("--precision tf32 is for float32 files; this one is lossy, so leave it out.")
     if budget is not None:
         return budget
-    made_for = (manifest and manifest.quantization) or (plan and plan.figures) or {}
-    points = made_for.get("budget_points")  # another program's file may say anything
+    if manifest is not None and manifest.lossy:
+        return manifest.budget_points
+    points = plan.figures.get("budget_points") if plan is not None else None
     return float(points) if isinstance(points, int | float) else None
 
 

@@ -175,7 +175,12 @@ def load(split: Split, folder: str | os.PathLike[str] | None = None) -> Images:
     names = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
     images, labels = (np.frombuffer(_read_checked(folder, name), np.uint8) for name in names)
     # after a header of four bytes each: magic number, n, height, width; magic number, n
-    pixels = images[16:].reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
+    count, rest = divmod(images.size - 16, IMAGE_SIZE**2)
+    if rest or count != labels.size - 8 or count < 1 or labels[8:].max() >= len(LABELS):
+        raise DataError(
+            f"{' and '.join(names)} in {raw_folder(folder)} are not images and as many labels of them"
+        )
+    pixels = images[16:].reshape(count, IMAGE_SIZE, IMAGE_SIZE)
     return Images(pixels, labels[8:], {name: SHA256[name] for name in names})
 
 

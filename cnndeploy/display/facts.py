@@ -45,6 +45,8 @@ def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tu
     yield "preprocessing", inside + _steps(manifest.preprocessing)
     if manifest.checkpoint_sha256 is not None:  # an exported file
         yield "simplified", ", ".join(manifest.rewrites) or "no"
+    if manifest.compression is not None:
+        yield "compressed", _compression(manifest)
     yield "labels", ", ".join(manifest.labels)
     yield (
         "test accuracy",
@@ -54,6 +56,12 @@ def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tu
         yield "recipe", pairs({name: value for name, value in recipe.items() if value is not None})
     yield "checkpoint", manifest.checkpoint_sha256 or "this file"
     yield "versions", pairs(manifest.versions)
+
+
+def _compression(manifest: Manifest) -> str:
+    """Say how many layers are of low rank, and of what the network was made."""
+    layers = counted(len(manifest.source.ranks), "layer")
+    return f"{layers} of low rank: {pairs(manifest.source.ranks)}; made of {manifest.held_against}"
 
 
 def _steps(preprocessing: Preprocessing) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from rich.console import Group
 from rich.text import Text
 
-from cnndeploy.display.cells import NOTHING, run_line, settings_line, size, yes_or_no
+from cnndeploy.display.cells import NOTHING, pairs, run_line, settings_line, size, yes_or_no
+from cnndeploy.display.rows import times
 from cnndeploy.display.tables import TableColumn, facts_of, safe, table_of
 from cnndeploy.evaluation import Evaluation, wilson
 from cnndeploy.verification.checks import Decisions
@@ -21,6 +22,7 @@ from cnndeploy.verification.verify import BATCH_SIZES
 from cnndeploy.words import counted
 
 if TYPE_CHECKING:
+    from cnndeploy.compression.report import Compressed, Step
     from cnndeploy.quantization.quantize import Quantized
     from cnndeploy.what_if import WhatIf
 
@@ -228,6 +230,49 @@ def _outcome(quantized: Quantized) -> Iterator[str]:
     yield from (f"Warning: {warning}" for warning in quantized.speed_warnings)
     if precision == "float16" and quantized.report.device == "cpu":
         yield "float16 is meant for CUDA; on the CPU most of it is cast to float32 and back."
+
+
+def compressed_table(compressed: Compressed) -> Group:
+    """Show what each method gave, what the file loses, and how much smaller and faster it is."""
+    columns = (
+        TableColumn("method", "text"),
+        TableColumn("kept", "text"),
+        TableColumn("what", "text", least=24),
+        TableColumn("size", right=True),
+        TableColumn("speed-up over the step before", right=True, phrase="speed-up {}".format),
+    )
+    cells = [
+        (
+            step.method,
+            "yes" if step.kept else "no",
+            step.reason,
+            NOTHING if step.bytes is None else size(step.bytes),
+            _step_ratio(step),
+        )
+        for step in compressed.steps
+    ]
+    smaller = compressed.float_bytes / compressed.bytes
+    notes = [
+        f"Size: {size(compressed.bytes)}, float32 {size(compressed.float_bytes)}: {smaller:.1f} times smaller"
+    ]
+    if (row := compressed.speed) is not None and row.ratio is not None:
+        interval = f"{times(row.ratio_low)} to {times(row.ratio_high)}"
+        notes.append(
+            f"Speed here, {row.runtime} on {row.device}: {times(row.ratio)} times as fast as the float export "
+            f"({interval})"
+        )
+    if compressed.ranks:
+        notes.append(f"Ranks: {pairs(compressed.ranks)}")
+    return Group(
+        table_of("What was tried", columns, cells), budget_table(compressed.report), *map(Text, notes)
+    )
+
+
+def _step_ratio(step: Step) -> str:
+    if step.ratio is None or step.ratio_interval is None:
+        return NOTHING
+    low, high = map(times, step.ratio_interval)
+    return f"{times(step.ratio)} ({low} to {high})"
 
 
 def evaluation_table(evaluation: Evaluation) -> Group:

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cnndeploy.formats._pickle import check_pickle
+from cnndeploy.limits import require_within
 
-# A manifest or the code of a network takes a few kB; much more is a zip bomb.
-_LIMIT_BYTES = 64 * 2**20
-# torch compresses nothing.
-_MOST_TIMES = 20
+# A pickle, a manifest or the code of a network takes some kB.
+_LIMIT_BYTES = 8 * 2**20
+# torch compresses nothing. A network has some thousand tensors, each in a member of its own.
+_MOST_TIMES, _MOST_MEMBERS = 20, 10_000
 # The pickles of an archive, and the folder that each keeps its storages in.
 _STORAGES = {"data.pkl": "data", "constants.pkl": "constants"}
 
@@ -23,19 +24,21 @@ def member_names(path: Path) -> list[str]:
     """Return the names of the members, or none if the file is not a zip archive."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return [_inner(name) for name in archive.namelist()]
+            names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
         return []
+    require_within(len(names), _MOST_MEMBERS, f"{len(names):,} members")
+    return [_inner(name) for name in names]
 
 
 def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """Return the contents of the wanted members by name; raise ValueError if one is unreasonably large."""
+    """Return the contents of the wanted members by name; raise BeyondLimit if one is unreasonably large."""
     with zipfile.ZipFile(path) as archive:
         members = {_inner(member.filename): member for member in archive.infolist()}
         members = {name: member for name, member in members.items() if wanted(name)}
         for name, member in members.items():
-            if member.file_size > _LIMIT_BYTES:
-                raise ValueError(f"{name} in it has {member.file_size:,} bytes")
+            size = member.file_size
+            require_within(size, _LIMIT_BYTES, f"a member {name} of {size:,} bytes")
         return {name: archive.read(member) for name, member in members.items()}
 
 
@@ -48,8 +51,8 @@ def check_whole(path: Path) -> None:
         members = archive.infolist()
         if len({_inner(member.filename) for member in members}) < len(members):
             raise ValueError("a name is in the archive twice")
-        if (unpacked := sum(member.file_size for member in members)) > _MOST_TIMES * path.stat().st_size:
-            raise ValueError(f"it would unpack to {unpacked:,} bytes")
+        unpacked = sum(member.file_size for member in members)
+        require_within(unpacked, _MOST_TIMES * path.stat().st_size, f"{unpacked:,} bytes once it is unpacked")
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"the checksum of {damaged} is wrong")
 

@@ -8,11 +8,14 @@ Source: torch/csrc/jit/serialization/unpickler.cpp for the opcodes; torch/_utils
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import pickletools
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
+
+from cnndeploy.limits import require_within
 
 # Those that torch writes, at protocol 2, and no others that libtorch reads.
 _OPCODES = frozenset(
@@ -44,6 +47,8 @@ _ITEM_BYTES = {
     **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
     "ComplexDouble": 16,
 }
+# Of a tensor whose elements share memory, as those that were expanded; a copy of it has them all.
+_MOST_SHARED = 2**24
 _REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor")
 
 
@@ -115,4 +120,6 @@ def _check_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: objec
     steps = ((length - 1) * stride for length, stride in zip(shape, strides, strict=True))
     if all(shape) and offset + sum(steps) >= storage.items:
         raise ValueError(f"a tensor of the shape {tuple(shape)} in it is larger than its storage")
+    if (count := math.prod(shape)) > storage.items:
+        require_within(count, _MOST_SHARED, f"a tensor of {count:,} elements that share {storage.items:,}")
     return _Anything()

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import itertools
 import pickletools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from cnndeploy.errors import CheckpointError
 from cnndeploy.formats._archive import check_storages, check_whole, member_names, read_members
+from cnndeploy.limits import require_within
 from cnndeploy.specs import Manifest
 
 WEIGHTS_KEY, MANIFEST_KEY = "weights", "manifest"
@@ -25,6 +27,8 @@ _PARAMETER = "torch._utils _rebuild_parameter"  # a tensor too
 _ALLOWED = {"collections OrderedDict", _REBUILD, _PARAMETER}
 _MEMOISING = {"BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"}
 _OF_STATE_DICTS = {"BUILD"}  # which attaches the version numbers of a module's classes
+
+_MOST_INSTRUCTIONS = 500_000  # of a pickle; a tensor takes some forty
 
 _Instruction = tuple[str, Any]
 
@@ -43,11 +47,7 @@ class CheckpointFormat:
         """Return the manifest; raise CheckpointError if the file is not ours or runs code, ValueError if damaged."""
         check_whole(path)
         pickled = read_members(path, lambda name: name == "data.pkl")["data.pkl"]
-        instructions: list[_Instruction] = [
-            (code.name, argument)
-            for code, argument, _ in pickletools.genops(pickled)
-            if code.name not in _MEMOISING
-        ]
+        instructions = list(_instructions(pickled))
         manifest, risks = _manifest_text(instructions), _risks(instructions)
         if manifest is None and set(risks) <= _OF_STATE_DICTS and ("GLOBAL", _REBUILD) in instructions:
             raise CheckpointError(
@@ -70,6 +70,21 @@ class CheckpointFormat:
     def describe(self, path: Path) -> dict[str, Any]:  # noqa: ARG002 - as every format's
         """Return no operators, because a checkpoint holds weights and no graph."""
         return {"operators": {}}
+
+
+def check_archive(path: Path) -> None:
+    """Raise ValueError if a file of torch.save is damaged or a bomb; do nothing for any other file."""
+    if member_names(path):
+        check_whole(path)
+
+
+def _instructions(pickled: bytes) -> Iterator[_Instruction]:
+    """Yield the instructions of a pickle, all but those that number values; raise BeyondLimit for very many."""
+    for count, (code, argument, _) in enumerate(pickletools.genops(pickled), 1):
+        if count > _MOST_INSTRUCTIONS:
+            require_within(count, _MOST_INSTRUCTIONS, f"a pickle of at least {count:,} instructions")
+        if code.name not in _MEMOISING:
+            yield code.name, argument
 
 
 def _risks(instructions: list[_Instruction]) -> list[str]:

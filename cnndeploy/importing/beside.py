@@ -10,7 +10,6 @@ shorter side, bilinearly, cropped around the centre and scaled to between 0 and 
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from cnndeploy.errors import ArtifactError
 from cnndeploy.importing.families import timm_labels
 from cnndeploy.importing.labels import labels_from_json
+from cnndeploy.limits import read_json
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.transforms import preprocessing_of
 
@@ -91,7 +91,7 @@ def _beside(path: Path, name: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     folders = [path.parent, *([path.parent.parent] if path.parent.name == "onnx" else [])]
     for folder in folders:
         try:
-            values = json.loads((folder / name).read_text(encoding="utf-8-sig"))
+            values = read_json(folder / name)
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(values, Mapping):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from cnndeploy.architectures import ARCHITECTURES
 from cnndeploy.errors import ArtifactError, UnknownNameError, missing_dependency
+from cnndeploy.importing.labels import labels_from_json
+from cnndeploy.limits import read_json
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.transforms import preprocessing_of
 
@@ -127,12 +128,12 @@ def _of_timm(model: str) -> Known:
 def _of_timm_folder(folder: Path) -> Known:
     """Read a folder as timm saves one for sharing: ``config.json`` and the weights."""
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = read_json(folder / "config.json")
         configuration = {**values["pretrained_cfg"], "num_classes": values["num_classes"]}
         arguments = values.get("model_args") or {}
         labels = timm_labels({**configuration, **values})
         known = Known(f"timm:{values['architecture']}", arguments, preprocessing_of(configuration), labels)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"{folder}/config.json is not as timm writes it: {error!r}") from error
     weights = next((folder / one for one in _FOLDER_WEIGHTS if (folder / one).is_file()), None)
     if weights is None:
@@ -144,7 +145,10 @@ def timm_labels(values: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the labels of a configuration; its own, or ImageNet's if it has a thousand classes."""
     names, descriptions = values.get("label_names"), values.get("label_descriptions") or {}
     if names:
-        return tuple(str(descriptions.get(name, name)) for name in names)
+        if not isinstance(descriptions, Mapping):
+            raise ArtifactError("label_descriptions are not texts by label")
+        labels = labels_from_json(list(names) if isinstance(names, tuple) else names, "label_names")
+        return tuple(str(descriptions.get(label, label)) for label in labels)
     if values.get("num_classes") != _IMAGENET:
         return None
     from timm.data.imagenet_info import ImageNetInfo

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnndeploy.errors import ArtifactError
+from cnndeploy.limits import read_text
 
 MOST_CLASSES = 100_000
 
@@ -51,8 +52,8 @@ def _checked(labels: list[str], subject: str) -> tuple[str, ...]:
 
 def _of_file(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read as labels: {error}") from error
     if path.suffix.lower() != ".json":
         return [line.strip() for line in text.rstrip().splitlines()]

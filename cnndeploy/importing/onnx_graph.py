@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from cnndeploy.errors import ArtifactError
-from cnndeploy.formats.onnx import MANIFEST_KEY
+from cnndeploy.formats.onnx import MANIFEST_KEY, check_contents
 from cnndeploy.importing.onnx_nodes import hoist_constants, prune, rename, sort, unused
+from cnndeploy.limits import BeyondLimit
 from cnndeploy.preprocessing import Preprocessing
 
 Layout = Literal["NCHW", "NHWC"]
@@ -79,12 +80,15 @@ class Rewritten:
 def read(path: Path) -> onnx.ModelProto:
     """Read a model with its weights, also those in other files beside it; raise ArtifactError if that fails."""
     try:
+        check_contents(path)
         model = onnx.load(path, load_external_data=False)
         if model.ByteSize() + _bytes_outside(model, path.parent) < onnx.checker.MAXIMUM_PROTOBUF:
             onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
             fits = True
         else:
             fits = False
+    except BeyondLimit as error:
+        raise ArtifactError(f"{path} is refused: {error}") from error
     except Exception as error:  # its own errors have many classes
         text = str(error).strip().partition("\n")[0]
         advice = "If its weights are in a second file, put that beside it under its old name."

@@ -14,6 +14,8 @@ import torch
 
 from cnndeploy.artifact import sha256_of
 from cnndeploy.errors import ArtifactError
+from cnndeploy.formats.checkpoint import check_archive
+from cnndeploy.limits import BeyondLimit
 
 if TYPE_CHECKING:
     from cnndeploy.importing.families import Known
@@ -112,10 +114,13 @@ def _read(path: Path) -> Any:
         except SafetensorError as error:
             raise ArtifactError(f"{path} is damaged, or not of safetensors: {error}") from error
     try:
+        check_archive(path)  # torch would unpack whatever is in it
         with torch.serialization.safe_globals([argparse.Namespace]):  # timm and others save their options so
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
+    except BeyondLimit as error:
+        raise ArtifactError(f"{path} is refused: {error}") from error
     except Exception as error:  # its own message may advise to load without weights_only
         raise ArtifactError(
             f"{path} is damaged, or holds more than weights, such as a whole model, which cannot be opened without "

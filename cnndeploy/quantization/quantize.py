@@ -19,7 +19,7 @@ from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result, with_old_keys
 from cnndeploy.certificate import Certification, try_to_certify
 from cnndeploy.datasets import Data, require_labels
-from cnndeploy.deployment import ArtifactLike, resolve
+from cnndeploy.deployment import ArtifactLike
 from cnndeploy.devices import require_device
 from cnndeploy.errors import (
     BudgetError,
@@ -39,12 +39,10 @@ from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.budget import require_budget, verify_budget
 from cnndeploy.verification.checks import paired_interval
-from cnndeploy.verification.reference import Reference, borrowed
+from cnndeploy.verification.reference import Reference, borrowed, require_origin, sides
 from cnndeploy.verification.report import BudgetReport
 
 Stored = Literal["int8", "float16"]
-# How many files are measured on test images: the setting that was chosen, and if that fails one more.
-_MOST_MEASURED = 2
 _RUN = Run("onnxruntime", "cpu")
 
 
@@ -97,6 +95,7 @@ def quantize(
     checkpoint: ArtifactLike | Reference,
     output: str | os.PathLike[str] | None = None,
     *,
+    against: ArtifactLike | Reference | None = None,
     precision: Stored = "int8",
     budget: float = 0.5,
     calibration: int | None = None,
@@ -105,6 +104,7 @@ def quantize(
     images: int | None = None,
     data: Data | None = None,
     seconds: float = 3.0,
+    most_measured: int = 2,
     command: str = "",
     deadline: Deadline | None = None,
     progress: Progress = silent,
@@ -120,6 +120,8 @@ def quantize(
         checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
             once for many uses.
         output: The file to write; beside the checkpoint by default, as ``lenet.int8.onnx``.
+        against: The checkpoint that a compressed one was made of, or a :class:`Reference` of it: the loss is measured
+            against that. Only a compressed checkpoint needs it.
         precision: ``int8``: static, weights and activations of 8 bits. ``float16``: for CUDA.
         budget: Percentage points of test accuracy that may be lost, against the checkpoint.
         calibration: Training images that the ranges of activations are taken from, for int8 only; 512 by default, or as
@@ -128,6 +130,7 @@ def quantize(
         run: How the file is run when its loss is measured; ONNX Runtime on the CPU by default.
         images, data: What it is measured on, as :func:`cnndeploy.verify_budget`'s; int8 needs training images too.
         seconds: How long to time the file beside its float file, each; 0 for not at all.
+        most_measured: How many files test images may measure.
         command: The command that repeats the measurement, for the certificate.
         deadline: When to give up; checked after every batch, until a file is found.
         progress: Called with what is done, of how much (0 if that is unknown), and at what.
@@ -146,16 +149,21 @@ def quantize(
     """
     run, deadline = (run or Run()).over(_RUN), deadline or Deadline()
     _check(precision, budget, calibration, run)
-    source = checkpoint if isinstance(checkpoint, Reference) else _checkpoint(checkpoint)
-    with borrowed(source, run.threads, data) as reference, scratch_folder() as folder:
-        path = reference.artifact.path
+    source, against = sides(checkpoint, against)
+    _require_source(source)
+    with borrowed(against, run.threads, data) as reference, scratch_folder() as folder:
+        require_origin(source, reference)
+        path = source.path
         target = Path(path.with_suffix(f".{precision}.onnx") if output is None else output)
         check_writable(target, path)
         require_labels(reference.test, reference.dataset)
         count, tests = len(reference.first(images, progress)), len(reference.test)
-        _require_provable(budget, count, tests)
+        require_provable(budget, count, tests)
         progress(0, 0, f"Exporting {path.name}")
-        float_file = _float_file(reference.artifact, Path(folder, "float.onnx"), input)
+        float_file = _float_file(source, Path(folder, "float.onnx"), input)
+        original = float_file
+        if source.sha256 != reference.artifact.sha256:
+            original = _float_file(reference.artifact, Path(folder, "original.onnx"), input)
         if precision == "float16":
             settings = {"precision": "float16", "budget_points": budget}
             manifest = replace(float_file.require_manifest(), quantization=settings)
@@ -163,7 +171,7 @@ def quantize(
             trials, files = list[Trial](), iter([content])
         else:
             numbers = budget, calibration, count, run.thread_count
-            trials, files = int8_files(float_file, *numbers, reference.dataset, deadline, progress)
+            trials, files = int8_files(float_file, original, *numbers, reference.dataset, deadline, progress)
         report, content, measured = None, b"", Path(folder, target.name)
         for number, content in enumerate(files, start=1):
             measured.write_bytes(content)
@@ -176,7 +184,7 @@ def quantize(
                 deadline=deadline,
                 progress=progress,
             )
-            if report.passed or number == _MOST_MEASURED or not report.images:
+            if report.passed or number == most_measured or not report.images:
                 break
             deadline.check()
         if report is None or not report.passed:
@@ -242,23 +250,21 @@ def _check(precision: str, budget: float, calibration: int | None, run: Run) -> 
     require_device(run.device, run.runtime, runtime)
 
 
-def _checkpoint(source: ArtifactLike) -> Artifact:
-    """Open a checkpoint or an imported ONNX file; raise QuantizationError if it is another file."""
-    artifact = resolve(source).artifact
+def _require_source(artifact: Artifact) -> None:
+    """Raise QuantizationError unless it is a checkpoint or an imported ONNX file."""
     if artifact.manifest is not None and artifact.manifest.quantization is not None:
         stored = artifact.manifest.quantization.get("precision", "lossy")
         raise QuantizationError(
             f"{artifact.path} is already {stored}; quantize the checkpoint that it came from"
         )
-    if not artifact.is_reference:
+    if not artifact.is_reference and artifact.format != "checkpoint":
         advice = "give the checkpoint that it was exported from, such as lenet.pt"
         if artifact.manifest is None:
             advice += ", or import it first"
         raise QuantizationError(f"{artifact.path} is {artifact.kind}; {advice}")
-    return artifact
 
 
-def _require_provable(budget: float, images: int, tests: int) -> None:
+def require_provable(budget: float, images: int, tests: int) -> None:
     """Raise BudgetError if so few images could not show that the budget is kept, even if no label changed.
 
     A file may seem to keep a smaller one if by chance it is right where the checkpoint is wrong; that is not bet on.

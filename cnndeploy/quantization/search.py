@@ -49,6 +49,7 @@ _BATCH_FLOATS = 2**22  # of a batch's prepared images and, many times that, its 
 
 def int8_files(
     source: Artifact,
+    original: Artifact,
     budget: float,
     calibration: int | None,
     tests: int,
@@ -59,8 +60,9 @@ def int8_files(
 ) -> tuple[list[Trial], Iterator[bytes]]:
     """Calibrate a float file on so many training images; ``tests`` test images will measure what comes of it.
 
-    Return the settings that were tried so far, and the contents of the files that should keep the budget, the least
-    careful first, each made when it is asked for.
+    What is lost is judged by what the ``original`` says; it is another file if the network was compressed. Return the
+    settings that were tried so far, and the contents of the files that should keep the budget, the least careful
+    first, each made when it is asked for.
     """
 
     def reading(done: int, total: int, text: str) -> None:
@@ -70,7 +72,7 @@ def int8_files(
     manifest, network = source.require_manifest(), Network(onnx.load(source.path))
     train = dataset.split("train", manifest.preprocessing.channels, manifest.labels)
     require_labels(train, dataset)
-    calibrating, screening = _split(
+    calibrating, screening = split_training(
         train, calibration, screen_size(network.work()), manifest.preprocessing, reading
     )
     calibrated, done = Calibration(network), 0
@@ -79,7 +81,7 @@ def int8_files(
         progress(done, len(calibrating), "Calibrating")
         deadline.check()
     progress(0, 0, "Running the float file")
-    screen = Screen(network.model, manifest, screening, tests, threads)
+    screen = Screen(onnx.load(original.path), manifest, screening, tests, threads)
     search = Search(network, calibrated, screen, deadline, progress)
     settings: dict[str, Any] = {
         "precision": "int8",
@@ -99,14 +101,14 @@ def int8_files(
     return search.trials, files()
 
 
-def _split(
+def split_training(
     train: Images,
     calibration: int | None,
     screening: int,
     preprocessing: Preprocessing,
     progress: Progress = silent,
 ) -> tuple[Images, Images]:
-    """Draw images to calibrate with, by a seed, and others to screen with; those that cannot be used are left out."""
+    """Draw images to calibrate with, by a seed, and others to screen with; leave out those that cannot be used."""
     screening = min(screening, len(train) // 2)
     most = len(train) - screening
     if calibration is None:

@@ -6,6 +6,6 @@ computed in float64 and rounded once, at the end; one thread computes them, so t
 threads. A layer that takes over the work of several has the name of the last one, whose output it computes.
 """
 
-from cnndeploy.simplification._trace import Rewrite as Rewrite, copied as copied
+from cnndeploy.simplification._trace import Rewrite as Rewrite, copied as copied, trace as trace
 from cnndeploy.simplification.fold_preprocessing import fold_preprocessing as fold_preprocessing
 from cnndeploy.simplification.simplify import simplify as simplify

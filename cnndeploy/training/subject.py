@@ -116,7 +116,7 @@ def _tried(manifest: Manifest, weights: Weights | None) -> Subject:
         bare.load_state_dict(start, strict=False)
     image = trials.sample(manifest.preprocessing)
     chosen, note = trials.output_of(bare.eval(), image, None)
-    layout = _layout(bare.train(), image, chosen)
+    layout = layout_of(bare.train(), image, chosen)
     if chosen is not None:
         manifest = replace(manifest, source=replace(manifest.source, output=chosen))
         start = {f"network.{key}": value for key, value in start.items()}
@@ -127,7 +127,7 @@ def _tried(manifest: Manifest, weights: Weights | None) -> Subject:
     return Subject(manifest, start, layout, (*notes, *filter(None, [note])))
 
 
-def _layout(network: torch.nn.Module, image: torch.Tensor, output: str | None) -> torch.memory_format:
+def layout_of(network: torch.nn.Module, image: torch.Tensor, output: str | None) -> torch.memory_format:
     """Return the memory format in which a network runs in training mode.
 
     Channels last is how both oneDNN and cuDNN compute convolutions best, but code that calls view() may not take it.

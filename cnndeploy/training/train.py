@@ -245,13 +245,13 @@ def _open_device(state: State, processes: Processes, device: str | None, threads
     name = processes.device(device or ("cpu" if processes.count > 1 else state.device))
     threads = threads or state.threads or max(1, usable_cpus() // processes.local_count)
     torch_device = open_device(name, "training", threads)
-    if state.plan.precision == "bfloat16" and not _has_bfloat16(torch_device):
+    if state.plan.precision == "bfloat16" and not has_bfloat16(torch_device):
         raise TrainingError(f"{torch_device} does not compute in bfloat16; train with float32, the default")
     state.device, state.threads = str(torch_device), torch.get_num_threads()
     return torch_device
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -37,12 +37,12 @@ _ORDER = ("chosen", "as fast", "undecided", "slower", "failed", "not tried")  # 
 class Choice:
     """The race that was run, and the contender that is deployed, whose verdict is a pass; None if there is none.
 
-    ``measured`` is what quantization found of the int8 or float16 file, if there is one.
+    ``measured`` is what quantization found of int8 or float16 files.
     """
 
     race: Race[Contender]
     chosen: Contender | None
-    measured: BudgetReport | None = None
+    measured: tuple[BudgetReport, ...] = ()
 
     def rows(self, contenders: Sequence[Contender], checkpoint_accuracy: float | None) -> list[Row]:
         """Return a row for each contender, fastest first.
@@ -92,12 +92,17 @@ class Choice:
 
     def _measured(self, contender: Contender) -> BudgetReport | None:
         """Return what is known of the same file on the same runtime: its accuracy does not depend on the threads."""
-        report, candidate = self.measured, contender.candidate
-        if report is None or report.artifact.sha256 != candidate.artifact.sha256:
-            return None
-        precision = RuntimeOptions.of(report.options).precision
-        same = (report.runtime, precision) == (candidate.run.runtime, candidate.run.choices.precision)
-        return report if same else None
+        candidate = contender.candidate
+        run = candidate.run.runtime, candidate.run.choices.precision
+        return next(
+            (
+                report
+                for report in self.measured
+                if report.artifact.sha256 == candidate.artifact.sha256
+                and (report.runtime, RuntimeOptions.of(report.options).precision) == run
+            ),
+            None,
+        )
 
 
 def _figures(race: Race[Contender], contender: Contender, anchor: Contender) -> dict[str, Any]:
@@ -151,9 +156,9 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                 if contender.numbers == best.numbers:
                     contender.verdict = verdict
             if verdict.passed:
-                return Choice(race, best, files.quantized)
+                return Choice(race, best, tuple(files.measured))
         job.check_stop()
-    return Choice(race, None, files.quantized)
+    return Choice(race, None, tuple(files.measured))
 
 
 class Entrant:

@@ -22,6 +22,7 @@ from cnndeploy.errors import (
     Stopped,
 )
 from cnndeploy.exporters import EXPORTERS, export
+from cnndeploy.machine import patient_threads
 from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.quantize import Stored, quantize
 from cnndeploy.run import Run, RuntimeOptions
@@ -34,8 +35,9 @@ from cnndeploy.verification.report import BudgetReport, Verdict
 # The share of the time left that eager PyTorch's labels may take; and of that, the share that shows how fast it is.
 _FOR_LABELS, _TO_ESTIMATE = 0.3, 0.1
 _BATCH = 64  # images, as the reference runs them; after each the time is looked at again
-# Share of the time kept for the race; the int8 search stops when only this is left.
+# Share of the time kept for the race; the searches for lossy files stop when only this is left.
 _FOR_RACE = 0.3
+LOW_RANK = "low-rank"  # the variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,11 @@ class Job:
         """A deadline that passes only if the caller asks for the end, whatever the time."""
         return Deadline(should_stop=self.deadline.should_stop)
 
+    @property
+    def search(self) -> Deadline:
+        """The deadline of the search for lossy files, which leaves time for the race."""
+        return replace(self.deadline, ends=self.deadline.ends - _FOR_RACE * 60 * self.max_minutes)
+
     def reading(self, done: int, total: int, text: str) -> None:
         """Show how far images are read; raise Stopped if the caller asked for the end."""
         self.progress(done, total, text)
@@ -90,9 +97,9 @@ class Job:
 
 @dataclass(slots=True)
 class Files:
-    """The files to try, ``by_variant`` as :class:`Row` names them; ``quantized`` is the verdict on the int8 file.
+    """The files to try, ``by_variant`` as :class:`Row` names them; ``measured`` are the verdicts on int8 files.
 
-    On a GPU that is one in float16.
+    On a GPU these are in float16.
 
     ``eager_image_s`` is what eager PyTorch takes to label a test image in a batch: None if that was not tried, and 0 if
     all are ``labelled``, so that lossy files can be tried. ``rows`` and ``notes`` say what is missing and why.
@@ -100,7 +107,7 @@ class Files:
 
     by_variant: dict[str, list[Artifact]]
     eager_image_s: float | None = None
-    quantized: BudgetReport | None = None
+    measured: list[BudgetReport] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -127,7 +134,9 @@ def make_files(job: Job, folder: Path) -> Files:
     if job.budget > 0:
         _label(job, files)
     if files.labelled:
-        _quantize(job, files, folder / f"{checkpoint.path.stem}.{job.stored}.onnx")
+        _quantize(job, files, checkpoint, job.stored, folder / f"{checkpoint.path.stem}.{job.stored}.onnx")
+    if files.labelled and not imported and job.device == "cpu":
+        _compress(job, files, folder / f"{checkpoint.path.stem}.pt")
     job.reference.release()  # what waits for work may disturb what is timed
     return files
 
@@ -172,34 +181,74 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.{0 if seconds >= 10 else 1}f} seconds"
 
 
-def _quantize(job: Job, files: Files, path: Path) -> None:
+def _compress(job: Job, files: Files, path: Path) -> None:
+    """Make a network of low rank and its int8 file, or a row that says why there is none."""
+    with patient_threads():  # an imported file is tuned without torch
+        from cnndeploy.compression.smaller import Smaller, write_smaller
+    lost: tuple[Outcome, str]
+    try:
+        smaller = Smaller(
+            job.reference.artifact,
+            job.reference,
+            next(one for one in files.by_variant["float"] if one.format == "onnx"),
+            tests=len(job.reference.test),
+            threads=job.threads,
+            deadline=job.search,
+            progress=job.progress,
+        )
+        found = next(smaller.within(job.budget), None)
+    except OutOfTime:
+        lost = (
+            "not tried",
+            f"no ranks were found in time; max_minutes={math.ceil(2 * job.max_minutes)} may do",
+        )
+    except Stopped:
+        raise
+    except CnndeployError as error:
+        lost = "failed", str(error)
+    else:
+        if found is not None:
+            small = write_smaller(found, job.reference, job.budget, path)
+            files.by_variant[LOW_RANK] = [
+                export(small.path, name, path.with_suffix(EXPORTERS.get(name).suffix))
+                for name in EXPORTERS.names()
+            ]
+            _quantize(job, files, small, f"{LOW_RANK}, int8", path.with_suffix(".int8.onnx"))
+            return
+        lost = "rejected", "by training images no layer can be of lower rank within the budget"
+    files.rows.append(Row(LOW_RANK, "onnxruntime", job.threads, {}, True, *lost))
+
+
+def _quantize(job: Job, files: Files, source: Artifact, variant: str, path: Path) -> None:
     """Make an int8 file, on a GPU one in float16, or a row that says why there is none."""
     lost: tuple[Outcome, str]
-    search_ends = job.deadline.ends - _FOR_RACE * 60 * job.max_minutes
+    itself = source is job.reference.artifact
     try:
         quantized = quantize(
-            job.reference,
+            job.reference if itself else source,
             path,
+            against=None if itself else job.reference,
             precision=job.stored,
             budget=job.budget,
             calibration=job.calibration,
             run=Run(device=job.device, threads=job.threads),
             seconds=0,
-            deadline=replace(job.deadline, ends=search_ends),
+            deadline=job.search,
             progress=job.progress,
         )
     except OutOfTime:
         may_do = f"max_minutes={math.ceil(2 * job.max_minutes)} may do"
         lost = "not tried", f"no {job.stored} file was found in time; {may_do}"
-        files.notes.append(f"{job.stored} was not tried: no file was found in time; {may_do}.")
+        files.notes.append(f"{variant} was not tried: no file was found in time; {may_do}.")
     except Stopped:
         raise
     except CnndeployError as error:
         lost = "rejected" if isinstance(error, BudgetError) else "failed", str(error)
     else:
-        files.by_variant[job.stored], files.quantized = [quantized.artifact], quantized.report
+        files.by_variant[variant] = [quantized.artifact]
+        files.measured.append(quantized.report)
         return
-    files.rows.append(Row(job.stored, "onnxruntime", job.threads, {}, True, *lost))
+    files.rows.append(Row(variant, "onnxruntime", job.threads, {}, True, *lost))
 
 
 @dataclass(slots=True, eq=False)

@@ -15,6 +15,7 @@ from cnndeploy.certificate import certificate_path, certify
 from cnndeploy.deployment import PLAN_FILE, Candidate, Plan
 from cnndeploy.errors import ArtifactError
 from cnndeploy.files import check_writable, write_file
+from cnndeploy.limits import read_text
 from cnndeploy.serial import dumps
 from cnndeploy.tuning.report import TuneReport
 from cnndeploy.verification.report import Verdict
@@ -47,7 +48,7 @@ def _is_ours(path: Path) -> bool:
     try:
         if not (held := {entry.name for entry in path.iterdir()}):
             return True
-        plan = Plan.from_json((path / PLAN_FILE).read_text())
+        plan = Plan.from_json(read_text(path / PLAN_FILE))
     except (OSError, ValueError):
         return False
     return held <= {PLAN_FILE, *BESIDE, plan.file, certificate_path(plan.file).name}

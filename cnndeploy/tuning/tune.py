@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import time
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +46,8 @@ def tune(
 ) -> TuneReport:
     """Find the fastest way to deploy a checkpoint on this machine, and write it as a folder.
 
-    Tried are its plain export, the simplified one and an int8 one, on every runtime that opens them, with one thread
+    Tried are its plain export, the simplified one, an int8 one, and on the CPU one of low rank and that in int8, as
+    :func:`cnndeploy.compress` makes them; on every runtime that opens them, with one thread
     and with all, with and without spinning, and in bfloat16; on a GPU one in float16 in place of int8, and all in TF32
     too, with one thread. Each runs in a process of its own; they take turns as in
     :func:`cnndeploy.bench`, and one that is surely slower than the fastest leaves early. The fastest is deployed only
@@ -162,14 +164,12 @@ def _deploy(job: Job, report: TuneReport, choice: Choice, command: str) -> None:
 def _accuracy(job: Job, files: Files) -> float | None:
     """Return the checkpoint's accuracy on the test images, as far as it is known."""
     stated: float | None = job.reference.artifact.require_manifest().training.get("test_accuracy")
-    return stated if files.quantized is None else files.quantized.checkpoint_accuracy
+    return files.measured[0].checkpoint_accuracy if files.measured else stated
 
 
 def _note_known(files: Files, entrants: list[Contender]) -> None:
-    """Give the contender that quantization has measured already its verdict."""
-    if (report := files.quantized) is None:
-        return
-    for contender in entrants:
+    """Give the contenders that quantization has measured already their verdicts."""
+    for contender, report in product(entrants, files.measured):
         sha256, run = contender.candidate.artifact.sha256, contender.candidate.run
         settings = (sha256, run.runtime, run.device, run.thread_count, run.choices.changed)
         measured = (report.artifact.sha256, report.runtime, report.device, report.threads, report.options)

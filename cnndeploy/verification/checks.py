@@ -23,8 +23,9 @@ CHUNK = 256  # images at a time, so that float64 copies of many classes stay sma
 _LEAST_SENSITIVITY = 10
 # How many times eager's own error the artifact's may be.
 LIMIT = 4.0
-# One rounding of float32: an eager run that happens to err less is no yardstick.
-FLOOR = 2.0**-23
+# Four roundings of float32: an eager run that happens to err less is no yardstick. At one, sound files of convnext_tiny
+# and swin_v2_t on OpenVINO were rejected, which err by 1.1e-6.
+FLOOR = 2.0**-21
 PROBE_SIZES, PROBED_ROWS = (2, 7, 64), 3
 
 _Z = 1.959963984540054  # the standard normal distribution's 97.5th percentile

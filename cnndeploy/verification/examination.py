@@ -163,10 +163,12 @@ def _another_checkpoint(artifact: Artifact, checkpoint: Artifact) -> str:
     if manifest.is_reference and artifact.format != checkpoint.format:
         return ""  # it was exported by another tool, which noted nothing of it
     itself = artifact.is_reference
-    source = artifact.sha256 if itself else manifest.checkpoint_sha256
+    source = artifact.sha256 if itself else manifest.held_against
     if source == checkpoint.sha256:
         return ""
     given = f"{checkpoint.path} ({short_hash(checkpoint.sha256)})"
+    if manifest.compression is not None:
+        return f"it was compressed from another checkpoint ({short_hash(source)}), not from {given}"
     if itself:
         kind = "checkpoint" if artifact.format == "checkpoint" else "file"
         return f"it is another {kind} ({short_hash(source)}) than {given}"

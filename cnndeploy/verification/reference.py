@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from cnndeploy.artifact import Artifact
 from cnndeploy.datasets import Data, Images, open_dataset, warn_of
 from cnndeploy.deployment import ArtifactLike, Candidate, resolve
 from cnndeploy.errors import ArtifactError, DataError
@@ -300,6 +301,33 @@ class Reference:
             rows: NDArray[Any] = np.empty((len(self.test), classes), dtype)
             self._known[computation] = rows, np.zeros(len(self.test), bool)
         return self._known[computation]
+
+
+def sides(
+    source: ArtifactLike | Reference, against: ArtifactLike | Reference | None
+) -> tuple[Artifact, ArtifactLike | Reference]:
+    """Return a file that something is made of, and what that is held against: itself, or what it was compressed from.
+
+    Raise ArtifactError if ``against`` is missing, or not wanted; that it is the right one is seen when it is opened.
+    """
+    artifact = source.artifact if isinstance(source, Reference) else resolve(source).artifact
+    if artifact.format != "checkpoint" or artifact.is_reference:
+        if against is not None:
+            raise ArtifactError(f"{artifact.path} was not compressed, so it is held against itself alone")
+        return artifact, source if isinstance(source, Reference) else artifact
+    if against is None:
+        raise ArtifactError(
+            f"{artifact.path} was compressed, so what is made of it is held against the checkpoint that it came from; "
+            "give that too"
+        )
+    return artifact, against
+
+
+def require_origin(artifact: Artifact, reference: Reference) -> None:
+    """Raise ArtifactError if a file is not the reference itself, and was not compressed from it."""
+    manifest, original = artifact.require_manifest(), reference.artifact
+    if original.sha256 not in (artifact.sha256, manifest.compression and manifest.held_against):
+        raise ArtifactError(f"{artifact.path} was not made of {original.path}, but of another checkpoint")
 
 
 def rows_of(rows: NDArray[Any], images: Sequence[int]) -> NDArray[Any]:

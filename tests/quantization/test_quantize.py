@@ -44,9 +44,9 @@ from cnndeploy.quantization.search import (
     Screen,
     Search,
     Trial,
-    _split,
     batches,
     screen_size,
+    split_training,
 )
 from cnndeploy.run import Run
 from cnndeploy.verification.budget import verify_budget
@@ -176,7 +176,7 @@ def test_a_file_that_takes_raw_images_can_be_quantised(trained: Trained, tmp_pat
 def test_a_budget_that_nothing_keeps_exits_with_5_and_writes_nothing(
     cli: Callable[..., Result], trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_require_provable", lambda *_: None)
+    monkeypatch.setattr(module, "require_provable", lambda *_: None)
     checkpoint = Path(shutil.copy(trained.checkpoint, tmp_path / "lenet.pt"))
     result = cli("quantize", checkpoint, "--calibration", 16, "--budget", 0.001, "--images", 64)
     assert result.exit_code == 5, result.output
@@ -211,9 +211,9 @@ def test_a_budget_that_so_few_images_cannot_prove_is_refused_before_the_search(
 
 
 def test_what_is_just_enough_images_is_not_refused() -> None:
-    module._require_provable(0.5, 765, 10_000)
+    module.require_provable(0.5, 765, 10_000)
     with pytest.raises(BudgetError):
-        module._require_provable(0.5, 764, 10_000)
+        module.require_provable(0.5, 764, 10_000)
 
 
 def test_more_images_come_before_a_larger_budget(trained: Trained, int8: Quantized) -> None:
@@ -407,7 +407,7 @@ def test_slow_networks_are_screened_on_fewer_images() -> None:
 def test_calibration_and_screening_share_no_image() -> None:
     numbered = fashion_mnist.Images(np.arange(1000).reshape(-1, 1, 1), np.arange(1000), {})  # type: ignore[arg-type] # wider numbers
     for calibration in (600, 64):
-        parts = _split(numbered, calibration, 400, Preprocessing((28, 28)))
+        parts = split_training(numbered, calibration, 400, Preprocessing((28, 28)))
         assert [len(part) for part in parts] == [calibration, 400]
         assert not set(parts[0].numbers.tolist()) & set(parts[1].numbers.tolist())
 
@@ -419,11 +419,11 @@ def test_a_small_folder_is_split_in_halves_and_damaged_images_are_left_out(
     (folder / "train" / "lime" / "00.jpg").write_bytes(b"damaged")
     train = open_dataset(folder).split("train", 3, list(COLOURS))
     with pytest.warns(UserWarning, match="1 image cannot be used and is left out: .*00.jpg"):
-        calibrating, screening = _split(train, None, 2000, Preprocessing((28, 28)))
+        calibrating, screening = split_training(train, None, 2000, Preprocessing((28, 28)))
     assert sorted([len(calibrating), len(screening)]) == [29, 30]
     assert not set(calibrating.numbers.tolist()) & set(screening.numbers.tolist())
     with pytest.raises(DataError, match=r"calibration takes 1 to 30 training images, for 30 of 60 .* not 31"):
-        _split(train, 31, 2000, Preprocessing((28, 28)))
+        split_training(train, 31, 2000, Preprocessing((28, 28)))
 
 
 @pytest.mark.slow

@@ -66,7 +66,7 @@ def test_more_images_than_there_are(tmp_path: Path) -> None:
 def test_bfloat16_is_computed_in_and_keeps_float32_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnndeploy.training.train._has_bfloat16", lambda device: True)
+    monkeypatch.setattr("cnndeploy.training.train.has_bfloat16", lambda device: True)
     found = {}
     precisions: list[Precision] = ["float32", "bfloat16"]
     for precision in precisions:
@@ -81,7 +81,7 @@ def test_bfloat16_is_computed_in_and_keeps_float32_weights(
 def test_bfloat16_is_refused_where_the_hardware_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnndeploy.training.train._has_bfloat16", lambda device: False)
+    monkeypatch.setattr("cnndeploy.training.train.has_bfloat16", lambda device: False)
     with pytest.raises(TrainingError, match="does not compute in bfloat16"):
         train("lenet", tmp_path / "lenet.pt", precision="bfloat16", images=100)
     assert list(tmp_path.iterdir()) == []

@@ -56,6 +56,13 @@ def test_an_eager_run_without_error_is_no_yardstick() -> None:
     assert check.reasons() == []
 
 
+def test_a_sound_file_may_err_by_some_roundings() -> None:
+    """As OpenVINO does for convnext_tiny, for which eager happens to err little."""
+    check = check_against_oracle(_rounded(4e-7, 1), _rounded(6e-8, 2), EXACT, seed=0)
+    assert check.artifact_max > 4 * check.eager_max
+    assert check.reasons() == []
+
+
 def test_nan_is_no_pass() -> None:
     assert check_against_oracle(_rounded(math.nan, 1), _rounded(1e-6, 2), EXACT, seed=0).reasons() != []
 

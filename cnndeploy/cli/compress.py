@@ -1,0 +1,95 @@
+"""``cnndeploy compress``: a smaller and faster network that keeps a budget of accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cnndeploy.cli import _common as common
+from cnndeploy.errors import Stopped
+from cnndeploy.machine import patient_threads
+
+
+@click.command()
+@click.argument("checkpoint", type=common.PATH)
+@click.option(
+    "--output",
+    type=common.PATH,
+    help="File to write: .onnx, or .pt for a checkpoint.  [default: CHECKPOINT's name with .small.onnx]",
+)
+@click.option(
+    "--budget",
+    type=float,
+    metavar="POINTS",
+    default=0.5,
+    help="Percentage points of test accuracy that may be lost.",
+)
+@click.option(
+    "--method",
+    "methods",
+    type=common.CommaList(click.Choice(["low-rank", "int8"])),
+    metavar="low-rank,int8",
+    help="What to try.  [default: both, and for a checkpoint low-rank]",
+)
+@click.option(
+    "--against",
+    type=common.PATH,
+    help="The first checkpoint, if CHECKPOINT was compressed before.",
+)
+@click.option(
+    "--max-minutes",
+    type=common.POSITIVE,
+    default=20.0,
+    help="Time limit in minutes; when it is over, the best so far is measured and written.",
+)
+@common.threads_option
+@common.measured_on
+@common.source_option
+@common.json_file_option
+def command(
+    checkpoint: Path,
+    output: Path | None,
+    methods: tuple[Any, ...] | None,
+    threads: int | None,
+    json_file: str | None,
+    **settings: Any,
+) -> None:
+    """Make a network smaller and faster within a budget of accuracy.
+
+    Layers are split into two of low rank, where that saves most time for what it loses; then the network is quantised
+    to int8. Nothing is trained. Ranks and settings are chosen on training images, and the loss is measured on test
+    images: the upper end of its paired 95% interval must be within the budget. A method that does not make the file
+    faster on this machine is left out. If no file keeps the budget, nothing is written and the exit code is 5.
+
+    \b
+    Examples:
+      cnndeploy compress alexnet.pt --budget 0.5 --output small.onnx
+      cnndeploy compress alexnet.pt --output small.pt
+      cnndeploy compress shoes.pt --data photos --method low-rank
+    """
+    with patient_threads():
+        from cnndeploy.compression.compress import compress
+    from cnndeploy.display.verdict_tables import compressed_table
+    from cnndeploy.run import Run
+
+    target = checkpoint.with_suffix(".small.onnx") if output is None else output
+    common.say_split(settings["data"], checkpoint, settings["images"])
+    settings |= {"methods": methods or (), "run": Run(threads=threads)}
+    try:
+        with common.PoliteStop() as stop, common.progress_bar(f"Compressing {checkpoint.name}", 1) as update:
+            compressed = compress(checkpoint, target, should_stop=stop, progress=update, **settings)
+    except Stopped as error:
+        if not stop():  # the time was over
+            raise
+        click.echo("Stopped; nothing was written.", err=True)
+        raise SystemExit(stop.exit_code or error.exit_code) from None
+    common.show(compressed, compressed_table, json_file)
+    artifact = compressed.artifact
+    click.echo(f"Wrote {artifact.path}  SHA-256 {artifact.sha256[:16]}", err=json_file == "-")
+    click.echo(str(compressed.certification), err=json_file == "-")
+    if artifact.format == "checkpoint":
+        common.say_next("export", artifact.path, "--format", "onnx", json_file=json_file)
+    else:
+        common.say_load(artifact.path, settings["run"], json_file)

@@ -1,0 +1,1 @@
+"""Compression: a smaller network that keeps a budget of accuracy."""

@@ -1,0 +1,340 @@
+"""Compression: make a network smaller and faster within a budget of accuracy, or write nothing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.bench import bench
+from cnndeploy.benchmark.report import Result
+from cnndeploy.certificate import try_to_certify
+from cnndeploy.compression.report import Compressed, Method, Step
+from cnndeploy.compression.search import Trial
+from cnndeploy.compression.smaller import Smaller, write_smaller
+from cnndeploy.datasets import Data, require_labels
+from cnndeploy.deployment import ArtifactLike
+from cnndeploy.errors import (
+    BudgetError,
+    CnndeployError,
+    CompressionError,
+    OutOfTime,
+    Stopped,
+    UnknownNameError,
+)
+from cnndeploy.exporters import export
+from cnndeploy.files import check_writable, scratch_folder, write_file
+from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
+from cnndeploy.quantization.quantize import quantize, require_provable
+from cnndeploy.run import Run
+from cnndeploy.verification.budget import require_budget, verify_budget
+from cnndeploy.verification.reference import Reference, borrowed, require_origin, sides
+from cnndeploy.verification.report import BudgetReport
+from cnndeploy.words import counted
+
+METHODS: tuple[Method, ...] = get_args(Method)
+_ATTEMPTS = 3  # smaller networks, at most, whose files test images measure
+Files = tuple[
+    Artifact, Artifact
+]  # what is written, and what is timed: the same, or a checkpoint and its export
+_FOR_SEARCH = 0.6  # of the time
+_RUN = Run("onnxruntime", "cpu")
+
+
+def compress(
+    checkpoint: ArtifactLike | Reference,
+    output: str | os.PathLike[str],
+    *,
+    against: ArtifactLike | Reference | None = None,
+    budget: float = 0.5,
+    methods: Sequence[Method] = (),
+    run: Run | None = None,
+    images: int | None = None,
+    data: Data | None = None,
+    seconds: float = 3.0,
+    max_minutes: float = 20.0,
+    command: str = "",
+    should_stop: ShouldStop = never,
+    progress: Progress = silent,
+) -> Compressed:
+    """Write a smaller and faster network that loses no more accuracy than its budget; or write nothing.
+
+    First layers are split into two of low rank. What ranks is chosen by training images and by how long each layer
+    takes here. If there is time, the smaller network is repaired: it learns from training images to say what the
+    checkpoint says. Then it is quantised to int8, as by :func:`cnndeploy.quantize`.
+    A method that does not make the file faster on this machine is left out. Test images measure at most five files
+    against the checkpoint, until one keeps the budget; each time the upper end of a 95% interval errs in 2.5%. Beside
+    the file lies its certificate.
+
+    Args:
+        checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
+            once for many uses; or a compressed checkpoint.
+        output: The file to write: ``small.onnx``, or a checkpoint, ``small.pt``, that can be trained, exported and
+            quantised as any other.
+        against: The first checkpoint that a compressed one was made of, or a Reference of it: the loss is measured
+            against that. Only a compressed checkpoint needs it.
+        budget: Percentage points of test accuracy that may be lost.
+        methods: ``low-rank`` and ``int8``, or one of them; both by default, and for a checkpoint ``low-rank`` alone.
+        run: How an ONNX file is run when it is measured and timed; ONNX Runtime on the CPU by default.
+        images, data: What it is measured on, as :func:`cnndeploy.verify_budget`'s; there must be training images too.
+        seconds: How long to time a file beside another, each; with 0 nothing is timed, and no method left out for that.
+        max_minutes: When these are over, the best network so far is measured and written.
+        command: The command that repeats the measurement, for the certificate.
+        should_stop: Asked again and again; once it returns True nothing is written.
+        progress: Called with what is done, of how much (0 if that is unknown), and at what.
+
+    Raises:
+        CompressionError: Nothing that was tried makes the network faster, or what is asked for makes no sense.
+        BudgetError: Nothing that was tried keeps the budget, with the best figures in its message.
+        Stopped: ``should_stop`` returned True, or the time was over before anything was found.
+        CheckpointError, ArtifactError, ExportError, DataError: As :func:`cnndeploy.quantize` raises them.
+
+    >>> compressed = cnndeploy.compress("nin.pt", "small.onnx", budget=0.5)
+    >>> compressed.report.within_budget
+    True
+    """
+    run, target = (run or Run()).over(_RUN), Path(output)
+    chosen = _checked(target, methods, run, budget)
+    source, original = sides(checkpoint, against)
+    if source.format != "checkpoint":
+        raise CompressionError(f"{source.path} is {source.kind}; give a checkpoint, such as lenet.pt")
+    deadline = Deadline.after(60 * max_minutes, should_stop)
+    with borrowed(original, run.threads, data) as reference, scratch_folder() as folder:
+        require_origin(source, reference)
+        check_writable(target, source.path, reference.artifact.path)
+        require_labels(reference.test, reference.dataset)
+        count = len(reference.first(images, progress))
+        require_provable(budget, count, len(reference.test))
+        job = _Job(
+            source, reference, target, Path(folder), budget, chosen, run, count, seconds, deadline, progress
+        )
+        made = job.made()
+        if not reference.artifact.is_unchanged():
+            raise CompressionError(f"{reference.artifact.path} was replaced meanwhile; nothing was written")
+        write_file(target, made.artifact.path.read_bytes())
+        report = made.report.moved_to(target)
+        certification = try_to_certify(report, target, command or _verification(target, reference, budget))
+        return replace(made, artifact=Artifact.open(target), report=report, certification=certification)
+
+
+def _checked(target: Path, methods: Sequence[Method], run: Run, budget: float) -> tuple[Method, ...]:
+    """Refuse what cannot work before anything long is done; return the methods in the order of their use."""
+    require_budget(budget)
+    for method in methods:
+        if method not in METHODS:
+            raise UnknownNameError("method", method, METHODS)
+    if target.suffix not in (".pt", ".onnx"):
+        raise CompressionError(f"{target} should end in .onnx, or in .pt for a checkpoint")
+    if target.suffix == ".pt" and "int8" in methods:
+        raise CompressionError(
+            "a checkpoint is of float32: leave out int8, or write an ONNX file, small.onnx"
+        )
+    if run.device != "cpu":
+        raise CompressionError("compression is for the CPU: ranks are chosen by how long layers take there")
+    wanted = methods or (("low-rank",) if target.suffix == ".pt" else METHODS)
+    return tuple(method for method in METHODS if method in wanted)
+
+
+@dataclass(slots=True)
+class _Job:
+    """The arguments of :func:`compress`, checked, and what was found out; ``count`` test images measure."""
+
+    source: Artifact
+    reference: Reference
+    target: Path
+    folder: Path
+    budget: float
+    methods: tuple[Method, ...]
+    run: Run
+    count: int
+    seconds: float
+    deadline: Deadline
+    progress: Progress
+    steps: dict[Method, Step] = field(default_factory=dict)
+
+    def made(self) -> Compressed:
+        """Return what was made, in a file in the folder; raise if there is nothing."""
+        self.progress(0, 0, f"Exporting {self.source.path.name}")
+        original = export(self.reference.artifact.path, "onnx", self.folder / "original.onnx")
+        failed, beyond = list[BudgetReport](), None
+        for small in itertools.islice(self._low_rank(original), _ATTEMPTS):
+            final, report, is_beyond = self._int8(small, original)
+            if is_beyond:
+                beyond = small
+            elif (made := self._judged(final or small, report, failed, original)) is not None:
+                return made
+        # without int8 it may keep the budget
+        if beyond is not None and (made := self._judged(beyond, None, failed, original)) is not None:
+            return made
+        if (step := self.steps.get("low-rank")) is not None and step.kept:
+            self._leave_out("low-rank", f"{step.reason}; no such file keeps the budget")
+        final, report, _ = self._int8(None, original)
+        if final is not None and (made := self._judged(final, report, failed, original)) is not None:
+            return made
+        raise self._nothing(failed)
+
+    def _judged(
+        self, files: Files, report: BudgetReport | None, failed: list[BudgetReport], original: Artifact
+    ) -> Compressed | None:
+        """Return what was made if it keeps the budget; it is measured unless there is a report of it."""
+        if report is None:
+            files, report = self._measured(files)
+        if report.passed:
+            return self._finished(files, report, original)
+        failed.append(report)
+        return None
+
+    def _low_rank(self, original: Artifact) -> Iterator[Files]:
+        """Yield smaller checkpoints and their exports that are faster and should keep the budget, smallest first."""
+        if "low-rank" not in self.methods:
+            return
+        ends = self.deadline.ends - (1 - _FOR_SEARCH) * self.deadline.left_s
+        number = 0
+        try:
+            smaller = Smaller(
+                self.source,
+                self.reference,
+                original,
+                tests=self.count,
+                threads=self.run.thread_count,
+                deadline=replace(self.deadline, ends=ends),
+                progress=self.progress,
+            )
+            for number, found in enumerate(smaller.within(self.budget), start=1):
+                small = write_smaller(found, self.reference, self.budget, self.folder / f"small-{number}.pt")
+                onnx_file = export(small.path, "onnx")
+                if not self._faster("low-rank", _described(found[0]), onnx_file, original):
+                    return  # those that lose less are larger
+                yield small, onnx_file
+        except CompressionError as error:
+            self._leave_out("low-rank", str(error))
+        except OutOfTime:
+            if number == 0:
+                self._leave_out("low-rank", "the time was over before ranks were found; allow more minutes")
+        else:
+            if number == 0:
+                why = "no layer can be of lower rank within the budget, by training images"
+                self._leave_out("low-rank", why)
+
+    def _int8(
+        self, small: Files | None, original: Artifact
+    ) -> tuple[Files | None, BudgetReport | None, bool]:
+        """Return the int8 file of a smaller network, or of the whole one, and the verdict on it.
+
+        There is none if it is left out; the last says whether that is because it is beyond the budget.
+        """
+        if "int8" not in self.methods:
+            return None, None, False
+        self.steps.pop("int8", None)
+        before = original if small is None else small[1]
+        try:
+            quantized = quantize(
+                self.reference if small is None else small[0],
+                self.folder / "int8.onnx",
+                against=None if small is None else self.reference,
+                budget=self.budget,
+                run=self.run,
+                images=self.count,
+                seconds=0,
+                most_measured=1,
+                deadline=self.deadline,
+                progress=self.progress,
+            )
+        except OutOfTime:
+            self._leave_out("int8", "the time was over before a file was found")
+        except Stopped:
+            raise
+        except CnndeployError as error:
+            self._leave_out("int8", str(error))
+            return None, None, isinstance(error, BudgetError)
+        else:
+            layers = quantized.settings["layers"] - len(quantized.float_layers)
+            what = f"{layers} of {counted(quantized.settings['layers'], 'layer')} in int8"
+            if self._faster("int8", what, quantized.artifact, before):
+                return (quantized.artifact, quantized.artifact), quantized.report, False
+        return None, None, False
+
+    def _faster(self, method: Method, what: str, artifact: Artifact, before: Artifact) -> bool:
+        """Note a step, and return whether it makes the file faster; if it is not timed it is taken to."""
+        size = artifact.path.stat().st_size
+        if not self.seconds:
+            self.steps[method] = Step(method, True, what, size)
+            return True
+        row, failure = self._timed(artifact, before)
+        if row is None or row.ratio is None or row.ratio_low is None or row.ratio_high is None:
+            self.steps[method] = Step(method, False, f"{what}; it could not be timed: {failure}", size)
+            return False
+        kept = row.ratio_low > 1
+        why = "" if kept else "; not seen to be faster"
+        interval = row.ratio_low, row.ratio_high
+        self.steps[method] = Step(method, kept, what + why, size, row.ratio, interval)
+        return kept
+
+    def _timed(self, artifact: Artifact, before: Artifact) -> tuple[Result | None, str]:
+        self.reference.release()  # what waits for work may disturb what is timed
+        try:
+            report = bench(
+                [before, artifact],
+                runtimes=[self.run.runtime],
+                threads=(self.run.thread_count,),
+                seconds=self.seconds,
+                cold_starts=0,
+                should_stop=self.deadline.should_stop,
+                progress=self.progress,
+            )
+        except CnndeployError as error:
+            return None, str(error)
+        return report.results[-1], report.results[-1].failure
+
+    def _leave_out(self, method: Method, reason: str) -> None:
+        self.steps[method] = Step(method, False, reason)
+
+    def _measured(self, files: tuple[Artifact, Artifact]) -> tuple[tuple[Artifact, Artifact], BudgetReport]:
+        """Measure a file of low rank on the test images: the checkpoint if that is wanted, else its export."""
+        wanted = files[0] if self.target.suffix == ".pt" else files[1]
+        report = verify_budget(
+            wanted,
+            self.reference,
+            budget=self.budget,
+            run=Run(threads=self.run.threads) if self.target.suffix == ".pt" else self.run,
+            images=self.count,
+            deadline=Deadline(should_stop=self.deadline.should_stop),
+            progress=self.progress,
+        )
+        return (wanted, files[1]), report
+
+    def _finished(self, files: Files, report: BudgetReport, original: Artifact) -> Compressed:
+        row = self._timed(files[1], original)[0] if self.seconds else None
+        steps = tuple(self.steps[method] for method in METHODS if method in self.steps)
+        size, float_size = (one.path.stat().st_size for one in (files[1], original))
+        return Compressed(files[0], report, steps, size, float_size, row)
+
+    def _nothing(self, failed: Sequence[BudgetReport]) -> CnndeployError:
+        """Return what to raise if nothing was made, with what was tried."""
+        path = self.reference.artifact.path
+        tried = "; ".join(f"{step.method}: {step.reason}" for step in self.steps.values())
+        if failed:
+            best = min(failed, key=lambda report: report.loss_high_points or 100.0)
+            return BudgetError(
+                f"nothing tried keeps {path} within {self.budget:g} percentage points of accuracy: "
+                f"{'; '.join(best.reasons)}. {tried}. Allow a larger budget. Nothing was written.",
+                best,
+            )
+        return CompressionError(f"nothing makes {path} faster here: {tried}. Nothing was written.")
+
+
+def _described(trial: Trial) -> str:
+    repaired = f", repaired on {counted(trial.taught, 'image')}" if trial.taught else ""
+    return f"{counted(len(trial.ranks), 'layer')} split, {trial.share:.0%} of the layers' time{repaired}"
+
+
+def _verification(target: Path, reference: Reference, budget: float) -> str:
+    """Return the command that measures the file again."""
+    words: list[Any] = ["cnndeploy", "verify", target, "--against", reference.artifact.path]
+    data = () if reference.data is None else ("--data", reference.data)
+    return shlex.join(map(str, [*words, "--budget", f"{budget:g}", *data]))

@@ -1,0 +1,85 @@
+"""Repair by distillation: a smaller network learns to say what the original says of training images.
+
+The original's probabilities are computed once. The loss is their cross-entropy with the smaller network's, at a
+temperature that lets small probabilities count. Source: Hinton, Vinyals, Dean: Distilling the knowledge in a neural
+network, 2015. Dropout and the statistics of batch normalisation stay as they are in deployment.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from cnndeploy.datasets import Images
+from cnndeploy.progress import Deadline, Progress
+from cnndeploy.specs import Manifest
+from cnndeploy.training.batches import generator
+
+TEMPERATURE, LEARNING_RATE, BATCH = 2.0, 2e-4, 64
+_WARM_UP = 0.1  # of the steps
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Training images and what the original says of them: ``logits`` (images, classes), float32."""
+
+    images: Images
+    logits: NDArray[np.float32]
+    manifest: Manifest
+
+
+def repaired(
+    network: nn.Module,
+    lesson: Lesson,
+    *,
+    epochs: int,
+    layout: torch.memory_format,
+    bfloat16: bool,
+    deadline: Deadline,
+    progress: Progress,
+) -> nn.Module:
+    """Return a copy of a network that was trained on a lesson.
+
+    Raise Stopped if the caller asks for the end; if the time is over, return what was learned until then.
+    """
+    student = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=layout)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
+    count = len(lesson.images)
+    steps = math.ceil(count / BATCH)
+    for epoch in range(epochs):
+        order = torch.randperm(count, generator=generator("repair", 0, epoch)).tolist()
+        for step in range(steps):
+            number = epoch * steps + step
+            progress(number, epochs * steps, f"Repairing, epoch {epoch + 1} of {epochs}")
+            if deadline.should_stop() or deadline.left_s <= 0:
+                deadline.check_stop()
+                return student.requires_grad_(False)
+            places = order[step * BATCH : (step + 1) * BATCH]
+            prepare = lesson.manifest.preprocessing
+            batch = torch.from_numpy(lesson.images.prepared(places, prepare)).to(memory_format=layout)
+            wanted = torch.from_numpy(lesson.logits[places])
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * _share(number / (epochs * steps))
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                logits = student(batch)
+            _divergence(logits.float(), wanted).backward()
+            optimizer.step()
+    return student.requires_grad_(False).to(memory_format=torch.contiguous_format)
+
+
+def _share(done: float) -> float:
+    """Return the share of the learning rate: it rises at first, and falls like half a cosine to nothing."""
+    return min(1.0, done / _WARM_UP + 0.05) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _divergence(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    own, original = (functional.log_softmax(one / TEMPERATURE, dim=1) for one in (logits, wanted))
+    return functional.kl_div(own, original, log_target=True, reduction="batchmean") * TEMPERATURE**2

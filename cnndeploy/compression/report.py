@@ -1,0 +1,68 @@
+"""What a compression tried and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.report import Result
+from cnndeploy.certificate import Certification
+from cnndeploy.serial import jsonable
+from cnndeploy.verification.report import BudgetReport
+
+Method = Literal["low-rank", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A method that was tried, and whether it was ``kept``; ``reason`` says why, or why not.
+
+    ``bytes`` is the size of the ONNX file that it gave. ``ratio`` is how many times as fast that was as the file of
+    the step before, with its 95% interval; None if it was not timed.
+    """
+
+    method: Method
+    kept: bool
+    reason: str
+    bytes: int | None = None
+    ratio: float | None = None
+    ratio_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """What :func:`cnndeploy.compress` wrote, and what it found out.
+
+    ``report`` is what the test images say of the file against the original checkpoint; ``steps`` what each method
+    gave. ``speed`` is the file's row in a benchmark beside the original's float export, on ONNX Runtime; None if it was
+    not timed. ``float_bytes`` is the size of that export, ``bytes`` that of the file in the same format.
+
+    >>> compressed = cnndeploy.compress("nin.pt", "small.onnx", budget=0.5)
+    >>> compressed.report.verdict
+    'within budget'
+    """
+
+    artifact: Artifact
+    report: BudgetReport
+    steps: tuple[Step, ...]
+    bytes: int
+    float_bytes: int
+    speed: Result | None = None
+    certification: Certification | None = None
+
+    @property
+    def ranks(self) -> Mapping[str, int]:
+        """The layers, by path, in whose place are two, and how many channels are between these."""
+        return self.artifact.require_manifest().source.ranks
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready."""
+        values = {"bytes": self.bytes, "float_bytes": self.float_bytes, "ranks": self.ranks}
+        return {
+            **self.report.to_dict(),
+            **jsonable(values),
+            "steps": jsonable(self.steps),
+            "speed": jsonable(self.speed),
+        }

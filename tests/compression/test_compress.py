@@ -1,0 +1,321 @@
+"""Compression of a whole checkpoint: what is written, against what it is held, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+
+import cnndeploy
+from cnndeploy.artifact import Artifact
+from cnndeploy.checkpoint import Checkpoint
+from cnndeploy.compression.compress import compress
+from cnndeploy.compression.report import Compressed
+from cnndeploy.errors import ArtifactError, BudgetError, CheckpointError, CompressionError, Stopped
+from cnndeploy.quantization.quantize import quantize
+from cnndeploy.verification.budget import verify_budget
+from cnndeploy.verification.reference import Reference
+from cnndeploy.verification.verify import verify
+from helpers import Once, Trained
+
+FEW: dict[str, Any] = {"images": 320, "seconds": 0}
+
+
+@pytest.fixture(scope="module")
+def few() -> Any:
+    """Few images judge, and times are taken from the number of multiplications, so that a ranking can be foreseen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnndeploy.compression.search._MOST_TO_JUDGE", 256)
+        patch.setattr("cnndeploy.compression.search._MOST_TO_TRY", 32)
+        patch.setattr("cnndeploy.compression.search.milliseconds", _by_work)
+        patch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", ())
+        patch.setattr("cnndeploy.compression.smaller._MOST_TO_TEACH", 1000)
+        yield
+
+
+def _by_work(layers: Any, _shapes: Any, ranks: Any, **_: Any) -> dict[str, dict[int, float]]:
+    return {
+        path: {
+            0: layer.weight.numel(),
+            **{rank: rank * (len(layer.weight) + layer.weight[0].numel()) for rank in ranks[path]},
+        }
+        for path, layer in layers.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def small(trained: Trained, once: Once, few: None) -> Compressed:
+    """A checkpoint of low rank."""
+    made: list[Compressed] = []
+
+    def make(folder: Path) -> None:
+        checkpoint = shutil.copy(trained.checkpoint, folder / "lenet.pt")
+        made.append(compress(checkpoint, folder / "small.pt", budget=10, **FEW))
+
+    once("compressed", make)
+    return made[0]
+
+
+def test_a_smaller_checkpoint_says_what_it_was_made_of_and_loses_no_more_than_its_budget(
+    small: Compressed, trained: Trained
+) -> None:
+    original = Artifact.open(trained.checkpoint)
+    manifest, own = small.artifact.require_manifest(), original.require_manifest()
+    assert manifest.lossy
+    assert not small.artifact.is_reference
+    assert manifest.compression == {
+        "original_sha256": original.sha256,
+        "methods": ["low-rank"],
+        "budget_points": 10.0,
+        "training_images": 256,
+        "repaired_on_images": 0,
+    }
+    assert small.ranks
+    assert replace(manifest, compression=None, source=own.source, versions=own.versions) == own
+    assert small.report.within_budget
+    assert small.artifact.path.stat().st_size < original.path.stat().st_size
+    network = Checkpoint.load(small.artifact).network()
+    for path, rank in small.ranks.items():
+        first, second = (network.get_parameter(f"{path}.{number}.weight") for number in (0, 1))
+        assert len(first) == second.shape[1] == rank
+
+
+def test_what_is_made_of_it_is_held_against_the_original(
+    small: Compressed, trained: Trained, tmp_path: Path, cli: Callable[..., Result]
+) -> None:
+    path = tmp_path / "small.onnx"
+    told = cli("export", small.artifact.path, "--format", "onnx", "--output-dir", tmp_path).output
+    assert f"({Artifact.open(trained.checkpoint).sha256[:8]}...)" in told
+    result = cli("verify", path, "--against", trained.checkpoint, "--images", 320)
+    assert result.exit_code == 0, result.output
+    assert "within budget" in result.output
+    assert "10 percentage points" in result.output
+    cnndeploy.load(path, require_verified=True).close()
+    with pytest.raises(ArtifactError, match="never equivalent"):
+        verify(path, trained.checkpoint, images=64)
+    report = verify_budget(path, trained.checkpoint, budget=0.001, images=320)
+    assert not report.passed
+
+
+def test_one_rank_less_by_hand_is_not_within_the_budget(
+    small: Compressed, trained: Trained, tmp_path: Path, cli: Callable[..., Result]
+) -> None:
+    """All but one direction of the first layer that was split is taken away, and the manifest says nothing of it."""
+    checkpoint = Checkpoint.load(small.artifact)
+    path, rank = next(iter(small.ranks.items()))
+    weights = dict(checkpoint.weights)
+    weights[f"{path}.1.weight"] = torch.zeros_like(weights[f"{path}.1.weight"])
+    replace(checkpoint, weights=weights).save(tmp_path / "less.pt")
+    cnndeploy.export(str(tmp_path / "less.pt"), "onnx")
+    result = cli("verify", tmp_path / "less.onnx", "--against", trained.checkpoint, "--images", 320)
+    assert result.exit_code == 5, result.output
+    assert "beyond the budget of 10" in " ".join(result.output.split())
+    assert rank > 0
+
+
+def test_inspect_shows_what_it_was_made_of(
+    small: Compressed, trained: Trained, cli: Callable[..., Result]
+) -> None:
+    output = "".join(cli("inspect", small.artifact.path).output.split())
+    assert f"{len(small.ranks)}layersoflowrank" in output.replace("│", "")
+    assert Artifact.open(trained.checkpoint).sha256[:20] in output
+
+
+def test_it_runs_on_every_runtime(small: Compressed, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+    labels = []
+    for kind in ("onnx", "torchscript"):
+        path = cnndeploy.export(str(small.artifact.path), kind, tmp_path / f"small.{kind}").path
+        with cnndeploy.load(path) as model:
+            labels.append(model.logits(images))
+    with cnndeploy.load(small.artifact.path) as model:
+        labels.append(model.logits(images))
+    assert np.allclose(labels[0], labels[2], atol=1e-4)
+    assert np.allclose(labels[1], labels[2], atol=1e-4)
+
+
+def test_its_int8_file_is_held_against_the_original_too(
+    small: Compressed, trained: Trained, tmp_path: Path
+) -> None:
+    with pytest.raises(ArtifactError, match="held against the checkpoint that it came from"):
+        quantize(small.artifact.path, tmp_path / "a.onnx", budget=20, **FEW)
+    settings = {"budget": 20, "calibration": 32, **FEW}
+    quantized = quantize(small.artifact.path, tmp_path / "a.onnx", against=trained.checkpoint, **settings)
+    manifest = quantized.artifact.require_manifest()
+    assert manifest.quantization is not None
+    assert manifest.compression is not None
+    assert quantized.report.against.sha256 == Artifact.open(trained.checkpoint).sha256
+    other = Checkpoint.untrained("lenet", seed=3).save(tmp_path / "other.pt")
+    with pytest.raises(ArtifactError, match="but of another checkpoint"):
+        quantize(small.artifact.path, tmp_path / "b.onnx", against=other.path, **settings)
+
+
+def test_compressed_again_it_is_held_against_the_first_original(
+    small: Compressed, trained: Trained, tmp_path: Path, few: None
+) -> None:
+    with pytest.raises(ArtifactError, match="held against the checkpoint that it came from"):
+        compress(small.artifact, tmp_path / "again.pt", budget=40, **FEW)
+    again = compress(small.artifact, tmp_path / "again.pt", against=trained.checkpoint, budget=40, **FEW)
+    assert again.report.against.sha256 == Artifact.open(trained.checkpoint).sha256
+    assert set(again.ranks) > set(small.ranks)
+    Checkpoint.load(again.artifact).network()  # layers within layers are split in the right order
+
+
+def test_a_compressed_checkpoint_is_no_reference(small: Compressed, trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="a compressed checkpoint"):
+        Reference(small.artifact)
+    with pytest.raises(ArtifactError, match="a compressed checkpoint"):
+        cnndeploy.tune(small.artifact, tmp_path / "folder")
+    with pytest.raises(ArtifactError, match="was not compressed"):
+        compress(trained.checkpoint, tmp_path / "a.pt", against=trained.checkpoint)
+
+
+def test_a_damaged_compressed_checkpoint_is_refused(small: Compressed, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.load(small.artifact)
+    path = next(iter(small.ranks))
+    for ranks in ({path: 10**9}, {path: 0}, {"nowhere": 1}, {path: 1}):
+        source = replace(checkpoint.manifest.source, ranks=ranks)
+        bad = replace(checkpoint, manifest=replace(checkpoint.manifest, source=source)).save(
+            tmp_path / "x.pt"
+        )
+        with pytest.raises(CheckpointError):
+            Checkpoint.load(bad).network()
+
+
+def test_a_repaired_network_may_be_smaller(
+    trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, small: Compressed
+) -> None:
+    monkeypatch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", (0.7,))
+    made = compress(trained.checkpoint, tmp_path / "small.pt", budget=10, **FEW)
+    facts = made.artifact.require_manifest().compression
+    assert facts is not None
+    assert facts["repaired_on_images"] == 1000
+    assert "repaired on 1,000 images" in made.steps[0].reason
+    assert made.report.within_budget
+    assert made.ranks == small.ranks
+
+
+def test_both_methods_write_one_file(
+    trained: Trained, tmp_path: Path, few: None, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = shutil.copy(trained.checkpoint, tmp_path / "lenet.pt")
+    faster = _speeds(monkeypatch, 1.5, 1.2, 1.8)
+    arguments = ("--budget", 20, "--images", 320, "--json", tmp_path / "r.json")
+    result = cli("compress", checkpoint, *arguments)
+    assert result.exit_code == 0, result.output
+    assert faster == []
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert [(step["method"], step["kept"]) for step in report["steps"]] == [
+        ("low-rank", True),
+        ("int8", True),
+    ]
+    assert report["within_budget"]
+    manifest = Artifact.open(tmp_path / "lenet.small.onnx").require_manifest()
+    assert manifest.quantization is not None
+    assert manifest.compression is not None
+    for text in ("low-rank", "int8", "times smaller", "1.800 times as fast", "In an app"):
+        assert text in result.output
+    names = ["lenet.pt", "lenet.small.onnx", "lenet.small.onnx.verified.json", "r.json"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == names
+
+
+def _speeds(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> list[float]:
+    """Have benchmarks find these ratios, one after the other."""
+    left = list(ratios)
+
+    def timed(*_: object) -> tuple[Any, str]:
+        ratio = left.pop(0)
+
+        class Row:
+            runtime, device = "onnxruntime", "cpu"
+
+        row = Row()
+        row.ratio, row.ratio_low, row.ratio_high = ratio, ratio - 0.1, ratio + 0.1  # type: ignore[attr-defined]
+        return row, ""
+
+    monkeypatch.setattr("cnndeploy.compression.compress._Job._timed", timed)
+    monkeypatch.setattr("cnndeploy.compression.report.jsonable", _plain)
+    return left
+
+
+def _plain(value: Any) -> Any:
+    from cnndeploy.serial import jsonable
+
+    return vars(value) if type(value).__name__ == "Row" else jsonable(value)
+
+
+def test_a_method_that_is_not_faster_is_left_out(
+    trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _speeds(monkeypatch, 1.05, 1.5, 1.5)
+    settings: dict[str, Any] = {"budget": 20, "images": 320}
+    made = compress(trained.checkpoint, tmp_path / "a.onnx", **settings)
+    assert [(step.method, step.kept) for step in made.steps] == [("low-rank", False), ("int8", True)]
+    assert "not seen to be faster" in made.steps[0].reason
+    assert made.artifact.require_manifest().compression is None
+    _speeds(monkeypatch, 1.05, 1.0)
+    with pytest.raises(CompressionError, match=r"nothing makes .* faster here") as raised:
+        compress(trained.checkpoint, tmp_path / "b.onnx", **settings)
+    assert "low-rank: " in str(raised.value)
+    assert "int8: " in str(raised.value)
+    assert not (tmp_path / "b.onnx").exists()
+
+
+def test_a_budget_that_nothing_keeps_writes_nothing(
+    trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = verify_budget
+
+    def worse(*arguments: Any, **settings: Any) -> Any:
+        report = real(*arguments, **settings)
+        return replace(report, reasons=("it loses 30.00 percentage points",))
+
+    monkeypatch.setattr("cnndeploy.compression.compress.verify_budget", worse)
+    with pytest.raises(BudgetError, match=r"loses 30\.00 percentage points.*Nothing was written") as raised:
+        compress(trained.checkpoint, tmp_path / "a.pt", budget=20, **FEW)
+    assert raised.value.exit_code == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "settings", "complaint"),
+    [
+        ("a.txt", {}, r"should end in \.onnx"),
+        ("a.pt", {"methods": ["int8"]}, "leave out int8"),
+        ("a.onnx", {"methods": ["prune"]}, "Unknown method 'prune'"),
+        ("a.onnx", {"run": cnndeploy.Run(device="cuda")}, "for the CPU"),
+        ("a.onnx", {"budget": 0}, "above 0 and at most 100"),
+        ("a.onnx", {"budget": 0.01, "images": 64}, "even if no label changed"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_at_once(
+    trained: Trained, tmp_path: Path, output: str, settings: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(cnndeploy.CnndeployError, match=complaint):
+        compress(trained.checkpoint, tmp_path / output, **settings)
+
+
+def test_other_files_are_refused(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(CompressionError, match="is an ONNX file; give a checkpoint"):
+        compress(trained.onnx, tmp_path / "a.onnx")
+
+
+def test_a_stop_writes_nothing(trained: Trained, tmp_path: Path, few: None) -> None:
+    with pytest.raises(Stopped):
+        compress(trained.checkpoint, tmp_path / "a.pt", budget=20, should_stop=lambda: True, **FEW)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_when_the_time_is_over_the_table_says_so(trained: Trained, tmp_path: Path, few: None) -> None:
+    settings: dict[str, Any] = {"budget": 20, "max_minutes": 1e-9, "methods": ["low-rank"], **FEW}
+    with pytest.raises(CompressionError, match="the time was over before ranks were found"):
+        compress(trained.checkpoint, tmp_path / "a.onnx", **settings)
+    assert list(tmp_path.iterdir()) == []
