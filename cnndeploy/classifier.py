@@ -17,13 +17,13 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import require_certificate
 from cnndeploy.deployment import PlannedElsewhereWarning, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
+from cnndeploy.foreign import listed, refuse_training, told_manifest
 from cnndeploy.images import MOST_IMAGES, most_images, stacks_of
 from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.preprocessing import Preprocessing, border_contrast
 from cnndeploy.run import Precision, Run, RuntimeOptions, Threads
 from cnndeploy.runtimes import Session, open_session
-from cnndeploy.specs import Manifest, TensorSpec
-from cnndeploy.words import counted
+from cnndeploy.specs import Manifest
 
 if TYPE_CHECKING:
     from cnndeploy.images import Images
@@ -93,13 +93,20 @@ class Classifier:
     """
 
     def __init__(
-        self, session: Session, manifest: Manifest, *, invert: bool = False, background: str | None = None
+        self,
+        session: Session,
+        manifest: Manifest,
+        *,
+        invert: bool = False,
+        background: str | None = None,
+        probabilities: bool = False,
     ) -> None:
         self._session = session
         self.manifest = manifest
         self._background = background
         self._channels = manifest.preprocessing.channels
         self._invert = invert
+        self._gives_probabilities = probabilities
         self._to_look_at = _LOOKED_AT if background == "dark" and self._channels == 1 else 0
         self._most_images = 1 if manifest.input.shape[0] == 1 else most_images(*manifest.preprocessing.size)
 
@@ -178,7 +185,7 @@ class Classifier:
 
     def __reduce__(self) -> tuple[Any, ...]:
         artifact, run = self._session.artifact, self._session.run_as
-        settings = (self.manifest, self._invert, self._background)
+        settings = (self.manifest, self._invert, self._background, self._gives_probabilities)
         return _opened_again, (artifact.path.absolute(), artifact.sha256, run, *settings)
 
     def __repr__(self) -> str:
@@ -224,6 +231,8 @@ class Classifier:
         if (count := len(logits)) != len(batch):
             path = self._session.artifact.path
             raise ArtifactError(f"{path} gives {count} results for {len(batch)} images; do not use it")
+        if self._gives_probabilities:  # their logarithms are logits, of which softmax makes them again
+            return np.log(np.maximum(logits, np.finfo(np.float32).tiny))
         return logits
 
     def _check(self, total: float) -> None:
@@ -240,13 +249,20 @@ class Classifier:
 
 
 def _opened_again(
-    path: Path, sha256: str, run: Run, manifest: Manifest, invert: bool, background: str | None
+    path: Path,
+    sha256: str,
+    run: Run,
+    manifest: Manifest,
+    invert: bool,
+    background: str | None,
+    probabilities: bool = False,
 ) -> Classifier:
     """Open what another Classifier opened; raise ArtifactError if the file has changed since."""
     artifact = Artifact.open(path)
     if artifact.sha256 != sha256:
         raise ArtifactError(f"{path} has changed since the Classifier was loaded; load it again")
-    return Classifier(open_session(artifact, run), manifest, invert=invert, background=background)
+    session = open_session(artifact, run)
+    return Classifier(session, manifest, invert=invert, background=background, probabilities=probabilities)
 
 
 def load(
@@ -278,8 +294,8 @@ def load(
             processor and date is for people to read, and it is not signed.
         invert: Replace each pixel by 255 - pixel before anything else, for images that are dark on light. If one of the
             first images that the network gets is much brighter at its border than in the middle, a warning says so.
-        labels: Class names, for an ONNX file that cnndeploy did not write. Its output must be logits: if it ends in a
-            softmax, the classes are right and the probabilities wrong.
+        labels: Class names, for an ONNX file that cnndeploy did not write. Its output are logits, or probabilities by
+            a softmax; a file in training mode is refused.
         preprocessing: From raw images to the input, for an ONNX file that cnndeploy did not write.
         precision: What a float32 file is computed in: ``tf32`` on CUDA, ``bfloat16`` by OpenVINO; float32 by default.
 
@@ -314,7 +330,11 @@ def load(
             manifest = _own_manifest(session)
             background = manifest.training.get("background", "dark")  # files of before it was recorded are so
             return Classifier(session, manifest, invert=invert, background=background)
-        return Classifier(session, _told_manifest(session, labels, preprocessing), invert=invert)
+        manifest = told_manifest(session, labels, preprocessing)
+        facts = artifact.describe()
+        refuse_training(artifact, facts.get("in_training_mode", ()))
+        gives = manifest.output.name in facts.get("probabilities", ())
+        return Classifier(session, manifest, invert=invert, probabilities=gives)
     except CnndeployError:
         session.close()
         raise
@@ -325,51 +345,10 @@ def _own_manifest(session: Session) -> Manifest:
     manifest = session.artifact.require_manifest()
     if (session.inputs, session.outputs) != ((manifest.input,), manifest.outputs):
         raise ArtifactError(
-            f"{session.artifact.path} is not what its manifest says: it takes and gives {_listed(session)}. "
+            f"{session.artifact.path} is not what its manifest says: it takes and gives {listed(session)}. "
             "Write it again with: cnndeploy export CHECKPOINT"
         )
     return manifest
-
-
-def _told_manifest(session: Session, labels: Sequence[str], preprocessing: Preprocessing) -> Manifest:
-    """Build a manifest for a foreign ONNX file from its graph."""
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-        raise ArtifactError(f"labels are a list of class names, not {labels!r}")
-    if not isinstance(preprocessing, Preprocessing):
-        raise ArtifactError(
-            f"preprocessing is a cnndeploy.Preprocessing, not {preprocessing!r:.80}; "
-            "cnndeploy.preprocessing_of makes one"
-        )
-    specs = (*session.inputs, *session.outputs[:1])
-    wanted = [("float32", preprocessing.shape), ("float32", (len(labels),))]
-    takes_and_gives = [(spec.dtype, spec.shape[1:]) for spec in specs]
-    if takes_and_gives != wanted and takes_and_gives[:1] == wanted[:1] and _is_of_classes(specs[1:]):
-        count = specs[1].shape[1]
-        raise ArtifactError(
-            f"{counted(len(labels), 'label')} came, but {session.artifact.path} gives {counted(count, 'logit')} for an "
-            "image; pass one label for each class, in the order of the logits"
-        )
-    fits = takes_and_gives == wanted
-    size = ", ".join(map(str, preprocessing.shape))
-    if not fits or not (specs[0].shape[0] == 1 or isinstance(specs[0].shape[0], str)):
-        channels = specs[0].shape[1:2] if session.inputs else ()
-        advice = f"; say channels={channels[0]} in the preprocessing" if channels in ((1,), (3,)) else ""
-        raise ArtifactError(
-            f"{session.artifact.path} takes and gives {_listed(session)}, but with this preprocessing and these labels "
-            f"it should take float32 (batch, {size}) and give logits, float32 (batch, {len(labels)})"
-            f"{advice if channels != (preprocessing.channels,) else ''}"
-        )
-    return Manifest("unknown", specs[0], specs[1], preprocessing, tuple(labels))
-
-
-def _is_of_classes(outputs: Sequence[TensorSpec]) -> bool:
-    """Return whether the only output is logits, float32 (batch, a number of classes)."""
-    return [(spec.dtype, tuple(map(type, spec.shape[1:]))) for spec in outputs] == [("float32", (int,))]
-
-
-def _listed(session: Session) -> str:
-    specs = (session.inputs, session.outputs)
-    return "; ".join(" and ".join(f"{spec.name} {spec}" for spec in side) or "nothing" for side in specs)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -163,6 +163,8 @@ _BELOW = ("manifest", "accuracy", "accuracy_images", "certificates")
 """The facts that have no row of their own."""
 _CELLS: dict[str, Callable[[Any], str]] = {
     "constants": ", ".join,
+    "probabilities": ", ".join,
+    "in_training_mode": ", ".join,
     "bytes": lambda count: f"{count:,} bytes ({size(count)})",
     "inputs": _specs_cell,
     "outputs": _specs_cell,

@@ -46,7 +46,7 @@ class Contents:
     tensors: list[Message] = field(default_factory=list)
     nodes: int = 0
 
-    def add(self, tensors: Iterable[Message], node: _Node | None = None) -> None:
+    def add(self, tensors: Iterable[Message], node: Node | None = None) -> None:
         """Note constants and a node; raise BeyondLimit if there are too many."""
         self.tensors += tensors
         if node is not None:
@@ -58,7 +58,9 @@ class Contents:
 
 
 @dataclass(slots=True)
-class _Node:
+class Node:
+    """A node: its operator, with the domain, its inputs, outputs and attributes."""
+
     operator: _Function
     inputs: list[str]
     outputs: list[str]
@@ -90,14 +92,14 @@ def contents_of(model: Message) -> Contents:
     return contents
 
 
-def _body(body: Message, node_field: int, contents: Contents) -> Iterator[_Node]:
+def _body(body: Message, node_field: int, contents: Contents) -> Iterator[Node]:
     """Yield the nodes of a graph or function, note what is in it, and check the sizes that its constants say."""
-    constants, sized = dict[str, Message](), list[_Node]()
+    constants, sized = dict[str, Message](), list[Node]()
     for number, value in fields(body):
         if isinstance(value, int):
             continue
         if number == node_field:
-            node = _node(value)
+            node = node_of(value)
             tensors = list(_tensors(node))
             contents.add(tensors, node)
             if node.operator[1] == "Constant" and len(tensors) == 1:
@@ -113,7 +115,8 @@ def _body(body: Message, node_field: int, contents: Contents) -> Iterator[_Node]
         _check_size(node, constants)
 
 
-def _node(message: Message) -> _Node:
+def node_of(message: Message) -> Node:
+    """Read a NodeProto."""
     names: dict[int, list[str]] = {_NODE_INPUT: [], _NODE_OUTPUT: [], _NODE_OP_TYPE: [""], _NODE_DOMAIN: [""]}
     attributes = list[Message]()
     for number, value in fields(message):
@@ -124,10 +127,10 @@ def _node(message: Message) -> _Node:
         elif number == _NODE_ATTRIBUTE:
             attributes.append(value)
     operator = names[_NODE_DOMAIN][-1], names[_NODE_OP_TYPE][-1]
-    return _Node(operator, names[_NODE_INPUT], names[_NODE_OUTPUT], attributes)
+    return Node(operator, names[_NODE_INPUT], names[_NODE_OUTPUT], attributes)
 
 
-def _tensors(node: _Node) -> Iterator[Message]:
+def _tensors(node: Node) -> Iterator[Message]:
     """Yield every TensorProto in a node's attributes, the values and indices of sparse ones too."""
     for attribute in node.attributes:
         for number, value in fields(attribute):
@@ -157,7 +160,7 @@ def _check_calls(calls: Mapping[_Function | None, Counter[_Function]]) -> None:
     require_within(nodes, _MOST_PARTS, f"functions of {nodes:,} nodes in all")
 
 
-def _check_size(node: _Node, constants: Mapping[str, Message]) -> None:
+def _check_size(node: Node, constants: Mapping[str, Message]) -> None:
     """Raise BeyondLimit if constants say that a node returns too many numbers for one value."""
     operator = node.operator[1]
     places = _SIZES.get(operator, ())
@@ -177,9 +180,9 @@ def _check_size(node: _Node, constants: Mapping[str, Message]) -> None:
     for attribute in node.attributes:
         name = text_of(attribute, 1)
         if name == "pads":
-            sizes.append(_padded(_whole_numbers(attribute, 8)))
+            sizes.append(_padded(whole_numbers(attribute, 8)))
         elif name in _SIZE_ATTRIBUTES:
-            sizes.append(_product(_whole_numbers(attribute, 8)))
+            sizes.append(_product(whole_numbers(attribute, 8)))
     if sizes:
         size = max(sizes)
         require_within(size, _MOST_NUMBERS, f"a node {operator} that returns at least {size:,} numbers")
@@ -199,7 +202,7 @@ def _padded(pads: list[float]) -> int:
 
 def _numbers(tensor: Message) -> list[float]:
     """Return the numbers of a constant that may be a size; none if they are many, or not finite."""
-    if math.prod(_whole_numbers(tensor, _TENSOR_DIMS)) > _LONGEST:
+    if math.prod(whole_numbers(tensor, _TENSOR_DIMS)) > _LONGEST:
         return []
     number, code = _NUMBERS.get(number_of(tensor, 2) or 0, (0, ""))
     raw = message_of(tensor, _TENSOR_RAW)
@@ -209,14 +212,14 @@ def _numbers(tensor: Message) -> list[float]:
     if raw:
         values += struct.unpack(f"<{len(raw) // struct.calcsize(code)}{code}", raw)
     elif code in "iq":
-        values += _whole_numbers(tensor, number)
+        values += whole_numbers(tensor, number)
     else:
         for value in messages_of(tensor, number):
             values += struct.unpack(f"<{len(value) // struct.calcsize(code)}{code}", value)
     return values if len(values) <= _LONGEST and all(map(math.isfinite, values)) else []
 
 
-def _whole_numbers(message: Message, wanted: int) -> list[float]:
+def whole_numbers(message: Message, wanted: int) -> list[float]:
     """Return a repeated field of int64, packed or not; of very many only the first."""
     values = list[float]()
     for number, value in fields(message):

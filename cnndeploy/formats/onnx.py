@@ -8,11 +8,14 @@ Source: field numbers from onnx.proto, ModelProto and below.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cnndeploy.errors import ArtifactError
+from cnndeploy.formats._onnx_behaviour import operators_in_training, probabilities_of, weights_of
 from cnndeploy.formats._onnx_contents import GRAPH, contents_of
 from cnndeploy.formats._protobuf import Message, fields, mapped, message_of, messages_of, number_of, text_of
 from cnndeploy.specs import Manifest, TensorSpec
@@ -43,14 +46,7 @@ class OnnxFormat:
     def read_manifest(self, path: Path) -> Manifest | None:
         """Return the manifest; raise ArtifactError for weights in other files, which the SHA-256 does not cover."""
         with mapped(path) as model:
-            tensors = contents_of(model).tensors
-            if any(
-                value and number in _TENSOR_EXTERNAL for tensor in tensors for number, value in fields(tensor)
-            ):
-                advice = (
-                    "cnndeploy import makes one file of them, and so does onnx.save(onnx.load(PATH), PATH)"
-                )
-                raise ArtifactError(f"{path} is not self-contained: its weights are in other files. {advice}")
+            _require_weights(path, contents_of(model).tensors)
             for entry in messages_of(model, _MODEL_METADATA):
                 if text_of(entry, 1) == MANIFEST_KEY:
                     return Manifest.from_json(text_of(entry, 2))
@@ -60,6 +56,12 @@ class OnnxFormat:
         """Return IR version, opset of each domain, producer, operator counts, and the graph's inputs and outputs."""
         with mapped(path) as model:
             graph, contents = message_of(model, GRAPH), contents_of(model)
+            weights, training, probabilities = (
+                weights_of(graph),
+                operators_in_training(graph),
+                probabilities_of(graph),
+            )
+            inputs = map(_value_info, messages_of(graph, _GRAPH_INPUT))
             opsets = messages_of(model, _MODEL_OPSET)
             return {
                 "ir_version": number_of(model, _MODEL_IR_VERSION),
@@ -67,8 +69,10 @@ class OnnxFormat:
                 "producer": text_of(model, _MODEL_PRODUCER),
                 "operators": dict(sorted(contents.operators.items())),
                 "constants": sorted({_dtype(tensor) for tensor in contents.tensors}),
-                "inputs": [asdict(_value_info(value)) for value in messages_of(graph, _GRAPH_INPUT)],
+                "inputs": [asdict(spec) for spec in inputs if spec.name not in weights],
                 "outputs": [asdict(_value_info(value)) for value in messages_of(graph, _GRAPH_OUTPUT)],
+                **({"probabilities": probabilities} if probabilities else {}),
+                **({"in_training_mode": training} if training else {}),
             }
 
 
@@ -76,6 +80,31 @@ def check_contents(path: Path) -> None:
     """Raise ValueError if an ONNX file is none, or asks for what no classifier needs."""
     with mapped(path) as model:
         contents_of(model)
+
+
+def _require_weights(path: Path, tensors: Iterable[Message]) -> None:
+    """Raise ArtifactError if tensors are in other files; name those that are missing, for they come first."""
+    external, places = False, set[str]()
+    for tensor in tensors:
+        for number, value in fields(tensor):
+            external |= bool(value) and number in _TENSOR_EXTERNAL
+            if (
+                number == _TENSOR_EXTERNAL[0]
+                and not isinstance(value, int)
+                and text_of(value, 1) == "location"
+            ):
+                places.add(text_of(value, 2))
+    if not external:
+        return
+    missing = sorted(place for place in places if not os.path.isfile(path.parent / place))  # noqa: PTH113 - any name
+    if missing:
+        among = f"{missing[0]!r} and {len(missing) - 1} more" if len(missing) > 1 else repr(missing[0])
+        raise ArtifactError(
+            f"{path} is not self-contained: its weights are in other files, and {among} is not beside it. Copy that "
+            "there too; then cnndeploy import makes one file of them"
+        )
+    advice = "cnndeploy import makes one file of them, and so does onnx.save(onnx.load(PATH), PATH)"
+    raise ArtifactError(f"{path} is not self-contained: its weights are in other files. {advice}")
 
 
 def _dtype(tensor: Message) -> str:
