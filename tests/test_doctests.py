@@ -26,7 +26,17 @@ _FOUND = [
     )
 ]
 
-_SLOW = {"BenchmarkReport", "Quantized", "Reference", "bench", "quantize", "train", "tune"}
+_SLOW = {
+    "BenchmarkReport",
+    "Compressed",
+    "Quantized",
+    "Reference",
+    "bench",
+    "compress",
+    "quantize",
+    "train",
+    "tune",
+}
 
 
 @pytest.mark.parametrize("name", [*cnndeploy.__all__, "Manifest"])
@@ -55,6 +65,9 @@ def test_an_example(
     # of tune, for no example shows which is fastest
     monkeypatch.setattr(race, "MOST_ROUNDS", race.FIRST_ROUNDS)
     monkeypatch.setattr(tune, "usable_cpus", lambda: 1)
+    # of compress, which would train for a minute
+    monkeypatch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", ())
+    monkeypatch.setattr("cnndeploy.compression.search._MOST_TO_JUDGE", 256)
     said: list[str] = []
     outcome = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append)
     assert outcome.attempted

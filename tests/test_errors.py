@@ -6,9 +6,9 @@ import cnndeploy
 from cnndeploy import errors
 
 PUBLIC = (
-    "Artifact BenchmarkReport BudgetReport Classifier CnndeployError EquivalenceReport Evaluation Imported "
-    "Prediction Preprocessing Quantized Reference Run RuntimeOptions TuneReport allow_source bench evaluate export "
-    "import_model load preprocessing_of quantize read_image train tune verify verify_budget"
+    "Artifact BenchmarkReport BudgetReport Classifier CnndeployError Compressed EquivalenceReport Evaluation Imported "
+    "Prediction Preprocessing Quantized Reference Run RuntimeOptions TuneReport allow_source bench compress evaluate "
+    "export import_model load preprocessing_of quantize read_image train tune verify verify_budget"
 )
 
 

@@ -94,7 +94,7 @@ def compress(
         Stopped: ``should_stop`` returned True, or the time was over before anything was found.
         CheckpointError, ArtifactError, ExportError, DataError: As :func:`cnndeploy.quantize` raises them.
 
-    >>> compressed = cnndeploy.compress("nin.pt", "small.onnx", budget=0.5)
+    >>> compressed = cnndeploy.compress("lenet.pt", "small.pt", budget=20, images=64, seconds=0)
     >>> compressed.report.within_budget
     True
     """

@@ -39,9 +39,9 @@ class Compressed:
     gave. ``speed`` is the file's row in a benchmark beside the original's float export, on ONNX Runtime; None if it was
     not timed. ``float_bytes`` is the size of that export, ``bytes`` that of the file in the same format.
 
-    >>> compressed = cnndeploy.compress("nin.pt", "small.onnx", budget=0.5)
-    >>> compressed.report.verdict
-    'within budget'
+    >>> compressed = cnndeploy.compress("lenet.pt", "small.pt", budget=20, images=64, seconds=0)
+    >>> compressed.report.verdict, compressed.bytes < compressed.float_bytes
+    ('within budget', True)
     """
 
     artifact: Artifact

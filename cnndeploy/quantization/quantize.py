@@ -160,30 +160,19 @@ def quantize(
         count, tests = len(reference.first(images, progress)), len(reference.test)
         require_provable(budget, count, tests)
         progress(0, 0, f"Exporting {path.name}")
-        float_file = _float_file(source, Path(folder, "float.onnx"), input)
-        original = float_file
+        float_file = original = _float_file(source, Path(folder, "float.onnx"), input)
         if source.sha256 != reference.artifact.sha256:
             original = _float_file(reference.artifact, Path(folder, "original.onnx"), input)
         if precision == "float16":
-            settings = {"precision": "float16", "budget_points": budget}
-            manifest = replace(float_file.require_manifest(), quantization=settings)
-            content = with_manifest(in_float16(onnx.load(float_file.path)), manifest.to_json())
-            trials, files = list[Trial](), iter([content])
+            trials, files = list[Trial](), iter([_float16_content(float_file, budget)])
         else:
             numbers = budget, calibration, count, run.thread_count
             trials, files = int8_files(float_file, original, *numbers, reference.dataset, deadline, progress)
         report, content, measured = None, b"", Path(folder, target.name)
         for number, content in enumerate(files, start=1):
             measured.write_bytes(content)
-            report = verify_budget(
-                measured,
-                reference,
-                budget=budget,
-                run=run,
-                images=count,
-                deadline=deadline,
-                progress=progress,
-            )
+            limits: dict[str, Any] = {"images": count, "deadline": deadline, "progress": progress}
+            report = verify_budget(measured, reference, budget=budget, run=run, **limits)
             if report.passed or number == most_measured or not report.images:
                 break
             deadline.check()
@@ -209,6 +198,12 @@ def _float_file(source: Artifact, path: Path, model_input: ModelInput) -> Artifa
     manifest = replace(source.require_manifest(), checkpoint_sha256=source.sha256)
     write_file(path, with_manifest(onnx.load(source.path), manifest.to_json()))
     return Artifact.open(path)
+
+
+def _float16_content(source: Artifact, budget: float) -> bytes:
+    settings = {"precision": "float16", "budget_points": budget}
+    manifest = replace(source.require_manifest(), quantization=settings)
+    return with_manifest(in_float16(onnx.load(source.path)), manifest.to_json())
 
 
 def _verification(target: Path, reference: Reference, budget: float) -> str:

@@ -22,6 +22,7 @@ Cli = Callable[..., Result]
 COMMANDS = [
     *(
         "bench",
+        "compress",
         "data",
         "demo",
         "evaluate",
