@@ -96,7 +96,7 @@ def command(
         common.say_next("verify", paths.get("onnx", path), "--against", checkpoint)
     else:
         original = short_hash(source.require_manifest().held_against)
-        click.echo(
+        common.say(
             f"Next: verify it against the checkpoint ({original}) that {checkpoint} was compressed from."
         )
 
