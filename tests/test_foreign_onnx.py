@@ -61,7 +61,7 @@ def test_probabilities_are_those_of_the_file(path: Path) -> None:
 def _sure() -> onnx.ModelProto:
     """Return the classifier with one probability that is 0 in float32."""
     model = extended(("Mul", ["much"], {}), ("Softmax", [], {"axis": 1}))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e6), "much"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1e6, np.float32), "much"))
     return model
 
 
@@ -78,9 +78,9 @@ def _training_batch_norm(opset: int) -> onnx.ModelProto:
     model.graph.initializer.extend(
         onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()
     )
-    outputs, mode = ["n", "rm", "rv"], {"training_mode": 1}
+    outputs, mode = ["n", "rm", "rv"], dict[str, Any](training_mode=1)
     if opset < 14:
-        outputs, mode = [*outputs, "sm", "sv"], {}
+        outputs, mode = [*outputs, "sm", "sv"], dict[str, Any]()
     model.graph.node.insert(0, helper.make_node("BatchNormalization", ["data", *values], outputs, **mode))
     model.graph.node[1].input[0] = "n"
     return model

@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._stop import PoliteStop
 from cnndeploy.errors import Stopped
 from cnndeploy.machine import patient_threads
+from cnndeploy.words import printable
 
 
 @click.command()
@@ -78,17 +80,17 @@ def command(
     common.say_split(settings["data"], checkpoint, settings["images"])
     settings |= {"methods": methods or (), "run": Run(threads=threads)}
     try:
-        with common.PoliteStop() as stop, common.progress_bar(f"Compressing {checkpoint.name}", 1) as update:
+        with PoliteStop() as stop, common.progress_bar(f"Compressing {checkpoint.name}", 1) as update:
             compressed = compress(checkpoint, target, should_stop=stop, progress=update, **settings)
     except Stopped as error:
         if not stop():  # the time was over
             raise
-        click.echo("Stopped; nothing was written.", err=True)
+        common.say("Stopped; nothing was written.", err=True)
         raise SystemExit(stop.exit_code or error.exit_code) from None
     common.show(compressed, compressed_table, json_file)
     artifact = compressed.artifact
-    click.echo(f"Wrote {artifact.path}  SHA-256 {artifact.sha256[:16]}", err=json_file == "-")
-    click.echo(str(compressed.certification), err=json_file == "-")
+    common.say(f"Wrote {printable(str(artifact.path))}  SHA-256 {artifact.sha256[:16]}", err=json_file == "-")
+    common.say(str(compressed.certification), err=json_file == "-")
     if artifact.format == "checkpoint":
         common.say_next("export", artifact.path, "--format", "onnx", json_file=json_file)
     else:
