@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from foreign import LABELS, SIDE, classifier, extended, in_constant_nodes, old, with_dropout
+from foreign import (
+    LABELS,
+    SIDE,
+    batch_in_a_reshape,
+    classifier,
+    extended,
+    in_constant_nodes,
+    old,
+    with_dropout,
+)
 from onnx import helper
 
 import cnndeploy
@@ -127,3 +136,32 @@ def test_a_second_file_that_is_missing_is_named(path: Path) -> None:
     path.with_name("weights.bin").unlink()
     with pytest.raises(ArtifactError, match=r"'weights\.bin' is not beside it\. Copy that there too"):
         Artifact.open(path)
+
+
+def test_axes_of_minus_one_and_zero_are_of_any_length_or_refused(path: Path) -> None:
+    expected = _probabilities(classifier(), path)
+    for batch in (-1, 0):
+        model = classifier(batch=batch)
+        onnx.save(model, path)
+        assert Artifact.open(path).describe()["inputs"][0]["shape"] == ("?", 3, SIDE, SIDE)
+        if batch == -1:
+            np.testing.assert_array_equal(_probabilities(model, path), expected)
+        else:
+            with pytest.raises(ArtifactError, match=r"theirs\.onnx"), cnndeploy.load(path, **TOLD) as opened:
+                opened.classify(IMAGES)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_batch_of_one_inside_a_free_one_is_an_error_and_never_mixes_images(
+    runtime: str, path: Path
+) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    model = batch_in_a_reshape(1)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, path)
+    with cnndeploy.load(path, runtime=runtime, **TOLD) as opened:
+        assert [len(opened.classify(image)) for image in IMAGES] == [1, 1, 1]
+        with pytest.raises(ArtifactError, match=r"theirs\.onnx"):
+            opened.classify(IMAGES)
