@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from foreign import LABELS, SIDE, classifier, extended, in_constant_nodes, old, with_dropout
+from foreign import (
+    LABELS,
+    SIDE,
+    batch_in_a_reshape,
+    classifier,
+    extended,
+    in_constant_nodes,
+    old,
+    with_dropout,
+)
 from onnx import helper
 
 import cnndeploy
@@ -61,7 +70,7 @@ def test_probabilities_are_those_of_the_file(path: Path) -> None:
 def _sure() -> onnx.ModelProto:
     """Return the classifier with one probability that is 0 in float32."""
     model = extended(("Mul", ["much"], {}), ("Softmax", [], {"axis": 1}))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e6), "much"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1e6, np.float32), "much"))
     return model
 
 
@@ -78,9 +87,9 @@ def _training_batch_norm(opset: int) -> onnx.ModelProto:
     model.graph.initializer.extend(
         onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()
     )
-    outputs, mode = ["n", "rm", "rv"], {"training_mode": 1}
+    outputs, mode = ["n", "rm", "rv"], dict[str, Any](training_mode=1)
     if opset < 14:
-        outputs, mode = [*outputs, "sm", "sv"], {}
+        outputs, mode = [*outputs, "sm", "sv"], dict[str, Any]()
     model.graph.node.insert(0, helper.make_node("BatchNormalization", ["data", *values], outputs, **mode))
     model.graph.node[1].input[0] = "n"
     return model
@@ -127,3 +136,32 @@ def test_a_second_file_that_is_missing_is_named(path: Path) -> None:
     path.with_name("weights.bin").unlink()
     with pytest.raises(ArtifactError, match=r"'weights\.bin' is not beside it\. Copy that there too"):
         Artifact.open(path)
+
+
+def test_axes_of_minus_one_and_zero_are_of_any_length_or_refused(path: Path) -> None:
+    expected = _probabilities(classifier(), path)
+    for batch in (-1, 0):
+        model = classifier(batch=batch)
+        onnx.save(model, path)
+        assert Artifact.open(path).describe()["inputs"][0]["shape"] == ("?", 3, SIDE, SIDE)
+        if batch == -1:
+            np.testing.assert_array_equal(_probabilities(model, path), expected)
+        else:
+            with pytest.raises(ArtifactError, match=r"theirs\.onnx"), cnndeploy.load(path, **TOLD) as opened:
+                opened.classify(IMAGES)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_batch_of_one_inside_a_free_one_is_an_error_and_never_mixes_images(
+    runtime: str, path: Path
+) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    model = batch_in_a_reshape(1)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, path)
+    with cnndeploy.load(path, runtime=runtime, **TOLD) as opened:
+        assert [len(opened.classify(image)) for image in IMAGES] == [1, 1, 1]
+        with pytest.raises(ArtifactError, match=r"theirs\.onnx"):
+            opened.classify(IMAGES)
