@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,6 +39,7 @@ _TO_JUDGE, _FEWEST_TO_JUDGE, _MOST_TO_JUDGE = 1e12, 256, 2000
 _LEAST_SAVED = 0.03  # of a layer's time, from one rank to the next; less is noise
 _LEAST_CHANGE = 1e-7  # of the divergence: what rounding makes
 _Z = 1.96  # of a 95% interval
+_SURELY = 3.0  # standard errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Search:
             self._layers, shapes, ranks, threads=threads, deadline=deadline, progress=progress
         )
         self._original = original.eval()
-        self._expected = self._logits(self._original, "Running the whole network")
+        self._expected = self.what_it_says(judging)
         self._way = self._found_way()
 
     def within(self, points: float) -> tuple[Trial, nn.Module] | None:
@@ -128,21 +130,29 @@ class Search:
         try:
             while low < high:
                 middle = (low + high + 1) // 2
-                if self._trial(middle).predicted_high_points <= points:
+                if self._trial(middle, points).predicted_high_points <= points:
                     low = middle
                 else:
                     high = middle - 1
         except OutOfTime:
             if not low:
                 raise  # else the best so far will do
-        return (self._trial(low), self._smaller(low)) if low else None
+        return (self._trial(low, points), self._smaller(low)) if low else None
 
-    def judge(self, network: nn.Module, ranks: Ranks, taught: int = 0, text: str = "Judging") -> Trial:
-        """Run a smaller network on the images that judge."""
-        logits, truth = self._logits(network, text), self._judging.labels
+    def judge(
+        self, network: nn.Module, ranks: Ranks, points: float, taught: int = 0, text: str = "Judging"
+    ) -> Trial:
+        """Run a smaller network on the images that judge, until it surely loses more than so many points."""
+        truth = self._judging.labels
         assert truth is not None  # noqa: S101 - compress() has looked
-        lost, gained = paired_counts(logits.argmax(1), self._expected.argmax(1), truth)
-        count = len(logits)
+        count = lost = gained = 0
+        for logits in self._run(network, self._tensors(self._judging, text)):
+            places = slice(count, count + len(logits))
+            count += len(logits)
+            pair = logits.argmax(1), self._expected[places].argmax(1)
+            lost, gained = map(operator.add, (lost, gained), paired_counts(*pair, truth[places]))
+            if 100 * (lost - gained - _SURELY * math.sqrt(lost + gained)) > points * count:
+                break
         discordant = max(1, lost + gained) / count
         loss = (lost - gained) / count
         high = loss + _Z * math.sqrt(discordant / self._tests)
@@ -150,7 +160,8 @@ class Search:
 
     def what_it_says(self, images: Images) -> NDArray[np.float32]:
         """Return the original's logits of images, (images, classes)."""
-        return self._run(self._original, self._tensors(images, "Asking the whole network"))
+        batches = self._tensors(images, "Asking the whole network")
+        return np.concatenate(list(self._run(self._original, batches)))
 
     def checkpoint_of(self, network: nn.Module, ranks: Ranks) -> Checkpoint:
         """Return the checkpoint of a smaller network, which can build it again."""
@@ -161,11 +172,13 @@ class Search:
         made = Checkpoint.of(manifest, network, manifest.training)
         return replace(made, manifest=replace(made.manifest, source=source))
 
-    def _trial(self, place: int) -> Trial:
-        if place not in self.trials:
+    def _trial(self, place: int, points: float) -> Trial:
+        known = self.trials.get(place)
+        if known is None or (known.images < len(self._judging) and known.predicted_high_points <= points):
             text = f"Judging {place} of {len(self._way)} networks"
-            self.trials[place] = self.judge(self._smaller(place), self._way[place - 1], text=text)
-        return self.trials[place]
+            known = self.judge(self._smaller(place), self._way[place - 1], points, text=text)
+            self.trials[place] = known
+        return known
 
     def _smaller(self, place: int) -> nn.Module:
         return _split(self._network, self._layers, self._components, self._way[place - 1])
@@ -221,20 +234,17 @@ class Search:
                 self._progress(done, count, f"Trying {path} of rank {rank}")
                 done += 1
                 with projected(self._layers[path], self._components[path], rank):
-                    logits = self._run(self._network, held)
+                    logits = np.concatenate(list(self._run(self._network, held)))
                 steps[path].append((rank, _divergence(expected, logits), self._times[path][rank]))
         return steps
 
-    def _logits(self, network: nn.Module, text: str) -> NDArray[np.float32]:
-        return self._run(network, self._tensors(self._judging, text))
-
-    def _run(self, network: nn.Module, tensors: Any) -> NDArray[np.float32]:
-        rows = []
-        with torch.inference_mode():
-            for batch in tensors:
-                self._deadline.check()
-                rows.append(network(batch).numpy())
-        return np.concatenate(rows)
+    def _run(self, network: nn.Module, tensors: Iterable[torch.Tensor]) -> Iterator[NDArray[np.float32]]:
+        """Yield the logits of each batch, (batch, classes)."""
+        for batch in tensors:
+            self._deadline.check()
+            with torch.inference_mode():
+                logits = network(batch)
+            yield logits.numpy()
 
     def _tensors(self, images: Images, text: str) -> Iterator[torch.Tensor]:
         for places, batch in batches(images, self._checkpoint.manifest):

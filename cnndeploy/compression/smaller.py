@@ -106,7 +106,7 @@ class Smaller:
                     return good
                 lesson = lesson or self._lesson(self._taught)
                 network = self._repair(found[1], lesson)
-                trial = self._search.judge(network, found[0].ranks, len(self._taught))
+                trial = self._search.judge(network, found[0].ranks, _SAFE * budget, len(self._taught))
                 if trial.predicted_high_points > _SAFE * budget:
                     return good
                 good.append((trial, network))
