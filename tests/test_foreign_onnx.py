@@ -161,7 +161,9 @@ def test_a_batch_of_one_inside_a_free_one_is_an_error_and_never_mixes_images(
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     onnx.save(model, path)
-    with cnndeploy.load(path, runtime=runtime, **TOLD) as opened:
-        assert [len(opened.classify(image)) for image in IMAGES] == [1, 1, 1]
-        with pytest.raises(ArtifactError, match=r"theirs\.onnx"):
-            opened.classify(IMAGES)
+    # OpenVINO sees at once that the output does not fit
+    with (
+        pytest.raises(ArtifactError, match=r"theirs\.onnx"),
+        cnndeploy.load(path, runtime=runtime, **TOLD) as opened,
+    ):
+        opened.classify(IMAGES)
