@@ -117,9 +117,13 @@ class Command:
 
 def started(*arguments: str) -> subprocess.Popen[str]:
     """Start a command of cnndeploy in a session of its own, so that a terminal's Ctrl-C does not reach it."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    program = [sys.executable, "-m", "cnndeploy", *arguments]
-    return subprocess.Popen(program, text=True, start_new_session=True, **pipes)  # noqa: S603 - ours
+    return subprocess.Popen(  # noqa: S603 - ours
+        [sys.executable, "-m", "cnndeploy", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def commands(models: Path, pictures: Path, disk: Path) -> list[Command]:

@@ -302,8 +302,8 @@ def _soaked(
         soak.stop.set()
         signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, end)
     before = State()
     threads = [threading.Thread(target=soak.work, args=(number,)) for number in range(_THREADS)]
     for number, (disk, those) in enumerate(zip(disks, todo, strict=True)):
