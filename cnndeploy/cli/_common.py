@@ -192,6 +192,15 @@ def say_split(data: str | None, model: Path, images: int | None = None) -> None:
         say(note, err=True)
 
 
+budget_option = click.option(
+    "--budget",
+    type=float,
+    metavar="POINTS",
+    default=0.5,
+    help="Percentage points of test accuracy that may be lost.",
+)
+
+
 def run_options(command: Command) -> Command:
     """Add ``--runtime``, ``--device`` and ``--threads``; the command takes them as one keyword, ``run``."""
 
@@ -227,7 +236,7 @@ def _printing_json() -> Iterator[None]:
     with results_alone():
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # whatever it is, a program that reads the output expects JSON
             if not _printed and not isinstance(error, BrokenPipeError):
                 context = click.get_current_context()
                 write_json("-", {"error": error_text(error, context.command)})

@@ -21,13 +21,7 @@ from cnndeploy.words import printable
     type=common.PATH,
     help="File to write: .onnx, or .pt for a checkpoint.  [default: CHECKPOINT's name with .small.onnx]",
 )
-@click.option(
-    "--budget",
-    type=float,
-    metavar="POINTS",
-    default=0.5,
-    help="Percentage points of test accuracy that may be lost.",
-)
+@common.budget_option
 @click.option(
     "--method",
     "methods",
@@ -60,10 +54,11 @@ def command(
 ) -> None:
     """Make a network smaller and faster within a budget of accuracy.
 
-    Layers are split into two of low rank, where that saves most time for what it loses; then the network is quantised
-    to int8. Nothing is trained. Ranks and settings are chosen on training images, and the loss is measured on test
-    images: the upper end of its paired 95% interval must be within the budget. A method that does not make the file
-    faster on this machine is left out. If no file keeps the budget, nothing is written and the exit code is 5.
+    Layers are split into two of low rank, where that saves most time for what it loses. If there is time, the smaller
+    network is repaired: it learns from training images what CHECKPOINT says of them. Then it is quantised to int8.
+    Ranks and settings are chosen on training images, and the loss is measured on test images: the upper end of its
+    paired 95% interval must be within the budget. A method that does not make the file faster on this machine is left
+    out. If no file keeps the budget, nothing is written and the exit code is 5.
 
     \b
     Examples:

@@ -21,13 +21,7 @@ from cnndeploy.words import printable
 @click.option(
     "--precision", type=click.Choice(["int8", "float16"]), default="int8", help="float16 is meant for CUDA."
 )
-@click.option(
-    "--budget",
-    type=float,
-    metavar="POINTS",
-    default=0.5,
-    help="Percentage points of test accuracy that may be lost.",
-)
+@common.budget_option
 @click.option(
     "--calibration",
     type=int,
