@@ -180,7 +180,7 @@ def unpacking(sound: Path, size: int = 10**10) -> bytes:
     buffer = io.BytesIO(_with_members(sound, {"extra/x": b"x"}))
     with zipfile.ZipFile(buffer, "a") as archive:
         archive.infolist()[-1].file_size = size
-        archive.writestr("end", b"")  # so that the directory is written anew
+        archive.writestr("end", b"")  # this makes zipfile write the list of members again
     return buffer.getvalue()
 
 

@@ -57,7 +57,7 @@ def test_an_eager_run_without_error_is_no_yardstick() -> None:
 
 
 def test_a_sound_file_may_err_by_some_roundings() -> None:
-    """As OpenVINO does for convnext_tiny, for which eager happens to err little."""
+    """OpenVINO errs so for convnext_tiny, for which eager happens to err little."""
     check = check_against_oracle(_rounded(4e-7, 1), _rounded(6e-8, 2), EXACT, seed=0)
     assert check.artifact_max > 4 * check.eager_max
     assert check.reasons() == []
