@@ -24,7 +24,7 @@ from cnndeploy.quantization.quantize import quantize
 from cnndeploy.verification.budget import verify_budget
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.verify import verify
-from helpers import Once, Trained
+from helpers import Trained
 
 FEW: dict[str, Any] = {"images": 320, "seconds": 0}
 
@@ -52,16 +52,11 @@ def _by_work(layers: Any, _shapes: Any, ranks: Any, **_: Any) -> dict[str, dict[
 
 
 @pytest.fixture(scope="module")
-def small(trained: Trained, once: Once, few: None) -> Compressed:
-    """A checkpoint of low rank."""
-    made: list[Compressed] = []
-
-    def make(folder: Path) -> None:
-        checkpoint = shutil.copy(trained.checkpoint, folder / "lenet.pt")
-        made.append(compress(checkpoint, folder / "small.pt", budget=10, **FEW))
-
-    once("compressed", make)
-    return made[0]
+def small(trained: Trained, tmp_path_factory: pytest.TempPathFactory, few: None) -> Compressed:
+    """A checkpoint of low rank; each test process makes its own, for what it found out is not on disk."""
+    folder = tmp_path_factory.mktemp("compressed")
+    checkpoint = shutil.copy(trained.checkpoint, folder / "lenet.pt")
+    return compress(checkpoint, folder / "small.pt", budget=10, **FEW)
 
 
 def test_a_smaller_checkpoint_says_what_it_was_made_of_and_loses_no_more_than_its_budget(
