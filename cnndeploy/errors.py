@@ -81,6 +81,8 @@ class MissingDependencyError(CnndeployError):
             install = "pip install 'cnndeploy[cpu]', or on a machine with an NVIDIA GPU pip install 'cnndeploy[gpu]'"
         elif package in (*_TORCH_EXTRA, "tensorboard", "openvino"):
             install = f"pip install 'cnndeploy[{'torch' if package in _TORCH_EXTRA else package}]'"
+        elif package == "torch_pruning":
+            package, install = "torch-pruning", "pip install 'cnndeploy[compress]'"
         else:
             install = f"pip install {package}"
         super().__init__(f"The package {package} is not installed. Install it with: {install}")

@@ -145,11 +145,13 @@ def build(name: str, source: Source, subject: object = "the checkpoint") -> torc
         network = factory(**source.arguments)
     if not isinstance(network, torch.nn.Module):
         raise ArtifactError(f"{name} returns {type(network).__name__}, not a torch.nn.Module")
-    if source.ranks:
+    if source.ranks or source.widths:
         from cnndeploy.architectures._low_rank import split_layers
+        from cnndeploy.architectures._widths import resize_layers
 
         try:
             split_layers(network, source.ranks)
+            resize_layers(network, source.widths)
         except ValueError as error:
             raise CheckpointError(f"{subject} is damaged, or {name} has changed: {error}") from error
     if source.output is None:

@@ -67,13 +67,15 @@ class Source:
     ``arguments`` are keyword arguments of the function that builds it. ``sha256`` is of the file that defines this
     function, or None for an architecture of cnndeploy, torchvision or timm. ``output`` names the logits of a network
     with several outputs: a key, an attribute or a number. ``ranks`` names layers by their path in what that function
-    builds: in the place of each are two, with so many channels between them.
+    builds: in the place of each are two, with so many channels between them. ``widths`` names layers, these among them,
+    that have fewer channels than that function gives them: those of their input and of their output.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
     sha256: str | None = None
     output: str | None = None
     ranks: Mapping[str, int] = field(default_factory=dict)
+    widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +179,9 @@ class Manifest:
         for name in ("resizing", "compression"):
             if values[name] is None:
                 del values[name]
-        if not self.source.ranks:
-            del values["source"]["ranks"]
+        for name in ("ranks", "widths"):
+            if not values["source"][name]:
+                del values["source"][name]
         return values
 
     def to_json(self) -> str:

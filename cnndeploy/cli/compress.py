@@ -25,9 +25,9 @@ from cnndeploy.words import printable
 @click.option(
     "--method",
     "methods",
-    type=common.CommaList(click.Choice(["low-rank", "int8"])),
-    metavar="low-rank,int8",
-    help="What to try.  [default: both, and for a checkpoint low-rank]",
+    type=common.CommaList(click.Choice(["channels", "low-rank", "int8"])),
+    metavar="channels,low-rank,int8",
+    help="What to try.  [default: all, and for a checkpoint all but int8]",
 )
 @click.option(
     "--against",
@@ -54,11 +54,12 @@ def command(
 ) -> None:
     """Make a network smaller and faster within a budget of accuracy.
 
-    Layers are split into two of low rank, where that saves most time for what it loses. If there is time, the smaller
-    network is repaired: it learns from training images what CHECKPOINT says of them. Then it is quantised to int8.
-    Ranks and settings are chosen on training images, and the loss is measured on test images: the upper end of its
-    paired 95% interval must be within the budget. A method that does not make the file faster on this machine is left
-    out. If no file keeps the budget, nothing is written and the exit code is 5.
+    Channels go that never fire or do little. Layers are split into two of low rank. Both are done where that saves most
+    time for what it loses. If there is time, the smaller network is repaired: it learns from training images what
+    CHECKPOINT says of them. Then it is quantised to int8. Sizes and settings are chosen on training images, and the
+    loss is measured on test images: the upper end of its paired 95% interval must be within the budget. A method that
+    does not make the file faster on this machine is left out. If no file keeps the budget, nothing is written and the
+    exit code is 5. Ctrl-C ends the search; the best network so far is measured and written.
 
     \b
     Examples:
@@ -82,6 +83,8 @@ def command(
             raise
         common.say("Stopped; nothing was written.", err=True)
         raise SystemExit(stop.exit_code or error.exit_code) from None
+    if stop():
+        common.say("Stopped; this is the best so far:", err=True)
     common.show(compressed, compressed_table, json_file)
     artifact = compressed.artifact
     common.say(f"Wrote {printable(str(artifact.path))}  SHA-256 {artifact.sha256[:16]}", err=json_file == "-")
@@ -90,3 +93,5 @@ def command(
         common.say_next("export", artifact.path, "--format", "onnx", json_file=json_file)
     else:
         common.say_load(artifact.path, settings["run"], json_file)
+    if stop():
+        raise SystemExit(stop.exit_code)

@@ -14,15 +14,17 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result
 from cnndeploy.certificate import try_to_certify
+from cnndeploy.compression.material import Material
 from cnndeploy.compression.report import Compressed, Method, Step
 from cnndeploy.compression.search import Trial
-from cnndeploy.compression.smaller import Smaller, write_smaller
+from cnndeploy.compression.smaller import FIRST, SAFE, Smaller, write_smaller
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike
 from cnndeploy.errors import (
     BudgetError,
     CnndeployError,
     CompressionError,
+    MissingDependencyError,
     OutOfTime,
     Stopped,
     UnknownNameError,
@@ -42,7 +44,8 @@ _ATTEMPTS = 3  # smaller networks, at most, whose files test images measure
 Files = tuple[
     Artifact, Artifact
 ]  # what is written, and what is timed: the same, or a checkpoint and its export
-_FOR_SEARCH = 0.6  # of the time
+# The share of the time after which the search for smaller networks ends, and that for fewer channels before low rank.
+_FOR_SEARCH, _FOR_CHANNELS = 0.6, 0.25
 _RUN = Run("onnxruntime", "cpu")
 
 
@@ -64,9 +67,10 @@ def compress(
 ) -> Compressed:
     """Write a smaller and faster network that loses no more accuracy than its budget; or write nothing.
 
-    First layers are split into two of low rank. What ranks is chosen by training images and by how long each layer
-    takes here. If there is time, the smaller network is repaired: it learns from training images to say what the
-    checkpoint says. Then it is quantised to int8, as by :func:`cnndeploy.quantize`.
+    First channels go that never fire or do little. Then layers are split into two of low rank. Which and how far is
+    chosen by training images and by how long each layer takes here. If there is time, a smaller network is repaired: it
+    learns from training images to say what the checkpoint says. Then it is quantised to int8, as by
+    :func:`cnndeploy.quantize`.
     A method that does not make the file faster on this machine is left out. Test images measure at most five files
     against the checkpoint, until one keeps the budget; each time the upper end of a 95% interval errs in 2.5%. Beside
     the file lies its certificate.
@@ -79,19 +83,21 @@ def compress(
         against: The first checkpoint that a compressed one was made of, or a Reference of it: the loss is measured
             against that. Only a compressed checkpoint needs it.
         budget: Percentage points of test accuracy that may be lost.
-        methods: ``low-rank`` and ``int8``, or one of them; both by default, and for a checkpoint ``low-rank`` alone.
+        methods: Which of ``channels``, ``low-rank`` and ``int8`` to try; all by default, and for a checkpoint all but
+            int8. ``channels`` needs Torch-Pruning, and is left out without.
         run: How an ONNX file is run when it is measured and timed; ONNX Runtime on the CPU by default.
         images, data: What it is measured on, as :func:`cnndeploy.verify_budget`'s; there must be training images too.
         seconds: How long to time a file beside another, each; with 0 nothing is timed, and no method left out for that.
         max_minutes: When these are over, the best network so far is measured and written.
         command: The command that repeats the measurement, for the certificate.
-        should_stop: Asked again and again; once it returns True nothing is written.
+        should_stop: Asked again and again; once it returns True the search ends, and the smallest network so far is
+            measured and written. If there is none, or it is being measured, nothing is written.
         progress: Called with what is done, of how much (0 if that is unknown), and at what.
 
     Raises:
         CompressionError: Nothing that was tried makes the network faster, or what is asked for makes no sense.
         BudgetError: Nothing that was tried keeps the budget, with the best figures in its message.
-        Stopped: ``should_stop`` returned True, or the time was over before anything was found.
+        Stopped: ``should_stop`` returned True before anything was found, or the time was over.
         CheckpointError, ArtifactError, ExportError, DataError: As :func:`cnndeploy.quantize` raises them.
 
     >>> compressed = cnndeploy.compress("lenet.pt", "small.pt", budget=20, images=64, seconds=0)
@@ -135,8 +141,8 @@ def _checked(target: Path, methods: Sequence[Method], run: Run, budget: float) -
             "a checkpoint is of float32: leave out int8, or write an ONNX file, small.onnx"
         )
     if run.device != "cpu":
-        raise CompressionError("compression is for the CPU: ranks are chosen by how long layers take there")
-    wanted = methods or (("low-rank",) if target.suffix == ".pt" else METHODS)
+        raise CompressionError("compression is for the CPU: sizes are chosen by how long layers take there")
+    wanted = methods or (METHODS[:-1] if target.suffix == ".pt" else METHODS)
     return tuple(method for method in METHODS if method in wanted)
 
 
@@ -162,7 +168,7 @@ class _Job:
         self.progress(0, 0, f"Exporting {self.source.path.name}")
         original = export(self.reference.artifact.path, "onnx", self.folder / "original.onnx")
         failed, beyond = list[BudgetReport](), None
-        for small in itertools.islice(self._low_rank(original), _ATTEMPTS):
+        for small in itertools.islice(self._networks(original), _ATTEMPTS):
             final, report, is_beyond = self._int8(small, original)
             if is_beyond:
                 beyond = small
@@ -171,8 +177,8 @@ class _Job:
         # without int8 it may keep the budget
         if beyond is not None and (made := self._judged(beyond, None, failed, original)) is not None:
             return made
-        if (step := self.steps.get("low-rank")) is not None and step.kept:
-            self._leave_out("low-rank", f"{step.reason}; no such file keeps the budget")
+        for method in ("channels", "low-rank"):
+            self._give_up(method)
         final, report, _ = self._int8(None, original)
         if final is not None and (made := self._judged(final, report, failed, original)) is not None:
             return made
@@ -189,37 +195,58 @@ class _Job:
         failed.append(report)
         return None
 
-    def _low_rank(self, original: Artifact) -> Iterator[Files]:
+    def _networks(self, original: Artifact) -> Iterator[Files]:
         """Yield smaller checkpoints and their exports that are faster and should keep the budget, smallest first."""
-        if "low-rank" not in self.methods:
+        wanted = [method for method in self.methods if method != "int8"]
+        if not wanted:
             return
-        ends = self.deadline.ends - (1 - _FOR_SEARCH) * self.deadline.left_s
+        left_s, ends = self.deadline.left_s, self.deadline.ends
+        material = Material.of(
+            self.reference,
+            original,
+            replace(self.deadline, ends=ends - (1 - _FOR_SEARCH) * left_s),
+            self.progress,
+        )
+        whole: Files = self.source, original
+        if len(wanted) == 1:
+            yield from self._smaller(wanted[0], whole, material, SAFE)
+            return
+        sooner = replace(self.deadline, ends=ends - (1 - _FOR_CHANNELS) * left_s)
+        fewer = next(self._smaller("channels", whole, replace(material, deadline=sooner), FIRST), None)
+        yield from self._smaller("low-rank", fewer or whole, material, SAFE)
+        if fewer is not None:
+            self._give_up("low-rank")
+            yield fewer
+
+    def _smaller(self, method: Method, start: Files, material: Material, share: float) -> Iterator[Files]:
+        """Yield what one method makes of a checkpoint, for a share of the budget; note the step."""
         number = 0
         try:
-            smaller = Smaller(
-                self.source,
-                self.reference,
-                original,
-                tests=self.count,
-                threads=self.run.thread_count,
-                deadline=replace(self.deadline, ends=ends),
-                progress=self.progress,
-            )
-            for number, found in enumerate(smaller.within(self.budget), start=1):
-                small = write_smaller(found, self.reference, self.budget, self.folder / f"small-{number}.pt")
+            smaller = Smaller(method, start[0], material, tests=self.count, threads=self.run.thread_count)
+            for number, found in enumerate(smaller.within(share * self.budget), start=1):
+                path = self.folder / f"{method}-{number}.pt"
+                small = write_smaller(found, method, self.reference, self.budget, path)
                 onnx_file = export(small.path, "onnx")
-                if not self._faster("low-rank", _described(found[0]), onnx_file, original):
+                if not self._faster(method, _described(method, found[0]), onnx_file, start[1]):
                     return  # those that lose less are larger
                 yield small, onnx_file
-        except CompressionError as error:
-            self._leave_out("low-rank", str(error))
+        except (CompressionError, MissingDependencyError) as error:
+            self._leave_out(method, str(error))
         except OutOfTime:
             if number == 0:
-                self._leave_out("low-rank", "the time was over before ranks were found; allow more minutes")
+                self._leave_out(method, "the time was over before a network was found; allow more minutes")
+        except Stopped:
+            if number == 0 and start[0] is self.source:
+                raise
         else:
             if number == 0:
-                why = "no layer can be of lower rank within the budget, by training images"
-                self._leave_out("low-rank", why)
+                why = "no layer can be smaller within the budget, by training images"
+                self._leave_out(method, why)
+
+    def _give_up(self, method: Method) -> None:
+        """Note that what a method made was measured in vain."""
+        if (step := self.steps.get(method)) is not None and step.kept:
+            self._leave_out(method, f"{step.reason}; no such file keeps the budget")
 
     def _int8(
         self, small: Files | None, original: Artifact
@@ -228,7 +255,7 @@ class _Job:
 
         There is none if it is left out; the last says whether that is because it is beyond the budget.
         """
-        if "int8" not in self.methods:
+        if "int8" not in self.methods or self.deadline.should_stop():
             return None, None, False
         self.steps.pop("int8", None)
         before = original if small is None else small[1]
@@ -284,12 +311,18 @@ class _Job:
                 threads=(self.run.thread_count,),
                 seconds=self.seconds,
                 cold_starts=0,
-                should_stop=self.deadline.should_stop,
+                should_stop=self._until(),
                 progress=self.progress,
             )
+        except Stopped:
+            raise
         except CnndeployError as error:
             return None, str(error)
         return report.results[-1], report.results[-1].failure
+
+    def _until(self) -> ShouldStop:
+        """Return what ends a measurement: what ends the search, unless that has ended for it already."""
+        return never if self.deadline.should_stop() else self.deadline.should_stop
 
     def _leave_out(self, method: Method, reason: str) -> None:
         self.steps[method] = Step(method, False, reason)
@@ -303,7 +336,7 @@ class _Job:
             budget=self.budget,
             run=Run(threads=self.run.threads) if self.target.suffix == ".pt" else self.run,
             images=self.count,
-            deadline=Deadline(should_stop=self.deadline.should_stop),
+            deadline=Deadline(should_stop=self._until()),
             progress=self.progress,
         )
         return (wanted, files[1]), report
@@ -328,9 +361,11 @@ class _Job:
         return CompressionError(f"nothing makes {path} faster here: {tried}. Nothing was written.")
 
 
-def _described(trial: Trial) -> str:
+def _described(method: Method, trial: Trial) -> str:
     repaired = f", repaired on {counted(trial.taught, 'image')}" if trial.taught else ""
-    return f"{counted(len(trial.ranks), 'layer')} split, {trial.share:.0%} of the layers' time{repaired}"
+    what = {"channels": "of fewer channels", "low-rank": "split"}[method]
+    layers = counted(len(trial.sizes), {"channels": "group", "low-rank": "layer"}[method])
+    return f"{layers} {what}, {trial.share:.0%} of the layers' time{repaired}"
 
 
 def _verification(target: Path, reference: Reference, budget: float) -> str:

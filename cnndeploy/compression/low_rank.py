@@ -1,75 +1,94 @@
-"""Layers of low rank, from the principal components of what a layer computes.
-
-A layer y = W x + b is replaced by y' = U (U' W x) + c, if U has the directions in which y varies most over training
-images, and c keeps its mean. Nothing is trained. Behind a batch normalisation that scales y by s, it is s y that is
-approximated. Source: Zhang, Zou, He, Sun: Accelerating very deep convolutional networks for classification and
-detection, 2015, section 3.1; the mean squared error of y' is the variance left out.
-"""
+"""The method low-rank: two layers in the place of one, with few channels between them."""
 
 from __future__ import annotations
 
-import contextlib
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from cnndeploy.architectures._low_rank import Layer, can_be_split, full_rank, split
-from cnndeploy.simplification import trace
+from cnndeploy.compression.components import components_of, projected, split_weights
+from cnndeploy.compression.layers import evenly, merged_layers, sole_layers, work_of
+from cnndeploy.compression.refit import Changed
+from cnndeploy.compression.timing import milliseconds
+from cnndeploy.errors import CompressionError
+from cnndeploy.progress import Deadline, Progress
 
-_VALUES = (
-    2**16
-)  # of a batch's outputs that the components are taken from, in each layer; one place of each image at least
 _NEXT = 0.75  # of a rank is the next one to try
 
 
-@dataclass(frozen=True, slots=True)
-class Components:
-    """What is known of a layer's outputs: their ``mean`` (channels,), and the directions in which they vary.
+class LowRank:
+    """The layers of a network that two can take the place of; a size is a rank. It is a Method of the search."""
 
-    ``directions`` (channels, n) has the one with most variance first, in outputs times ``scale`` (channels,).
-    ``shape`` is that of the layer's input, without the batch.
-    """
+    not_faster = "no layer is faster on this machine as two layers of lower rank"
 
-    mean: torch.Tensor
-    directions: torch.Tensor
-    scale: torch.Tensor
-    shape: tuple[int, ...]
+    def __init__(
+        self,
+        network: nn.Module,
+        image: torch.Tensor,
+        known: Iterable[torch.Tensor],
+        *,
+        threads: int,
+        deadline: Deadline,
+        progress: Progress,
+    ) -> None:
+        """Find the components of each layer, and time it at each rank.
 
-    def projection(self, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return A (channels, channels) and c (channels,): of outputs y a rank leaves A y + c."""
-        kept = self.directions[:, :rank]
-        across = (kept / self.scale[:, None]) @ (kept * self.scale[:, None]).T
-        return across, self.mean - across @ self.mean
+        ``image`` is a batch of one; ``known`` are batches that the components are taken from.
+
+        Raise CompressionError if there is no such layer, and Stopped if the deadline passed.
+        """
+        self._network = network
+        merged = merged_layers(network)
+        self._layers = {
+            path: layer for path, layer in replaceable(network, image).items() if path not in merged
+        }
+        if not self._layers:
+            raise CompressionError(
+                "no layer can be made smaller: a convolution without groups, or a linear layer, that runs once and "
+                "shares its weights with no other is needed"
+            )
+        self._components = components_of(network, self._layers, known)
+        ways = {}
+        for path, layer in self._layers.items():
+            shape = self._components[path].shape
+            ranks = ranks_to_try(layer, self._components[path].directions.shape[1])
+            with torch.device("meta"):  # what the weights are changes no time
+                ways[path] = {rank: (list(split(layer, rank)), shape) for rank in ranks}
+            ways[path][0] = [layer], shape
+        self.times = milliseconds(ways, threads=threads, deadline=deadline, progress=progress)
+        self.work = sum(work_of(layer, self._components[path].shape) for path, layer in self._layers.items())
+
+    def tried(self, place: str, size: int) -> AbstractContextManager[None]:
+        """Have the network compute what it would with one layer of a rank, for as long as the block lasts."""
+        return projected(self._layers[place], self._components[place], size)
+
+    def smaller(self, sizes: Mapping[str, int]) -> nn.Module:
+        """Return a copy of the network in which two layers are in the place of each that has a rank."""
+        without: dict[int, Any] = {id(self._layers[path]): nn.Identity() for path in sizes}
+        smaller = copy.deepcopy(self._network, without)  # without a copy of what is replaced
+        for path, rank in sizes.items():
+            smaller.set_submodule(path, split_weights(self._layers[path], self._components[path], rank))
+        return smaller.eval()
+
+    def changed(self, sizes: Mapping[str, int]) -> list[Changed]:
+        """Return the second of the two layers that are in the place of each."""
+        return [Changed(path, f"{path}.1") for path in sizes]
+
+    def ranks(self, sizes: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the ranks by which the code of the network is changed."""
+        return sizes
 
 
 def replaceable(network: nn.Module, image: torch.Tensor) -> dict[str, Layer]:
-    """Return the layers, by path, that two can take the place of: each runs once, and its weights are its own."""
-    owners = Counter(id(value) for _, value in network.named_parameters(remove_duplicate=False))
-    layers = {
-        path: module
-        for path, module in network.named_modules(remove_duplicate=False)
-        if path and can_be_split(module) and not (module._forward_hooks or module._forward_pre_hooks)
-    }
-    shared = Counter(map(id, layers.values()))
-    layers = {
-        path: layer
-        for path, layer in layers.items()
-        if shared[id(layer)] == 1 and all(owners[id(value)] == 1 for value in layer.parameters())
-    }
-    runs: Counter[str] = Counter()
-
-    def count(path: str) -> Callable[..., None]:
-        return lambda *_: runs.update([path])
-
-    with _hooked(layers, count), torch.no_grad():
-        network(image)
-    once = {path: layer for path, layer in layers.items() if runs[path] == 1}
-    return {path: layer for path, layer in once.items() if _runs_without(network, path, layer, image)}
+    """Return the layers, by path, that two can take the place of."""
+    found = sole_layers(network, image, can_be_split)
+    layers = {path: layer for path, layer in found.items() if can_be_split(layer)}
+    return {path: layer for path, layer in layers.items() if _runs_without(network, path, layer, image)}
 
 
 def _runs_without(network: nn.Module, path: str, layer: Layer, image: torch.Tensor) -> bool:
@@ -85,117 +104,6 @@ def _runs_without(network: nn.Module, path: str, layer: Layer, image: torch.Tens
     return True
 
 
-def components_of(
-    network: nn.Module, layers: Mapping[str, Layer], batches: Iterable[torch.Tensor]
-) -> dict[str, Components]:
-    """Run batches of images through a network, and return the components of each layer's outputs."""
-    outputs: dict[str, list[torch.Tensor]] = {path: [] for path in layers}
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def keep(path: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            rows = _rows(layer, output)
-            few = max(len(output), _VALUES // rows.shape[1])
-            outputs[path].append(rows[:: max(1, len(rows) // few)].clone())
-            shapes[path] = tuple(inputs[0].shape[1:])
-
-        return hook
-
-    with _hooked(layers, keep), torch.inference_mode():
-        for batch in batches:
-            network(batch)
-    scales, components = _scales(network, layers), {}
-    for path, layer in layers.items():
-        scale = scales.get(path, torch.ones(len(layer.weight))).double()
-        rows = torch.cat(outputs.pop(path)).double()
-        mean = rows.mean(0)
-        components[path] = Components(mean, _directions((rows - mean) * scale), scale, shapes[path])
-    return components
-
-
-def _directions(rows: torch.Tensor) -> torch.Tensor:
-    """Return the directions (channels, n) in which rows (count, channels) vary, the one with most variance first.
-
-    There is one for each channel; of fewer rows than channels there are as many as rows, for there is no variance in
-    others.
-    """
-    count, channels = rows.shape
-    if count >= channels:
-        across: torch.Tensor = torch.linalg.eigh(rows.T @ rows)[1]
-        return across.flip(1)
-    squares, across = torch.linalg.eigh(rows @ rows.T)
-    directions = rows.T @ (across / squares.clamp(min=1e-12 * float(squares[-1]) or 1.0).sqrt())
-    # those of next to no variance are no longer at right angles
-    orthogonal: torch.Tensor = torch.linalg.qr(directions.flip(1))[0]
-    return orthogonal
-
-
-def _rows(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:
-    """Return the outputs of a layer (positions, channels), of all images and places."""
-    if isinstance(layer, nn.Conv2d):
-        output = output.movedim(1, -1)
-    return output.reshape(-1, output.shape[-1])
-
-
-def _scales(network: nn.Module, layers: Mapping[str, Layer]) -> dict[str, torch.Tensor]:
-    """Return by how much a batch normalisation scales each channel of the convolutions right before one."""
-    traced = trace(network)
-    scales = {}
-    for before, after in traced.pairs((nn.Conv2d,), (nn.BatchNorm2d,)) if traced is not None else ():
-        normalisation = after.module
-        if before.path in layers and normalisation.running_var is not None:
-            weight = normalisation.weight if normalisation.affine else torch.ones(())
-            scale = (weight / (normalisation.running_var + normalisation.eps).sqrt()).detach().abs()
-            scales[before.path] = scale.clamp(min=float(scale.max()) * 1e-3 or 1.0)
-    return scales
-
-
-def split_weights(layer: Layer, components: Components, rank: int) -> nn.Sequential:
-    """Return the two layers of a rank that come nearest to a layer; of full rank they are it, to rounding."""
-    weight = layer.weight.detach().double().flatten(1)  # (channels, inputs)
-    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
-    kept, scale = components.directions[:, :rank], components.scale[:, None]
-    down, up = (kept * scale).T @ weight, kept / scale
-    across, offset = components.projection(rank)
-    first, second = pair = split(layer, rank)
-    assert isinstance(first, nn.Conv2d | nn.Linear) and isinstance(second, nn.Conv2d | nn.Linear)  # noqa: S101, PT018
-    assert second.bias is not None  # noqa: S101 - split() makes one
-    with torch.no_grad():
-        first.weight.copy_(down.reshape(first.weight.shape))
-        second.weight.copy_(up.reshape(second.weight.shape))
-        second.bias.copy_(across @ bias + offset)
-    return pair.eval()
-
-
-@contextlib.contextmanager
-def projected(layer: Layer, components: Components, rank: int) -> Iterator[None]:
-    """Have a layer compute what two layers of this rank would, for as long as the block lasts."""
-    across, offset = (value.float() for value in components.projection(rank))
-
-    def hook(_layer: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        if isinstance(layer, nn.Conv2d):
-            return torch.nn.functional.conv2d(output, across[:, :, None, None], offset)
-        return torch.nn.functional.linear(output, across, offset)
-
-    handle = layer.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextlib.contextmanager
-def _hooked(layers: Mapping[str, Layer], hook: Callable[[str], Callable[..., None]]) -> Iterator[None]:
-    handles: list[RemovableHandle] = [
-        layer.register_forward_hook(hook(path)) for path, layer in layers.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def ranks_to_try(layer: Layer, directions: int) -> list[int]:
     """Return ranks at which two layers multiply less than one, the highest first, in steps that kernels like.
 
@@ -206,7 +114,6 @@ def ranks_to_try(layer: Layer, directions: int) -> list[int]:
     ranks = []
     rank = float(most)
     while rank >= 1:
-        step = next((step for step in (32, 16, 8, 4) if rank >= 4 * step), 1)
-        ranks.append(int(rank) // step * step)
+        ranks.append(evenly(rank))
         rank = ranks[-1] * _NEXT
     return ranks

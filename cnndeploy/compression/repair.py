@@ -9,62 +9,41 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from cnndeploy.datasets import Images
-from cnndeploy.progress import Deadline, Progress
-from cnndeploy.specs import Manifest
+from cnndeploy.compression.material import Material
 from cnndeploy.training.batches import generator
 
 TEMPERATURE, LEARNING_RATE, BATCH = 2.0, 2e-4, 64
 _WARM_UP = 0.1  # of the steps
 
 
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """Training images and what the original says of them: ``logits`` (images, classes), float32."""
-
-    images: Images
-    logits: NDArray[np.float32]
-    manifest: Manifest
-
-
 def repaired(
-    network: nn.Module,
-    lesson: Lesson,
-    *,
-    epochs: int,
-    layout: torch.memory_format,
-    bfloat16: bool,
-    deadline: Deadline,
-    progress: Progress,
+    network: nn.Module, material: Material, *, epochs: int, layout: torch.memory_format, bfloat16: bool
 ) -> nn.Module:
-    """Return a copy of a network that was trained on a lesson.
+    """Return a copy of a network that was trained to say what the original says of the images that teach.
 
     Raise Stopped if the caller asks for the end; if the time is over, return what was learned until then.
     """
     student = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=layout)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
-    count = len(lesson.images)
+    deadline, images, prepare = material.deadline, material.taught, material.manifest.preprocessing
+    count, lesson = len(images), material.lesson
     steps = math.ceil(count / BATCH)
     for epoch in range(epochs):
         order = torch.randperm(count, generator=generator("repair", 0, epoch)).tolist()
         for step in range(steps):
             number = epoch * steps + step
-            progress(number, epochs * steps, f"Repairing, epoch {epoch + 1} of {epochs}")
+            material.progress(number, epochs * steps, f"Repairing, epoch {epoch + 1} of {epochs}")
             if deadline.should_stop() or deadline.left_s <= 0:
                 deadline.check_stop()
                 return student.requires_grad_(False)
             places = order[step * BATCH : (step + 1) * BATCH]
-            prepare = lesson.manifest.preprocessing
-            batch = torch.from_numpy(lesson.images.prepared(places, prepare)).to(memory_format=layout)
-            wanted = torch.from_numpy(lesson.logits[places])
+            batch = torch.from_numpy(images.prepared(places, prepare)).to(memory_format=layout)
+            wanted = torch.from_numpy(lesson[places])
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * _share(number / (epochs * steps))
             optimizer.zero_grad(set_to_none=True)

@@ -12,7 +12,7 @@ from cnndeploy.certificate import Certification
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.report import BudgetReport
 
-Method = Literal["low-rank", "int8"]
+Method = Literal["channels", "low-rank", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,19 @@ class Compressed:
         """The layers, by path, in whose place are two, and how many channels are between these."""
         return self.artifact.require_manifest().source.ranks
 
+    @property
+    def widths(self) -> Mapping[str, tuple[int, int]]:
+        """The layers, by path, that have fewer channels, and how many: those of their input and of their output."""
+        return self.artifact.require_manifest().source.widths
+
     def to_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
-        values = {"bytes": self.bytes, "float_bytes": self.float_bytes, "ranks": self.ranks}
+        values = {
+            "bytes": self.bytes,
+            "float_bytes": self.float_bytes,
+            "ranks": self.ranks,
+            "widths": self.widths,
+        }
         return {
             **self.report.to_dict(),
             **jsonable(values),

@@ -2,140 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import onnx
 import torch
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
-from cnndeploy.compression.repair import Lesson, repaired
-from cnndeploy.compression.search import Search, Trial, judged_by
-from cnndeploy.datasets import Images, require_labels
-from cnndeploy.errors import OutOfTime
-from cnndeploy.progress import Deadline, Progress
-from cnndeploy.quantization.graph import Network
-from cnndeploy.quantization.search import split_training
+from cnndeploy.compression.channels import Channels
+from cnndeploy.compression.low_rank import LowRank
+from cnndeploy.compression.material import Material
+from cnndeploy.compression.repair import repaired
+from cnndeploy.compression.search import Method, Search, Trial
+from cnndeploy.errors import Stopped
 from cnndeploy.training.subject import layout_of
 from cnndeploy.training.train import has_bfloat16
 from cnndeploy.verification.reference import Reference
 
 # What a network may be predicted to lose, as shares of the budget: few images predict, and int8 loses some too.
-_SAFE, _SAFER = 0.7, 0.3
+# Fewer channels, if low rank follows, may take the share FIRST.
+SAFE, SAFER, FIRST = 0.7, 0.3, 0.3
 # What it may lose before it is repaired; each is tried if the one before could be.
-_BEFORE_REPAIR = (4.0, 10.0, 25.0)
+_BEFORE_REPAIR = (2.0, 4.0, 10.0, 25.0)
 _EPOCHS = 2
-# Images that give the components. Of few, those of a linear layer of thousands of outputs hold for these images only.
-_KNOWN = 2048
-# Multiply-adds of the original on the images that a network is repaired on.
-_TO_TEACH, _FEWEST_TO_TEACH, _MOST_TO_TEACH = 1.2e13, 1000, 20_000
+_METHODS: Mapping[str, Callable[..., Method]] = {"channels": Channels, "low-rank": LowRank}
 Found = tuple[Trial, Checkpoint]
 
 
 class Smaller:
-    """The smaller networks of a checkpoint that should keep a budget."""
+    """The smaller networks that one method makes of a checkpoint and that should keep a budget."""
 
     def __init__(
-        self,
-        source: Artifact,
-        reference: Reference,
-        exported: Artifact,
-        *,
-        tests: int,
-        threads: int,
-        deadline: Deadline,
-        progress: Progress,
+        self, method: str, source: Artifact, material: Material, *, tests: int, threads: int
     ) -> None:
-        """Search the ranks of the layers.
+        """Search the sizes of the layers.
 
         Args:
+            method: ``channels`` or ``low-rank``.
             source: The checkpoint, which may have been compressed before.
-            reference: The original, whose labels count; its data set has the training images.
-            exported: An ONNX file of it, which says how much work it is.
+            material: The images, and what the original says of them.
             tests: How many test images will measure what comes of it.
             threads: Of ONNX Runtime, when layers are timed.
-            deadline: Checked after every batch.
-            progress: Called with what is done, of how much, and at what.
 
         Raises:
-            CompressionError: No layer can be split so that it is faster.
-            DataError: There are no training images, or too few.
+            CompressionError: No layer can be made smaller so that it is faster.
+            MissingDependencyError: The method needs a package.
             Stopped: The deadline passed.
         """
-        manifest = source.require_manifest()
-        train = reference.dataset.split("train", manifest.preprocessing.channels, manifest.labels)
-        require_labels(train, reference.dataset)
-        work = Network(onnx.load(exported.path)).work()
-        judging = min(judged_by(work), len(train) // 2)
-        wanted = int(min(_MOST_TO_TEACH, max(_FEWEST_TO_TEACH, _TO_TEACH // work)))
-        count = min(wanted, len(train) - judging)
-        self._taught, images = split_training(train, count, judging, manifest.preprocessing, progress)
-        self._manifest, self._deadline, self._progress = manifest, deadline, progress
+        self._material, checkpoint = material, Checkpoint.load(source)
+        network = checkpoint.network()
         self._search = Search(
-            Checkpoint.load(source),
-            Checkpoint.load(reference.artifact).network(),
-            self._taught.first(min(_KNOWN, len(self._taught))),
-            images,
+            checkpoint,
+            network,
+            _METHODS[method](
+                network,
+                next(material.tensors(material.judging.first(1), "")),
+                material.tensors(material.known, "Looking at what layers compute"),
+                threads=threads,
+                deadline=material.deadline,
+                progress=material.progress,
+            ),
+            material,
             tests=tests,
-            threads=threads,
-            deadline=deadline,
-            progress=progress,
         )
 
-    def within(self, budget: float) -> Iterator[Found]:
-        """Yield networks that should keep a budget, the smallest first: repaired ones, then others.
+    def within(self, points: float) -> Iterator[Found]:
+        """Yield networks that should lose no more than so many points, the smallest first: repaired ones, then others.
 
-        Raise Stopped if the time is over before one was found.
+        Raise Stopped if the search is stopped or the time over before one was found.
         """
-        safe = self._search.within(_SAFE * budget)
-        for trial, network in (*reversed(self._repaired(budget)), *filter(None, [safe])):
-            yield trial, self._search.checkpoint_of(network, trial.ranks)
-        if safe is not None and (safer := self._search.within(_SAFER * budget)) is not None:
-            yield safer[0], self._search.checkpoint_of(safer[1], safer[0].ranks)
+        safe = self._search.within(points)
+        for trial, network in (*reversed(self._repaired(points)), *filter(None, [safe])):
+            yield trial, self._search.checkpoint_of(network, trial.sizes)
+        if safe is not None and (safer := self._search.within(points * SAFER / SAFE)) is not None:
+            yield safer[0], self._search.checkpoint_of(safer[1], safer[0].sizes)
 
-    def _repaired(self, budget: float) -> list[tuple[Trial, torch.nn.Module]]:
-        """Return ever smaller networks that keep the budget once they are repaired, by the images that judge."""
+    def _repaired(self, points: float) -> list[tuple[Trial, torch.nn.Module]]:
+        """Return ever smaller networks that keep the budget once they are repaired, by the images that judge.
+
+        Layers are refitted first, which takes seconds, and only if that does not do the whole network is trained.
+        """
         good: list[tuple[Trial, torch.nn.Module]] = []
-        lesson: Lesson | None = None
         try:
             for times in _BEFORE_REPAIR:
-                found = self._search.within(times * budget)
-                if found is None or (good and found[0].ranks == good[-1][0].ranks):
+                found = self._search.within(times * points / SAFE)
+                if found is None or (good and found[0].sizes == good[-1][0].sizes):
                     return good
-                lesson = lesson or self._lesson(self._taught)
-                network = self._repair(found[1], lesson)
-                trial = self._search.judge(network, found[0].ranks, _SAFE * budget, len(self._taught))
-                if trial.predicted_high_points > _SAFE * budget:
+                sizes, network = found[0].sizes, self._search.refitted(found[1], found[0].sizes)
+                trial = self._search.judge(network, sizes, points)
+                if trial.predicted_high_points > points:
+                    network = self._repair(network)
+                    trial = self._search.judge(network, sizes, points, len(self._material.taught))
+                if trial.predicted_high_points > points:
                     return good
                 good.append((trial, network))
-        except OutOfTime:  # what there is will do
+        except Stopped:  # what there is will do
             return good
         return good
 
-    def _lesson(self, images: Images) -> Lesson:
-        return Lesson(images, self._search.what_it_says(images), self._manifest)
-
-    def _repair(self, network: torch.nn.Module, lesson: Lesson) -> torch.nn.Module:
-        image = torch.zeros(1, *self._manifest.preprocessing.shape)
+    def _repair(self, network: torch.nn.Module) -> torch.nn.Module:
+        manifest = self._material.manifest
+        image = torch.zeros(1, *manifest.preprocessing.shape)
         return repaired(
             network,
-            lesson,
+            self._material,
             epochs=_EPOCHS,
-            layout=layout_of(network, image, self._manifest.source.output),
+            layout=layout_of(network, image, manifest.source.output),
             bfloat16=has_bfloat16(torch.device("cpu")),
-            deadline=self._deadline,
-            progress=self._progress,
         )
 
 
-def write_smaller(found: Found, reference: Reference, budget: float, path: Path) -> Artifact:
+def write_smaller(found: Found, method: str, reference: Reference, budget: float, path: Path) -> Artifact:
     """Write a smaller checkpoint that says what it was made of."""
     trial, checkpoint = found
+    earlier = (checkpoint.manifest.compression or {}).get("methods", ())
     compression = {
         "original_sha256": reference.artifact.sha256,
-        "methods": ["low-rank"],
+        "methods": list(dict.fromkeys([*earlier, method])),
         "budget_points": budget,
         "training_images": trial.images,
         "repaired_on_images": trial.taught,

@@ -1,4 +1,4 @@
-"""How long a layer takes on ONNX Runtime as it is, and as two layers of each rank."""
+"""How long a layer takes on ONNX Runtime, as it is and smaller."""
 
 from __future__ import annotations
 
@@ -9,46 +9,35 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from cnndeploy.architectures._low_rank import Layer, split
 from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.search import open_on_cpu
 
-_ROUNDS, _SECONDS = 3, 0.02  # that each layer is timed for, in each round
+_ROUNDS, _SECONDS = 3, 0.01  # that each layer is timed for, in each round
+Way = tuple[
+    Sequence[nn.Module], tuple[int, ...]
+]  # layers in a row, and the shape of their input, without the batch
 
 
 def milliseconds(
-    layers: Mapping[str, Layer],
-    shapes: Mapping[str, tuple[int, ...]],
-    ranks: Mapping[str, Sequence[int]],
-    *,
-    threads: int,
-    deadline: Deadline,
-    progress: Progress,
+    layers: Mapping[str, Mapping[int, Way]], *, threads: int, deadline: Deadline, progress: Progress
 ) -> dict[str, dict[int, float]]:
-    """Return for each layer the milliseconds of a call for one image, by rank; those of rank 0 are of the layer itself.
+    """Return for each layer the milliseconds of a call for one image, by its size; that of 0 is the layer as it is.
 
-    Ways that compute the same are timed in turns, and of the turns the fastest counts: other programs only slow down.
-    ``shapes`` are those of the layers' inputs, without the batch.
+    Sizes of a layer are timed in turns, and of the turns the fastest counts: other programs only slow down.
     """
     times: dict[str, dict[int, float]] = {}
-    for done, (path, layer) in enumerate(layers.items()):
+    for done, (path, ways) in enumerate(layers.items()):
         progress(done, len(layers), f"Timing {path}")
         deadline.check()
-        image = np.random.default_rng(0).standard_normal((1, *shapes[path]), np.float32)
-        with torch.device("meta"):  # what the weights are changes no time
-            ways: dict[int, list[nn.Module]] = {
-                0: [layer],
-                **{rank: list(split(layer, rank)) for rank in ranks[path]},
-            }
-        sessions = {
-            rank: open_on_cpu(_model(modules, image.shape), threads) for rank, modules in ways.items()
-        }
-        rounds = [{rank: _once(session, image) for rank, session in sessions.items()} for _ in range(_ROUNDS)]
-        times[path] = {rank: 1000 * min(one[rank] for one in rounds) for rank in sessions}
+        sessions = {}
+        for size, (modules, shape) in ways.items():
+            image = np.random.default_rng(0).standard_normal((1, *shape), np.float32)
+            sessions[size] = open_on_cpu(_model(modules, image.shape), threads), image
+        rounds = [{size: _once(*session) for size, session in sessions.items()} for _ in range(_ROUNDS)]
+        times[path] = {size: 1000 * min(one[size] for one in rounds) for size in sessions}
     return times
 
 
@@ -90,4 +79,5 @@ def _node(module: nn.Module, weight: str, given: str, output: str) -> tuple[onnx
     elif module.padding != "valid":
         padding["pads"] = [*module.padding, *module.padding]
     attributes = {"strides": list(module.stride), "dilations": list(module.dilation), **padding}
+    attributes["group"] = module.groups
     return helper.make_node("Conv", [given, weight], [output], **attributes), tensor

@@ -18,6 +18,11 @@ def pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
+def widths(values: Mapping[str, tuple[int, int]]) -> str:
+    """Return layers with the channels of their inputs and outputs in one line."""
+    return ", ".join(f"{name} {inputs} to {outputs}" for name, (inputs, outputs) in values.items())
+
+
 def settings_line(values: Mapping[str, Any]) -> str:
     """Say in one line how a file is run: a runtime's settings or options by their names in JSON."""
     return ", ".join(_setting(name, value) for name, value in values.items())

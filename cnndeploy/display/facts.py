@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group
 
 from cnndeploy.certificate import Accuracy
-from cnndeploy.display.cells import duration, pairs, run_line, size
+from cnndeploy.display.cells import duration, pairs, run_line, size, widths
 from cnndeploy.display.rows import times
 from cnndeploy.display.tables import facts_of
 from cnndeploy.preprocessing import Preprocessing
@@ -59,9 +59,11 @@ def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tu
 
 
 def _compression(manifest: Manifest) -> str:
-    """Say how many layers are of low rank, and of what the network was made."""
-    layers = counted(len(manifest.source.ranks), "layer")
-    return f"{layers} of low rank: {pairs(manifest.source.ranks)}; made of {manifest.held_against}"
+    """Say which layers are of low rank or have fewer channels, and of what the network was made."""
+    ranks, fewer = manifest.source.ranks, manifest.source.widths
+    parts = [f"{counted(len(ranks), 'layer')} of low rank: {pairs(ranks)}"] if ranks else []
+    parts += [f"{counted(len(fewer), 'layer')} of fewer channels: {widths(fewer)}"] if fewer else []
+    return "; ".join([*parts, f"made of {manifest.held_against}"])
 
 
 def _steps(preprocessing: Preprocessing) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from rich.console import Group
 from rich.text import Text
 
-from cnndeploy.display.cells import NOTHING, pairs, run_line, settings_line, size, yes_or_no
+from cnndeploy.display.cells import NOTHING, pairs, run_line, settings_line, size, widths, yes_or_no
 from cnndeploy.display.rows import times
 from cnndeploy.display.tables import TableColumn, facts_of, safe, table_of
 from cnndeploy.evaluation import Evaluation, wilson
@@ -263,6 +263,8 @@ def compressed_table(compressed: Compressed) -> Group:
         )
     if compressed.ranks:
         notes.append(f"Ranks: {pairs(compressed.ranks)}")
+    if compressed.widths:
+        notes.append(f"Channels: {widths(compressed.widths)}")
     return Group(
         table_of("What was tried", columns, cells), budget_table(compressed.report), *map(Text, notes)
     )

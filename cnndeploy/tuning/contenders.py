@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.deployment import Candidate
@@ -32,12 +33,14 @@ from cnndeploy.verification.budget import require_budget
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.report import BudgetReport, Verdict
 
+if TYPE_CHECKING:
+    from cnndeploy.compression.material import Material
+
 # The share of the time left that eager PyTorch's labels may take; and of that, the share that shows how fast it is.
 _FOR_LABELS, _TO_ESTIMATE = 0.3, 0.1
 _BATCH = 64  # images, as the reference runs them; after each the time is looked at again
 # Share of the time kept for the race; the searches for lossy files stop when only this is left.
 _FOR_RACE = 0.3
-LOW_RANK = "low-rank"  # the variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,8 @@ def make_files(job: Job, folder: Path) -> Files:
     if files.labelled:
         _quantize(job, files, checkpoint, job.stored, folder / f"{checkpoint.path.stem}.{job.stored}.onnx")
     if files.labelled and not imported and job.device == "cpu":
-        _compress(job, files, folder / f"{checkpoint.path.stem}.pt")
+        (folder / "smaller").mkdir()
+        _compress(job, files, folder / "smaller")
     job.reference.release()  # what waits for work may disturb what is timed
     return files
 
@@ -181,42 +185,66 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.{0 if seconds >= 10 else 1}f} seconds"
 
 
-def _compress(job: Job, files: Files, path: Path) -> None:
-    """Make a network of low rank and its int8 file, or a row that says why there is none."""
+def _compress(job: Job, files: Files, folder: Path) -> None:
+    """Make a smaller network and its int8 file, or rows that say why there is none.
+
+    It has fewer channels, and then layers of low rank; its variant says which of the two it really has.
+    """
     with patient_threads():  # an imported file is tuned without torch
-        from cnndeploy.compression.smaller import Smaller, write_smaller
-    lost: tuple[Outcome, str]
+        from cnndeploy.compression.material import Material
+        from cnndeploy.compression.smaller import FIRST, SAFE
+    exported = next(one for one in files.by_variant["float"] if one.format == "onnx")
+    smaller, methods = job.reference.artifact, list[str]()
     try:
-        smaller = Smaller(
-            job.reference.artifact,
-            job.reference,
-            next(one for one in files.by_variant["float"] if one.format == "onnx"),
-            tests=len(job.reference.test),
-            threads=job.threads,
-            deadline=job.search,
-            progress=job.progress,
-        )
-        found = next(smaller.within(job.budget), None)
+        material = Material.of(job.reference, exported, job.search, job.progress)
+    except CnndeployError as error:
+        files.rows.append(_lost(job, "low-rank", "failed", str(error)))
+        return
+    for method, points in (("channels", FIRST * job.budget), ("low-rank", SAFE * job.budget)):
+        found = _smaller(job, method, smaller, material, points, folder / f"{method}.pt")
+        if isinstance(found, Row):
+            files.rows.append(found)
+        else:
+            smaller = found
+            methods.append(method)
+    if methods:
+        variant, path = ", ".join(methods), job.reference.artifact.path
+        files.by_variant[variant] = [
+            export(smaller.path, name, folder / f"{path.stem}{EXPORTERS.get(name).suffix}")
+            for name in EXPORTERS.names()
+        ]
+        _quantize(job, files, smaller, f"{variant}, int8", folder / f"{path.stem}.int8.onnx")
+
+
+def _smaller(
+    job: Job, method: str, source: Artifact, material: Material, points: float, path: Path
+) -> Artifact | Row:
+    """Write the smallest network that one method makes of a checkpoint, or return a row that says why there is none."""
+    with patient_threads():
+        from cnndeploy.compression.smaller import Smaller, write_smaller
+    if method == "channels":  # half of the time is left for low rank
+        ends = job.search.ends - job.search.left_s / 2
+        material = replace(material, deadline=replace(material.deadline, ends=ends))
+    try:
+        smaller = Smaller(method, source, material, tests=len(job.reference.test), threads=job.threads)
+        found = next(smaller.within(points), None)
+        if found is not None:
+            return write_smaller(found, method, job.reference, job.budget, path)
     except OutOfTime:
-        lost = (
-            "not tried",
-            f"no ranks were found in time; max_minutes={math.ceil(2 * job.max_minutes)} may do",
-        )
+        may_do = f"max_minutes={math.ceil(2 * job.max_minutes)} may do"
+        return _lost(job, method, "not tried", f"no network was found in time; {may_do}")
     except Stopped:
         raise
+    except MissingDependencyError as error:
+        return _lost(job, method, "not tried", str(error))
     except CnndeployError as error:
-        lost = "failed", str(error)
-    else:
-        if found is not None:
-            small = write_smaller(found, job.reference, job.budget, path)
-            files.by_variant[LOW_RANK] = [
-                export(small.path, name, path.with_suffix(EXPORTERS.get(name).suffix))
-                for name in EXPORTERS.names()
-            ]
-            _quantize(job, files, small, f"{LOW_RANK}, int8", path.with_suffix(".int8.onnx"))
-            return
-        lost = "rejected", "by training images no layer can be of lower rank within the budget"
-    files.rows.append(Row(LOW_RANK, "onnxruntime", job.threads, {}, True, *lost))
+        return _lost(job, method, "failed", str(error))
+    return _lost(job, method, "rejected", "by training images no layer can be smaller within the budget")
+
+
+def _lost(job: Job, variant: str, outcome: Outcome, reason: str) -> Row:
+    """Return the row of a lossy file that could not be made."""
+    return Row(variant, "onnxruntime", job.threads, {}, True, outcome, reason)
 
 
 def _quantize(job: Job, files: Files, source: Artifact, variant: str, path: Path) -> None:
@@ -248,7 +276,7 @@ def _quantize(job: Job, files: Files, source: Artifact, variant: str, path: Path
         files.by_variant[variant] = [quantized.artifact]
         files.measured.append(quantized.report)
         return
-    files.rows.append(Row(variant, "onnxruntime", job.threads, {}, True, *lost))
+    files.rows.append(_lost(job, variant, *lost))
 
 
 @dataclass(slots=True, eq=False)

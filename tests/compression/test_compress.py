@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,27 +28,26 @@ from cnndeploy.verification.verify import verify
 from helpers import Trained
 
 FEW: dict[str, Any] = {"images": 320, "seconds": 0}
+LOW_RANK: Any = ("low-rank",)
 
 
 @pytest.fixture(scope="module")
 def few() -> Any:
     """Few images judge, and times are taken from the number of multiplications, so that a ranking can be foreseen."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cnndeploy.compression.search._MOST_TO_JUDGE", 256)
+        patch.setattr("cnndeploy.compression.material._MOST_TO_JUDGE", 256)
         patch.setattr("cnndeploy.compression.search._MOST_TO_TRY", 32)
-        patch.setattr("cnndeploy.compression.search.milliseconds", _by_work)
+        for method in ("low_rank", "channels"):
+            patch.setattr(f"cnndeploy.compression.{method}.milliseconds", _by_work)
         patch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", ())
-        patch.setattr("cnndeploy.compression.smaller._MOST_TO_TEACH", 1000)
+        patch.setattr("cnndeploy.compression.material._MOST_TO_TEACH", 1000)
         yield
 
 
-def _by_work(layers: Any, _shapes: Any, ranks: Any, **_: Any) -> dict[str, dict[int, float]]:
+def _by_work(layers: Any, **_: Any) -> dict[str, dict[int, float]]:
     return {
-        path: {
-            0: layer.weight.numel(),
-            **{rank: rank * (len(layer.weight) + layer.weight[0].numel()) for rank in ranks[path]},
-        }
-        for path, layer in layers.items()
+        path: {size: sum(one.weight.numel() for one in modules) for size, (modules, _) in ways.items()}
+        for path, ways in layers.items()
     }
 
 
@@ -56,7 +56,7 @@ def small(trained: Trained, tmp_path_factory: pytest.TempPathFactory, few: None)
     """A checkpoint of low rank; each test process makes its own, for what it found out is not on disk."""
     folder = tmp_path_factory.mktemp("compressed")
     checkpoint = shutil.copy(trained.checkpoint, folder / "lenet.pt")
-    return compress(checkpoint, folder / "small.pt", budget=10, **FEW)
+    return compress(checkpoint, folder / "small.pt", budget=10, methods=LOW_RANK, **FEW)
 
 
 def test_a_smaller_checkpoint_says_what_it_was_made_of_and_loses_no_more_than_its_budget(
@@ -153,6 +153,38 @@ def test_its_int8_file_is_held_against_the_original_too(
         quantize(small.artifact.path, tmp_path / "b.onnx", against=other.path, **settings)
 
 
+def test_fewer_channels_are_a_checkpoint_too(
+    trained: Trained, tmp_path: Path, few: None, cli: Callable[..., Result]
+) -> None:
+    made = compress(trained.checkpoint, tmp_path / "small.pt", budget=10, methods=("channels",), **FEW)
+    network = Checkpoint.load(made.artifact).network()
+    assert made.widths
+    assert made.ranks == {}
+    for path, (inputs, outputs) in made.widths.items():
+        assert network.get_parameter(f"{path}.weight").shape[:2] == (outputs, inputs)
+    output = "".join(cli("inspect", made.artifact.path).output.split())
+    assert f"{len(made.widths)}layersoffewerchannels" in output.replace("│", "")
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
+    with cnndeploy.load(cnndeploy.export(str(made.artifact.path), "onnx").path) as model:
+        logits = model.logits(images)
+    with cnndeploy.load(made.artifact.path) as model:
+        assert np.allclose(model.logits(images), logits, atol=1e-4)
+    settings: dict[str, Any] = {"against": trained.checkpoint, "budget": 40, "methods": LOW_RANK, **FEW}
+    again = compress(made.artifact, tmp_path / "again.pt", **settings)
+    assert again.ranks
+    assert again.widths
+    assert again.artifact.require_manifest().compression["methods"] == ["channels", "low-rank"]  # type: ignore[index]
+
+
+def test_channels_are_left_out_without_torch_pruning(
+    trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    made = compress(trained.checkpoint, tmp_path / "small.pt", budget=10, **FEW)
+    assert [(step.method, step.kept) for step in made.steps] == [("channels", False), ("low-rank", True)]
+    assert "cnndeploy[compress]" in made.steps[0].reason
+
+
 def test_compressed_again_it_is_held_against_the_first_original(
     small: Compressed, trained: Trained, tmp_path: Path, few: None
 ) -> None:
@@ -189,7 +221,8 @@ def test_a_repaired_network_may_be_smaller(
     trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, small: Compressed
 ) -> None:
     monkeypatch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", (0.7,))
-    made = compress(trained.checkpoint, tmp_path / "small.pt", budget=10, **FEW)
+    monkeypatch.setattr("cnndeploy.compression.search.refitted", lambda network, *_: network)
+    made = compress(trained.checkpoint, tmp_path / "small.pt", budget=10, methods=LOW_RANK, **FEW)
     facts = made.artifact.require_manifest().compression
     assert facts is not None
     assert facts["repaired_on_images"] == 1000
@@ -198,25 +231,25 @@ def test_a_repaired_network_may_be_smaller(
     assert made.ranks == small.ranks
 
 
-def test_both_methods_write_one_file(
+def test_all_methods_write_one_file(
     trained: Trained, tmp_path: Path, few: None, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = shutil.copy(trained.checkpoint, tmp_path / "lenet.pt")
-    faster = _speeds(monkeypatch, 1.5, 1.2, 1.8)
+    faster = _speeds(monkeypatch, 1.5, 1.3, 1.2, 1.8)
     arguments = ("--budget", 20, "--images", 320, "--json", tmp_path / "r.json")
     result = cli("compress", checkpoint, *arguments)
     assert result.exit_code == 0, result.output
     assert faster == []
     report = json.loads((tmp_path / "r.json").read_text())
-    assert [(step["method"], step["kept"]) for step in report["steps"]] == [
-        ("low-rank", True),
-        ("int8", True),
-    ]
+    steps = [(step["method"], step["kept"]) for step in report["steps"]]
+    assert steps == [("channels", True), ("low-rank", True), ("int8", True)]
+    assert report["ranks"]
+    assert report["widths"]
     assert report["within_budget"]
     manifest = Artifact.open(tmp_path / "lenet.small.onnx").require_manifest()
     assert manifest.quantization is not None
     assert manifest.compression is not None
-    for text in ("low-rank", "int8", "times smaller", "1.800 times as fast", "In an app"):
+    for text in ("channels", "low-rank", "int8", "times smaller", "1.800 times as fast", "In an app"):
         assert text in result.output
     names = ["lenet.pt", "lenet.small.onnx", "lenet.small.onnx.verified.json", "r.json"]
     assert sorted(one.name for one in tmp_path.iterdir()) == names
@@ -251,7 +284,7 @@ def test_a_method_that_is_not_faster_is_left_out(
     trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _speeds(monkeypatch, 1.05, 1.5, 1.5)
-    settings: dict[str, Any] = {"budget": 20, "images": 320}
+    settings: dict[str, Any] = {"budget": 20, "images": 320, "methods": ("low-rank", "int8")}
     made = compress(trained.checkpoint, tmp_path / "a.onnx", **settings)
     assert [(step.method, step.kept) for step in made.steps] == [("low-rank", False), ("int8", True)]
     assert "not seen to be faster" in made.steps[0].reason
@@ -303,7 +336,26 @@ def test_other_files_are_refused(trained: Trained, tmp_path: Path) -> None:
         compress(trained.onnx, tmp_path / "a.onnx")
 
 
-def test_a_stop_writes_nothing(trained: Trained, tmp_path: Path, few: None) -> None:
+def test_a_stop_keeps_the_best_so_far(
+    trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller asks for the end while the second network is repaired."""
+    monkeypatch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", (0.7, 4.0))
+    texts = list[str]()
+    made = compress(
+        trained.checkpoint,
+        tmp_path / "a.pt",
+        budget=10,
+        methods=LOW_RANK,
+        should_stop=lambda: any("Repairing" in text for text in texts),
+        progress=lambda _done, _total, text: texts.append(text),
+        **FEW,
+    )
+    assert made.report.within_budget
+    assert made.artifact.require_manifest().compression["repaired_on_images"] == 0  # type: ignore[index]
+
+
+def test_a_stop_before_anything_is_found_writes_nothing(trained: Trained, tmp_path: Path, few: None) -> None:
     with pytest.raises(Stopped):
         compress(trained.checkpoint, tmp_path / "a.pt", budget=20, should_stop=lambda: True, **FEW)
     assert list(tmp_path.iterdir()) == []
@@ -311,6 +363,6 @@ def test_a_stop_writes_nothing(trained: Trained, tmp_path: Path, few: None) -> N
 
 def test_when_the_time_is_over_the_table_says_so(trained: Trained, tmp_path: Path, few: None) -> None:
     settings: dict[str, Any] = {"budget": 20, "max_minutes": 1e-9, "methods": ["low-rank"], **FEW}
-    with pytest.raises(CompressionError, match="the time was over before ranks were found"):
+    with pytest.raises(CompressionError, match="the time was over before a network was found"):
         compress(trained.checkpoint, tmp_path / "a.onnx", **settings)
     assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from cnndeploy.architectures._low_rank import Layer, full_rank, split_layers
-from cnndeploy.compression.low_rank import components_of, projected, ranks_to_try, replaceable, split_weights
+from cnndeploy.compression.components import components_of, projected, split_weights
+from cnndeploy.compression.low_rank import ranks_to_try, replaceable
 
 LAYERS: dict[str, tuple[Layer, tuple[int, ...]]] = {
     "convolution": (nn.Conv2d(3, 8, 3, padding=1), (3, 9, 9)),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cnndeploy.compression.repair import Lesson, repaired
+from cnndeploy.compression.material import Material
+from cnndeploy.compression.repair import repaired
 from cnndeploy.datasets import Images, fashion_mnist
 from cnndeploy.errors import Stopped
 from cnndeploy.preprocessing import Preprocessing
@@ -24,11 +27,11 @@ MANIFEST = Manifest(
     Preprocessing((28, 28)),
     tuple("abcdefghij"),
 )
-SETTINGS = {"layout": torch.contiguous_format, "bfloat16": False, "progress": silent}
+SETTINGS: dict[str, Any] = {"layout": torch.contiguous_format, "bfloat16": False}
 
 
 @pytest.fixture
-def networks() -> tuple[nn.Module, nn.Module, Lesson]:
+def networks() -> tuple[nn.Module, nn.Module, Material]:
     torch.manual_seed(0)
     original = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10)
@@ -37,8 +40,8 @@ def networks() -> tuple[nn.Module, nn.Module, Lesson]:
     with torch.no_grad():
         worse.get_parameter("1.weight").mul_(torch.rand(16, 784))
     images: Images = fashion_mnist.load("train").first(256)
-    lesson = Lesson(images, _logits(original, images), MANIFEST)
-    return original, worse, lesson
+    material = Material(original, images, images.first(8), MANIFEST, 1, Deadline(), silent)
+    return original, worse, material
 
 
 @torch.no_grad()
@@ -55,34 +58,34 @@ def _centred(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def test_it_comes_nearer_to_the_original_and_changes_neither(
-    networks: tuple[nn.Module, nn.Module, Lesson], monkeypatch: pytest.MonkeyPatch
+    networks: tuple[nn.Module, nn.Module, Material], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cnndeploy.compression.repair.LEARNING_RATE", 1e-3)
-    original, worse, lesson = networks
+    original, worse, material = networks
     before = copy.deepcopy(worse.state_dict())
-    made = repaired(worse, lesson, epochs=20, deadline=Deadline(), **SETTINGS)  # type: ignore[arg-type]
-    errors = [np.abs(_centred(_logits(one, lesson.images) - lesson.logits)).mean() for one in (worse, made)]
+    made = repaired(worse, material, epochs=20, **SETTINGS)
+    errors = [
+        np.abs(_centred(_logits(one, material.taught) - material.lesson)).mean() for one in (worse, made)
+    ]
     assert errors[1] < 0.5 * errors[0]
     assert all(torch.equal(before[name], value) for name, value in worse.state_dict().items())
     assert not made.training
     assert not any(value.requires_grad for value in made.parameters())
-    assert np.array_equal(_logits(original, lesson.images), lesson.logits)
+    assert np.array_equal(_logits(original, material.taught), material.lesson)
 
 
-def test_it_is_the_same_each_time(networks: tuple[nn.Module, nn.Module, Lesson]) -> None:
-    _, worse, lesson = networks
-    first, second = (
-        repaired(worse, lesson, epochs=1, deadline=Deadline(), **SETTINGS)  # type: ignore[arg-type]
-        for _ in range(2)
-    )
-    assert np.array_equal(_logits(first, lesson.images), _logits(second, lesson.images))
+def test_it_is_the_same_each_time(networks: tuple[nn.Module, nn.Module, Material]) -> None:
+    _, worse, material = networks
+    first, second = (repaired(worse, material, epochs=1, **SETTINGS) for _ in range(2))
+    assert np.array_equal(_logits(first, material.taught), _logits(second, material.taught))
 
 
 def test_when_the_time_is_over_what_was_learned_is_returned(
-    networks: tuple[nn.Module, nn.Module, Lesson],
+    networks: tuple[nn.Module, nn.Module, Material],
 ) -> None:
-    _, worse, lesson = networks
-    made = repaired(worse, lesson, epochs=8, deadline=Deadline(ends=0.0), **SETTINGS)  # type: ignore[arg-type]
-    assert np.array_equal(_logits(made, lesson.images), _logits(worse, lesson.images))
+    _, worse, material = networks
+    _ = material.lesson  # what the original says is known
+    made = repaired(worse, replace(material, deadline=Deadline(ends=0.0)), epochs=8, **SETTINGS)
+    assert np.array_equal(_logits(made, material.taught), _logits(worse, material.taught))
     with pytest.raises(Stopped):
-        repaired(worse, lesson, epochs=1, deadline=Deadline(should_stop=lambda: True), **SETTINGS)  # type: ignore[arg-type]
+        repaired(worse, replace(material, deadline=Deadline(should_stop=lambda: True)), epochs=1, **SETTINGS)
