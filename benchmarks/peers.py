@@ -24,7 +24,7 @@ from cnndeploy.benchmark.bench import Limits, bench_candidates
 from cnndeploy.benchmark.intervals import ratio_interval
 from cnndeploy.benchmark.raw import RAW_ONNXRUNTIME, RAW_OPENVINO
 from cnndeploy.benchmark.report import BenchmarkReport, Result, round_ratios
-from cnndeploy.datasets import fashion_mnist
+from cnndeploy.datasets import open_dataset
 from cnndeploy.deployment import Candidate, resolve
 from cnndeploy.display.benchmark_tables import tuning_table
 from cnndeploy.display.cells import duration, machine_line
@@ -39,9 +39,13 @@ CALIBRATION = 256
 class _TrainingImages(CalibrationDataReader):  # type: ignore[misc]
     """A reader of the first training images, one by one, as a plain script would calibrate."""
 
-    def __init__(self, manifest: Any) -> None:
-        images = fashion_mnist.load("train").images[:CALIBRATION]
-        self._feeds = ({"image": manifest.prepared(images[at : at + 1])} for at in range(CALIBRATION))
+    def __init__(self, artifact: Artifact) -> None:
+        manifest = artifact.require_manifest()
+        dataset = open_dataset(None, manifest.data, artifact.path)
+        images = dataset.split("train", manifest.preprocessing.channels, manifest.labels)
+        self._feeds = (
+            {"image": images.prepared([place], manifest.preprocessing)} for place in range(CALIBRATION)
+        )
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._feeds, None)
@@ -52,7 +56,7 @@ def plain_int8(source: Artifact, path: Path) -> Artifact:
     quantize_static(
         source.path,
         path,
-        _TrainingImages(source.require_manifest()),
+        _TrainingImages(source),
         per_channel=True,
         calibrate_method=CalibrationMethod.MinMax,
     )
@@ -148,10 +152,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, default=10_000, help="for the accuracy of plain int8 files")
     parser.add_argument("--max-minutes", type=float, default=20.0, help="of each tuning (default: 20)")
-    parser.add_argument("architectures", nargs="*", default=["lenet", "alexnet", "vgg11", "nin", "googlenet"])
+    parser.add_argument("names", nargs="*", help="of the checkpoints in the folder (default: all)")
     arguments = parser.parse_args()
     folder: Path = arguments.folder
-    for name in arguments.architectures:
+    for name in arguments.names or sorted(path.stem for path in folder.glob("*.pt")):
         labelled = [*candidates(folder, name, arguments.threads, arguments.max_minutes)]
         labels = [label for label, _ in labelled]
         limits = Limits(until=0.02, seconds=arguments.seconds, timeout_s=600, cold_starts=0, seed=0)
