@@ -44,7 +44,8 @@ class _TrainingImages(CalibrationDataReader):  # type: ignore[misc]
         dataset = open_dataset(None, manifest.data, artifact.path)
         images = dataset.split("train", manifest.preprocessing.channels, manifest.labels)
         self._feeds = (
-            {"image": images.prepared([place], manifest.preprocessing)} for place in range(CALIBRATION)
+            {manifest.input.name: images.prepared([place], manifest.preprocessing)}
+            for place in range(min(CALIBRATION, len(images)))
         )
 
     def get_next(self) -> dict[str, Any] | None:
@@ -103,7 +104,9 @@ class _Said:
             print(f"  {text}", flush=True)
 
 
-def accuracies(labelled: list[tuple[str, Candidate]], folder: Path, name: str, images: int) -> dict[str, str]:
+def accuracies(
+    labelled: list[tuple[str, Candidate]], folder: Path, name: str, images: int | None
+) -> dict[str, str]:
     """Return the accuracy on test images of those that may have lost some; the others have the checkpoint's."""
     plan = json.loads((folder / f"{name}.deploy" / "plan.json").read_text())
     known = {labelled[-1][0]: f"{plan['figures']['accuracy']:.4f}: {plan['figures']['verdict']}"}
@@ -112,8 +115,8 @@ def accuracies(labelled: list[tuple[str, Candidate]], folder: Path, name: str, i
             known[label] = "in bfloat16 if the processor can; not measured"
         if "plain int8" in label:
             runtime = "onnxruntime" if candidate.run.runtime == RAW_ONNXRUNTIME else "openvino"
-            accuracy = evaluate(candidate.artifact, run=Run(runtime), batch_size=32, images=images).accuracy
-            known[label] = f"{accuracy:.4f} on {images:,} images"
+            evaluation = evaluate(candidate.artifact, run=Run(runtime), batch_size=32, images=images)
+            known[label] = f"{evaluation.accuracy:.4f} on {evaluation.images:,} images"
     return known
 
 
@@ -150,7 +153,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="with checkpoints, as lenet.pt")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each candidate (default: 20)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--images", type=int, default=10_000, help="for the accuracy of plain int8 files")
+    parser.add_argument("--images", type=int, help="for the accuracy of plain int8 files (default: all)")
     parser.add_argument("--max-minutes", type=float, default=20.0, help="of each tuning (default: 20)")
     parser.add_argument("names", nargs="*", help="of the checkpoints in the folder (default: all)")
     arguments = parser.parse_args()

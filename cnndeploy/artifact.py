@@ -79,9 +79,9 @@ class Artifact:
 
     @property
     def is_reference(self) -> bool:
-        """Whether other files are held against it: a checkpoint, or an ONNX file that was imported.
+        """Whether other files are compared with it: a checkpoint, or an ONNX file that was imported.
 
-        A compressed checkpoint is not: it is itself held against the one that it was made of.
+        A compressed checkpoint is not: it is itself compared with the one that it was made of.
         """
         if self.format == "checkpoint":
             return self.manifest is None or self.manifest.compression is None

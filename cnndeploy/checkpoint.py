@@ -91,7 +91,8 @@ class Checkpoint:
 
         Raise CheckpointError if a name, shape or dtype differs, and what :func:`cnndeploy.sources.build` raises.
         """
-        if any(type(value) is int and value > _LARGE for value in self.manifest.source.arguments.values()):
+        source = self.manifest.source
+        if source.ranks or any(type(value) is int and value > _LARGE for value in source.arguments.values()):
             # it may take more memory than there is, so it is built without any first, if its code can
             with contextlib.suppress(ArtifactError), torch.device("meta"):
                 self._require_same(self._built())

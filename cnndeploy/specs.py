@@ -136,7 +136,7 @@ class Manifest:
 
     @property
     def is_reference(self) -> bool:
-        """Whether an ONNX file with it was imported, so that other files are held against that."""
+        """Whether an ONNX file with it was imported, so that other files are compared with that."""
         return (
             self.architecture.startswith(IMPORTED_ONNX) and self.checkpoint_sha256 is None and not self.lossy
         )

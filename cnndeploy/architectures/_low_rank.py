@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 from torch import nn
 
 Layer = nn.Conv2d | nn.Linear
+_DEEPEST = 50  # modules within modules
 
 
 def can_be_split(module: nn.Module) -> TypeGuard[Layer]:
@@ -38,6 +39,8 @@ def split_layers(network: nn.Module, ranks: Mapping[str, int]) -> None:
     Raise ValueError if there is no such layer, or it has no such rank.
     """
     for path, rank in ranks.items():
+        if path.count(".") > _DEEPEST:
+            raise ValueError(f"the network has no layer so deep: {path:.40}...")
         try:
             layer = network.get_submodule(path)
         except AttributeError:

@@ -18,10 +18,11 @@ from torch import nn
 
 from cnndeploy.architectures._low_rank import Layer, split
 from cnndeploy.compression.layers import hooked
+from cnndeploy.errors import CompressionError
 from cnndeploy.simplification import trace
 
-# Of a batch's outputs that the components are taken from, in each layer; one place of each image at least.
-_VALUES = 2**16
+# Of an image's outputs that the components are taken from, in each layer; one place at least.
+_VALUES = 2**10
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def components_of(
     def keep(path: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             rows = _rows(layer, output)
-            few = max(len(output), _VALUES // rows.shape[1])
+            few = len(output) * max(1, _VALUES // rows.shape[1])
             outputs[path].append(rows[:: max(1, len(rows) // few)].clone())
             shapes[path] = tuple(inputs[0].shape[1:])
 
@@ -67,6 +68,8 @@ def components_of(
     for path, layer in layers.items():
         scale = scales.get(path, torch.ones(len(layer.weight))).double()
         rows = torch.cat(outputs.pop(path)).double()
+        if not rows.isfinite().all():
+            raise CompressionError(f"{path} computes NaN or infinite values of training images")
         mean = rows.mean(0)
         components[path] = Components(mean, _directions((rows - mean) * scale), scale, shapes[path])
     return components

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import bench
@@ -40,12 +39,14 @@ from cnndeploy.verification.report import BudgetReport
 from cnndeploy.words import counted
 
 METHODS: tuple[Method, ...] = get_args(Method)
-_ATTEMPTS = 3  # smaller networks, at most, whose files test images measure
+_ATTEMPTS = 3  # smaller networks, at most, whose files test images measure: each, and its int8 file
 Files = tuple[
     Artifact, Artifact
 ]  # what is written, and what is timed: the same, or a checkpoint and its export
 # The share of the time after which the search for smaller networks ends, and that for fewer channels before low rank.
 _FOR_SEARCH, _FOR_CHANNELS = 0.6, 0.25
+_BEYOND = "no layer can be smaller within the budget, by training images"
+_OVER = "the time was over before a network was found; allow more minutes"
 _RUN = Run("onnxruntime", "cpu")
 
 
@@ -71,7 +72,7 @@ def compress(
     chosen by training images and by how long each layer takes here. If there is time, a smaller network is repaired: it
     learns from training images to say what the checkpoint says. Then it is quantised to int8, as by
     :func:`cnndeploy.quantize`.
-    A method that does not make the file faster on this machine is left out. Test images measure at most five files
+    A method that does not make the file faster on this machine is left out. Test images measure at most seven files
     against the checkpoint, until one keeps the budget; each time the upper end of a 95% interval errs in 2.5%. Beside
     the file lies its certificate.
 
@@ -97,7 +98,7 @@ def compress(
     Raises:
         CompressionError: Nothing that was tried makes the network faster, or what is asked for makes no sense.
         BudgetError: Nothing that was tried keeps the budget, with the best figures in its message.
-        Stopped: ``should_stop`` returned True before anything was found, or the time was over.
+        Stopped: ``should_stop`` returned True before anything was found, or while it was measured.
         CheckpointError, ArtifactError, ExportError, DataError: As :func:`cnndeploy.quantize` raises them.
 
     >>> compressed = cnndeploy.compress("lenet.pt", "small.pt", budget=20, images=64, seconds=0)
@@ -124,7 +125,7 @@ def compress(
             raise CompressionError(f"{reference.artifact.path} was replaced meanwhile; nothing was written")
         write_file(target, made.artifact.path.read_bytes())
         report = made.report.moved_to(target)
-        certification = try_to_certify(report, target, command or _verification(target, reference, budget))
+        certification = try_to_certify(report, target, command or reference.command(target, budget))
         return replace(made, artifact=Artifact.open(target), report=report, certification=certification)
 
 
@@ -162,37 +163,36 @@ class _Job:
     deadline: Deadline
     progress: Progress
     steps: dict[Method, Step] = field(default_factory=dict)
+    failed: list[BudgetReport] = field(default_factory=list)
 
     def made(self) -> Compressed:
         """Return what was made, in a file in the folder; raise if there is nothing."""
         self.progress(0, 0, f"Exporting {self.source.path.name}")
         original = export(self.reference.artifact.path, "onnx", self.folder / "original.onnx")
-        failed, beyond = list[BudgetReport](), None
+        beyond = None
         for small in itertools.islice(self._networks(original), _ATTEMPTS):
             final, report, is_beyond = self._int8(small, original)
             if is_beyond:
                 beyond = small
-            elif (made := self._judged(final or small, report, failed, original)) is not None:
+            elif (made := self._judged(final or small, report, original)) is not None:
                 return made
         # without int8 it may keep the budget
-        if beyond is not None and (made := self._judged(beyond, None, failed, original)) is not None:
+        if beyond is not None and (made := self._judged(beyond, None, original)) is not None:
             return made
         for method in ("channels", "low-rank"):
             self._give_up(method)
         final, report, _ = self._int8(None, original)
-        if final is not None and (made := self._judged(final, report, failed, original)) is not None:
+        if final is not None and (made := self._judged(final, report, original)) is not None:
             return made
-        raise self._nothing(failed)
+        raise self._nothing()
 
-    def _judged(
-        self, files: Files, report: BudgetReport | None, failed: list[BudgetReport], original: Artifact
-    ) -> Compressed | None:
+    def _judged(self, files: Files, report: BudgetReport | None, original: Artifact) -> Compressed | None:
         """Return what was made if it keeps the budget; it is measured unless there is a report of it."""
         if report is None:
             files, report = self._measured(files)
         if report.passed:
             return self._finished(files, report, original)
-        failed.append(report)
+        self.failed.append(report)
         return None
 
     def _networks(self, original: Artifact) -> Iterator[Files]:
@@ -201,19 +201,21 @@ class _Job:
         if not wanted:
             return
         left_s, ends = self.deadline.left_s, self.deadline.ends
-        material = Material.of(
-            self.reference,
-            original,
-            replace(self.deadline, ends=ends - (1 - _FOR_SEARCH) * left_s),
-            self.progress,
-        )
+        searched = replace(self.deadline, ends=ends - (1 - _FOR_SEARCH) * left_s)
+        try:
+            material = Material.of(self.reference, original, searched, self.progress)
+        except OutOfTime:
+            for method in wanted:
+                self._leave_out(method, _OVER)
+            return
         whole: Files = self.source, original
         if len(wanted) == 1:
             yield from self._smaller(wanted[0], whole, material, SAFE)
             return
         sooner = replace(self.deadline, ends=ends - (1 - _FOR_CHANNELS) * left_s)
         fewer = next(self._smaller("channels", whole, replace(material, deadline=sooner), FIRST), None)
-        yield from self._smaller("low-rank", fewer or whole, material, SAFE)
+        low_rank = self._smaller("low-rank", fewer or whole, material, SAFE)
+        yield from low_rank if fewer is None else itertools.islice(low_rank, _ATTEMPTS - 1)
         if fewer is not None:
             self._give_up("low-rank")
             yield fewer
@@ -234,14 +236,13 @@ class _Job:
             self._leave_out(method, str(error))
         except OutOfTime:
             if number == 0:
-                self._leave_out(method, "the time was over before a network was found; allow more minutes")
+                self._leave_out(method, _OVER)
         except Stopped:
             if number == 0 and start[0] is self.source:
                 raise
         else:
             if number == 0:
-                why = "no layer can be smaller within the budget, by training images"
-                self._leave_out(method, why)
+                self._leave_out(method, _BEYOND)
 
     def _give_up(self, method: Method) -> None:
         """Note that what a method made was measured in vain."""
@@ -275,10 +276,16 @@ class _Job:
         except OutOfTime:
             self._leave_out("int8", "the time was over before a file was found")
         except Stopped:
-            raise
+            if small is None:
+                raise
+            self._leave_out("int8", "it was stopped before a file was found")
+        except BudgetError as error:
+            if isinstance(error.report, BudgetReport):
+                self.failed.append(error.report)
+            self._leave_out("int8", "no setting tried keeps the budget")
+            return None, None, True
         except CnndeployError as error:
             self._leave_out("int8", str(error))
-            return None, None, isinstance(error, BudgetError)
         else:
             layers = quantized.settings["layers"] - len(quantized.float_layers)
             what = f"{layers} of {counted(quantized.settings['layers'], 'layer')} in int8"
@@ -314,10 +321,10 @@ class _Job:
                 should_stop=self._until(),
                 progress=self.progress,
             )
-        except Stopped:
-            raise
         except CnndeployError as error:
             return None, str(error)
+        if report.interrupted:  # a network that is not timed would be lost; a second signal ends it at once
+            return self._timed(artifact, before)
         return report.results[-1], report.results[-1].failure
 
     def _until(self) -> ShouldStop:
@@ -328,7 +335,7 @@ class _Job:
         self.steps[method] = Step(method, False, reason)
 
     def _measured(self, files: tuple[Artifact, Artifact]) -> tuple[tuple[Artifact, Artifact], BudgetReport]:
-        """Measure a file of low rank on the test images: the checkpoint if that is wanted, else its export."""
+        """Measure a smaller network on the test images: the checkpoint if that is wanted, else its export."""
         wanted = files[0] if self.target.suffix == ".pt" else files[1]
         report = verify_budget(
             wanted,
@@ -347,29 +354,28 @@ class _Job:
         size, float_size = (one.path.stat().st_size for one in (files[1], original))
         return Compressed(files[0], report, steps, size, float_size, row)
 
-    def _nothing(self, failed: Sequence[BudgetReport]) -> CnndeployError:
+    def _nothing(self) -> CnndeployError:
         """Return what to raise if nothing was made, with what was tried."""
         path = self.reference.artifact.path
         tried = "; ".join(f"{step.method}: {step.reason}" for step in self.steps.values())
-        if failed:
-            best = min(failed, key=lambda report: report.loss_high_points or 100.0)
+        if self.failed:
+            best = min(self.failed, key=lambda report: report.loss_high_points or 100.0)
             return BudgetError(
                 f"nothing tried keeps {path} within {self.budget:g} percentage points of accuracy: "
                 f"{'; '.join(best.reasons)}. {tried}. Allow a larger budget. Nothing was written.",
                 best,
             )
+        if _BEYOND in tried:
+            return BudgetError(
+                f"nothing tried keeps {path} within {self.budget:g} percentage points of accuracy: {tried}. Allow a "
+                "larger budget. Nothing was written."
+            )
         return CompressionError(f"nothing makes {path} faster here: {tried}. Nothing was written.")
 
 
 def _described(method: Method, trial: Trial) -> str:
-    repaired = f", repaired on {counted(trial.taught, 'image')}" if trial.taught else ""
+    repaired = ", refitted" if trial.refitted else ""
+    repaired += f", repaired on {counted(trial.taught, 'image')}" if trial.taught else ""
     what = {"channels": "of fewer channels", "low-rank": "split"}[method]
     layers = counted(len(trial.sizes), {"channels": "group", "low-rank": "layer"}[method])
     return f"{layers} {what}, {trial.share:.0%} of the layers' time{repaired}"
-
-
-def _verification(target: Path, reference: Reference, budget: float) -> str:
-    """Return the command that measures the file again."""
-    words: list[Any] = ["cnndeploy", "verify", target, "--against", reference.artifact.path]
-    data = () if reference.data is None else ("--data", reference.data)
-    return shlex.join(map(str, [*words, "--budget", f"{budget:g}", *data]))

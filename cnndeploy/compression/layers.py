@@ -19,7 +19,10 @@ Hook = Callable[..., None]
 def sole_layers(
     network: nn.Module, image: torch.Tensor, wanted: Callable[[nn.Module], bool]
 ) -> dict[str, nn.Module]:
-    """Return the layers, by path, that run once for an image, share their weights with no other and have no hooks."""
+    """Return the layers, by path, that run once for an image, share their weights with no other and have no hooks.
+
+    They are called with one argument, without its name.
+    """
     owners = Counter(id(value) for _, value in network.named_parameters(remove_duplicate=False))
     layers = {
         path: module
@@ -35,7 +38,7 @@ def sole_layers(
     runs: Counter[str] = Counter()
 
     def count(path: str) -> Hook:
-        return lambda *_: runs.update([path])
+        return lambda _layer, inputs, _output: runs.update({path: 1 if len(inputs) == 1 else 2})
 
     with hooked(layers, count), torch.no_grad():
         network(image)

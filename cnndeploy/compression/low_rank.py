@@ -75,6 +75,11 @@ class LowRank:
             smaller.set_submodule(path, split_weights(self._layers[path], self._components[path], rank))
         return smaller.eval()
 
+    def share(self, sizes: Mapping[str, int]) -> float:
+        """Return the time of the layers as a share of what they take as they are."""
+        left = sum(times[sizes.get(path, 0)] for path, times in self.times.items())
+        return left / sum(times[0] for times in self.times.values())
+
     def changed(self, sizes: Mapping[str, int]) -> list[Changed]:
         """Return the second of the two layers that are in the place of each."""
         return [Changed(path, f"{path}.1") for path in sizes]

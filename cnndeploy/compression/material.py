@@ -18,6 +18,7 @@ from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.graph import Network
 from cnndeploy.quantization.search import batches, split_training
 from cnndeploy.specs import Manifest
+from cnndeploy.training.train import has_bfloat16
 from cnndeploy.verification.reference import Reference
 
 # Multiply-adds of the original on the images that judge a network, and on those that it is repaired on; fewer images
@@ -57,6 +58,7 @@ class Material:
 
         Raises:
             DataError: There are no training images, or too few.
+            Stopped: The deadline passed.
         """
         manifest = reference.artifact.require_manifest()
         train = reference.dataset.split("train", manifest.preprocessing.channels, manifest.labels)
@@ -64,7 +66,12 @@ class Material:
         work = max(1, Network(onnx.load(exported.path)).work())
         judging = min(_within(_TO_JUDGE // work, _FEWEST_TO_JUDGE, _MOST_TO_JUDGE), len(train) // 2)
         count = min(_within(_TO_TEACH // work, _FEWEST_TO_TEACH, _MOST_TO_TEACH), len(train) - judging)
-        taught, images = split_training(train, count, judging, manifest.preprocessing, progress)
+
+        def reading(done: int, total: int, text: str) -> None:
+            progress(done, total, text)
+            deadline.check()
+
+        taught, images = split_training(train, count, judging, manifest.preprocessing, reading)
         original = Checkpoint.load(reference.artifact).network()
         return cls(original, taught, images, manifest, work, deadline, progress)
 
@@ -80,8 +87,9 @@ class Material:
 
     @property
     def lesson(self) -> NDArray[np.float32]:
-        """The original's logits of the images that teach, (images, classes)."""
-        return self._said("taught", self.taught)
+        """The original's logits of the images that teach, (images, classes), in bfloat16 if this machine has that."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16(torch.device("cpu"))):
+            return self._said("taught", self.taught)
 
     def tensors(self, images: Images, text: str) -> Iterator[torch.Tensor]:
         """Yield images as the network takes them, in batches; a text is shown as progress."""
@@ -97,7 +105,7 @@ class Material:
             self.deadline.check()
             with torch.inference_mode():
                 logits = network(batch)
-            yield logits.numpy()
+            yield logits.float().numpy()
 
     def _said(self, name: str, images: Images) -> NDArray[np.float32]:
         if name not in self.said:

@@ -29,7 +29,7 @@ _ROWS = 4096  # of each batch: an image has one for each place of a convolution
 _ROWS_A_VALUE = 4  # at least, for each input of an output; fewer say too little
 _MOST_VALUES = 4608  # inputs of an output; more take too long
 _RIDGE = 1e-3  # of the inputs' mean variance
-_HELD_OUT = 4  # each fourth batch says whether a layer came nearer
+_HELD_OUT = 4  # each fourth image says whether a layer came nearer
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +84,23 @@ def _refit(network: nn.Module, whole: nn.Module, one: Changed, images: Images, m
     seen: list[torch.Tensor] = []
 
     def read(_: str) -> Hook:
-        return lambda _layer, inputs, _output: seen.append(inputs[0])
+        return lambda _layer, inputs, _output: seen.append(inputs[0].clone())  # what follows may be in place
 
     def computed(_: str) -> Hook:
-        return lambda _layer, _inputs, output: seen.append(output)
+        return lambda _layer, _inputs, output: seen.append(output.clone())
 
     fitted, held_out = _Moments(layer), _Moments(layer)
     with hooked({"": layer}, read), hooked({"": original}, computed), torch.inference_mode():
-        for number, batch in enumerate(material.tensors(images, "")):
+        done = 0
+        for batch in material.tensors(images, ""):
             network(batch)
             whole(batch)
             inputs, outputs = seen
             seen.clear()
-            (held_out if number % _HELD_OUT == _HELD_OUT - 1 else fitted).add(inputs, outputs, one.outputs)
+            is_held_out = (torch.arange(len(batch)) + done) % _HELD_OUT == _HELD_OUT - 1
+            done += len(batch)
+            for moments, chosen in ((fitted, ~is_held_out), (held_out, is_held_out)):
+                moments.add(inputs[chosen], outputs[chosen], one.outputs)
     if fitted.count < _ROWS_A_VALUE * values or not held_out.count:
         return
     weight, bias = fitted.nearest()
@@ -109,7 +113,10 @@ def _refit(network: nn.Module, whole: nn.Module, one: Changed, images: Images, m
 
 
 class _Moments:
-    """Sums over rows of what a layer reads, (values,), and of what it should compute, (outputs,), in float64."""
+    """Sums over rows of what a layer reads, (values,), and of what it should compute, (outputs,).
+
+    Each batch is summed in float32, and the batches in float64.
+    """
 
     def __init__(self, layer: Layer) -> None:
         outputs, values = layer.weight.flatten(1).shape
@@ -121,6 +128,8 @@ class _Moments:
 
     def add(self, inputs: torch.Tensor, outputs: torch.Tensor, left: torch.Tensor | None) -> None:
         """Add a batch of what the layer reads, and of what the original computes; ``left`` are outputs that count."""
+        if not len(inputs):
+            return
         read, computed = _rows(self._layer, inputs, outputs)
         computed = computed if left is None else computed[:, left]
         self.count += len(read)

@@ -19,6 +19,7 @@ from cnndeploy.training.batches import generator
 
 TEMPERATURE, LEARNING_RATE, BATCH = 2.0, 2e-4, 64
 _WARM_UP = 0.1  # of the steps
+_AT_ONCE = 1.3e11  # multiply-adds of the original on the images that are in memory at once
 
 
 def repaired(
@@ -26,30 +27,28 @@ def repaired(
 ) -> nn.Module:
     """Return a copy of a network that was trained to say what the original says of the images that teach.
 
-    Raise Stopped if the caller asks for the end; if the time is over, return what was learned until then.
+    Raise Stopped if the material's deadline passed.
     """
     student = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=layout)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
-    deadline, images, prepare = material.deadline, material.taught, material.manifest.preprocessing
+    images, prepare = material.taught, material.manifest.preprocessing
     count, lesson = len(images), material.lesson
-    steps = math.ceil(count / BATCH)
+    steps, at_once = math.ceil(count / BATCH), int(min(BATCH, max(1, _AT_ONCE // material.work)))
     for epoch in range(epochs):
         order = torch.randperm(count, generator=generator("repair", 0, epoch)).tolist()
         for step in range(steps):
             number = epoch * steps + step
             material.progress(number, epochs * steps, f"Repairing, epoch {epoch + 1} of {epochs}")
-            if deadline.should_stop() or deadline.left_s <= 0:
-                deadline.check_stop()
-                return student.requires_grad_(False)
-            places = order[step * BATCH : (step + 1) * BATCH]
-            batch = torch.from_numpy(images.prepared(places, prepare)).to(memory_format=layout)
-            wanted = torch.from_numpy(lesson[places])
             for group in optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * _share(number / (epochs * steps))
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                logits = student(batch)
-            _divergence(logits.float(), wanted).backward()
+            places = order[step * BATCH : (step + 1) * BATCH]
+            for few in (places[at : at + at_once] for at in range(0, len(places), at_once)):
+                material.deadline.check()
+                batch = torch.from_numpy(images.prepared(few, prepare)).to(memory_format=layout)
+                with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                    logits = student(batch)
+                (_divergence(logits.float(), torch.from_numpy(lesson[few])) / len(places)).backward()
             optimizer.step()
     return student.requires_grad_(False).to(memory_format=torch.contiguous_format)
 
@@ -60,5 +59,6 @@ def _share(done: float) -> float:
 
 
 def _divergence(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return the sum over images of the divergence from the wanted probabilities."""
     own, original = (functional.log_softmax(one / TEMPERATURE, dim=1) for one in (logits, wanted))
-    return functional.kl_div(own, original, log_target=True, reduction="batchmean") * TEMPERATURE**2
+    return functional.kl_div(own, original, log_target=True, reduction="sum") * TEMPERATURE**2

@@ -24,7 +24,7 @@ from cnndeploy.architectures._widths import widths_beside
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.compression.material import Material
 from cnndeploy.compression.refit import Changed, refitted
-from cnndeploy.errors import CompressionError, Stopped
+from cnndeploy.errors import ArtifactError, CompressionError, Stopped
 from cnndeploy.sources import build
 from cnndeploy.verification.checks import paired_counts
 
@@ -60,6 +60,9 @@ class Method(Protocol):
     def smaller(self, sizes: Sizes) -> nn.Module:
         """Return a copy of the network with places of these sizes."""
 
+    def share(self, sizes: Sizes) -> float:
+        """Return the predicted time of all places, as a share of what they take as they are."""
+
     def changed(self, sizes: Sizes) -> Sequence[Changed]:
         """Return the layers of the smaller network that may be refitted."""
 
@@ -73,7 +76,7 @@ class Trial:
 
     ``share`` is the time of its layers as a share of that of the whole network's. ``predicted_high_points`` is the
     upper end of the interval of the loss, in percentage points, that the test images would give. ``taught`` is the
-    number of images on which it was trained, 0 if it was not.
+    number of images on which it was trained, 0 if it was not; before that its layers may have been ``refitted``.
     """
 
     sizes: Sizes
@@ -82,6 +85,7 @@ class Trial:
     loss_points: float
     predicted_high_points: float
     taught: int = 0
+    refitted: bool = False
 
 
 class Search:
@@ -144,7 +148,7 @@ class Search:
         discordant = max(1, lost + gained) / count
         loss = (lost - gained) / count
         high = loss + _Z * math.sqrt(discordant / self._tests)
-        return Trial(sizes, self._time(sizes) / self._time({}), count, 100 * loss, 100 * high, taught)
+        return Trial(sizes, self._method.share(sizes), count, 100 * loss, 100 * high, taught)
 
     def refitted(self, network: nn.Module, sizes: Sizes) -> nn.Module:
         """Return a copy of a smaller network whose layers are nearer to the whole network's."""
@@ -157,8 +161,13 @@ class Search:
         inside = "network." if source.output is not None else ""
         ranks = {path.removeprefix(inside): rank for path, rank in self._method.ranks(sizes).items()}
         source = replace(source, ranks={**source.ranks, **ranks}, widths={})
+        settings = manifest.architecture, source, self._checkpoint.path or "the checkpoint"
         with torch.random.fork_rng(devices=[]):
-            whole = build(manifest.architecture, source, self._checkpoint.path or "the checkpoint")
+            try:
+                with torch.device("meta"):  # the weights do not matter
+                    whole = build(*settings)
+            except ArtifactError:  # its code cannot
+                whole = build(*settings)
         widths = widths_beside(network, whole)
         source = replace(source, widths={path.removeprefix(inside): two for path, two in widths.items()})
         made = Checkpoint.of(manifest, network, manifest.training)
@@ -175,9 +184,6 @@ class Search:
 
     def _smaller(self, place: int) -> nn.Module:
         return self._method.smaller(self._way[place - 1])
-
-    def _time(self, sizes: Sizes) -> float:
-        return sum(times[sizes.get(path, 0)] for path, times in self._method.times.items())
 
     def _found_way(self) -> list[Sizes]:
         """Return networks, each with one place of a smaller size than the one before, as time is saved for change."""

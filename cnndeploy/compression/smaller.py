@@ -68,26 +68,28 @@ class Smaller:
         )
 
     def within(self, points: float) -> Iterator[Found]:
-        """Yield networks that should lose no more than so many points, the smallest first: repaired ones, then others.
+        """Yield up to three networks that should lose no more than so many points, the smallest first.
+
+        The first is repaired, if that gives a smaller one.
 
         Raise Stopped if the search is stopped or the time over before one was found.
         """
         safe = self._search.within(points)
-        for trial, network in (*reversed(self._repaired(points)), *filter(None, [safe])):
+        for trial, network in filter(None, (self._repaired(points), safe)):
             yield trial, self._search.checkpoint_of(network, trial.sizes)
         if safe is not None and (safer := self._search.within(points * SAFER / SAFE)) is not None:
             yield safer[0], self._search.checkpoint_of(safer[1], safer[0].sizes)
 
-    def _repaired(self, points: float) -> list[tuple[Trial, torch.nn.Module]]:
-        """Return ever smaller networks that keep the budget once they are repaired, by the images that judge.
+    def _repaired(self, points: float) -> tuple[Trial, torch.nn.Module] | None:
+        """Return the smallest network that keeps the budget once it is repaired, by the images that judge.
 
-        Layers are refitted first, which takes seconds, and only if that does not do the whole network is trained.
+        Its layers are refitted first, and only if that does not do, all of it is trained.
         """
-        good: list[tuple[Trial, torch.nn.Module]] = []
+        good: tuple[Trial, torch.nn.Module] | None = None
         try:
             for times in _BEFORE_REPAIR:
                 found = self._search.within(times * points / SAFE)
-                if found is None or (good and found[0].sizes == good[-1][0].sizes):
+                if found is None or (good is not None and found[0].sizes == good[0].sizes):
                     return good
                 sizes, network = found[0].sizes, self._search.refitted(found[1], found[0].sizes)
                 trial = self._search.judge(network, sizes, points)
@@ -96,7 +98,7 @@ class Smaller:
                     trial = self._search.judge(network, sizes, points, len(self._material.taught))
                 if trial.predicted_high_points > points:
                     return good
-                good.append((trial, network))
+                good = replace(trial, refitted=True), network
         except Stopped:  # what there is will do
             return good
         return good
@@ -116,13 +118,14 @@ class Smaller:
 def write_smaller(found: Found, method: str, reference: Reference, budget: float, path: Path) -> Artifact:
     """Write a smaller checkpoint that says what it was made of."""
     trial, checkpoint = found
-    earlier = (checkpoint.manifest.compression or {}).get("methods", ())
+    earlier = checkpoint.manifest.compression or {}
     compression = {
         "original_sha256": reference.artifact.sha256,
-        "methods": list(dict.fromkeys([*earlier, method])),
+        "methods": list(dict.fromkeys([*earlier.get("methods", ()), method])),
         "budget_points": budget,
         "training_images": trial.images,
-        "repaired_on_images": trial.taught,
+        "refitted": trial.refitted or earlier.get("refitted", False),
+        "repaired_on_images": max(trial.taught, earlier.get("repaired_on_images", 0)),
     }
     manifest = replace(checkpoint.manifest, compression=compression)
     return replace(checkpoint, manifest=manifest).save(path)

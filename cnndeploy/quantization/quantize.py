@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import shlex
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -180,7 +179,7 @@ def quantize(
             raise BudgetError(_nothing(path, budget, trials, report, more_images=count < tests), report)
         write_file(target, content)
         report = report.moved_to(target)
-        certification = try_to_certify(report, target, command or _verification(target, reference, budget))
+        certification = try_to_certify(report, target, command or reference.command(target, budget))
         size = float_file.path.stat().st_size
         quantized = Quantized(Artifact.open(target), report, tuple(trials), size, certification=certification)
         reference.release()  # what waits for work may disturb what is timed
@@ -204,13 +203,6 @@ def _float16_content(source: Artifact, budget: float) -> bytes:
     settings = {"precision": "float16", "budget_points": budget}
     manifest = replace(source.require_manifest(), quantization=settings)
     return with_manifest(in_float16(onnx.load(source.path)), manifest.to_json())
-
-
-def _verification(target: Path, reference: Reference, budget: float) -> str:
-    """Return the command that measures the file again."""
-    words = ["cnndeploy", "verify", str(target), "--against", str(reference.artifact.path)]
-    data = () if reference.data is None else ("--data", reference.data)
-    return shlex.join([*words, "--budget", f"{budget:g}", *data])
 
 
 def no_int8(run: Run) -> str:

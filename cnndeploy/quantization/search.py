@@ -123,7 +123,7 @@ def split_training(
     held_out = int(np.isin(train.numbers[drawn[:screening]], readable.numbers).sum())
     if not 0 < held_out < len(readable):
         raise DataError(
-            f"int8 needs at least two training images that can be read, one of {calibration:,} to calibrate with and "
+            f"at least two training images that can be read are needed, one of {calibration:,} to learn from and "
             f"one of {screening:,} to choose settings by"
         )
     return readable.take(range(held_out, len(readable))), readable.first(held_out)

@@ -197,6 +197,11 @@ def _compress(job: Job, files: Files, folder: Path) -> None:
     smaller, methods = job.reference.artifact, list[str]()
     try:
         material = Material.of(job.reference, exported, job.search, job.progress)
+    except OutOfTime:
+        files.rows.append(_lost(job, "low-rank", "not tried", "the time was over before images were read"))
+        return
+    except Stopped:
+        raise
     except CnndeployError as error:
         files.rows.append(_lost(job, "low-rank", "failed", str(error)))
         return

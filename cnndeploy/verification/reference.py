@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -281,6 +282,12 @@ class Reference:
         """Free the memory for a computation that nobody will ask for again."""
         self._known.pop(computation, None)
 
+    def command(self, path: Path, budget: float) -> str:
+        """Return the command that measures a lossy file again."""
+        words = ["cnndeploy", "verify", str(path), "--against", str(self.artifact.path)]
+        data = () if self.data is None else ("--data", str(self.data))
+        return shlex.join([*words, "--budget", f"{budget:g}", *data])
+
     def release(self) -> None:
         """End the worker and free its memory; what it computed is still known, and it starts again if needed."""
         if self._runner is not None:
@@ -306,18 +313,18 @@ class Reference:
 def sides(
     source: ArtifactLike | Reference, against: ArtifactLike | Reference | None
 ) -> tuple[Artifact, ArtifactLike | Reference]:
-    """Return a file that something is made of, and what that is held against: itself, or what it was compressed from.
+    """Return a file that something is made of, and what that is compared with: itself, or what it was compressed from.
 
     Raise ArtifactError if ``against`` is missing, or not wanted; that it is the right one is seen when it is opened.
     """
     artifact = source.artifact if isinstance(source, Reference) else resolve(source).artifact
     if artifact.format != "checkpoint" or artifact.is_reference:
         if against is not None:
-            raise ArtifactError(f"{artifact.path} was not compressed, so it is held against itself alone")
+            raise ArtifactError(f"{artifact.path} was not compressed, so it is compared with itself alone")
         return artifact, source if isinstance(source, Reference) else artifact
     if against is None:
         raise ArtifactError(
-            f"{artifact.path} was compressed, so what is made of it is held against the checkpoint that it came from; "
+            f"{artifact.path} was compressed, so what is made of it is compared with the checkpoint that it came from; "
             "give that too"
         )
     return artifact, against

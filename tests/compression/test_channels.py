@@ -14,6 +14,7 @@ from cnndeploy.architectures._widths import Width, resize_layers, widths_beside
 from cnndeploy.compression.channels import Channels, groups_of
 from cnndeploy.errors import CompressionError, MissingDependencyError
 from cnndeploy.progress import Deadline, silent
+from helpers import by_work
 
 IMAGES = (24, 3, 9, 9)
 
@@ -105,16 +106,9 @@ def _images() -> torch.Tensor:
 
 
 def _channels(network: nn.Module, monkeypatch: pytest.MonkeyPatch, images: torch.Tensor) -> Channels:
-    monkeypatch.setattr("cnndeploy.compression.channels.milliseconds", _by_work)
+    monkeypatch.setattr("cnndeploy.compression.channels.milliseconds", by_work)
     settings: dict[str, Any] = {"threads": 1, "deadline": Deadline(), "progress": silent}
     return Channels(network, images[:1], images.split(10), **settings)
-
-
-def _by_work(layers: Any, **_: Any) -> dict[str, dict[int, float]]:
-    return {
-        path: {size: sum(one.weight.numel() for one in modules) for size, (modules, _) in ways.items()}
-        for path, ways in layers.items()
-    }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -181,6 +175,46 @@ def test_a_network_that_counts_its_channels_keeps_them() -> None:
     before = {name: id(module) for name, module in network.named_modules()}
     assert [group.root for group in groups_of(network, _images()[:1])] == ["second"]
     assert {name: id(module) for name, module in network.named_modules()} == before
+
+
+class _Mixing(nn.Module):
+    """Channels change places between the layer that writes them and the one that reads them."""
+
+    def __init__(self, mixing: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.LazyConv2d(12, 3)
+        self.last, self.mixing = nn.Linear(12, 4), mixing
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.mixing(x, self.first(x).relu())).relu()
+        result: torch.Tensor = self.last(x.mean((2, 3)))
+        return result
+
+
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        lambda x, y: torch.cat([x, y], 1),
+        lambda _, y: y.flip(1),
+        lambda _, y: y.softmax(1),
+        lambda _, y: y - y.mean(1, keepdim=True),
+    ],
+)
+@torch.no_grad()
+def test_channels_that_are_mixed_stay_or_are_lost_exactly(
+    mixing: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch-Pruning follows neither of these; what it finds counts only if the network computes the same."""
+    torch.manual_seed(0)
+    network, images = _Mixing(mixing), _images()
+    network(images)  # the second layer sees how many channels it reads
+    channels = _channels(network.eval(), monkeypatch, images)
+    assert "second" in channels.times
+    for root, times in channels.times.items():
+        size = min(times.keys() - {0})
+        with channels.tried(root, size):
+            tried = network(images)
+        assert torch.allclose(channels.smaller({root: size})(images), tried, atol=1e-4)
 
 
 def test_a_network_without_inner_channels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

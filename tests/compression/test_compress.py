@@ -25,7 +25,7 @@ from cnndeploy.quantization.quantize import quantize
 from cnndeploy.verification.budget import verify_budget
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.verify import verify
-from helpers import Trained
+from helpers import Trained, by_work
 
 FEW: dict[str, Any] = {"images": 320, "seconds": 0}
 LOW_RANK: Any = ("low-rank",)
@@ -38,17 +38,10 @@ def few() -> Any:
         patch.setattr("cnndeploy.compression.material._MOST_TO_JUDGE", 256)
         patch.setattr("cnndeploy.compression.search._MOST_TO_TRY", 32)
         for method in ("low_rank", "channels"):
-            patch.setattr(f"cnndeploy.compression.{method}.milliseconds", _by_work)
+            patch.setattr(f"cnndeploy.compression.{method}.milliseconds", by_work)
         patch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", ())
         patch.setattr("cnndeploy.compression.material._MOST_TO_TEACH", 1000)
         yield
-
-
-def _by_work(layers: Any, **_: Any) -> dict[str, dict[int, float]]:
-    return {
-        path: {size: sum(one.weight.numel() for one in modules) for size, (modules, _) in ways.items()}
-        for path, ways in layers.items()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +64,7 @@ def test_a_smaller_checkpoint_says_what_it_was_made_of_and_loses_no_more_than_it
         "methods": ["low-rank"],
         "budget_points": 10.0,
         "training_images": 256,
+        "refitted": False,
         "repaired_on_images": 0,
     }
     assert small.ranks
@@ -140,7 +134,7 @@ def test_it_runs_on_every_runtime(small: Compressed, tmp_path: Path) -> None:
 def test_its_int8_file_is_held_against_the_original_too(
     small: Compressed, trained: Trained, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArtifactError, match="held against the checkpoint that it came from"):
+    with pytest.raises(ArtifactError, match="compared with the checkpoint that it came from"):
         quantize(small.artifact.path, tmp_path / "a.onnx", budget=20, **FEW)
     settings = {"budget": 20, "calibration": 32, **FEW}
     quantized = quantize(small.artifact.path, tmp_path / "a.onnx", against=trained.checkpoint, **settings)
@@ -188,7 +182,7 @@ def test_channels_are_left_out_without_torch_pruning(
 def test_compressed_again_it_is_held_against_the_first_original(
     small: Compressed, trained: Trained, tmp_path: Path, few: None
 ) -> None:
-    with pytest.raises(ArtifactError, match="held against the checkpoint that it came from"):
+    with pytest.raises(ArtifactError, match="compared with the checkpoint that it came from"):
         compress(small.artifact, tmp_path / "again.pt", budget=40, **FEW)
     again = compress(small.artifact, tmp_path / "again.pt", against=trained.checkpoint, budget=40, **FEW)
     assert again.report.against.sha256 == Artifact.open(trained.checkpoint).sha256
@@ -226,7 +220,7 @@ def test_a_repaired_network_may_be_smaller(
     facts = made.artifact.require_manifest().compression
     assert facts is not None
     assert facts["repaired_on_images"] == 1000
-    assert "repaired on 1,000 images" in made.steps[0].reason
+    assert "refitted, repaired on 1,000 images" in made.steps[0].reason
     assert made.report.within_budget
     assert made.ranks == small.ranks
 

@@ -157,6 +157,7 @@ def test_ranks_fall_and_save_multiplications(layer: Layer, least: int) -> None:
         ({"0": 5}, "the rank of 0 is 1 to 4, not 5"),
         ({"1": 1}, "is no layer"),
         ({"": 1}, "the network itself"),
+        ({"0" + 60 * ".0": 1}, "no layer so deep"),
     ],
 )
 def test_ranks_that_a_network_cannot_have_are_refused(ranks: dict[str, int], complaint: str) -> None:

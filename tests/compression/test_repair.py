@@ -15,7 +15,7 @@ from torch import nn
 from cnndeploy.compression.material import Material
 from cnndeploy.compression.repair import repaired
 from cnndeploy.datasets import Images, fashion_mnist
-from cnndeploy.errors import Stopped
+from cnndeploy.errors import OutOfTime, Stopped
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Deadline, silent
 from cnndeploy.specs import Manifest, TensorSpec
@@ -80,12 +80,19 @@ def test_it_is_the_same_each_time(networks: tuple[nn.Module, nn.Module, Material
     assert np.array_equal(_logits(first, material.taught), _logits(second, material.taught))
 
 
-def test_when_the_time_is_over_what_was_learned_is_returned(
-    networks: tuple[nn.Module, nn.Module, Material],
-) -> None:
+def test_when_the_time_is_over_it_ends(networks: tuple[nn.Module, nn.Module, Material]) -> None:
     _, worse, material = networks
     _ = material.lesson  # what the original says is known
-    made = repaired(worse, replace(material, deadline=Deadline(ends=0.0)), epochs=8, **SETTINGS)
-    assert np.array_equal(_logits(made, material.taught), _logits(worse, material.taught))
+    with pytest.raises(OutOfTime):
+        repaired(worse, replace(material, deadline=Deadline(ends=0.0)), epochs=8, **SETTINGS)
     with pytest.raises(Stopped):
         repaired(worse, replace(material, deadline=Deadline(should_stop=lambda: True)), epochs=1, **SETTINGS)
+
+
+def test_few_images_at_once_learn_the_same(networks: tuple[nn.Module, nn.Module, Material]) -> None:
+    _, worse, material = networks
+    whole = repaired(worse, material, epochs=1, **SETTINGS)
+    large = replace(material, work=10**10)  # 13 images at once
+    parts = repaired(worse, large, epochs=1, **SETTINGS)
+    logits = [_logits(one, material.taught) for one in (worse, whole, parts)]
+    assert np.abs(logits[1] - logits[2]).max() < 0.01 * np.abs(logits[1] - logits[0]).max()
