@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -104,7 +105,7 @@ def train_for_a_moment(path: Path, seed: int = 0) -> None:
 
 
 def by_work(layers: Any, **_: object) -> dict[str, dict[int, float]]:
-    """Return for each layer and size the number of its weights, in the place of milliseconds, which no test foresees."""
+    """Return for each layer and size the number of its weights, in place of milliseconds."""
     return {
         path: {size: sum(one.weight.numel() for one in modules) for size, (modules, _) in ways.items()}
         for path, ways in layers.items()

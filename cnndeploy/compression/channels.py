@@ -64,7 +64,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Statistics:
     """What a layer reads, of the images: the ``mean`` and the mean ``square`` of each input channel, (channels,).
 
     ``power`` is the variance of its outputs, summed over channels. ``shape`` is that of its input, without the batch.
@@ -109,17 +109,17 @@ class Channels:
         paths = dict.fromkeys(path for group in groups for path, _, _ in group.sides())
         layers = {path: network.get_submodule(path) for path in paths}
         multiplying = {path: one for path, one in layers.items() if isinstance(one, nn.Conv2d | nn.Linear)}
-        said = said_of(network, multiplying, known)
-        self._means = {path: one.mean for path, one in said.items()}
+        statistics = statistics_of(network, multiplying, known)
+        self._means = {path: one.mean for path, one in statistics.items()}
         self._order, sizes = dict[str, torch.Tensor](), dict[str, list[int]]()
         for group in groups:
-            importance, alive = _importance(group, multiplying, said)
+            importance, alive = _importance(group, multiplying, statistics)
             self._order[group.root] = importance.argsort(descending=True, stable=True)
             sizes[group.root] = _sizes_to_try(group.count, alive)
         ways: dict[tuple[str, str], dict[int, Way]] = {}
         for group in groups:
             for path in dict.fromkeys(path for path, _, _ in group.sides() if path in multiplying):
-                shape = said[path].shape
+                shape = statistics[path].shape
                 ways[group.root, path] = {0: ([multiplying[path]], shape)} | {
                     size: _way(multiplying[path], shape, self._kept(group, size)[path])
                     for size in sizes[group.root]
@@ -131,7 +131,7 @@ class Channels:
         for (root, _), of_layer in self._by_layer.items():
             for size, time in of_layer.items():
                 self.times[root][size] = self.times[root].get(size, 0.0) + time
-        self.work = sum(work_of(layer, said[path].shape) for path, layer in multiplying.items())
+        self.work = sum(work_of(layer, statistics[path].shape) for path, layer in multiplying.items())
 
     @contextlib.contextmanager
     def tried(self, place: str, size: int) -> Iterator[None]:
@@ -243,10 +243,8 @@ def groups_of(network: nn.Module, image: torch.Tensor) -> list[Group]:
         raise missing_dependency(error) from error
     layers, merged = sole_layers(network, image, can_be_resized), merged_layers(network)
     paths, own = {layer: path for path, layer in layers.items()}, set(network.modules())
-    with (
-        warnings.catch_warnings(),
-        torch.enable_grad(),
-    ):  # it follows the gradient, though no weight may have one
+    # it follows the gradient, though no weight may have one
+    with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
             graph = torch_pruning.DependencyGraph().build_dependency(
@@ -336,9 +334,9 @@ def without(layer: nn.Module, inputs: torch.Tensor, outputs: torch.Tensor) -> Re
     return smaller
 
 
-def said_of(
+def statistics_of(
     network: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[torch.Tensor]
-) -> dict[str, Said]:
+) -> dict[str, Statistics]:
     """Run batches of images through a network, and return what each layer reads."""
     sums: dict[str, list[torch.Tensor]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -355,13 +353,13 @@ def said_of(
     with hooked(layers, note), torch.inference_mode():
         for batch in batches:
             network(batch)
-    said = {}
+    statistics = {}
     for path, (count, total, square, outputs, output, output_square) in sums.items():
         if not (square.isfinite().all() and output_square.isfinite().all()):
             raise CompressionError(f"{path} computes NaN or infinite values of training images")
         power = output_square / outputs - (output / outputs).square()
-        said[path] = Said(total / count, square / count, float(power.sum()), shapes[path])
-    return said
+        statistics[path] = Statistics(total / count, square / count, float(power.sum()), shapes[path])
+    return statistics
 
 
 def _moments(layer: nn.Module, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -376,13 +374,13 @@ def _moments(layer: nn.Module, values: torch.Tensor) -> tuple[torch.Tensor, torc
 
 
 def _importance(
-    group: Group, layers: Mapping[str, nn.Module], said: Mapping[str, Said]
+    group: Group, layers: Mapping[str, nn.Module], statistics: Mapping[str, Statistics]
 ) -> tuple[torch.Tensor, int]:
     """Return how much each channel of a group moves its readers, (count,), and how many ever fire."""
     importance = torch.zeros(group.count, dtype=torch.float64)
     fires = torch.zeros(group.count, dtype=torch.bool)
     for path, one in group.readers.items():
-        layer, read = layers[path], said[path]
+        layer, read = layers[path], statistics[path]
         assert isinstance(layer, nn.Conv2d | nn.Linear)  # noqa: S101 - no other layer is a reader
         moves = read.square if layer.bias is None else (read.square - read.mean.square()).clamp(min=0)
         moved = moves * layer.weight.detach().double().transpose(0, 1).flatten(1).square().sum(1)

@@ -13,6 +13,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,11 +26,12 @@ from cnndeploy.datasets import Images
 
 # Multiply-adds of the whole network that a refit may take; fewer images for larger networks.
 _WORK, _FEWEST, _MOST = 4e12, 128, 2048
-_ROWS = 4096  # of each batch: an image has one for each place of a convolution
+_ROWS = 25_000  # at most, of all images: an image has one for each place of a convolution
 _ROWS_A_VALUE = 4  # at least, for each input of an output; fewer say too little
 _MOST_VALUES = 4608  # inputs of an output; more take too long
 _RIDGE = 1e-3  # of the inputs' mean variance
 _HELD_OUT = 4  # each fourth image says whether a layer came nearer
+_AT_ONCE = 16  # layers of the whole network whose outputs are in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,12 @@ def refitted(
     count = min(_MOST, max(_FEWEST, int(_WORK / (material.work * max(1, len(changed))))))
     images = material.known.first(min(count, len(material.known)))
     order = list(_in_order(network, changed, next(material.tensors(images.first(1), ""))))
-    for number, one in enumerate(order):
-        material.progress(number, len(order), f"Refitting {one.whole}")
-        _refit(network, whole, one, images, material)
+    for start in range(0, len(order), _AT_ONCE):
+        some = order[start : start + _AT_ONCE]
+        wanted = _computed(whole, some, images, material)
+        for number, one in enumerate(some, start):
+            material.progress(number, len(order), f"Refitting {one.whole}")
+            _refit(network, one, wanted[one.whole], images, material)
     return network
 
 
@@ -75,32 +80,51 @@ def _in_order(network: nn.Module, changed: Sequence[Changed], image: torch.Tenso
     return (by_path[path] for path in run)
 
 
-def _refit(network: nn.Module, whole: nn.Module, one: Changed, images: Images, material: Material) -> None:
-    layer, original = network.get_submodule(one.smaller), whole.get_submodule(one.whole)
+def _computed(
+    whole: nn.Module, some: Sequence[Changed], images: Images, material: Material
+) -> dict[str, list[torch.Tensor]]:
+    """Return what layers of the whole network compute for each batch, (images, places, outputs), at some places."""
+    layers = {one.whole: whole.get_submodule(one.whole) for one in some}
+    left, computed = {one.whole: one.outputs for one in some}, dict[str, list[torch.Tensor]]()
+
+    def keep(path: str) -> Hook:
+        def hook(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+            rows = _places(output if isinstance(layer, nn.Linear) else output.movedim(1, -1), len(images))
+            # a copy, for what follows may be in place
+            computed.setdefault(path, []).append(
+                rows.clone() if left[path] is None else rows[..., left[path]]
+            )
+
+        return hook
+
+    with hooked(layers, keep), torch.inference_mode():
+        for batch in material.tensors(images, ""):
+            whole(batch)
+    return computed
+
+
+def _refit(
+    network: nn.Module, one: Changed, wanted: Sequence[torch.Tensor], images: Images, material: Material
+) -> None:
+    layer = network.get_submodule(one.smaller)
     assert isinstance(layer, nn.Conv2d | nn.Linear)  # noqa: S101 - nothing else is changed
     values = layer.weight[0].numel()
     if values > _MOST_VALUES:
         return
-    seen: list[torch.Tensor] = []
+    read: list[torch.Tensor] = []
 
-    def read(_: str) -> Hook:
-        return lambda _layer, inputs, _output: seen.append(inputs[0].clone())  # what follows may be in place
+    def keep(_: str) -> Hook:
+        return lambda layer, inputs, _output: read.append(_reads(layer, inputs[0], len(images)))
 
-    def computed(_: str) -> Hook:
-        return lambda _layer, _inputs, output: seen.append(output.clone())
-
-    fitted, held_out = _Moments(layer), _Moments(layer)
-    with hooked({"": layer}, read), hooked({"": original}, computed), torch.inference_mode():
-        done = 0
-        for batch in material.tensors(images, ""):
+    fitted, held_out, done = _Moments(layer), _Moments(layer), 0
+    with hooked({one.smaller: layer}, keep), torch.inference_mode():
+        for batch, computed in zip(material.tensors(images, ""), wanted, strict=True):
             network(batch)
-            whole(batch)
-            inputs, outputs = seen
-            seen.clear()
+            rows = read.pop()
             is_held_out = (torch.arange(len(batch)) + done) % _HELD_OUT == _HELD_OUT - 1
             done += len(batch)
             for moments, chosen in ((fitted, ~is_held_out), (held_out, is_held_out)):
-                moments.add(inputs[chosen], outputs[chosen], one.outputs)
+                moments.add(rows[chosen].flatten(0, 1), computed[chosen].flatten(0, 1))
     if fitted.count < _ROWS_A_VALUE * values or not held_out.count:
         return
     weight, bias = fitted.nearest()
@@ -110,6 +134,27 @@ def _refit(network: nn.Module, whole: nn.Module, one: Changed, images: Images, m
             layer.weight.copy_(weight.reshape(layer.weight.shape))
             if layer.bias is not None:
                 layer.bias.copy_(bias)
+
+
+def _places(values: torch.Tensor, images: int) -> torch.Tensor:
+    """Return values (images, ..., channels) at some places, (images, places, channels): as many as so many images may.
+
+    The same places are taken of what a layer reads and computes.
+    """
+    rows = values.flatten(1, -2) if values.dim() > 2 else values[:, None]
+    return rows[:, :: math.ceil(rows.shape[1] / math.ceil(_ROWS / images))]
+
+
+def _reads(layer: nn.Module, inputs: torch.Tensor, images: int) -> torch.Tensor:
+    """Return what a layer reads for some places of its outputs, (images, places, values)."""
+    if isinstance(layer, nn.Linear):
+        return _places(inputs, images).clone()
+    assert isinstance(layer, nn.Conv2d)  # noqa: S101 - nothing else is changed
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
+    settings: Any = {"kernel_size": layer.kernel_size, "dilation": layer.dilation, "stride": layer.stride}
+    patches = (functional.unfold(image[None], **settings).movedim(1, -1) for image in padded)
+    return torch.cat([_places(one, images) for one in patches])
 
 
 class _Moments:
@@ -126,12 +171,8 @@ class _Moments:
         self._both = torch.zeros(values, outputs).double()
         self._squares = 0.0
 
-    def add(self, inputs: torch.Tensor, outputs: torch.Tensor, left: torch.Tensor | None) -> None:
-        """Add a batch of what the layer reads, and of what the original computes; ``left`` are outputs that count."""
-        if not len(inputs):
-            return
-        read, computed = _rows(self._layer, inputs, outputs)
-        computed = computed if left is None else computed[:, left]
+    def add(self, read: torch.Tensor, computed: torch.Tensor) -> None:
+        """Add what the layer reads, (rows, values), and what it should compute, (rows, outputs)."""
         self.count += len(read)
         self._read += read.sum(0)
         self._computed += computed.sum(0)
@@ -159,18 +200,3 @@ class _Moments:
         squares = (weight @ self._across * weight).sum() + self.count * bias.square().sum()
         crosses = (weight.T * self._both).sum() + bias @ self._computed - bias @ (weight @ self._read)
         return float(self._squares + squares - 2 * crosses)
-
-
-def _rows(layer: Layer, inputs: torch.Tensor, outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a layer reads for each output place, (rows, values), and what is there, (rows, outputs)."""
-    if isinstance(layer, nn.Linear):
-        read, computed = (one.reshape(-1, one.shape[-1]) for one in (inputs, outputs))
-    else:
-        few = math.ceil(_ROWS / math.prod(outputs.shape[2:]))
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        padded = functional.pad(inputs[:few], layer._reversed_padding_repeated_twice, mode=mode)
-        settings = {"kernel_size": layer.kernel_size, "dilation": layer.dilation, "stride": layer.stride}
-        patches = functional.unfold(padded, **settings)  # type: ignore[arg-type]
-        read, computed = (one.movedim(1, -1).flatten(0, 1) for one in (patches, outputs[:few].flatten(2)))
-    step = max(1, len(read) // _ROWS)
-    return read[::step], computed[::step]

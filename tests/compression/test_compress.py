@@ -20,6 +20,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.compression.compress import compress
 from cnndeploy.compression.report import Compressed
+from cnndeploy.compression.search import Search, Trial
 from cnndeploy.errors import ArtifactError, BudgetError, CheckpointError, CompressionError, Stopped
 from cnndeploy.quantization.quantize import quantize
 from cnndeploy.verification.budget import verify_budget
@@ -215,7 +216,14 @@ def test_a_repaired_network_may_be_smaller(
     trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, small: Compressed
 ) -> None:
     monkeypatch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", (0.7,))
-    monkeypatch.setattr("cnndeploy.compression.search.refitted", lambda network, *_: network)
+    judge = Search.judge
+
+    def judged(search: Search, *arguments: Any, **settings: Any) -> Trial:
+        """Find that the refit did not do."""
+        trial = judge(search, *arguments, **settings)
+        return trial if trial.taught or settings else replace(trial, predicted_high_points=100.0)
+
+    monkeypatch.setattr(Search, "judge", judged)
     made = compress(trained.checkpoint, tmp_path / "small.pt", budget=10, methods=LOW_RANK, **FEW)
     facts = made.artifact.require_manifest().compression
     assert facts is not None
