@@ -22,7 +22,7 @@ from cnndeploy.errors import CompressionError
 from cnndeploy.simplification import trace
 
 # Of an image's outputs that the components are taken from, in each layer; one place at least.
-_VALUES = 2**10
+_VALUES = 2**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,14 @@ def components_of(
     """Run batches of images through a network, and return the components of each layer's outputs."""
     outputs: dict[str, list[torch.Tensor]] = {path: [] for path in layers}
     shapes: dict[str, tuple[int, ...]] = {}
+    chance = torch.Generator().manual_seed(0)
 
     def keep(path: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             rows = _rows(layer, output)
             few = len(output) * max(1, _VALUES // rows.shape[1])
-            outputs[path].append(rows[:: max(1, len(rows) // few)].clone())
+            # by chance, for each so many-th would be the same places of all images
+            outputs[path].append(rows[torch.randperm(len(rows), generator=chance)[:few]])
             shapes[path] = tuple(inputs[0].shape[1:])
 
         return hook

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -16,8 +17,9 @@ from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.datasets import Images, require_labels
 from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.graph import Network
-from cnndeploy.quantization.search import batches, split_training
+from cnndeploy.quantization.search import split_training
 from cnndeploy.specs import Manifest
+from cnndeploy.training.subject import layout_of
 from cnndeploy.training.train import has_bfloat16
 from cnndeploy.verification.reference import Reference
 
@@ -27,6 +29,7 @@ _TO_JUDGE, _FEWEST_TO_JUDGE, _MOST_TO_JUDGE = 1e12, 256, 2000
 _TO_TEACH, _FEWEST_TO_TEACH, _MOST_TO_TEACH = 1.2e13, 1000, 20_000
 # Images that say what layers compute. Of few, what a linear layer of thousands of outputs does holds for these only.
 _KNOWN = 2048
+_BATCH, _BATCH_VALUES = 64, 2**23  # images at once, and values of the network's input
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Material:
     """Training images: those in ``taught`` make smaller networks, those in ``judging`` say what these lose.
 
     ``original`` is the network whose labels count. ``work`` is the number of multiply-adds that it takes for an image.
+    ``layout`` is the memory format in which batches are, channels last if the network runs so: that is faster.
     The ``deadline`` is checked after every batch. What the original says is computed once, for copies too.
     """
 
@@ -42,6 +46,7 @@ class Material:
     judging: Images
     manifest: Manifest
     work: int
+    layout: torch.memory_format
     deadline: Deadline
     progress: Progress = field(repr=False)
     said: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
@@ -73,7 +78,9 @@ class Material:
 
         taught, images = split_training(train, count, judging, manifest.preprocessing, reading)
         original = Checkpoint.load(reference.artifact).network()
-        return cls(original, taught, images, manifest, work, deadline, progress)
+        image = torch.zeros(1, *manifest.preprocessing.shape)
+        layout = layout_of(original, image, manifest.source.output)
+        return cls(original, taught, images, manifest, work, layout, deadline, progress)
 
     @property
     def known(self) -> Images:
@@ -93,11 +100,14 @@ class Material:
 
     def tensors(self, images: Images, text: str) -> Iterator[torch.Tensor]:
         """Yield images as the network takes them, in batches; a text is shown as progress."""
-        for places, batch in batches(images, self.manifest):
+        prepare = self.manifest.preprocessing
+        size = max(1, min(_BATCH, _BATCH_VALUES // math.prod(prepare.shape)))
+        for start in range(0, len(images), size):
             if text:
-                self.progress(places[0], len(images), text)
+                self.progress(start, len(images), text)
             self.deadline.check()
-            yield torch.from_numpy(np.ascontiguousarray(batch))
+            batch = images.prepared(range(start, min(start + size, len(images))), prepare)
+            yield torch.from_numpy(batch).to(memory_format=self.layout)
 
     def run(self, network: nn.Module, tensors: Iterable[torch.Tensor]) -> Iterator[NDArray[np.float32]]:
         """Yield a network's logits of each batch, (batch, classes)."""

@@ -137,18 +137,19 @@ def _refit(
 
 
 def _places(values: torch.Tensor, images: int) -> torch.Tensor:
-    """Return values (images, ..., channels) at some places, (images, places, channels): as many as so many images may.
+    """Return a copy of values (images, ..., channels) at some places, (images, places, channels).
 
-    The same places are taken of what a layer reads and computes.
+    The more images there are in all the fewer places. They are the same for what a layer reads and computes.
     """
     rows = values.flatten(1, -2) if values.dim() > 2 else values[:, None]
-    return rows[:, :: math.ceil(rows.shape[1] / math.ceil(_ROWS / images))]
+    places = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))
+    return rows[:, places[: math.ceil(_ROWS / images)]]
 
 
 def _reads(layer: nn.Module, inputs: torch.Tensor, images: int) -> torch.Tensor:
     """Return what a layer reads for some places of its outputs, (images, places, values)."""
     if isinstance(layer, nn.Linear):
-        return _places(inputs, images).clone()
+        return _places(inputs, images)
     assert isinstance(layer, nn.Conv2d)  # noqa: S101 - nothing else is changed
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)

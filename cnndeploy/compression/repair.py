@@ -22,14 +22,12 @@ _WARM_UP = 0.1  # of the steps
 _AT_ONCE = 1.3e11  # multiply-adds of the original on the images that are in memory at once
 
 
-def repaired(
-    network: nn.Module, material: Material, *, epochs: int, layout: torch.memory_format, bfloat16: bool
-) -> nn.Module:
+def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: bool) -> nn.Module:
     """Return a copy of a network that was trained to say what the original says of the images that teach.
 
     Raise Stopped if the material's deadline passed.
     """
-    student = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=layout)
+    student = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=material.layout)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     images, prepare = material.taught, material.manifest.preprocessing
     count, lesson = len(images), material.lesson
@@ -45,7 +43,7 @@ def repaired(
             places = order[step * BATCH : (step + 1) * BATCH]
             for few in (places[at : at + at_once] for at in range(0, len(places), at_once)):
                 material.deadline.check()
-                batch = torch.from_numpy(images.prepared(few, prepare)).to(memory_format=layout)
+                batch = torch.from_numpy(images.prepared(few, prepare)).to(memory_format=material.layout)
                 with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                     logits = student(batch)
                 (_divergence(logits.float(), torch.from_numpy(lesson[few])) / len(places)).backward()

@@ -16,7 +16,6 @@ from cnndeploy.compression.material import Material
 from cnndeploy.compression.repair import repaired
 from cnndeploy.compression.search import Method, Search, Trial
 from cnndeploy.errors import Stopped
-from cnndeploy.training.subject import layout_of
 from cnndeploy.training.train import has_bfloat16
 from cnndeploy.verification.reference import Reference
 
@@ -51,7 +50,7 @@ class Smaller:
             Stopped: The deadline passed.
         """
         self._material, checkpoint = material, Checkpoint.load(source)
-        network = checkpoint.network()
+        network = checkpoint.network().to(memory_format=material.layout)
         self._search = Search(
             checkpoint,
             network,
@@ -104,15 +103,8 @@ class Smaller:
         return good
 
     def _repair(self, network: torch.nn.Module) -> torch.nn.Module:
-        manifest = self._material.manifest
-        image = torch.zeros(1, *manifest.preprocessing.shape)
-        return repaired(
-            network,
-            self._material,
-            epochs=_EPOCHS,
-            layout=layout_of(network, image, manifest.source.output),
-            bfloat16=has_bfloat16(torch.device("cpu")),
-        )
+        bfloat16 = has_bfloat16(torch.device("cpu"))
+        return repaired(network, self._material, epochs=_EPOCHS, bfloat16=bfloat16)
 
 
 def write_smaller(found: Found, method: str, reference: Reference, budget: float, path: Path) -> Artifact:

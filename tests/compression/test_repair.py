@@ -27,7 +27,7 @@ MANIFEST = Manifest(
     Preprocessing((28, 28)),
     tuple("abcdefghij"),
 )
-SETTINGS: dict[str, Any] = {"layout": torch.contiguous_format, "bfloat16": False}
+SETTINGS: dict[str, Any] = {"bfloat16": False}
 
 
 @pytest.fixture
@@ -40,7 +40,9 @@ def networks() -> tuple[nn.Module, nn.Module, Material]:
     with torch.no_grad():
         worse.get_parameter("1.weight").mul_(torch.rand(16, 784))
     images: Images = fashion_mnist.load("train").first(256)
-    material = Material(original, images, images.first(8), MANIFEST, 1, Deadline(), silent)
+    material = Material(
+        original, images, images.first(8), MANIFEST, 1, torch.contiguous_format, Deadline(), silent
+    )
     return original, worse, material
 
 
