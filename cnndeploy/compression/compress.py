@@ -43,8 +43,8 @@ _ATTEMPTS = 3  # smaller networks, at most, whose files test images measure: eac
 Files = tuple[
     Artifact, Artifact
 ]  # what is written, and what is timed: the same, or a checkpoint and its export
-# The share of the time after which the search for smaller networks ends, and that for fewer channels before low rank.
-_FOR_SEARCH, _FOR_CHANNELS = 0.6, 0.25
+# The share of the time after which the search for smaller networks ends, and that by the first method of two.
+_FOR_SEARCH, _FOR_FIRST = 0.6, 0.35
 _BEYOND = "no layer can be smaller within the budget, by training images"
 _OVER = "the time was over before a network was found; allow more minutes"
 _RUN = Run("onnxruntime", "cpu")
@@ -68,7 +68,7 @@ def compress(
 ) -> Compressed:
     """Write a smaller and faster network that loses no more accuracy than its budget; or write nothing.
 
-    First channels go that never fire or do little. Then layers are split into two of low rank. Which and how far is
+    First layers are split into two of low rank. Then channels go that never fire or do little. Which and how far is
     chosen by training images and by how long each layer takes here. If there is time, a smaller network is repaired: it
     learns from training images to say what the checkpoint says. Then it is quantised to int8, as by
     :func:`cnndeploy.quantize`.
@@ -84,7 +84,7 @@ def compress(
         against: The first checkpoint that a compressed one was made of, or a Reference of it: the loss is measured
             against that. Only a compressed checkpoint needs it.
         budget: Percentage points of test accuracy that may be lost.
-        methods: Which of ``channels``, ``low-rank`` and ``int8`` to try; all by default, and for a checkpoint all but
+        methods: Which of ``low-rank``, ``channels`` and ``int8`` to try; all by default, and for a checkpoint all but
             int8. ``channels`` needs Torch-Pruning, and is left out without.
         run: How an ONNX file is run when it is measured and timed; ONNX Runtime on the CPU by default.
         images, data: What it is measured on, as :func:`cnndeploy.verify_budget`'s; there must be training images too.
@@ -179,7 +179,7 @@ class _Job:
         # without int8 it may keep the budget
         if beyond is not None and (made := self._judged(beyond, None, original)) is not None:
             return made
-        for method in ("channels", "low-rank"):
+        for method in METHODS[:-1]:
             self._give_up(method)
         final, report, _ = self._int8(None, original)
         if final is not None and (made := self._judged(final, report, original)) is not None:
@@ -212,13 +212,13 @@ class _Job:
         if len(wanted) == 1:
             yield from self._smaller(wanted[0], whole, material, SAFE)
             return
-        sooner = replace(self.deadline, ends=ends - (1 - _FOR_CHANNELS) * left_s)
-        fewer = next(self._smaller("channels", whole, replace(material, deadline=sooner), FIRST), None)
-        low_rank = self._smaller("low-rank", fewer or whole, material, SAFE)
-        yield from low_rank if fewer is None else itertools.islice(low_rank, _ATTEMPTS - 1)
-        if fewer is not None:
-            self._give_up("low-rank")
-            yield fewer
+        sooner = replace(self.deadline, ends=ends - (1 - _FOR_FIRST) * left_s)
+        first = next(self._smaller(wanted[0], whole, replace(material, deadline=sooner), FIRST), None)
+        smaller = self._smaller(wanted[1], first or whole, material, SAFE)
+        yield from smaller if first is None else itertools.islice(smaller, _ATTEMPTS - 1)
+        if first is not None:
+            self._give_up(wanted[1])
+            yield first
 
     def _smaller(self, method: Method, start: Files, material: Material, share: float) -> Iterator[Files]:
         """Yield what one method makes of a checkpoint, for a share of the budget; note the step."""

@@ -12,7 +12,7 @@ from cnndeploy.certificate import Certification
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.report import BudgetReport
 
-Method = Literal["channels", "low-rank", "int8"]
+Method = Literal["low-rank", "channels", "int8"]
 
 
 @dataclass(frozen=True, slots=True)

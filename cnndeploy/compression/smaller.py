@@ -20,12 +20,12 @@ from cnndeploy.training.train import has_bfloat16
 from cnndeploy.verification.reference import Reference
 
 # What a network may be predicted to lose, as shares of the budget: few images predict, and int8 loses some too.
-# Fewer channels, if low rank follows, may take the share FIRST.
-SAFE, SAFER, FIRST = 0.7, 0.3, 0.3
+# The first of two methods may take the share FIRST.
+SAFE, SAFER, FIRST = 0.7, 0.3, 0.5
 # What it may lose before it is repaired; each is tried if the one before could be.
 _BEFORE_REPAIR = (2.0, 4.0, 10.0, 25.0)
 _EPOCHS = 2
-_METHODS: Mapping[str, Callable[..., Method]] = {"channels": Channels, "low-rank": LowRank}
+_METHODS: Mapping[str, Callable[..., Method]] = {"low-rank": LowRank, "channels": Channels}
 Found = tuple[Trial, Checkpoint]
 
 
@@ -38,7 +38,7 @@ class Smaller:
         """Search the sizes of the layers.
 
         Args:
-            method: ``channels`` or ``low-rank``.
+            method: ``low-rank`` or ``channels``.
             source: The checkpoint, which may have been compressed before.
             material: The images, and what the original says of them.
             tests: How many test images will measure what comes of it.

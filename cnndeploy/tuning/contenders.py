@@ -188,7 +188,7 @@ def _seconds(seconds: float) -> str:
 def _compress(job: Job, files: Files, folder: Path) -> None:
     """Make a smaller network and its int8 file, or rows that say why there is none.
 
-    It has fewer channels, and then layers of low rank; its variant says which of the two it really has.
+    It has layers of low rank, and then fewer channels; its variant says which of the two it really has.
     """
     with patient_threads():  # an imported file is tuned without torch
         from cnndeploy.compression.material import Material
@@ -205,7 +205,7 @@ def _compress(job: Job, files: Files, folder: Path) -> None:
     except CnndeployError as error:
         files.rows.append(_lost(job, "low-rank", "failed", str(error)))
         return
-    for method, points in (("channels", FIRST * job.budget), ("low-rank", SAFE * job.budget)):
+    for method, points in (("low-rank", FIRST * job.budget), ("channels", SAFE * job.budget)):
         found = _smaller(job, method, smaller, material, points, folder / f"{method}.pt")
         if isinstance(found, Row):
             files.rows.append(found)
@@ -227,7 +227,7 @@ def _smaller(
     """Write the smallest network that one method makes of a checkpoint, or return a row that says why there is none."""
     with patient_threads():
         from cnndeploy.compression.smaller import Smaller, write_smaller
-    if method == "channels":  # half of the time is left for low rank
+    if method == "low-rank":  # half of the time is left for the other
         ends = job.search.ends - job.search.left_s / 2
         material = replace(material, deadline=replace(material.deadline, ends=ends))
     try:

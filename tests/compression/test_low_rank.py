@@ -75,6 +75,16 @@ def test_the_directions_are_the_best_there_are() -> None:
 
 
 @torch.no_grad()
+def test_all_places_of_an_image_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sixteenth place of 256 would be the first column alone, in which nothing varies here."""
+    monkeypatch.setattr("cnndeploy.compression.components._VALUES", 64)
+    layer, images = nn.Conv2d(2, 4, 1), torch.randn(64, 2, 16, 16)
+    images[..., 0] = 0.0
+    pair = split_weights(layer, _components(nn.Sequential(layer), "0", images), 2)
+    assert torch.allclose(pair(images), layer(images), atol=1e-4)
+
+
+@torch.no_grad()
 def test_of_few_images_there_are_few_directions() -> None:
     torch.manual_seed(0)
     layer, images = nn.Linear(30, 50), torch.randn(12, 30)
