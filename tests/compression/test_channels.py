@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from cnndeploy.architectures._widths import Width, resize_layers, widths_beside
-from cnndeploy.compression.channels import Channels, groups_of
+from cnndeploy.compression.channels import Channels
+from cnndeploy.compression.groups import groups_of
 from cnndeploy.errors import CompressionError, MissingDependencyError
 from cnndeploy.progress import Deadline, silent
 from helpers import by_work
