@@ -41,12 +41,17 @@ def split_layers(network: nn.Module, ranks: Mapping[str, int]) -> None:
     for path, rank in ranks.items():
         if path.count(".") > _DEEPEST:
             raise ValueError(f"the network has no layer so deep: {path:.40}...")
-        try:
-            layer = network.get_submodule(path)
-        except AttributeError:
-            raise ValueError(f"the network has no layer {path!r}") from None
+        layer = layer_at(network, path)
         if not path or not can_be_split(layer):
             raise ValueError(f"{path or 'the network itself'} is no layer that two can take the place of")
         if not 0 < rank <= full_rank(layer):
             raise ValueError(f"the rank of {path} is 1 to {full_rank(layer)}, not {rank}")
         network.set_submodule(path, split(layer, rank))
+
+
+def layer_at(network: nn.Module, path: str) -> nn.Module:
+    """Return the layer with a path; raise ValueError if there is none."""
+    try:
+        return network.get_submodule(path)
+    except AttributeError:
+        raise ValueError(f"the network has no layer {path!r}") from None

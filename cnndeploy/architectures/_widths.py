@@ -7,6 +7,8 @@ from typing import TypeGuard
 
 from torch import nn
 
+from cnndeploy.architectures._low_rank import layer_at
+
 Resizable = nn.Conv2d | nn.Linear | nn.BatchNorm2d
 Width = tuple[int, int]  # channels of the input and of the output
 
@@ -61,10 +63,7 @@ def resize_layers(network: nn.Module, widths: Mapping[str, Width]) -> None:
     Raise ValueError if there is no such layer, or it never had so many channels.
     """
     for path, (inputs, outputs) in widths.items():
-        try:
-            layer = network.get_submodule(path)
-        except AttributeError:
-            raise ValueError(f"the network has no layer {path!r}") from None
+        layer = layer_at(network, path)
         if not path or not can_be_resized(layer):
             raise ValueError(f"{path or 'the network itself'} is no layer that can have fewer channels")
         most = width_of(layer)
