@@ -20,7 +20,7 @@ def pairs(values: Mapping[str, Any]) -> str:
 
 def widths(values: Mapping[str, tuple[int, int]]) -> str:
     """Return layers with the channels of their inputs and outputs in one line."""
-    return ", ".join(f"{name} {inputs} to {outputs}" for name, (inputs, outputs) in values.items())
+    return ", ".join(f"{name} ({inputs} in, {outputs} out)" for name, (inputs, outputs) in values.items())
 
 
 def settings_line(values: Mapping[str, Any]) -> str:
