@@ -54,7 +54,7 @@ def command(
 ) -> None:
     """Make a network smaller and faster within a budget of accuracy.
 
-    Layers are split into two of low rank. Channels go that never fire or do little. Both are done where that saves most
+    Layers are split into two of low rank, and channels that never fire or do little are removed, where that saves most
     time for what it loses. If there is time, the smaller network is repaired: it learns from training images what
     CHECKPOINT says of them. Then it is quantised to int8. Sizes and settings are chosen on training images, and the
     loss is measured on test images: the upper end of its paired 95% interval must be within the budget. A method that

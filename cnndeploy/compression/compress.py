@@ -68,9 +68,9 @@ def compress(
 ) -> Compressed:
     """Write a smaller and faster network that loses no more accuracy than its budget; or write nothing.
 
-    First layers are split into two of low rank. Then channels go that never fire or do little. Which and how far is
-    chosen by training images and by how long each layer takes here. If there is time, a smaller network is repaired: it
-    learns from training images to say what the checkpoint says. Then it is quantised to int8, as by
+    First layers are split into two of low rank. Then channels that never fire or do little are removed. Which and how
+    far is chosen by training images and by how long each layer takes here. If there is time, a smaller network is
+    repaired: it learns from training images to say what the checkpoint says. Then it is quantised to int8, as by
     :func:`cnndeploy.quantize`.
     A method that does not make the file faster on this machine is left out. Test images measure at most seven files
     against the checkpoint, until one keeps the budget; each time the upper end of a 95% interval errs in 2.5%. Beside

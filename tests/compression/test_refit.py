@@ -28,7 +28,7 @@ class _Tensors:
 
 
 class _Material:
-    """As much of a Material as a refit needs."""
+    """A Material with no more than a refit needs."""
 
     work, progress = 1, staticmethod(silent)
 
