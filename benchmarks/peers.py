@@ -2,38 +2,62 @@
 
 For each checkpoint in the folder: eager PyTorch, frozen TorchScript, torch.compile, ONNX Runtime and OpenVINO as a
 plain script uses them, both on an int8 file that a plain script quantises, and the tuned folder by the session that
-cnndeploy.load opens; all side by side in one run, at batch 1.
+cnndeploy.load opens; all side by side in one run, at batch 1. What was measured is kept in
+benchmarks/results/peers.json after each network; the table and the plot in docs/ are made of that.
 
     .venv/bin/python benchmarks/peers.py --folder checkpoints --max-minutes 20
+    .venv/bin/python benchmarks/peers.py --page                # the table and the plot again, of what was measured
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _peers_page import into_page, plot
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
+from rich.console import Console
 
 from cnndeploy import evaluate, tune
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import Limits, bench_candidates
 from cnndeploy.benchmark.intervals import ratio_interval
 from cnndeploy.benchmark.raw import RAW_ONNXRUNTIME, RAW_OPENVINO
-from cnndeploy.benchmark.report import BenchmarkReport, Result, round_ratios
+from cnndeploy.benchmark.report import BenchmarkReport, round_ratios
 from cnndeploy.datasets import open_dataset
 from cnndeploy.deployment import Candidate, resolve
 from cnndeploy.display.benchmark_tables import tuning_table
-from cnndeploy.display.cells import duration, machine_line
 from cnndeploy.exporters import export
 from cnndeploy.files import write_file
-from cnndeploy.run import Run
+from cnndeploy.machine import patient_threads
+from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.serial import dumps
 
+with patient_threads():
+    import torch
+
+    from cnndeploy.training.train import has_bfloat16
+
 CALIBRATION = 256
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results" / "peers.json"
+PAGE, PLOT = REPOSITORY / "docs" / "BENCHMARKS.md", REPOSITORY / "docs" / "peers.png"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to run a network; ``measured`` is the run whose accuracy is measured, None if it is the checkpoint's."""
+
+    label: str
+    candidate: Candidate
+    measured: Run | None = None
 
 
 class _TrainingImages(CalibrationDataReader):  # type: ignore[misc]
@@ -64,8 +88,8 @@ def plain_int8(source: Artifact, path: Path) -> Artifact:
     return Artifact.open(path)
 
 
-def candidates(folder: Path, name: str, threads: int, max_minutes: float) -> Iterator[tuple[str, Candidate]]:
-    """Yield each candidate and its name in the table; eager PyTorch first, the tuned folder last."""
+def ways(folder: Path, name: str, threads: int, max_minutes: float) -> Iterator[Way]:
+    """Yield each way; eager PyTorch first, the tuned folder last."""
     checkpoint = Artifact.open(folder / f"{name}.pt")
     onnx = export(checkpoint.path, "onnx", folder / f"{name}.plain.onnx", simplify=False)
     script = export(checkpoint.path, "torchscript", folder / f"{name}.plain.torchscript", simplify=False)
@@ -73,22 +97,24 @@ def candidates(folder: Path, name: str, threads: int, max_minutes: float) -> Ite
     tuned = folder / f"{name}.deploy"
     print(f"\nTuning {name}", flush=True)
     report = tune(checkpoint.path, tuned, threads=threads, max_minutes=max_minutes, progress=_Said())
-    from rich.console import Console
-
     Console(width=160).print(tuning_table(report))
-    for label, artifact, runtime in (
-        ("eager PyTorch", checkpoint, "eager"),
-        ("frozen TorchScript", script, "torchscript"),
-        ("torch.compile", checkpoint, "compiled"),
-        ("ONNX Runtime, plain script", onnx, RAW_ONNXRUNTIME),
-        ("OpenVINO, plain script", onnx, RAW_OPENVINO),
-        ("ONNX Runtime, plain int8", int8, RAW_ONNXRUNTIME),
-        ("OpenVINO, plain int8", int8, RAW_OPENVINO),
+    # OpenVINO computes what is not int8 in bfloat16 if the processor can
+    reduced = RuntimeOptions(precision="bfloat16") if has_bfloat16(torch.device("cpu")) else RuntimeOptions()
+    on_openvino, on_onnxruntime = Run("openvino", options=reduced), Run("onnxruntime")
+    for label, artifact, runtime, measured in (
+        ("eager PyTorch", checkpoint, "eager", None),
+        ("frozen TorchScript", script, "torchscript", None),
+        ("torch.compile", checkpoint, "compiled", None),
+        ("ONNX Runtime, plain script", onnx, RAW_ONNXRUNTIME, None),
+        ("OpenVINO, plain script", onnx, RAW_OPENVINO, on_openvino),
+        ("ONNX Runtime, plain int8", int8, RAW_ONNXRUNTIME, on_onnxruntime),
+        ("OpenVINO, plain int8", int8, RAW_OPENVINO, on_openvino),
     ):
-        yield label, resolve(artifact, Run(runtime, threads=threads))
+        yield Way(label, resolve(artifact, Run(runtime, threads=threads)), measured)
     candidate = resolve(tuned)
     run = candidate.run
-    yield f"cnndeploy tune: {report.chosen.variant}, {run.runtime}, {run.threads} threads", candidate
+    counted = "1 thread" if run.threads == 1 else f"{run.threads} threads"
+    yield Way(f"cnndeploy tune: {report.chosen.variant}, {run.runtime}, {counted}", candidate)
 
 
 class _Said:
@@ -99,74 +125,81 @@ class _Said:
 
     def __call__(self, done: int, total: int, text: str) -> None:
         del done, total
-        if text.partition(",")[0] != self._last:
-            self._last = text.partition(",")[0]
+        task = " ".join(word for word in text.partition(",")[0].split() if not word.isdigit())
+        if task != self._last:
+            self._last = task
             print(f"  {text}", flush=True)
 
 
-def accuracies(
-    labelled: list[tuple[str, Candidate]], folder: Path, name: str, images: int | None
-) -> dict[str, str]:
-    """Return the accuracy on test images of those that may have lost some; the others have the checkpoint's."""
-    plan = json.loads((folder / f"{name}.deploy" / "plan.json").read_text())
-    known = {labelled[-1][0]: f"{plan['figures']['accuracy']:.4f}: {plan['figures']['verdict']}"}
-    for label, candidate in labelled:
-        if label == "OpenVINO, plain script":
-            known[label] = "in bfloat16 if the processor can; not measured"
-        if "plain int8" in label:
-            runtime = "onnxruntime" if candidate.run.runtime == RAW_ONNXRUNTIME else "openvino"
-            evaluation = evaluate(candidate.artifact, run=Run(runtime), batch_size=32, images=images)
-            known[label] = f"{evaluation.accuracy:.4f} on {evaluation.images:,} images"
-    return known
-
-
-def table(labels: list[str], report: BenchmarkReport, known: dict[str, str]) -> str:
-    """Return Markdown with each way's speed-up over eager, and the tuned folder's speed-up over each way."""
-    ours = report.results[-1]
-    lines = [
-        "| way | speed-up over eager | speed-up of tuned over it | a call | test accuracy |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    comparisons = len(labels) - 1
-    for label, row in zip(labels, report.results, strict=True):
-        if row.failure:
-            lines.append(f"| {label} | failed: {row.failure} | | | |")
-            continue
-        shown = known.get(label, "as the checkpoint")
-        lines.append(
-            f"| {label} | {row.ratio:.3g} ({row.ratio_low:.3g} to {row.ratio_high:.3g}) | "
-            f"{_against(row, ours, comparisons)} | {duration(row.p50_s or 0)} | {shown} |"
+def measured(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure all ways to run a checkpoint, and return what docs/ says of them."""
+    tried = [*ways(folder, name, arguments.threads, arguments.max_minutes)]
+    limits = Limits(until=0.02, seconds=arguments.seconds, timeout_s=600, cold_starts=0, seed=0)
+    report = bench_candidates([way.candidate for way in tried], [1], limits)
+    # before accuracies, which may fail
+    write_file(folder / f"{name}.peers.json", dumps(report.to_dict()).encode())
+    figures = json.loads((folder / f"{name}.deploy" / "plan.json").read_text())["figures"]
+    plain = evaluate(tried[3].candidate.artifact, batch_size=64, images=arguments.images)
+    accuracies: list[float] = []
+    for way in tried:
+        run = way.measured
+        accuracies.append(
+            plain.accuracy
+            if run is None
+            else evaluate(way.candidate.artifact, run=run, batch_size=64, images=arguments.images).accuracy
         )
-    return "\n".join(lines)
+    accuracies[-1] = figures["accuracy"]
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "seconds": arguments.seconds,
+        "max_minutes": arguments.max_minutes,
+        "environment": report.environment,
+        "warnings": report.warnings,
+        "images": plain.images,
+        "verdict": figures["verdict"],
+        "rows": [*_rows(tried, report, accuracies)],
+    }
 
 
-def _against(row: Result, ours: Result, comparisons: int) -> str:
-    if row is ours:
-        return ""
-    ratios = round_ratios(row, ours)
-    low, high = ratio_interval(ratios, comparisons)
-    return f"{np.median(ratios):.3g} ({low:.3g} to {high:.3g})"
+def _rows(tried: list[Way], report: BenchmarkReport, accuracies: list[float]) -> Iterator[dict[str, Any]]:
+    ours = report.results[-1]
+    for way, row, accuracy in zip(tried, report.results, accuracies, strict=True):
+        shown: dict[str, Any] = {"way": way.label, "failure": row.failure}
+        if not row.failure:
+            shown |= {"p50_s": row.p50_s, "ratio": [row.ratio, row.ratio_low, row.ratio_high]}
+            shown |= {"accuracy": accuracy, "as_checkpoint": way.measured is None and row is not ours}
+            shown["bytes"] = row.file_bytes
+            if row is not ours and not ours.failure:
+                ratios = round_ratios(row, ours)
+                shown["tuned_over"] = [
+                    float(np.median(ratios)),
+                    *ratio_interval(ratios, len(report.results) - 1),
+                ]
+        yield shown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the tuned folder with other tools.")
-    parser.add_argument("--folder", type=Path, required=True, help="with checkpoints, as lenet.pt")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each candidate (default: 20)")
+    parser.add_argument("--folder", type=Path, help="with checkpoints, as lenet.pt")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each candidate (default: 10)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--images", type=int, help="for the accuracy of plain int8 files (default: all)")
+    parser.add_argument("--images", type=int, help="for the accuracy of the others (default: all)")
     parser.add_argument("--max-minutes", type=float, default=20.0, help="of each tuning (default: 20)")
+    parser.add_argument(
+        "--page", action="store_true", help="measure nothing; write the table and the plot again"
+    )
     parser.add_argument("names", nargs="*", help="of the checkpoints in the folder (default: all)")
     arguments = parser.parse_args()
-    folder: Path = arguments.folder
-    for name in arguments.names or sorted(path.stem for path in folder.glob("*.pt")):
-        labelled = [*candidates(folder, name, arguments.threads, arguments.max_minutes)]
-        labels = [label for label, _ in labelled]
-        limits = Limits(until=0.02, seconds=arguments.seconds, timeout_s=600, cold_starts=0, seed=0)
-        report = bench_candidates([candidate for _, candidate in labelled], [1], limits)
-        write_file(folder / f"{name}.peers.json", dumps(report.to_dict()).encode())
-        known = accuracies(labelled, folder, name, arguments.images)
-        print(f"\n### {name}\n\n{table(labels, report, known)}\n")
-        print(machine_line(report.environment), *report.warnings, sep="\n", flush=True)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    if not arguments.page:
+        if arguments.folder is None:
+            sys.exit("Name the folder of the checkpoints: --folder checkpoints")
+        folder: Path = arguments.folder
+        for name in arguments.names or sorted(path.stem for path in folder.glob("*.pt")):
+            results[name] = measured(folder, name, arguments)
+            write_file(RESULTS, dumps(results).encode())
+    write_file(PAGE, into_page(PAGE.read_text(), results).encode())
+    write_file(PLOT, plot(results))
 
 
 if __name__ == "__main__":
