@@ -45,7 +45,7 @@ from cnndeploy.errors import BenchmarkError, Stopped
 @click.option(
     "--max-minutes",
     type=common.POSITIVE,
-    default=5.0,
+    default=15.0,
     help="Time limit in minutes; when it is over, the best so far is verified and written.",
 )
 @click.option(
@@ -67,7 +67,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     \b
     Examples:
       cnndeploy tune lenet.pt --output lenet.deploy
-      cnndeploy tune nin.pt --budget 0 --objective throughput --max-minutes 10
+      cnndeploy tune nin.pt --budget 0 --objective throughput --max-minutes 30
     """
     from cnndeploy.display.benchmark_tables import tuning_table
     from cnndeploy.display.plots import tuning_plot  # needs matplotlib, which is found out before the work

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.deployment import Candidate
@@ -33,14 +32,12 @@ from cnndeploy.verification.budget import require_budget
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.report import BudgetReport, Verdict
 
-if TYPE_CHECKING:
-    from cnndeploy.compression.material import Material
-
 # The share of the time left that eager PyTorch's labels may take; and of that, the share that shows how fast it is.
 _FOR_LABELS, _TO_ESTIMATE = 0.3, 0.1
 _BATCH = 64  # images, as the reference runs them; after each the time is looked at again
 # Share of the time kept for the race; the searches for lossy files stop when only this is left.
 _FOR_RACE = 0.3
+_TO_COMPARE_S = 1.5  # for each file, whether a smaller network is faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +134,9 @@ def make_files(job: Job, folder: Path) -> Files:
     if job.budget > 0:
         _label(job, files)
     if files.labelled:
-        _quantize(job, files, checkpoint, job.stored, folder / f"{checkpoint.path.stem}.{job.stored}.onnx")
+        _quantize(job, files, folder / f"{checkpoint.path.stem}.{job.stored}.onnx")
     if files.labelled and not imported and job.device == "cpu":
-        (folder / "smaller").mkdir()
-        _compress(job, files, folder / "smaller")
+        _compress(job, files, folder / f"{checkpoint.path.stem}.smaller.onnx")
     job.reference.release()  # what waits for work may disturb what is timed
     return files
 
@@ -185,66 +181,46 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.{0 if seconds >= 10 else 1}f} seconds"
 
 
-def _compress(job: Job, files: Files, folder: Path) -> None:
-    """Make a smaller network and its int8 file, or rows that say why there is none.
+def _compress(job: Job, files: Files, target: Path) -> None:
+    """Make a smaller network, in int8 if that is faster, or a row that says why there is none.
 
-    It has layers of low rank, and then fewer channels; its variant says which of the two it really has.
+    Its variant says which methods made it.
     """
     with patient_threads():  # an imported file is tuned without torch
-        from cnndeploy.compression.material import Material
-        from cnndeploy.compression.smaller import FIRST, SAFE
-    exported = next(one for one in files.by_variant["float"] if one.format == "onnx")
-    smaller, methods = job.reference.artifact, list[str]()
+        from cnndeploy.compression.compress import METHODS, compress
+
+    def stopped() -> bool:
+        job.check_stop()  # compress() would keep the best so far, and measure it
+        return False
+
+    tried = ", ".join(METHODS)
     try:
-        material = Material.of(job.reference, exported, job.search, job.progress)
-    except OutOfTime:
-        files.rows.append(_lost(job, "low-rank", "not tried", "the time was over before images were read"))
-        return
+        compressed = compress(
+            job.reference,
+            target,
+            budget=job.budget,
+            run=Run(threads=job.threads),
+            seconds=_TO_COMPARE_S,
+            max_minutes=job.search.left_s / 60,
+            should_stop=stopped,
+            progress=job.progress,
+        )
     except Stopped:
         raise
     except CnndeployError as error:
-        files.rows.append(_lost(job, "low-rank", "failed", str(error)))
-        return
-    for method, points in (("low-rank", FIRST * job.budget), ("channels", SAFE * job.budget)):
-        found = _smaller(job, method, smaller, material, points, folder / f"{method}.pt")
-        if isinstance(found, Row):
-            files.rows.append(found)
+        if job.search.is_over():
+            files.rows.append(_lost(job, tried, "not tried", f"none was found in time; {_may_do(job)}"))
         else:
-            smaller = found
-            methods.append(method)
-    if methods:
-        variant, path = ", ".join(methods), job.reference.artifact.path
-        files.by_variant[variant] = [
-            export(smaller.path, name, folder / f"{path.stem}{EXPORTERS.get(name).suffix}")
-            for name in EXPORTERS.names()
-        ]
-        _quantize(job, files, smaller, f"{variant}, int8", folder / f"{path.stem}.int8.onnx")
-
-
-def _smaller(
-    job: Job, method: str, source: Artifact, material: Material, points: float, path: Path
-) -> Artifact | Row:
-    """Write the smallest network that one method makes of a checkpoint, or return a row that says why there is none."""
-    with patient_threads():
-        from cnndeploy.compression.smaller import Smaller, write_smaller
-    if method == "low-rank":  # half of the time is left for the other
-        ends = job.search.ends - job.search.left_s / 2
-        material = replace(material, deadline=replace(material.deadline, ends=ends))
-    try:
-        smaller = Smaller(method, source, material, tests=len(job.reference.test), threads=job.threads)
-        found = next(smaller.within(points), None)
-        if found is not None:
-            return write_smaller(found, method, job.reference, job.budget, path)
-    except OutOfTime:
-        may_do = f"max_minutes={math.ceil(2 * job.max_minutes)} may do"
-        return _lost(job, method, "not tried", f"no network was found in time; {may_do}")
-    except Stopped:
-        raise
-    except MissingDependencyError as error:
-        return _lost(job, method, "not tried", str(error))
-    except CnndeployError as error:
-        return _lost(job, method, "failed", str(error))
-    return _lost(job, method, "rejected", "by training images no layer can be smaller within the budget")
+            outcome: Outcome = "rejected" if isinstance(error, BudgetError) else "failed"
+            files.rows.append(_lost(job, tried, outcome, str(error)))
+        return
+    kept = [step.method for step in compressed.steps if step.kept]
+    for step in compressed.steps:
+        if not step.kept:
+            files.rows.append(_lost(job, step.method, "rejected", step.reason))
+    if kept != ["int8"]:  # that of the whole network has a row
+        files.by_variant[", ".join(kept)] = [compressed.artifact]
+        files.measured.append(compressed.report)
 
 
 def _lost(job: Job, variant: str, outcome: Outcome, reason: str) -> Row:
@@ -252,15 +228,13 @@ def _lost(job: Job, variant: str, outcome: Outcome, reason: str) -> Row:
     return Row(variant, "onnxruntime", job.threads, {}, True, outcome, reason)
 
 
-def _quantize(job: Job, files: Files, source: Artifact, variant: str, path: Path) -> None:
+def _quantize(job: Job, files: Files, path: Path) -> None:
     """Make an int8 file, on a GPU one in float16, or a row that says why there is none."""
     lost: tuple[Outcome, str]
-    itself = source is job.reference.artifact
     try:
         quantized = quantize(
-            job.reference if itself else source,
+            job.reference,
             path,
-            against=None if itself else job.reference,
             precision=job.stored,
             budget=job.budget,
             calibration=job.calibration,
@@ -270,18 +244,21 @@ def _quantize(job: Job, files: Files, source: Artifact, variant: str, path: Path
             progress=job.progress,
         )
     except OutOfTime:
-        may_do = f"max_minutes={math.ceil(2 * job.max_minutes)} may do"
-        lost = "not tried", f"no {job.stored} file was found in time; {may_do}"
-        files.notes.append(f"{variant} was not tried: no file was found in time; {may_do}.")
+        lost = "not tried", f"no {job.stored} file was found in time; {_may_do(job)}"
+        files.notes.append(f"{job.stored} was not tried: no file was found in time; {_may_do(job)}.")
     except Stopped:
         raise
     except CnndeployError as error:
         lost = "rejected" if isinstance(error, BudgetError) else "failed", str(error)
     else:
-        files.by_variant[variant] = [quantized.artifact]
+        files.by_variant[job.stored] = [quantized.artifact]
         files.measured.append(quantized.report)
         return
-    files.rows.append(_lost(job, variant, *lost))
+    files.rows.append(_lost(job, job.stored, *lost))
+
+
+def _may_do(job: Job) -> str:
+    return f"max_minutes={math.ceil(2 * job.max_minutes)} may do"
 
 
 @dataclass(slots=True, eq=False)

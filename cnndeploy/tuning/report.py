@@ -17,7 +17,8 @@ Outcome = Literal["chosen", "as fast", "undecided", "slower", "rejected", "faile
 class Row:
     """One file on one runtime with one setting; ``reason`` says in words why it was not chosen.
 
-    ``variant`` is ``checkpoint``, ``float``, ``simplified``, ``int8`` or ``float16``. ``ratio`` is how many times as
+    ``variant`` is ``checkpoint``, ``float``, ``simplified``, ``int8`` or ``float16``, or the methods of
+    :func:`cnndeploy.compress` that made it, as ``low-rank, int8``. ``ratio`` is how many times as
     fast it is as eager PyTorch, or as an imported file on ONNX Runtime, with a 95% interval, which takes six rounds,
     and ``p50_s`` the seconds of a call; None if it was not timed. They compare from row to row though some left the
     race early: they are the chosen row's, by how many times as fast a row was in the rounds that both ran. ``accuracy``

@@ -37,7 +37,7 @@ def tune(
     batch_size: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
-    max_minutes: float = 5.0,
+    max_minutes: float = 15.0,
     calibration: int | None = None,
     data: Data | None = None,
     command: str = "",

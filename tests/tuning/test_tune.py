@@ -52,6 +52,7 @@ def quick_tuning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(race_module, "MOST_ROUNDS", race_module.FIRST_ROUNDS)
+        patch.setattr(contenders_module, "_TO_COMPARE_S", 0)
         for module in (contenders_module, quantize):
             patch.setattr(module, "export", export_once)
         yield
@@ -99,6 +100,7 @@ def test_what_is_written_opens_is_certified_and_runs_as_planned(tuned: TuneRepor
 def test_every_variant_and_runtime_has_a_row_with_a_reason(tuned: TuneReport) -> None:
     assert {row.runtime for row in tuned.rows} == set(RUNTIMES.names())
     assert {row.variant for row in tuned.rows} >= {"checkpoint", "float", "simplified", "int8"}
+    assert any(row.variant.startswith(("low-rank", "channels")) and row.ratio for row in tuned.rows)
     assert all(row.reason for row in tuned.rows)
     assert [row.outcome for row in tuned.rows].count("chosen") == 1
     assert tuned.chosen.ratio is not None
