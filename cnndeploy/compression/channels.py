@@ -40,7 +40,7 @@ class Statistics:
 
 
 class Channels:
-    """The groups of channels of a network; a size is how many are kept. It is a Method of the search."""
+    """The groups of channels of a network; a size is how many are kept. It is a Reduction for the search."""
 
     not_faster = "no layer is faster on this machine with fewer channels"
 

@@ -15,7 +15,7 @@ from cnndeploy.benchmark.report import Result
 from cnndeploy.certificate import try_to_certify
 from cnndeploy.compression.material import Material
 from cnndeploy.compression.report import Compressed, Method, Step
-from cnndeploy.compression.search import Trial
+from cnndeploy.compression.search import Judged
 from cnndeploy.compression.smaller import FIRST, SAFE, Smaller, write_smaller
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike
@@ -373,7 +373,7 @@ class _Job:
         return CompressionError(f"nothing makes {path} faster here: {tried}. Nothing was written.")
 
 
-def _described(method: Method, trial: Trial) -> str:
+def _described(method: Method, trial: Judged) -> str:
     repaired = ", refitted" if trial.refitted else ""
     repaired += f", repaired on {counted(trial.taught, 'image')}" if trial.taught else ""
     what = {"channels": "of fewer channels", "low-rank": "split"}[method]

@@ -22,7 +22,7 @@ _NEXT = 0.75  # of a rank is the next one to try
 
 
 class LowRank:
-    """The layers of a network that two can take the place of; a size is a rank. It is a Method of the search."""
+    """The layers of a network that two can take the place of; a size is a rank. It is a Reduction for the search."""
 
     not_faster = "no layer is faster on this machine as two layers of lower rank"
 

@@ -38,7 +38,7 @@ _Z = 1.96  # of a 95% interval
 _SURELY = 3.0  # standard errors
 
 
-class Method(Protocol):
+class Reduction(Protocol):
     """A way to make layers smaller: places in a network, each of several sizes.
 
     ``times`` are the milliseconds of a place at each size; size 0 is the place as it is. ``work`` is the number of
@@ -71,7 +71,7 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Judged:
     """A smaller network and what it cost on training images.
 
     ``share`` is the time of its layers as a share of that of the whole network's. ``predicted_high_points`` is the
@@ -92,7 +92,7 @@ class Search:
     """The ways in which one method makes a checkpoint's network smaller; ``trials`` are those that were judged."""
 
     def __init__(
-        self, checkpoint: Checkpoint, network: nn.Module, method: Method, material: Material, *, tests: int
+        self, checkpoint: Checkpoint, network: nn.Module, method: Reduction, material: Material, *, tests: int
     ) -> None:
         """Try each place of a method alone.
 
@@ -109,10 +109,10 @@ class Search:
         """
         self._checkpoint, self._network, self._method = checkpoint, network, method
         self._material, self._tests = material, tests
-        self.trials: dict[int, Trial] = {}
+        self.trials: dict[int, Judged] = {}
         self._way = self._found_way()
 
-    def within(self, points: float) -> tuple[Trial, nn.Module] | None:
+    def within(self, points: float) -> tuple[Judged, nn.Module] | None:
         """Return the smallest network on the way that is predicted to keep a budget; None if there is none.
 
         Raise Stopped if the search is stopped or the time over before one was found.
@@ -132,7 +132,7 @@ class Search:
 
     def judge(
         self, network: nn.Module, sizes: Sizes, points: float, taught: int = 0, text: str = "Judging"
-    ) -> Trial:
+    ) -> Judged:
         """Run a smaller network on the images that judge, until it surely loses more than so many points."""
         judging, expected = self._material.judging, self._material.expected
         truth = judging.labels
@@ -148,7 +148,7 @@ class Search:
         discordant = max(1, lost + gained) / count
         loss = (lost - gained) / count
         high = loss + _Z * math.sqrt(discordant / self._tests)
-        return Trial(sizes, self._method.share(sizes), count, 100 * loss, 100 * high, taught)
+        return Judged(sizes, self._method.share(sizes), count, 100 * loss, 100 * high, taught)
 
     def refitted(self, network: nn.Module, sizes: Sizes) -> nn.Module:
         """Return a copy of a smaller network whose layers are nearer to the whole network's."""
@@ -173,7 +173,7 @@ class Search:
         made = Checkpoint.of(manifest, network, manifest.training)
         return replace(made, manifest=replace(made.manifest, source=source))
 
-    def _trial(self, place: int, points: float) -> Trial:
+    def _trial(self, place: int, points: float) -> Judged:
         known = self.trials.get(place)
         judging = len(self._material.judging)
         if known is None or (known.images < judging and known.predicted_high_points <= points):

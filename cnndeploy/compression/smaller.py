@@ -14,7 +14,7 @@ from cnndeploy.compression.channels import Channels
 from cnndeploy.compression.low_rank import LowRank
 from cnndeploy.compression.material import Material
 from cnndeploy.compression.repair import repaired
-from cnndeploy.compression.search import Method, Search, Trial
+from cnndeploy.compression.search import Judged, Reduction, Search
 from cnndeploy.errors import Stopped
 from cnndeploy.training.train import has_bfloat16
 from cnndeploy.verification.reference import Reference
@@ -25,8 +25,8 @@ SAFE, SAFER, FIRST = 0.7, 0.3, 0.5
 # What it may lose before it is repaired; each is tried if the one before could be.
 _BEFORE_REPAIR = (2.0, 4.0, 10.0, 25.0)
 _EPOCHS = 2
-_METHODS: Mapping[str, Callable[..., Method]] = {"low-rank": LowRank, "channels": Channels}
-Found = tuple[Trial, Checkpoint]
+_METHODS: Mapping[str, Callable[..., Reduction]] = {"low-rank": LowRank, "channels": Channels}
+Found = tuple[Judged, Checkpoint]
 
 
 class Smaller:
@@ -79,12 +79,12 @@ class Smaller:
         if safe is not None and (safer := self._search.within(points * SAFER / SAFE)) is not None:
             yield safer[0], self._search.checkpoint_of(safer[1], safer[0].sizes)
 
-    def _repaired(self, points: float) -> tuple[Trial, torch.nn.Module] | None:
+    def _repaired(self, points: float) -> tuple[Judged, torch.nn.Module] | None:
         """Return the smallest network that keeps the budget once it is repaired, by the images that judge.
 
         Its layers are refitted first, and only if that does not do, all of it is trained.
         """
-        good: tuple[Trial, torch.nn.Module] | None = None
+        good: tuple[Judged, torch.nn.Module] | None = None
         try:
             for times in _BEFORE_REPAIR:
                 found = self._search.within(times * points / SAFE)

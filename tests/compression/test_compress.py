@@ -20,7 +20,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.compression.compress import compress
 from cnndeploy.compression.report import Compressed
-from cnndeploy.compression.search import Search, Trial
+from cnndeploy.compression.search import Judged, Search
 from cnndeploy.errors import ArtifactError, BudgetError, CheckpointError, CompressionError, Stopped
 from cnndeploy.quantization.quantize import quantize
 from cnndeploy.verification.budget import verify_budget
@@ -218,7 +218,7 @@ def test_a_repaired_network_may_be_smaller(
     monkeypatch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", (0.7,))
     judge = Search.judge
 
-    def judged(search: Search, *arguments: Any, **settings: Any) -> Trial:
+    def judged(search: Search, *arguments: Any, **settings: Any) -> Judged:
         """Find that the refit did not do."""
         trial = judge(search, *arguments, **settings)
         return trial if trial.taught or settings else replace(trial, predicted_high_points=100.0)
