@@ -30,7 +30,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt Makefile
 	@echo "Setting up $(VENV) (once, some minutes)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt \
-		--editable '.[torch,$(RUNTIME),timm,openvino,compress,dev]'
+		--editable '.[torch,$(RUNTIME),timm,openvino,compress,serve,dev]'
 	@touch $@
 
 demo: setup

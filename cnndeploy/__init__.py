@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cnndeploy.preprocessing import Preprocessing as Preprocessing
     from cnndeploy.quantization.quantize import Quantized as Quantized, quantize as quantize
     from cnndeploy.run import Run as Run, RuntimeOptions as RuntimeOptions
+    from cnndeploy.serving.server import serve as serve
     from cnndeploy.sources import allow_source as allow_source
     from cnndeploy.training.train import train as train
     from cnndeploy.transforms import preprocessing_of as preprocessing_of
@@ -48,6 +49,7 @@ _NAMES = {  # a test holds the imports above to this
     "images": "read_image",
     "importing.import_model": "import_model",
     "importing.imported": "Imported",
+    "serving.server": "serve",
     "sources": "allow_source",
     "transforms": "preprocessing_of",
     "preprocessing": "Preprocessing",

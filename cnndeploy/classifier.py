@@ -115,6 +115,11 @@ class Classifier:
         """The class names, in the order of the logits."""
         return self.manifest.labels
 
+    @property
+    def session(self) -> Session:
+        """The open file, which takes its own inputs: prepared tensors, or raw images of one size."""
+        return self._session
+
     def logits(self, images: Images) -> NDArray[np.float32]:
         """Return unnormalised class scores, float32 (n, classes); the caller owns the array.
 

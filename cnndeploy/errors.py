@@ -2,7 +2,7 @@
 
 CnndeployError: 1
 ├── UnknownNameError, MissingDependencyError, DeviceUnavailableError, DataError, CheckpointError, ArtifactError,
-│   TrainingError, ExportError, InputMismatchError, QuantizationError, CompressionError
+│   TrainingError, ExportError, InputMismatchError, QuantizationError, CompressionError, ServingError
 ├── Stopped: 130
 │   └── OutOfTime
 └── ReportedError
@@ -81,6 +81,8 @@ class MissingDependencyError(CnndeployError):
             install = "pip install 'cnndeploy[cpu]', or on a machine with an NVIDIA GPU pip install 'cnndeploy[gpu]'"
         elif package in (*_TORCH_EXTRA, "tensorboard", "openvino"):
             install = f"pip install 'cnndeploy[{'torch' if package in _TORCH_EXTRA else package}]'"
+        elif package in ("grpc", "prometheus_client", "tritonclient", "uvicorn"):
+            install = "pip install 'cnndeploy[serve]'"
         elif package == "torch_pruning":
             package, install = "torch-pruning", "pip install 'cnndeploy[compress]'"
         else:
@@ -118,6 +120,10 @@ class TrainingError(CnndeployError):
 
 class ExportError(CnndeployError):
     """An exporter could not write a file that passes its own checks."""
+
+
+class ServingError(CnndeployError):
+    """Models cannot be served."""
 
 
 class InputMismatchError(CnndeployError):

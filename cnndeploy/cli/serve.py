@@ -1,0 +1,102 @@
+"""``cnndeploy serve``: a model server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cnndeploy.cli import _common as common
+from cnndeploy.words import counted, printable
+
+if TYPE_CHECKING:
+    from cnndeploy.classifier import Classifier
+    from cnndeploy.serving.server import Address
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="[NAME=]MODEL...")
+@click.option("--host", default="127.0.0.1", help="The address to listen on; 0.0.0.0 for other machines too.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="For REST; 0 takes a free one.")
+@click.option(
+    "--grpc-port", type=click.IntRange(0, 65535), default=8001, help="For gRPC; 0 takes a free one."
+)
+@click.option("--no-grpc", is_flag=True, help="Serve REST only.")
+@click.option(
+    "--runtime",
+    type=common.RegisteredName("runtimes"),
+    help="What runs the files.  [default: as planned, else the format's own]",
+)
+@common.threads_option
+@click.option("--unverified", is_flag=True, help="Serve files that have no certificate too.")
+@click.option("--max-batch", type=common.COUNT, default=64, help="The largest batch in a request.")
+@click.option(
+    "--max-body",
+    type=common.POSITIVE,
+    default=64.0,
+    metavar="MB",
+    help="The largest body of a request, in MB.",
+)
+@common.source_option
+def command(
+    models: tuple[str, ...],
+    no_grpc: bool,
+    grpc_port: int,
+    unverified: bool,
+    max_batch: int,
+    max_body: float,
+    **settings: Any,
+) -> None:
+    """Serve models by the Open Inference Protocol.
+
+    Clients send tensors to /v2/models/NAME/infer, by REST or gRPC, as to NVIDIA Triton or KServe, or the bytes of an
+    image file to /v2/models/NAME/classify. NAME is the file's, without its suffix, unless you give another. A MODEL
+    may be a folder that cnndeploy tune wrote: it runs as its plan says. SIGTERM and Ctrl-C end the server once it
+    has answered what it has begun.
+
+    \b
+    Examples:
+      cnndeploy serve lenet.onnx
+      curl --data-binary @shoe.png localhost:8000/v2/models/lenet/classify
+      cnndeploy serve shoes=shoes.deploy bags=bags.onnx --host 0.0.0.0 --port 80
+    """
+    from cnndeploy.serving.server import serve
+
+    serve(
+        _named(models),
+        grpc_port=None if no_grpc else grpc_port,
+        require_verified=not unverified,
+        most_images=max_batch,
+        most_megabytes=max_body,
+        on_ready=_say_ready,
+        **settings,
+    )
+
+
+def _named(models: tuple[str, ...]) -> dict[str, Path]:
+    """Return the models by the names that they are given, or have."""
+    named = dict[str, Path]()
+    for given in models:
+        name, equals, path = given.partition("=")
+        if not equals or "/" in name or Path(given).exists():
+            path, name = given, Path(given).resolve().name.split(".")[0]
+        if name in named:
+            raise click.UsageError(
+                f"{named[name]} and {path} would both be served as {name!r}; name them: NAME=MODEL"
+            )
+        named[name] = Path(path)
+    return named
+
+
+def _say_ready(address: Address, models: Mapping[str, Classifier]) -> None:
+    for name, model in models.items():
+        session = model.session
+        threads = counted(session.threads, "thread")
+        path = printable(str(session.artifact.path))
+        common.say(f"{printable(name)}: {path} on {session.run_as.runtime}, {session.device}, {threads}")
+    common.say(f"REST on http://{address.host}:{address.port}/v2")
+    if address.grpc_port is not None:
+        common.say(f"gRPC on {address.host}:{address.grpc_port}")
+    common.say("Ready. Ctrl-C ends it.")
