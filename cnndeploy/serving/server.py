@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cnndeploy.serving.metrics import Metrics
 
 _DRAIN_S = 30  # for requests that have begun, once a signal came
+_IDLE_S = 75  # that a connection is kept for the next request: longer than clients and proxies keep theirs
 _MOST_NAME = 100
 
 
@@ -94,6 +95,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            timeout_keep_alive=_IDLE_S,
             timeout_graceful_shutdown=_DRAIN_S,
         )
         address = Address(host, listening.getsockname()[1], grpc_port)
@@ -161,7 +163,11 @@ async def _grpc(
 def _socket(host: str, port: int) -> socket.socket:
     """Return a socket that listens; raise ServingError if the port cannot be had."""
     try:
-        return socket.create_server((host, port), backlog=2048)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+        # connections inherit it; else the end of an answer waits 40 ms for the client to confirm its beginning
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ServingError(f"port {port} of {host} cannot be had ({reason}); choose another") from error

@@ -26,6 +26,7 @@ from PIL import Image
 
 import cnndeploy
 from cnndeploy.errors import ArtifactError, ServingError
+from cnndeploy.serving import server as server_module
 from helpers import Trained
 
 WHY = "the extra serve is not installed; it would run this"
@@ -314,6 +315,11 @@ def test_a_signal_lets_what_has_begun_end(trained: Trained) -> None:
             answer = connection.recv(65536)
         assert answer.startswith(b"HTTP/1.1 200"), answer
         assert running.process.wait(30) == 143
+
+
+def test_an_answer_does_not_wait_for_the_client_to_confirm_its_beginning() -> None:
+    with contextlib.closing(server_module._socket("127.0.0.1", 0)) as listening:
+        assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_port_that_is_taken_and_a_file_without_certificate_are_refused(
