@@ -29,7 +29,7 @@ import cnndeploy
 from cnndeploy.display.cells import duration, machine_line
 from cnndeploy.machine import environment
 
-Ask = Callable[[], None]
+Ask = Callable[[], object]
 MANY, SOAKING = 16, 64
 
 
@@ -143,7 +143,7 @@ def ways(model: Path, addresses: tuple[str, str]) -> Iterator[tuple[str, Callabl
         {"inputs": [{**described, "parameters": parameters}], "parameters": {"binary_data_output": True}}
     ).encode()
     length = {"Inference-Header-Content-Length": str(len(head))}
-    yield "in process, `session.run`", lambda: lambda: opened.session.run({spec.name: image}) and None
+    yield "in process, `session.run`", lambda: lambda: opened.session.run({spec.name: image})
     yield "REST, tensors as bytes", rest(addresses[0], head + image.tobytes(), length)
     yield "REST, JSON", rest(addresses[0], as_json, {})
     yield "gRPC", grpc(addresses[1], spec.name, image)
