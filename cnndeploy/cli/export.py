@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cnndeploy.cli import _common as common
 from cnndeploy.words import printable
 
 _NAMED = 5
+_TRITON = "triton"
 
 
 @click.command()
@@ -19,9 +21,9 @@ _NAMED = 5
 @click.option(
     "--format",
     "formats",
-    type=common.RegisteredName("exporters"),
+    type=common.RegisteredName("exporters", _TRITON),
     multiple=True,
-    help="The file format; repeatable.  [default: all]",
+    help="The file format; repeatable; triton is a model repository.  [default: all but triton]",
 )
 @click.option("--output-dir", type=common.PATH, help="Folder to write to.  [default: that of the checkpoint]")
 @common.model_input_option
@@ -48,20 +50,19 @@ def command(
 ) -> None:
     """Export a checkpoint to self-contained files.
 
-    Each file is checked after it was saved.
+    Each file is checked after it was saved. With --format triton, OUTPUT_DIR/NAME gets what NVIDIA Triton, KServe and
+    OpenVINO Model Server serve: the ONNX file, its certificate, and a configuration with names, shapes and threads;
+    CHECKPOINT may then also be an ONNX file, or a folder that cnndeploy tune wrote.
 
     \b
     Examples:
       cnndeploy export lenet.pt --format onnx --format torchscript
       cnndeploy export lenet.pt --format onnx --input image --output-dir app
       cnndeploy export shoes.pt --format onnx --input image --resize portable
+      cnndeploy export lenet.deploy --format triton --output-dir models
     """
-    from cnndeploy.artifact import Artifact, short_hash
-    from cnndeploy.certificate import certificate_path
-    from cnndeploy.exporters import EXPORTERS, export
-    from cnndeploy.files import make_folder
+    from cnndeploy.exporters import EXPORTERS
 
-    exporters = {name: EXPORTERS.get(name) for name in formats or EXPORTERS.names()}
     flags = (
         ("--opset", "opset", settings["opset"] is not None),
         ("--no-simplify", "simplify", no_simplify),
@@ -70,18 +71,35 @@ def command(
     if resize is not None and settings["input"] == "tensor":
         raise click.UsageError("--resize is for files that take raw images: --input image")
     settings["resize"] = resize or "native"
+    if _TRITON in formats:
+        if set(formats) != {_TRITON}:
+            raise click.UsageError("triton is written by itself; leave out the other formats")
+        changed = [flag for flag, _, given in flags if given] + ["--input"] * (settings["input"] != "tensor")
+        _write_repository(checkpoint, output_dir, changed, simplify=not no_simplify, **settings)
+        return
+    exporters = {name: EXPORTERS.get(name) for name in formats or EXPORTERS.names()}
     for flag, option, given in flags:
         if given and not any(option in exporter.options for exporter in exporters.values()):
             raise click.UsageError(f"{flag} does not apply to {', '.join(exporters)}")
+    _export(checkpoint, exporters, output_dir, simplify=not no_simplify, **settings)
+
+
+def _export(checkpoint: Path, exporters: Iterable[str], output_dir: Path | None, **settings: Any) -> None:
+    """Write a file in each format, and say what is in it."""
+    from cnndeploy.artifact import Artifact, short_hash
+    from cnndeploy.certificate import certificate_path
+    from cnndeploy.exporters import EXPORTERS, export
+    from cnndeploy.files import make_folder
+
     source = Artifact.open(checkpoint)  # before a folder is made for what comes of it
     if output_dir is not None:
         make_folder(output_dir)
     paths = {}
-    for name, exporter in exporters.items():
-        path = (output_dir or checkpoint.parent) / f"{checkpoint.stem}{exporter.suffix}"
+    for name in exporters:
+        path = (output_dir or checkpoint.parent) / f"{checkpoint.stem}{EXPORTERS.get(name).suffix}"
         certificate = certificate_path(path)
         had_certificate = certificate.exists()
-        artifact = export(checkpoint, name, path, simplify=not no_simplify, **settings)
+        artifact = export(checkpoint, name, path, **settings)
         size, manifest = artifact.path.stat().st_size, artifact.require_manifest()
         takes = f"{manifest.input}, {'raw images' if manifest.takes_images else 'preprocessed'}"
         common.say(
@@ -99,6 +117,33 @@ def command(
         common.say(
             f"Next: verify it against the checkpoint ({original}) that {checkpoint} was compressed from."
         )
+
+
+def _write_repository(source: Path, folder: Path | None, changed: list[str], **settings: Any) -> None:
+    """Write a model repository of a checkpoint, which is exported first, an ONNX file or a deployment."""
+    from cnndeploy.certificate import certificate_path
+    from cnndeploy.deployment import resolve
+    from cnndeploy.exporters import export
+    from cnndeploy.files import scratch_folder
+    from cnndeploy.serving.triton import FILE, write_repository
+
+    if folder is None:
+        raise click.UsageError("say where the model repository is: --output-dir models")
+    is_checkpoint = resolve(source).artifact.format == "checkpoint"
+    if changed and not is_checkpoint:
+        raise click.UsageError(f"{changed[0]} is for checkpoints; {source} is exported already")
+    with scratch_folder() as scratch:
+        model: Any = source
+        if is_checkpoint:
+            model = export(source, "onnx", Path(scratch, f"{source.stem}.onnx"), **settings)
+        target = write_repository(model, folder)
+    common.say(f"Wrote {printable(str(target))}: config.pbtxt, labels.txt, 1/{FILE}")
+    if certificate_path(target / "1" / FILE).exists():
+        common.say("  with its certificate")
+    elif is_checkpoint:
+        common.say_next("verify", target / "1" / FILE, "--against", source)
+    else:
+        common.say(f"  without a certificate, for {source} has none; verify it, and export it again")
 
 
 def _rewrites(rewrites: tuple[str, ...]) -> str:

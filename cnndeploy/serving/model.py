@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.classifier import Classifier
-from cnndeploy.errors import CnndeployError, DataError, InputMismatchError
+from cnndeploy.errors import CnndeployError, DataError, InputMismatchError, ServingError
 from cnndeploy.images import read_image
 from cnndeploy.specs import TensorSpec
 
@@ -33,6 +33,7 @@ DATATYPES = {
     **{f"float{bits}": f"FP{bits}" for bits in (16, 32, 64)},
 }
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
+_MOST_NAME = 100
 Tensors = Mapping[str, NDArray[Any]]
 
 
@@ -158,6 +159,12 @@ def find(models: Mapping[str, ServedModel], name: str, of_version: str = "") -> 
             404, f"the model {name} has no version {of_version!r:.20}; its version is {VERSION}"
         )
     return model
+
+
+def check_name(name: str) -> None:
+    """Raise ServingError if a name cannot stand in the path of a request, or be that of a folder."""
+    if not name.strip(". ") or len(name) > _MOST_NAME or not name.isprintable() or set(name) & set("/\\?#%"):
+        raise ServingError(f"{name!r:.60} is no name for a model in the path of a request; give another")
 
 
 def array_of(name: str, datatype: str, shape: Sequence[int], content: bytes | memoryview) -> NDArray[Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cnndeploy.classifier import Classifier, load
 from cnndeploy.errors import ServingError, missing_dependency
 from cnndeploy.machine import usable_cpus
-from cnndeploy.serving.model import ServedModel
+from cnndeploy.serving.model import ServedModel, check_name
 
 if TYPE_CHECKING:
     import uvicorn
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _DRAIN_S = 30  # for requests that have begun, once a signal came
 _IDLE_S = 75  # that a connection is kept for the next request: longer than clients and proxies keep theirs
-_MOST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise missing_dependency(error) from error
     for name in models:
-        _check_name(name)
+        check_name(name)
     if not models:
         raise ServingError("no model was named")
     metrics = Metrics()
@@ -171,8 +170,3 @@ def _socket(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ServingError(f"port {port} of {host} cannot be had ({reason}); choose another") from error
-
-
-def _check_name(name: str) -> None:
-    if not name or len(name) > _MOST_NAME or not name.isprintable() or set(name) & set("/?#%"):
-        raise ServingError(f"{name!r:.60} is no name for a model in the path of a request; give another")
