@@ -8,7 +8,7 @@ from cnndeploy import errors
 PUBLIC = (
     "Artifact BenchmarkReport BudgetReport Classifier CnndeployError Compressed EquivalenceReport Evaluation Imported "
     "Prediction Preprocessing Quantized Reference Run RuntimeOptions TuneReport allow_source bench compress evaluate "
-    "export import_model load preprocessing_of quantize read_image train tune verify verify_budget"
+    "export import_model load preprocessing_of quantize read_image serve train tune verify verify_budget"
 )
 
 

@@ -27,7 +27,7 @@ _IDLE_S = 75  # that a connection is kept for the next request: longer than clie
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a server listens; ``grpc_port`` is None if it speaks REST only."""
+    """The host and ports of a server; ``grpc_port`` is None if it speaks REST only."""
 
     host: str
     port: int
@@ -64,6 +64,12 @@ def serve(
         ServingError: A port cannot be had, or a name is no good.
         ArtifactError, DeviceUnavailableError: A model cannot be opened, or is not verified.
         MissingDependencyError: The extra ``serve`` is not installed.
+
+    >>> try:
+    ...     cnndeploy.serve({"lenet": "lenet.onnx"})
+    ... except cnndeploy.CnndeployError as error:
+    ...     print(str(error)[:29])
+    lenet.onnx has no certificate
     """
     try:
         import uvicorn
