@@ -29,13 +29,15 @@ _PANEL_IN = (5.2, 3.0)
 
 def into_page(page: str, results: Results) -> str:
     """Return a page with the table of the results between its two marks."""
-    before, _, rest = page.partition(START)
-    after = rest.partition(END)[2]
+    before, rest = page.split(START)  # an error if a mark is missing
+    _, after = rest.split(END)
     return f"{before}{START}\n\n{_table(results)}\n\n{END}{after}"
 
 
 def _known(results: Results) -> dict[str, dict[str, Any]]:
-    return {title: results[name] for name, title in NAMES.items() if name in results}
+    """Return results by the title of their network, in the order of ``NAMES``."""
+    names = [*(name for name in NAMES if name in results), *(name for name in results if name not in NAMES)]
+    return {NAMES.get(name, name): results[name] for name in names}
 
 
 def _table(results: Results) -> str:
@@ -91,11 +93,14 @@ def plot(results: Results) -> bytes:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(alpha=0.25)
-        axes.scatter(times[:-1], accuracies[:-1], color=COLOURS[0], s=28)
-        axes.scatter(times[-1:], accuracies[-1:], color=COLOURS[1], s=60)
-        order = [len(rows) - 1, *range(len(rows) - 1)]  # ours is named first
-        names = [rows[at]["way"].replace("cnndeploy tune: ", "tuned: ") for at in order]
-        name_points(axes, [points[at] for at in order], names)
+        order = sorted(
+            range(len(rows)), key=lambda place: rows[place] is not one["rows"][-1]
+        )  # ours is named first
+        for place in order:
+            ours = rows[place] is one["rows"][-1]
+            axes.scatter(*points[place], color=COLOURS[1 if ours else 0], s=60 if ours else 28)
+        names = [rows[place]["way"].replace("cnndeploy tune: ", "tuned: ") for place in order]
+        name_points(axes, [points[place] for place in order], names)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110)
     return content.getvalue()

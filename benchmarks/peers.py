@@ -139,7 +139,8 @@ def measured(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str
     # before accuracies, which may fail
     write_file(folder / f"{name}.peers.json", dumps(report.to_dict()).encode())
     figures = json.loads((folder / f"{name}.deploy" / "plan.json").read_text())["figures"]
-    plain = evaluate(tried[3].candidate.artifact, batch_size=64, images=arguments.images)
+    exported = next(way for way in tried if way.label.startswith("ONNX Runtime"))
+    plain = evaluate(exported.candidate.artifact, batch_size=64, images=arguments.images)
     accuracies: list[float] = []
     for way in tried:
         run = way.measured
@@ -198,6 +199,8 @@ def main() -> None:
         for name in arguments.names or sorted(path.stem for path in folder.glob("*.pt")):
             results[name] = measured(folder, name, arguments)
             write_file(RESULTS, dumps(results).encode())
+    if not results:
+        sys.exit(f"{RESULTS} has no results; measure first: --folder checkpoints")
     write_file(PAGE, into_page(PAGE.read_text(), results).encode())
     write_file(PLOT, plot(results))
 

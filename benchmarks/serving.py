@@ -1,7 +1,7 @@
 """What a request costs: `cnndeploy serve` by REST and gRPC, beside the same file in process. See docs/DEPLOYING.md.
 
-Clients and server share the machine, so with as many CPUs as here the clients' work counts too. Each way is measured
-for some seconds with one connection and with several, in turns.
+Clients and server share the machine, so with as few CPUs as here the clients' work counts too. Each way is measured
+for some seconds with one connection and with several, one way after the other: small differences say nothing.
 
     .venv/bin/python benchmarks/serving.py lenet.onnx
     .venv/bin/python benchmarks/serving.py lenet.onnx --soak 60        # 64 connections: any error? is memory steady?

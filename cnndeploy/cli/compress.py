@@ -27,18 +27,18 @@ from cnndeploy.words import printable
     "methods",
     type=common.CommaList(click.Choice(["low-rank", "channels", "int8"])),
     metavar="low-rank,channels,int8",
-    help="What to try.  [default: all, and for a checkpoint all but int8]",
+    help="The methods to try.  [default: all; if --output ends in .pt, all but int8]",
 )
 @click.option(
     "--against",
     type=common.PATH,
-    help="The first checkpoint, if CHECKPOINT was compressed before.",
+    help="The original checkpoint, if CHECKPOINT is itself compressed.",
 )
 @click.option(
     "--max-minutes",
     type=common.POSITIVE,
     default=20.0,
-    help="Time limit in minutes; when it is over, the best so far is measured and written.",
+    help="Time limit in minutes; when the time is up, the best so far is measured and written.",
 )
 @common.threads_option
 @common.measured_on
@@ -54,12 +54,14 @@ def command(
 ) -> None:
     """Make a network smaller and faster within a budget of accuracy.
 
-    Layers are split into two of low rank, and channels that never fire or do little are removed, where that saves most
-    time for what it loses. If there is time, the smaller network is repaired: it learns from training images what
-    CHECKPOINT says of them. Then it is quantised to int8. Sizes and settings are chosen on training images, and the
-    loss is measured on test images: the upper end of its paired 95% interval must be within the budget. A method that
-    does not make the file faster on this machine is left out. If no file keeps the budget, nothing is written and the
-    exit code is 5. Ctrl-C ends the search; the best network so far is measured and written.
+    Layers are each split into two of low rank, and channels that never fire or have little effect are removed. This is
+    done where it saves the most time for the accuracy lost. If there is time, the smaller network is repaired: it is
+    fitted to the original's outputs on training images. Then it is quantised to int8.
+
+    Sizes and settings are chosen on training images, and the loss is measured on test images: the upper end of its
+    paired 95% interval must be within the budget. A method that does not make the file faster on this machine is
+    left out. If no file keeps the budget, nothing is written and the exit code is 5. Ctrl-C ends the search; the
+    best network so far is measured and written.
 
     \b
     Examples:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.errors import ArtifactError
 from cnndeploy.words import printable
 
 _NAMED = 5
@@ -121,7 +123,8 @@ def _export(checkpoint: Path, exporters: Iterable[str], output_dir: Path | None,
 
 def _write_repository(source: Path, folder: Path | None, changed: list[str], **settings: Any) -> None:
     """Write a model repository of a checkpoint, which is exported first, an ONNX file or a deployment."""
-    from cnndeploy.certificate import certificate_path
+    from cnndeploy.artifact import Artifact
+    from cnndeploy.certificate import require_certificate
     from cnndeploy.deployment import resolve
     from cnndeploy.exporters import export
     from cnndeploy.files import scratch_folder
@@ -129,7 +132,8 @@ def _write_repository(source: Path, folder: Path | None, changed: list[str], **s
 
     if folder is None:
         raise click.UsageError("say where the model repository is: --output-dir models")
-    is_checkpoint = resolve(source).artifact.format == "checkpoint"
+    candidate = resolve(source)
+    is_checkpoint = candidate.artifact.format == "checkpoint"
     if changed and not is_checkpoint:
         raise click.UsageError(f"{changed[0]} is for checkpoints; {source} is exported already")
     with scratch_folder() as scratch:
@@ -137,13 +141,16 @@ def _write_repository(source: Path, folder: Path | None, changed: list[str], **s
         if is_checkpoint:
             model = export(source, "onnx", Path(scratch, f"{source.stem}.onnx"), **settings)
         target = write_repository(model, folder)
+    file = target / "1" / FILE
     common.say(f"Wrote {printable(str(target))}: config.pbtxt, labels.txt, 1/{FILE}")
-    if certificate_path(target / "1" / FILE).exists():
+    if is_checkpoint:
+        common.say_next("verify", file, "--against", source)
+        return
+    try:
+        require_certificate(Artifact.open(file), replace(candidate.run, runtime="onnxruntime"), True)
         common.say("  with its certificate")
-    elif is_checkpoint:
-        common.say_next("verify", target / "1" / FILE, "--against", source)
-    else:
-        common.say(f"  without a certificate, for {source} has none; verify it, and export it again")
+    except ArtifactError as error:
+        common.say(f"Warning: {error}", err=True)
 
 
 def _rewrites(rewrites: tuple[str, ...]) -> str:

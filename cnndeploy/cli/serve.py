@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="[NAME=]MODEL...")
-@click.option("--host", default="127.0.0.1", help="The address to listen on; 0.0.0.0 for other machines too.")
+@click.option("--host", default="127.0.0.1", help="The address to listen on; 0.0.0.0 accepts other machines.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, help="For REST; 0 takes a free one.")
 @click.option(
     "--grpc-port", type=click.IntRange(0, 65535), default=8001, help="For gRPC; 0 takes a free one."
@@ -29,8 +29,13 @@ if TYPE_CHECKING:
     type=common.RegisteredName("runtimes"),
     help="What runs the files.  [default: as planned, else the format's own]",
 )
-@common.threads_option
-@click.option("--unverified", is_flag=True, help="Serve files that have no certificate too.")
+@common.device_option
+@click.option(
+    "--threads",
+    type=common.THREADS,
+    help="CPU threads for one request, at most 256.  [default: as planned, else one, or all if these are faster]",
+)
+@click.option("--unverified", is_flag=True, help="Also serve files without a certificate.")
 @click.option("--max-batch", type=common.COUNT, default=64, help="The largest batch in a request.")
 @click.option(
     "--max-body",
@@ -52,7 +57,7 @@ def command(
     """Serve models by the Open Inference Protocol.
 
     Clients send tensors to /v2/models/NAME/infer, by REST or gRPC, as to NVIDIA Triton or KServe, or the bytes of an
-    image file to /v2/models/NAME/classify. NAME is the file's, without its suffix, unless you give another. A MODEL
+    image file to /v2/models/NAME/classify. By default NAME is the file's name without its suffix. A MODEL
     may be a folder that cnndeploy tune wrote: it runs as its plan says. SIGTERM and Ctrl-C end the server once it
     has answered what it has begun.
 
@@ -81,7 +86,7 @@ def _named(models: tuple[str, ...]) -> dict[str, Path]:
     for given in models:
         name, equals, path = given.partition("=")
         if not equals or "/" in name or Path(given).exists():
-            path, name = given, Path(given).resolve().name.split(".")[0]
+            path, name = given, Path(given).resolve().stem
         if name in named:
             raise click.UsageError(
                 f"{named[name]} and {path} would both be served as {name!r}; name them: NAME=MODEL"
@@ -91,12 +96,14 @@ def _named(models: tuple[str, ...]) -> dict[str, Path]:
 
 
 def _say_ready(address: Address, models: Mapping[str, Classifier]) -> None:
+    from cnndeploy.serving.server import bracketed
+
     for name, model in models.items():
         session = model.session
         threads = counted(session.threads, "thread")
         path = printable(str(session.artifact.path))
         common.say(f"{printable(name)}: {path} on {session.run_as.runtime}, {session.device}, {threads}")
-    common.say(f"REST on http://{address.host}:{address.port}/v2")
+    common.say(f"REST on http://{bracketed(address.host)}:{address.port}/v2")
     if address.grpc_port is not None:
-        common.say(f"gRPC on {address.host}:{address.grpc_port}")
-    common.say("Ready. Ctrl-C ends it.")
+        common.say(f"gRPC on {bracketed(address.host)}:{address.grpc_port}")
+    common.say("Ready. Press Ctrl-C to stop.")

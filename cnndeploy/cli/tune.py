@@ -46,12 +46,12 @@ from cnndeploy.errors import BenchmarkError, Stopped
     "--max-minutes",
     type=common.POSITIVE,
     default=15.0,
-    help="Time limit in minutes; when it is over, the best so far is verified and written.",
+    help="Time limit in minutes; when the time is up, the best so far is verified and written.",
 )
 @click.option(
     "--calibration",
     type=common.COUNT,
-    help="Training images that int8 is calibrated on.  [default: 512, if there are so many]",
+    help="Training images that int8 is calibrated on.  [default: 512, or as many as there are]",
 )
 @common.data_option
 @common.source_option

@@ -1,7 +1,7 @@
 """Layers of low rank, from the principal components of what a layer computes.
 
 A layer y = W x + b is replaced by y' = U (U' W x) + c, if U has the directions in which y varies most over training
-images, and c keeps its mean. Nothing is trained. Behind a batch normalisation that scales y by s, it is s y that is
+images, and c keeps its mean. Nothing is trained. If a batch normalisation follows and scales y by s, s y is
 approximated. Source: Zhang, Zou, He, Sun: Accelerating very deep convolutional networks for classification and
 detection, 2015, section 3.1; the mean squared error of y' is the variance left out.
 """

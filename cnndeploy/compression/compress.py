@@ -73,8 +73,8 @@ def compress(
     repaired: it learns from training images to say what the checkpoint says. Then it is quantised to int8, as by
     :func:`cnndeploy.quantize`.
     A method that does not make the file faster on this machine is left out. Test images measure at most seven files
-    against the checkpoint, until one keeps the budget; each time the upper end of a 95% interval errs in 2.5%. Beside
-    the file lies its certificate.
+    against the checkpoint, until one keeps the budget; each time the upper end of a 95% interval errs in 2.5% of
+    cases. Beside the file lies its certificate.
 
     Args:
         checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
@@ -88,7 +88,8 @@ def compress(
             int8. ``channels`` needs Torch-Pruning, and is left out without.
         run: How an ONNX file is run when it is measured and timed; ONNX Runtime on the CPU by default.
         images, data: What it is measured on, as :func:`cnndeploy.verify_budget`'s; there must be training images too.
-        seconds: How long to time a file beside another, each; with 0 nothing is timed, and no method left out for that.
+        seconds: Of timing for each of two files that are compared. With 0 nothing is timed, and no method is left out
+            as too slow.
         max_minutes: When these are over, the best network so far is measured and written.
         command: The command that repeats the measurement, for the certificate.
         should_stop: Asked again and again; once it returns True the search ends, and the smallest network so far is
@@ -96,7 +97,7 @@ def compress(
         progress: Called with what is done, of how much (0 if that is unknown), and at what.
 
     Raises:
-        CompressionError: Nothing that was tried makes the network faster, or what is asked for makes no sense.
+        CompressionError: Nothing that was tried makes the network faster, or the arguments are not valid.
         BudgetError: Nothing that was tried keeps the budget, with the best figures in its message.
         Stopped: ``should_stop`` returned True before anything was found, or while it was measured.
         CheckpointError, ArtifactError, ExportError, DataError: As :func:`cnndeploy.quantize` raises them.
@@ -376,6 +377,6 @@ class _Job:
 def _described(method: Method, trial: Judged) -> str:
     repaired = ", refitted" if trial.refitted else ""
     repaired += f", repaired on {counted(trial.taught, 'image')}" if trial.taught else ""
-    what = {"channels": "of fewer channels", "low-rank": "split"}[method]
+    what = {"channels": "with fewer channels", "low-rank": "split"}[method]
     layers = counted(len(trial.sizes), {"channels": "group", "low-rank": "layer"}[method])
     return f"{layers} {what}, {trial.share:.0%} of the layers' time{repaired}"

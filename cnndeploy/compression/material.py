@@ -119,7 +119,7 @@ class Material:
 
     def _said(self, name: str, images: Images) -> NDArray[np.float32]:
         if name not in self.said:
-            tensors = self.tensors(images, "Asking the whole network")
+            tensors = self.tensors(images, "Running the original network")
             self.said[name] = np.concatenate(list(self.run(self.original, tensors)))
         return self.said[name]
 

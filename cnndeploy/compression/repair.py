@@ -1,4 +1,4 @@
-"""Repair by distillation: a smaller network learns to say what the original says of training images.
+"""Repair by distillation: a smaller network learns to reproduce the original's outputs on training images.
 
 The original's probabilities are computed once. The loss is their cross-entropy with the smaller network's, at a
 temperature that lets small probabilities count. Source: Hinton, Vinyals, Dean: Distilling the knowledge in a neural

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+import sys
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
+import traceback
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -27,16 +27,17 @@ from cnndeploy.serving.model import (
     RequestError,
     ServedModel,
     array_of,
+    check_shape,
     dtype_of,
     find,
 )
-from cnndeploy.serving.protocol import metadata, statistics
+from cnndeploy.serving.protocol import check_parameters, metadata, statistics
 
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+_MOST_VALUES = 2**22  # that are not raw bytes: while these are converted nothing else is answered
 # The field of a tensor's contents that holds a datatype.
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -50,10 +51,10 @@ _CONTENTS = {
 
 
 class Service(GRPCInferenceServiceServicer):  # type: ignore[misc] # tritonclient has no types
-    """The protocol's procedures over ``models`` by name, run by the threads of ``workers``."""
+    """The protocol's procedures over ``models`` by name."""
 
-    def __init__(self, models: Mapping[str, ServedModel], workers: Executor, metrics: Metrics) -> None:
-        self._models, self._workers, self._metrics = models, workers, metrics
+    def __init__(self, models: Mapping[str, ServedModel], metrics: Metrics) -> None:
+        self._models, self._metrics = models, metrics
 
     async def ServerLive(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the protocol's name
         """Say that the server runs."""
@@ -88,16 +89,21 @@ class Service(GRPCInferenceServiceServicer):  # type: ignore[misc] # tritonclien
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Run a batch through a model."""
-        started, status = time.perf_counter(), "OK"
+        started, status = time.perf_counter(), "CANCELLED"
         known = request.model_name if request.model_name in self._models else ""
         try:
             model = find(self._models, request.model_name, request.model_version)
-            work: Callable[[], Any] = partial(_infer, model, request)
-            return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+            answer = await model.answer(partial(_infer, request=request))
+            status = "OK"
+            return answer
         except RequestError as error:
             code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
             status = code.name
             await context.abort(code, str(error))
+        except Exception:  # noqa: BLE001 - a fault of ours is no reason to leave a client without an answer
+            traceback.print_exc(file=sys.stderr)
+            status = grpc.StatusCode.INTERNAL.name
+            await context.abort(grpc.StatusCode.INTERNAL, "the server failed; its log says how")
         finally:
             self._metrics.note(known, "grpc_infer", status, time.perf_counter() - started)
 
@@ -114,10 +120,12 @@ def add_service(server: grpc.aio.Server, service: Service) -> None:
     add_GRPCInferenceServiceServicer_to_server(service, server)
 
 
-def _infer(model: ServedModel, request: Any) -> Any:
+def _infer(model: ServedModel, request: Any) -> tuple[Any, int]:
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
         raise RequestError(400, f"{len(request.inputs)} inputs are described, and bytes came for {len(raw)}")
+    for output in request.outputs:
+        check_parameters(output.parameters)
     feeds = {
         tensor.name: _array(tensor, raw[number] if raw else None)
         for number, tensor in enumerate(request.inputs)
@@ -129,14 +137,12 @@ def _infer(model: ServedModel, request: Any) -> Any:
     for name, array in outputs.items():
         answer.outputs.add(name=name, datatype=DATATYPES[str(array.dtype)], shape=array.shape)
         answer.raw_output_contents.append(np.ascontiguousarray(array).tobytes())
-    return answer
+    return answer, len(next(iter(feeds.values())))
 
 
 def _array(tensor: Any, raw: bytes | None) -> NDArray[Any]:
     """Return an input; raise RequestError if it is malformed."""
-    shape = list(tensor.shape)
-    if any(length < 0 for length in shape):
-        raise RequestError(400, f"input {tensor.name!r}: the shape {shape} has a length below 0")
+    shape = check_shape(tensor.name, list(tensor.shape))
     if raw is not None:
         return array_of(tensor.name, tensor.datatype, shape, raw)
     dtype, count = dtype_of(tensor.name, tensor.datatype), math.prod(shape)
@@ -144,6 +150,8 @@ def _array(tensor: Any, raw: bytes | None) -> NDArray[Any]:
     if contents is None:
         raise RequestError(400, f"input {tensor.name!r}: {tensor.datatype} is sent as raw bytes only")
     values = getattr(tensor.contents, contents)
+    if len(values) > _MOST_VALUES:
+        raise RequestError(400, f"at most {_MOST_VALUES:,} values are read; send raw bytes")
     if len(values) != count:
         raise RequestError(
             400, f"input {tensor.name!r}: {shape} takes {count:,} values, and {len(values):,} came"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +19,13 @@ from numpy.typing import NDArray
 from cnndeploy.classifier import Classifier
 from cnndeploy.errors import CnndeployError, DataError, InputMismatchError, ServingError
 from cnndeploy.images import read_image
+from cnndeploy.preprocessing import MAX_SIDE
 from cnndeploy.specs import TensorSpec
 
 SERVER = {
     "name": "cnndeploy",
     "version": version("cnndeploy"),
-    "extensions": ["binary_tensor_data", "model_repository", "statistics"],
+    "extensions": ["binary_tensor_data", "statistics"],
 }
 VERSION = "1"  # of every model: a file is served as it is
 # The protocol's names of dtypes. Source: Open Inference Protocol, "Tensor Data Types".
@@ -33,7 +36,10 @@ DATATYPES = {
     **{f"float{bits}": f"FP{bits}" for bits in (16, 32, 64)},
 }
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()}
-_MOST_NAME = 100
+Answer = TypeVar("Answer")
+_MOST_NAME, _MOST_AXES, _MOST_LENGTH = 100, 8, 2**31
+_MOST_PIXELS = MAX_SIDE**2  # of all raw images of a request
+_RESERVED = "stats"  # a path of the server's
 Tensors = Mapping[str, NDArray[Any]]
 
 
@@ -47,38 +53,33 @@ class RequestError(Exception):
 
 @dataclass(slots=True)
 class Statistics:
-    """How requests for inference went: their number and nanoseconds; ``images`` are those of the successful ones."""
+    """How requests for inference went: their number, and nanoseconds from arrival to answer.
+
+    ``images`` are those of the successful requests. ``waited_ns`` of their time they waited for a worker.
+    """
 
     succeeded: int = 0
     failed: int = 0
     images: int = 0
     succeeded_ns: int = 0
+    waited_ns: int = 0
     failed_ns: int = 0
     last_ms: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def note(self, started_ns: int, images: int) -> None:
-        """Note a request that began at ``started_ns`` of the clock that counts up; 0 images if it failed."""
-        took = time.perf_counter_ns() - started_ns
-        with self.lock:
-            if images:
-                self.succeeded += 1
-                self.images += images
-                self.succeeded_ns += took
-                self.last_ms = time.time_ns() // 1_000_000
-            else:
-                self.failed += 1
-                self.failed_ns += took
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """An opened file under the name by which clients ask for it; ``most_images`` is the largest batch it accepts."""
+    """An opened file under the name by which clients ask for it; ``most_images`` is the largest batch it accepts.
+
+    ``workers`` are the threads that run it: as many as the CPUs have room for.
+    """
 
     name: str
     classifier: Classifier
+    workers: Executor
     most_images: int
-    statistics: Statistics = field(default_factory=Statistics)
+    _statistics: Statistics = field(default_factory=Statistics)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -96,46 +97,46 @@ class ServedModel:
         session = self.classifier.session
         return f"{session.run_as.runtime}_{session.artifact.format}"
 
+    @property
+    def statistics(self) -> Statistics:
+        """How requests went until now."""
+        with self._lock:
+            return replace(self._statistics)
+
+    async def answer(self, work: Callable[[ServedModel], tuple[Answer, int]]) -> Answer:
+        """Have a worker do ``work``, which returns an answer and for how many images it is; note how it went."""
+        arrived = time.perf_counter_ns()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.workers, self._noted, work, arrived)
+
+    def _noted(self, work: Callable[[ServedModel], tuple[Answer, int]], arrived: int) -> Answer:
+        began, images = time.perf_counter_ns(), 0
+        try:
+            answer, images = work(self)
+            return answer
+        finally:
+            took = time.perf_counter_ns() - arrived
+            with self._lock:
+                if images:
+                    self._statistics.succeeded += 1
+                    self._statistics.images += images
+                    self._statistics.succeeded_ns += took
+                    self._statistics.waited_ns += began - arrived
+                    self._statistics.last_ms = time.time_ns() // 1_000_000
+                else:
+                    self._statistics.failed += 1
+                    self._statistics.failed_ns += took
+
     def infer(self, feeds: Tensors, wanted: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
         """Return the outputs of these names, all if there are none, for a batch of inputs.
 
         Raise RequestError if the inputs are not what the model takes, or it fails on them.
         """
-        started, images = time.perf_counter_ns(), 0
-        try:
-            outputs = self._infer(feeds, wanted)
-            images = len(next(iter(feeds.values())))
-        finally:
-            self.statistics.note(started, images)
-        return outputs
-
-    def classify(self, content: bytes, top: int) -> list[dict[str, Any]]:
-        """Return the most probable classes of the bytes of an image file, the likeliest first.
-
-        Raise RequestError if they are no image, or the model fails on it.
-        """
-        started, images = time.perf_counter_ns(), 0
-        try:
-            image = read_image(io.BytesIO(content), self.classifier.manifest.preprocessing.channels)
-            (first,) = self.classifier.classify([image], top=min(top, len(self.classifier.labels)))
-            images = 1
-        except (DataError, InputMismatchError) as error:
-            raise RequestError(400, str(error)) from error
-        except CnndeployError as error:
-            raise RequestError(500, str(error)) from error
-        finally:
-            self.statistics.note(started, images)
-        return [{"label": one.label, "probability": one.probability} for one in (first, *first.runners_up)]
-
-    def _infer(self, feeds: Tensors, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
-        known = {spec.name for spec in self.outputs}
-        if unknown := [name for name in wanted if name not in known]:
-            raise RequestError(400, f"there is no output {unknown[0]!r}; there are {sorted(known)}")
+        names = {spec.name for spec in self.outputs}
+        if unknown := [name for name in wanted if name not in names]:
+            raise RequestError(400, f"there is no output {unknown[0]!r:.80}; there are {sorted(names)}")
         for array in feeds.values():
-            if array.ndim and not 0 < len(array) <= self.most_images:
-                raise RequestError(
-                    400, f"a batch of 1 to {self.most_images} images is served, and not of {len(array)}"
-                )
+            self._check_size(array)
         try:
             outputs = self.classifier.session.run(feeds)
         except InputMismatchError as error:
@@ -147,6 +148,32 @@ class ServedModel:
                 raise RequestError(500, f"{self.name} computes NaN or infinite values of this input")
             raise RequestError(400, "the input holds NaN or infinite values")
         return {name: outputs[name] for name in wanted} if wanted else outputs
+
+    def _check_size(self, array: NDArray[Any]) -> None:
+        """Raise RequestError for more images, or larger raw ones, than are served."""
+        if array.ndim and not 0 < len(array) <= self.most_images:
+            raise RequestError(
+                400, f"a batch of 1 to {self.most_images} images is served, and not of {len(array)}"
+            )
+        if self.classifier.manifest.takes_images and array.ndim > 2:
+            height, width = array.shape[1:3]
+            if max(height, width) > MAX_SIDE or len(array) * height * width > _MOST_PIXELS:
+                most = f"sides of {MAX_SIDE} pixels, and of {_MOST_PIXELS:,} pixels in all, are served"
+                raise RequestError(400, f"images of at most {most}, and not {array.shape}")
+
+    def classify(self, content: bytes | bytearray, top: int) -> list[dict[str, Any]]:
+        """Return the most probable classes of the bytes of an image file, the likeliest first.
+
+        Raise RequestError if they are no image, or the model fails on it.
+        """
+        try:
+            image = read_image(io.BytesIO(content), self.classifier.manifest.preprocessing.channels)
+            (first,) = self.classifier.classify([image], top=min(top, len(self.classifier.labels)))
+        except (DataError, InputMismatchError) as error:
+            raise RequestError(400, str(error)) from error
+        except CnndeployError as error:
+            raise RequestError(500, str(error)) from error
+        return [{"label": one.label, "probability": one.probability} for one in (first, *first.runners_up)]
 
 
 def find(models: Mapping[str, ServedModel], name: str, of_version: str = "") -> ServedModel:
@@ -163,8 +190,28 @@ def find(models: Mapping[str, ServedModel], name: str, of_version: str = "") -> 
 
 def check_name(name: str) -> None:
     """Raise ServingError if a name cannot stand in the path of a request, or be that of a folder."""
-    if not name.strip(". ") or len(name) > _MOST_NAME or not name.isprintable() or set(name) & set("/\\?#%"):
+    if (
+        not name.strip(". ")
+        or name == _RESERVED
+        or len(name) > _MOST_NAME
+        or not name.isprintable()
+        or set(name) & set("/\\?#%")
+    ):
         raise ServingError(f"{name!r:.60} is no name for a model in the path of a request; give another")
+
+
+def check_shape(name: str, shape: Any) -> list[int]:
+    """Return the shape of an input; raise RequestError with status 400 if it is none."""
+    if (
+        not isinstance(shape, Sequence)
+        or isinstance(shape, str)
+        or len(shape) > _MOST_AXES
+        or any(type(length) is not int or not 0 <= length < _MOST_LENGTH for length in shape)
+    ):
+        raise RequestError(
+            400, f"input {name!r:.80}: the shape is a list of lengths, and not {str(shape)[:60]}"
+        )
+    return list(shape)
 
 
 def array_of(name: str, datatype: str, shape: Sequence[int], content: bytes | memoryview) -> NDArray[Any]:
@@ -173,9 +220,14 @@ def array_of(name: str, datatype: str, shape: Sequence[int], content: bytes | me
     expected = math.prod(shape) * dtype.itemsize
     if len(content) != expected:
         raise RequestError(
-            400, f"input {name!r}: {list(shape)} {datatype} takes {expected:,} bytes, not {len(content):,}"
+            400,
+            f"input {name!r:.80}: {list(shape)} {datatype} takes {expected:,} bytes, not {len(content):,}",
         )
-    return np.frombuffer(content, dtype).reshape(shape)
+    try:
+        # bytes may begin anywhere, and runtimes read where they are told
+        return np.require(np.frombuffer(content, dtype).reshape(shape), requirements="A")
+    except ValueError as error:  # of no bytes in an impossible shape
+        raise RequestError(400, f"input {name!r:.80}: {error}") from error
 
 
 def dtype_of(name: str, datatype: Any) -> str:

@@ -7,7 +7,7 @@ Triton's extension "binary data".
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,14 @@ from cnndeploy.serving.model import (
     RequestError,
     ServedModel,
     array_of,
+    check_shape,
     dtype_of,
     protocol_shape,
 )
 from cnndeploy.specs import TensorSpec
 
 HEADER_LENGTH = "inference-header-content-length"
-_MOST_AXES = 8
+MOST_JSON = 16_000_000  # while it is parsed nothing else is answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,17 @@ class InferRequest:
     binary: Mapping[str, bool]
 
 
-def read_request(body: bytes, header_length: str | None) -> InferRequest:
+def read_request(body: bytes | bytearray, header_length: str | None) -> InferRequest:
     """Read the body of a request; raise RequestError with status 400 if it is malformed."""
     length = len(body)
     if header_length is not None:
-        if not header_length.isdecimal() or int(header_length) > len(body):
+        if not is_whole(header_length) or int(header_length) > len(body):
             raise RequestError(400, f"{HEADER_LENGTH} is no length within the body: {header_length:.20}")
         length = int(header_length)
+    if length > MOST_JSON:
+        raise RequestError(
+            413, f"at most {MOST_JSON:,} bytes of JSON are read; send tensors as bytes behind it"
+        )
     try:
         values = json.loads(body[:length])
     except (ValueError, RecursionError) as error:
@@ -69,8 +74,7 @@ def read_request(body: bytes, header_length: str | None) -> InferRequest:
             raise RequestError(400, "each output that is wanted has a name")
         wanted.append(entry["name"])
         parameters = _parameters(entry)
-        if "classification" in parameters:
-            raise RequestError(400, "classification is not served this way: POST the image to .../classify")
+        check_parameters(parameters)
         binary[entry["name"]] = bool(parameters.get("binary_data", binary[""]))
     identity = values.get("id")
     return InferRequest(None if identity is None else str(identity), feeds, wanted, binary)
@@ -78,37 +82,38 @@ def read_request(body: bytes, header_length: str | None) -> InferRequest:
 
 def _tensor(entry: Mapping[str, Any], rest: memoryview) -> tuple[NDArray[Any], memoryview]:
     """Return an input, and the bytes that are left behind it."""
-    name, shape = entry["name"], entry.get("shape")
+    name, shape = entry["name"], check_shape(entry["name"], entry.get("shape"))
     dtype = dtype_of(name, entry.get("datatype"))
-    if not isinstance(shape, list) or len(shape) > _MOST_AXES or not all(map(_is_length, shape)):
-        raise RequestError(400, f"input {name!r}: the shape is a list of lengths, and not {shape!r:.60}")
     size = _parameters(entry).get("binary_data_size")
     if size is None:
         return _from_json(name, entry.get("data"), dtype, shape), rest
-    if not _is_length(size) or size > len(rest):
+    if type(size) is not int or not 0 <= size <= len(rest):
         raise RequestError(400, f"input {name!r}: {size!r:.20} bytes were announced, {len(rest):,} came")
     return array_of(name, entry["datatype"], shape, rest[:size]), rest[size:]
 
 
 def _from_json(name: str, data: Any, dtype: str, shape: list[int]) -> NDArray[Any]:
     if not isinstance(data, list):
-        raise RequestError(400, f"input {name!r} has no data: a list of numbers, or bytes behind the JSON")
+        raise RequestError(
+            400, f"input {name!r:.80} has no data: a list of numbers, or bytes behind the JSON"
+        )
     try:
-        values = np.array(data)
-        if values.size and (
-            values.dtype.kind not in "buif" or (dtype != "bool") != (values.dtype.kind != "b")
-        ):
-            raise ValueError(f"its data are no numbers of {dtype}")
-        if np.dtype(dtype).kind in "ui" and values.size:
-            limits, whole = (
-                np.iinfo(dtype),
-                values.dtype.kind in "ui" or bool((values == np.floor(values)).all()),
-            )
-            if not whole or values.min() < limits.min or values.max() > limits.max:
-                raise ValueError(f"its data are no whole numbers of {limits.min} to {limits.max}")
+        # of objects, for an array of texts would have room for the longest in each place
+        values = np.array(data, dtype=object).ravel()
+        kinds = set(map(type, values))
+        if kinds - ({bool} if dtype == "bool" else {int, float}):
+            raise ValueError(f"its data are not all numbers of {dtype}")
+        if np.dtype(dtype).kind in "ui" and float in kinds:
+            if not all(map(_is_integer, values)):
+                raise ValueError(f"its data are not all whole numbers of {dtype}")
+            values = np.array(list(map(int, values)), dtype=object)
         return values.astype(dtype).reshape(shape)
     except (ValueError, OverflowError) as error:
-        raise RequestError(400, f"input {name!r} is not {shape} {dtype}: {error}") from error
+        raise RequestError(400, f"input {name!r:.80} is not {shape} {dtype}: {error}") from error
+
+
+def _is_integer(value: float) -> bool:
+    return float(value).is_integer()
 
 
 def response(
@@ -144,9 +149,11 @@ def metadata(model: ServedModel) -> dict[str, Any]:
 
 
 def statistics(model: ServedModel) -> dict[str, Any]:
-    """Return how requests went, as Triton's extension "statistics" words it; there is no queue."""
+    """Return how requests went, as Triton's extension "statistics" words it."""
     told, nothing = model.statistics, {"count": 0, "ns": 0}
     succeeded = {"count": told.succeeded, "ns": told.succeeded_ns}
+    queued = {"count": told.succeeded, "ns": told.waited_ns}
+    computed = {"count": told.succeeded, "ns": told.succeeded_ns - told.waited_ns}
     return {
         "name": model.name,
         "version": VERSION,
@@ -156,13 +163,21 @@ def statistics(model: ServedModel) -> dict[str, Any]:
         "inference_stats": {
             "success": succeeded,
             "fail": {"count": told.failed, "ns": told.failed_ns},
-            "queue": nothing,
+            "queue": queued,
             "compute_input": nothing,
-            "compute_infer": succeeded,
+            "compute_infer": computed,
             "compute_output": nothing,
         },
         "batch_stats": [],
     }
+
+
+def check_parameters(parameters: Container[str]) -> None:
+    """Raise RequestError for a parameter of an output that would change the answer, and is not served."""
+    if "classification" in parameters:
+        raise RequestError(400, "classification is not served this way: POST the image to .../classify")
+    if "shared_memory_region" in parameters:
+        raise RequestError(400, "shared memory is not served; ask for the output itself")
 
 
 def _described(spec: TensorSpec) -> dict[str, Any]:
@@ -185,5 +200,6 @@ def _parameters(values: Mapping[str, Any]) -> dict[str, Any]:
     return _object(values.get("parameters") or {}, "parameters")
 
 
-def _is_length(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
+def is_whole(text: str) -> bool:
+    """Return whether a text is a whole number of a few digits."""
+    return text.isascii() and text.isdecimal() and len(text) < 19

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
+import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from cnndeploy.classifier import Classifier, load
 from cnndeploy.errors import ServingError, missing_dependency
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
     from cnndeploy.serving.metrics import Metrics
 
 _DRAIN_S = 30  # for requests that have begun, once a signal came
+_MOST_AT_ONCE = 1000  # connections, and calls by gRPC; others are told to ask again
+_MOST_BYTES = 2**31 - 1  # gRPC counts no further
 _IDLE_S = 75  # that a connection is kept for the next request: longer than clients and proxies keep theirs
 
 
@@ -41,6 +48,7 @@ def serve(
     port: int = 8000,
     grpc_port: int | None = 8001,
     runtime: str | None = None,
+    device: str | None = None,
     threads: int | None = None,
     require_verified: bool = True,
     most_images: int = 64,
@@ -51,17 +59,17 @@ def serve(
 
     Args:
         models: Files and folders, as :func:`cnndeploy.load` opens them, by the name that clients use.
-        host: The address to listen on; ``0.0.0.0`` is every one of the machine's.
-        port: Of REST; 0 takes one that is free.
-        grpc_port: Of gRPC, 0 for one that is free; None serves REST only.
-        runtime, threads: As :func:`cnndeploy.load`'s; a folder that ``cnndeploy tune`` wrote runs as planned.
+        host: The address to listen on; ``0.0.0.0`` listens on all.
+        port: Port for REST; 0 chooses a free one.
+        grpc_port: Port for gRPC, 0 for a free one; None serves REST only.
+        runtime, device, threads: As :func:`cnndeploy.load`'s; a folder that ``cnndeploy tune`` wrote runs as planned.
         require_verified: Refuse files without a certificate for this run.
         most_images: The largest batch in a request.
         most_megabytes: The largest body of a request, in 10**6 bytes.
         on_ready: Called once requests are answered, with the address and the opened models.
 
     Raises:
-        ServingError: A port cannot be had, or a name is no good.
+        ServingError: A port is not available, or a model name is not valid.
         ArtifactError, DeviceUnavailableError: A model cannot be opened, or is not verified.
         MissingDependencyError: The extra ``serve`` is not installed.
 
@@ -74,95 +82,152 @@ def serve(
     try:
         import uvicorn
 
+        from cnndeploy.serving.app import App
         from cnndeploy.serving.metrics import Metrics
+
+        if grpc_port is not None:
+            importlib.import_module("cnndeploy.serving.grpc_service")
     except ModuleNotFoundError as error:
         raise missing_dependency(error) from error
-    for name in models:
-        check_name(name)
     if not models:
         raise ServingError("no model was named")
-    metrics = Metrics()
+    for name in models:
+        check_name(name)
+    most_bytes = min(int(1e6 * most_megabytes), _MOST_BYTES)
     with contextlib.ExitStack() as stack:
-        opened: dict[str, Classifier] = {}
-        for name, path in models.items():
-            opened[name] = stack.enter_context(
-                load(path, runtime=runtime, threads=threads, require_verified=require_verified)
-            )
-            opened[name].warmup()
-        served = {name: ServedModel(name, one, most_images) for name, one in opened.items()}
-        most_threads = max(one.session.threads for one in opened.values())
-        workers = stack.enter_context(ThreadPoolExecutor(max(1, usable_cpus() // most_threads)))
+        if grpc_port:
+            _socket(host, grpc_port).close()  # is it free? models may take minutes to open
         listening = stack.enter_context(contextlib.closing(_socket(host, port)))
-        most_bytes = int(1e6 * most_megabytes)
+        served = {}
+        for name, path in models.items():
+            model = stack.enter_context(
+                load(path, runtime=runtime, device=device, threads=threads, require_verified=require_verified)
+            )
+            model.warmup()
+            at_once = max(1, usable_cpus() // model.session.threads)
+            workers = stack.enter_context(ThreadPoolExecutor(at_once, thread_name_prefix=name))
+            served[name] = ServedModel(name, model, workers, most_images)
+        metrics = Metrics()
         config = uvicorn.Config(
-            _app(served, workers, metrics, most_bytes),
+            App(served, metrics, most_bytes),
+            loop="asyncio",
             lifespan="off",
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
+            limit_concurrency=_MOST_AT_ONCE,
             timeout_keep_alive=_IDLE_S,
             timeout_graceful_shutdown=_DRAIN_S,
         )
-        address = Address(host, listening.getsockname()[1], grpc_port)
-        asyncio.run(_run(config, listening, address, served, workers, metrics, most_bytes, on_ready))
+        grpc_server = (
+            None if grpc_port is None else partial(_grpc, host, grpc_port, served, metrics, most_bytes)
+        )
 
+        def ready(got_grpc_port: int | None) -> None:
+            address = Address(host, listening.getsockname()[1], got_grpc_port)
+            on_ready(address, {name: one.classifier for name, one in served.items()})
 
-def _app(served: Mapping[str, ServedModel], workers: Executor, metrics: Metrics, most_bytes: int) -> Any:
-    from cnndeploy.serving.app import App
-
-    return App(served, workers, metrics, most_bytes)
+        asyncio.run(_run(config, listening, grpc_server, ready))
 
 
 async def _run(
     config: uvicorn.Config,
     listening: socket.socket,
-    address: Address,
-    served: Mapping[str, ServedModel],
-    workers: Executor,
-    metrics: Metrics,
-    most_bytes: int,
-    on_ready: Callable[[Address, Mapping[str, Classifier]], None],
+    grpc_server: Callable[[asyncio.Event], AbstractAsyncContextManager[int]] | None,
+    ready: Callable[[int | None], None],
 ) -> None:
     import uvicorn
 
     class Server(uvicorn.Server):
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """Leave signals to serve(): this would end the process before gRPC has answered."""
+            yield
+
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            on_ready(reached, {name: one.classifier for name, one in served.items()})
+            ready(port)
 
-    async with _grpc(address, served, workers, metrics, most_bytes) as reached:
-        await Server(config).serve([listening])
+    rest, stopped = Server(config), asyncio.Event()
+
+    def stop() -> None:
+        rest.force_exit = rest.should_exit  # a second signal waits for nobody
+        rest.should_exit = True
+        stopped.set()
+
+    async with contextlib.AsyncExitStack() as stack:
+        port = None if grpc_server is None else await stack.enter_async_context(grpc_server(stopped))
+        with _on_signals(stop):
+            await rest.serve([listening])
+
+
+@contextlib.contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` on SIGTERM and Ctrl-C for as long as the block lasts; only the main thread hears them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.asynccontextmanager
 async def _grpc(
-    address: Address, served: Mapping[str, ServedModel], workers: Executor, metrics: Metrics, most_bytes: int
-) -> AsyncIterator[Address]:
-    """Serve gRPC for as long as the block lasts; yield the address with the port that it got."""
-    if address.grpc_port is None:
-        yield address
-        return
-    try:
-        import grpc
+    host: str,
+    port: int,
+    served: Mapping[str, ServedModel],
+    metrics: Metrics,
+    most_bytes: int,
+    stopped: asyncio.Event,
+) -> AsyncIterator[int]:
+    """Serve gRPC for as long as the block lasts, but nothing new once ``stopped``; yield the port."""
+    import grpc
 
-        from cnndeploy.serving.grpc_service import Service, add_service
-    except ModuleNotFoundError as error:
-        raise missing_dependency(error) from error
+    from cnndeploy.serving.grpc_service import Service, add_service
+
     server = grpc.aio.server(
-        options=(("grpc.max_receive_message_length", most_bytes), ("grpc.so_reuseport", 0))
+        maximum_concurrent_rpcs=_MOST_AT_ONCE,
+        options=(
+            ("grpc.max_receive_message_length", most_bytes),
+            ("grpc.so_reuseport", 0),
+            (
+                "grpc.compression_enabled_algorithms_bitset",
+                1,
+            ),  # none: a small message must not become a large one
+        ),
     )
-    add_service(server, Service(served, workers, metrics))
+    add_service(server, Service(served, metrics))
     try:
-        port = server.add_insecure_port(f"{address.host}:{address.grpc_port}")
-    except RuntimeError as error:
-        raise ServingError(
-            f"port {address.grpc_port} of {address.host} cannot be had for gRPC; choose another"
-        ) from error
+        got = server.add_insecure_port(f"{bracketed(host)}:{port}")
+    except RuntimeError:
+        got = 0
+    if not got:
+        raise ServingError(f"port {port} of {host} is not available for gRPC; choose another")
     await server.start()
-    try:
-        yield Address(address.host, address.port, port)
-    finally:
+
+    async def drain() -> None:
+        await stopped.wait()
         await server.stop(_DRAIN_S)
+
+    draining = asyncio.create_task(drain())
+    try:
+        yield got
+    finally:
+        stopped.set()
+        await draining
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands before a port: in brackets if it is an IPv6 address."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _socket(host: str, port: int) -> socket.socket:
@@ -175,4 +240,4 @@ def _socket(host: str, port: int) -> socket.socket:
         return listening
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ServingError(f"port {port} of {host} cannot be had ({reason}); choose another") from error
+        raise ServingError(f"port {port} of {host} is not available ({reason}); choose another") from error

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cnndeploy.certificate import certificate_path
+from cnndeploy.certificate import certificate_path, read_certificates
 from cnndeploy.deployment import ArtifactLike, Candidate, resolve
 from cnndeploy.errors import ArtifactError, ServingError
 from cnndeploy.files import make_folder, write_file
@@ -34,8 +33,8 @@ def write_repository(
 ) -> Path:
     """Write ``folder/NAME`` with a model, its certificate, its labels and ``config.pbtxt``; return its path.
 
-    A model that is there already is replaced. The number of threads is written into the configuration: without it
-    Triton gives one model all of a machine's.
+    A model that is there already is replaced. ONNX Runtime runs it, whatever runtime is planned, with the planned
+    device and number of threads: without one Triton gives each model all of a machine's.
 
     Args:
         model: An ONNX file, or a folder that ``cnndeploy tune`` wrote, whose plan is kept.
@@ -45,18 +44,16 @@ def write_repository(
         run: How it is run; what this leaves open is as planned, or the default.
 
     Raises:
-        ServingError: The model is no ONNX file, or runs on what Triton does not have, or the name is no good.
+        ServingError: The model is no ONNX file, or its name is not valid.
         ArtifactError: The model cannot be read, or the folder not written.
     """
     candidate = resolve(model, run)
     artifact = candidate.artifact
     if artifact.format != "onnx":
         raise ServingError(f"{artifact.path} is {artifact.kind}; Triton gets ONNX files: export it first")
-    if candidate.run.runtime not in ("onnxruntime", "openvino"):
-        raise ServingError(f"{candidate.run.runtime} does not run ONNX files in Triton; choose onnxruntime")
     if max_batch < 1:
         raise ServingError(f"a batch has at least one image, and not {max_batch}")
-    name = name or (candidate.folder or artifact.path).resolve().name.split(".")[0]
+    name = name or (candidate.folder or artifact.path).resolve().stem
     check_name(name)
     target = Path(folder, name)
     if (held := _others_in(target)) is not None:
@@ -69,9 +66,9 @@ def write_repository(
     write_file(target / "1" / FILE, artifact.path.read_bytes())
     if not artifact.is_unchanged():
         raise ArtifactError(f"{artifact.path} was replaced while it was copied; write the repository again")
-    certificate, copied = certificate_path(artifact.path), certificate_path(target / "1" / FILE)
-    if certificate.exists():
-        shutil.copyfile(certificate, copied)
+    copied = certificate_path(target / "1" / FILE)
+    if read_certificates(artifact):
+        write_file(copied, certificate_path(artifact.path).read_bytes())
     else:
         copied.unlink(missing_ok=True)
     write_file(target / LABELS, labels.encode())
@@ -101,15 +98,16 @@ def _placement(run: Run, batched: bool) -> Iterator[str]:
     device, _, number = run.device.partition(":")
     if device == "cuda":
         yield f"instance_group [ {{ count: 1 kind: KIND_GPU gpus: [ {number or 0} ] }} ]"
+        # ONNX Runtime's own default is 1
+        tf32 = f'parameters {{ key: "use_tf32" value: "{int(run.choices.precision == "tf32")}" }}'
+        accelerator = f'gpu_execution_accelerator [ {{ name: "cuda" {tf32} }} ]'
+        yield f"optimization {{ execution_accelerators {{ {accelerator} }} }}"
         if batched:
             yield f"dynamic_batching {{ max_queue_delay_microseconds: {_DELAY_US} }}"
         return
     yield "instance_group [ { count: 1 kind: KIND_CPU } ]"
     threads = f'key: "intra_op_thread_count" value: {{ string_value: "{run.thread_count}" }}'
     yield f"parameters {{ {threads} }}"
-    if run.runtime == "openvino":
-        accelerator = 'cpu_execution_accelerator [ { name: "openvino" } ]'
-        yield f"optimization {{ execution_accelerators {{ {accelerator} }} }}"
 
 
 def _tensor(spec: TensorSpec, batched: bool, more: str = "") -> str:

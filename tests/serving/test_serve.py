@@ -232,19 +232,33 @@ def _body(**changes: Any) -> bytes:
         (_body(shape="1"), "the shape is a list"),
         (_body(shape=[1, 1, -28, -28]), "the shape is a list"),
         (_body(shape=[2**30] * 8), "reshape"),
+        (_body(shape=[1] * 9), "the shape is a list"),
+        (
+            _body(shape=[0, 2**31 - 1, 2**31 - 1, 2**31 - 1], data=None, parameters={"binary_data_size": 0}),
+            "image",
+        ),
         (_body(data=None), "has no data"),
-        (_body(data=["a"] * 784), "no numbers"),
-        (_body(data=[True] * 784), "no numbers"),
-        (_body(data=[[0.0], [0.0, 1.0]]), "is not"),
+        (_body(data=["a"] * 784), "not all numbers"),
+        (
+            _body(data=["a" * 100_000, *[""] * 50_000]),
+            "not all numbers",
+        ),  # an array of texts would take 20 GB
+        (_body(data=[True] * 784), "not all numbers"),
+        (_body(data=[0.5, *[True] * 783]), "not all numbers"),
+        (_body(data=[[0.0], [0.0, 1.0]]), "not all numbers"),
         (_body(data=[0.0] * 783), "reshape"),
         (_body(data=[1e400] * 784), "NaN or infinite"),
-        (_body(datatype="UINT8", data=[256] * 784), "whole numbers of 0 to 255"),
-        (_body(datatype="UINT8", data=[0.5] * 784), "whole numbers of 0 to 255"),
+        (_body(datatype="UINT8", data=[256] * 784), "out of bounds"),
+        (_body(datatype="UINT8", data=[0.5] * 784), "whole numbers"),
         (_body(data=None, parameters={"binary_data_size": 3136}), "bytes were announced"),
         (_body(data=None, parameters={"binary_data_size": "x"}), "bytes were announced"),
         (_body(parameters=7), "parameters is a JSON object"),
         (b'{"inputs": [], "outputs": [{"name": "labels"}]}', "no output 'labels'"),
         (b'{"inputs": [], "outputs": [{"name": "logits", "parameters": {"classification": 3}}]}', "classify"),
+        (
+            b'{"inputs": [], "outputs": [{"name": "a", "parameters": {"shared_memory_region": "x"}}]}',
+            "shared memory",
+        ),
     ],
 )
 def test_a_malformed_request_gets_400_and_says_why(server: Running, body: bytes, message: str) -> None:
@@ -262,12 +276,36 @@ def test_paths_methods_and_lengths(server: Running) -> None:
         413,
         "a body of at most 1,000,000 bytes is read",
     )
-    header = {"Inference-Header-Content-Length": "900"}
-    assert server.error("v2/models/lenet/infer", b"{}", **header)[0] == 400
+    for length in ("900", "9" * 5000, "x"):
+        header = {"Inference-Header-Content-Length": length}
+        assert server.error("v2/models/lenet/infer", b"{}", **header)[0] == 400
     assert server.error("v2/models/lenet/infer", b"{}", **{"Content-Encoding": "gzip"})[0] == 415
     assert server.error("v2/models/lenet/classify", b"no image")[0] == 400
-    assert server.error("v2/models/lenet/classify?top=0", b"no image")[0] == 400
-    assert server.get("v2/health/live")[0] == 200
+    for top in ("0", "9" * 5000, "x"):
+        assert server.error(f"v2/models/lenet/classify?top={top}", b"no image")[0] == 400
+    # as KServe's own client reads them
+    assert json.loads(server.get("v2/health/live")[1]) == {"live": True}
+    assert json.loads(server.get("v2/models/lenet/ready")[1]) == {"name": "lenet", "ready": True}
+
+
+def test_what_is_wrong_by_grpc_is_said(server: Running, grpc: Any) -> None:
+    given = tensor(grpcclient, IMAGES)
+    for shape in ([2**62] * 1000, [1] * 100, [-1, 1, 28, 28]):
+        given.set_shape(shape)
+        with pytest.raises(grpcclient.InferenceServerException, match="the shape is a list") as caught:
+            grpc.infer("lenet", [given])
+        assert "INVALID_ARGUMENT" in caught.value.status()
+    with pytest.raises(grpcclient.InferenceServerException, match="classify"):
+        grpc.infer(
+            "lenet", [tensor(grpcclient, IMAGES)], outputs=[grpcclient.InferRequestedOutput("logits", 3)]
+        )
+    with pytest.raises(grpcclient.InferenceServerException):
+        grpc.infer("lenet", [tensor(grpcclient, IMAGES)], compression_algorithm="gzip")
+    with pytest.raises(grpcclient.InferenceServerException, match="sides of 8192"):
+        grpc.infer("raw", [tensor(grpcclient, np.zeros((1, 1, 8193), np.uint8))])
+    assert (
+        'endpoint="grpc_infer",model="lenet",status="INVALID_ARGUMENT"' in server.get("metrics")[1].decode()
+    )
 
 
 def test_bytes_cut_short_by_a_client_that_leaves_do_no_harm(server: Running) -> None:
@@ -282,7 +320,9 @@ def test_metrics_count_answers(server: Running) -> None:
     server.error("v2/models/lenet/infer", b"{")
     server.error("v2/models/anything/infer", b"{")
     text = server.get("metrics")[1].decode()
-    assert re.search(r'cnndeploy_requests_total\{model="lenet",status="400",way="rest_infer"\} [1-9]', text)
+    assert re.search(
+        r'cnndeploy_requests_total\{endpoint="rest_infer",model="lenet",status="400"\} [1-9]', text
+    )
     assert "anything" not in text, "a client must not make labels"
 
 
@@ -305,16 +345,41 @@ def test_a_signal_lets_what_has_begun_end(trained: Trained) -> None:
     with serving(trained.onnx) as running:
         host, _, port = running.rest.partition(":")
         body = _body()
-        with socket.create_connection((host, int(port)), timeout=30) as connection:
+        with (
+            socket.create_connection((host, int(port)), timeout=30) as connection,
+            contextlib.closing(grpcclient.InferenceServerClient(running.grpc)) as client,
+        ):
             head = f"POST /v2/models/lenet/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
             connection.sendall(head.encode() + body[:100])
-            running.get("v2/health/ready")  # the first bytes have been read by now
+            assert running.get("v2/health/ready")[0] == 200  # the first bytes have been read by now
+            assert client.is_server_ready()
             running.process.send_signal(signal.SIGTERM)
-            threading.Event().wait(0.3)
+            while _is_ready(client):
+                threading.Event().wait(0.05)
             connection.sendall(body[100:])
             answer = connection.recv(65536)
         assert answer.startswith(b"HTTP/1.1 200"), answer
-        assert running.process.wait(30) == 143
+        assert running.process.wait(30) == 0
+
+
+def _is_ready(client: Any) -> bool:
+    try:
+        return bool(client.is_server_ready())
+    except grpcclient.InferenceServerException:
+        return False
+
+
+def test_a_script_that_serves_goes_on_after_a_signal(trained: Trained) -> None:
+    script = (
+        "import os, signal, sys, cnndeploy\n"
+        "end = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "cnndeploy.serve({'a': sys.argv[1]}, port=0, grpc_port=0, require_verified=False, on_ready=end)\n"
+        "print('it went on', signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, trained.onnx], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "it went on True\n"), ended.stderr
 
 
 def test_an_answer_does_not_wait_for_the_client_to_confirm_its_beginning() -> None:
@@ -326,11 +391,12 @@ def test_a_port_that_is_taken_and_a_file_without_certificate_are_refused(
     trained: Trained, server: Running
 ) -> None:
     port = int(server.rest.partition(":")[2])
-    with pytest.raises(ServingError, match="cannot be had"):
+    with pytest.raises(ServingError, match="not available"):
         cnndeploy.serve({"lenet": trained.onnx}, port=port, require_verified=False)
     with pytest.raises(ArtifactError, match="no certificate"):
         cnndeploy.serve({"lenet": trained.onnx}, port=0, grpc_port=None)
-    with pytest.raises(ServingError, match="no name"):
-        cnndeploy.serve({"a/b": trained.onnx}, port=0, require_verified=False)
+    for name in ("a/b", "stats", "..", ""):
+        with pytest.raises(ServingError, match="no name"):
+            cnndeploy.serve({name: trained.onnx}, port=0, require_verified=False)
     with pytest.raises(ServingError, match="no model"):
         cnndeploy.serve({})

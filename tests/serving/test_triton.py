@@ -14,9 +14,10 @@ from google.protobuf import text_format
 
 import cnndeploy
 from cnndeploy.artifact import Artifact
+from cnndeploy.certificate import certify
 from cnndeploy.deployment import Plan
 from cnndeploy.errors import ServingError
-from cnndeploy.run import Run
+from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.serving.triton import write_repository
 from helpers import Trained
 
@@ -53,40 +54,48 @@ def test_a_file_of_raw_images_has_free_sides_and_probabilities(trained: Trained,
     assert all(output.label_filename == "labels.txt" for output in config.output)
 
 
-@pytest.mark.parametrize(
-    ("run", "field"),
-    [
-        (Run("onnxruntime", "cuda:1", 1), "dynamic_batching"),
-        (Run("openvino", "cpu", 2), "optimization"),
-    ],
-)
-def test_a_gpu_and_openvino(trained: Trained, tmp_path: Path, run: Run, field: str) -> None:
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_a_gpu_computes_as_it_was_verified(trained: Trained, tmp_path: Path, precision: Any) -> None:
+    run = Run("onnxruntime", "cuda:1", 1, RuntimeOptions(precision=precision))
     config = read(write_repository(trained.onnx, tmp_path, run=run))
-    assert config.HasField(field)
-    if field == "optimization":
-        accelerators = config.optimization.execution_accelerators.cpu_execution_accelerator
-        assert [one.name for one in accelerators] == ["openvino"]
-    else:
-        (group,) = config.instance_group
-        assert (group.kind, list(group.gpus)) == (model_config.ModelInstanceGroup.KIND_GPU, [1])
-        assert "intra_op_thread_count" not in config.parameters
+    (group,) = config.instance_group
+    assert (group.kind, list(group.gpus)) == (model_config.ModelInstanceGroup.KIND_GPU, [1])
+    assert "intra_op_thread_count" not in config.parameters
+    assert config.HasField("dynamic_batching")
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (accelerator.name, accelerator.parameters) == ("cuda", {"use_tf32": str(int(precision == "tf32"))})
 
 
-def test_a_deployment_keeps_its_plan_and_certificate(
-    trained: Trained, tmp_path: Path, cli: Callable[..., Result]
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_deployment_keeps_its_threads_and_certificate(
+    trained: Trained, tmp_path: Path, cli: Callable[..., Result], runtime: str
 ) -> None:
     folder = tmp_path / "shoes.deploy"
     folder.mkdir()
-    shutil.copyfile(trained.onnx, folder / "lenet.onnx")
-    plan = Plan("lenet.onnx", Artifact.open(trained.onnx).sha256, Run("onnxruntime", "cpu", 1), {})
+    file = shutil.copyfile(trained.onnx, folder / "lenet.onnx")
+    verdict = cnndeploy.verify(file, trained.checkpoint, images=64)
+    certify(verdict, file, "cnndeploy verify")
+    plan = Plan("lenet.onnx", Artifact.open(trained.onnx).sha256, Run(runtime, "cpu", 1), {})
     (folder / "plan.json").write_text(plan.to_json())
-    (folder / "lenet.onnx.verified.json").write_text("{}")
     shown: Result = cli("export", folder, "--format", "triton", "--output-dir", tmp_path / "models")
     assert shown.exit_code == 0, shown.output
     assert "with its certificate" in shown.output
-    target = tmp_path / "models" / "shoes"
-    assert read(target).parameters["intra_op_thread_count"].string_value == "1"
-    assert (target / "1" / "model.onnx.verified.json").read_text() == "{}"
+    config = read(tmp_path / "models" / "shoes")
+    assert config.parameters["intra_op_thread_count"].string_value == "1"
+    assert not config.HasField("optimization")
+    with cnndeploy.load(tmp_path / "models" / "shoes" / "1" / "model.onnx", require_verified=True) as model:
+        assert model.labels
+
+
+def test_a_file_without_certificate_is_warned_of(
+    trained: Trained, tmp_path: Path, cli: Callable[..., Result]
+) -> None:
+    file = shutil.copyfile(trained.onnx, tmp_path / "shoes.v2.onnx")
+    shown: Result = cli("export", file, "--format", "triton", "--output-dir", tmp_path)
+    assert shown.exit_code == 0, shown.output
+    assert "Warning:" in shown.output
+    assert "no certificate" in shown.output
+    assert read(tmp_path / "shoes.v2").name == "shoes.v2"
 
 
 def test_a_checkpoint_is_exported_and_can_be_verified_where_it_lies(
