@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from cnndeploy.words import printable
     "--method",
     "methods",
     type=common.CommaList(click.Choice(["low-rank", "channels", "int8"])),
+    multiple=True,
     metavar="low-rank,channels,int8",
     help="The methods to try.  [default: all; if --output ends in .pt, all but int8]",
 )
@@ -47,7 +49,7 @@ from cnndeploy.words import printable
 def command(
     checkpoint: Path,
     output: Path | None,
-    methods: tuple[Any, ...] | None,
+    methods: tuple[tuple[Any, ...], ...],
     threads: int | None,
     json_file: str | None,
     **settings: Any,
@@ -76,7 +78,7 @@ def command(
 
     target = checkpoint.with_suffix(".small.onnx") if output is None else output
     common.say_split(settings["data"], checkpoint, settings["images"])
-    settings |= {"methods": methods or (), "run": Run(threads=threads)}
+    settings |= {"methods": tuple(chain.from_iterable(methods)), "run": Run(threads=threads)}
     try:
         with PoliteStop() as stop, common.progress_bar(f"Compressing {checkpoint.name}", 1) as update:
             compressed = compress(checkpoint, target, should_stop=stop, progress=update, **settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,7 +47,7 @@ Files = tuple[
 # The share of the time after which the search for smaller networks ends, and that by the first method of two.
 _FOR_SEARCH, _FOR_FIRST = 0.6, 0.35
 _BEYOND = "no layer can be smaller within the budget, by training images"
-_OVER = "the time was over before a network was found; allow more minutes"
+_OVER = "the time was over before a network was found"
 _RUN = Run("onnxruntime", "cpu")
 
 
@@ -107,7 +108,7 @@ def compress(
     True
     """
     run, target = (run or Run()).over(_RUN), Path(output)
-    chosen = _checked(target, methods, run, budget)
+    chosen = _checked(target, methods, run, budget, max_minutes, seconds)
     source, original = sides(checkpoint, against)
     if source.format != "checkpoint":
         raise CompressionError(f"{source.path} is {source.kind}; give a checkpoint, such as lenet.pt")
@@ -119,7 +120,18 @@ def compress(
         count = len(reference.first(images, progress))
         require_provable(budget, count, len(reference.test))
         job = _Job(
-            source, reference, target, Path(folder), budget, chosen, run, count, seconds, deadline, progress
+            source,
+            reference,
+            target,
+            Path(folder),
+            budget,
+            chosen,
+            run,
+            count,
+            seconds,
+            deadline,
+            max_minutes,
+            progress,
         )
         made = job.made()
         if not reference.artifact.is_unchanged():
@@ -130,9 +142,17 @@ def compress(
         return replace(made, artifact=Artifact.open(target), report=report, certification=certification)
 
 
-def _checked(target: Path, methods: Sequence[Method], run: Run, budget: float) -> tuple[Method, ...]:
+def _checked(
+    target: Path, methods: Sequence[Method], run: Run, budget: float, max_minutes: float, seconds: float
+) -> tuple[Method, ...]:
     """Refuse what cannot work before anything long is done; return the methods in the order of their use."""
     require_budget(budget)
+    if not 0 < max_minutes < math.inf or not 0 <= seconds < math.inf:
+        raise CompressionError(
+            f"minutes are above 0 and seconds are not below it: not {max_minutes} and {seconds}"
+        )
+    if isinstance(methods, str):
+        raise CompressionError(f"methods is a list, as [{methods!r}] is")
     for method in methods:
         if method not in METHODS:
             raise UnknownNameError("method", method, METHODS)
@@ -162,17 +182,23 @@ class _Job:
     count: int
     seconds: float
     deadline: Deadline
+    max_minutes: float
     progress: Progress
     steps: dict[Method, Step] = field(default_factory=dict)
     failed: list[BudgetReport] = field(default_factory=list)
+    late: bool = False  # whether the time was over before a method was tried to its end
 
     def made(self) -> Compressed:
         """Return what was made, in a file in the folder; raise if there is nothing."""
         self.progress(0, 0, f"Exporting {self.source.path.name}")
         original = export(self.reference.artifact.path, "onnx", self.folder / "original.onnx")
+        exported = original
+        if not self._is_original(self.source):  # it was compressed before, and that is what becomes smaller
+            exported = export(self.source.path, "onnx", self.folder / "source.onnx")
+        whole: Files = self.source, exported
         beyond = None
-        for small in itertools.islice(self._networks(original), _ATTEMPTS):
-            final, report, is_beyond = self._int8(small, original)
+        for small in itertools.islice(self._networks(whole, original), _ATTEMPTS):
+            final, report, is_beyond = self._int8(small)
             if is_beyond:
                 beyond = small
             elif (made := self._judged(final or small, report, original)) is not None:
@@ -182,10 +208,13 @@ class _Job:
             return made
         for method in METHODS[:-1]:
             self._give_up(method)
-        final, report, _ = self._int8(None, original)
+        final, report, _ = self._int8(whole)
         if final is not None and (made := self._judged(final, report, original)) is not None:
             return made
         raise self._nothing()
+
+    def _is_original(self, checkpoint: Artifact) -> bool:
+        return checkpoint.sha256 == self.reference.artifact.sha256
 
     def _judged(self, files: Files, report: BudgetReport | None, original: Artifact) -> Compressed | None:
         """Return what was made if it keeps the budget; it is measured unless there is a report of it."""
@@ -196,7 +225,7 @@ class _Job:
         self.failed.append(report)
         return None
 
-    def _networks(self, original: Artifact) -> Iterator[Files]:
+    def _networks(self, whole: Files, original: Artifact) -> Iterator[Files]:
         """Yield smaller checkpoints and their exports that are faster and should keep the budget, smallest first."""
         wanted = [method for method in self.methods if method != "int8"]
         if not wanted:
@@ -206,10 +235,10 @@ class _Job:
         try:
             material = Material.of(self.reference, original, searched, self.progress)
         except OutOfTime:
+            self.late = True
             for method in wanted:
                 self._leave_out(method, _OVER)
             return
-        whole: Files = self.source, original
         if len(wanted) == 1:
             yield from self._smaller(wanted[0], whole, material, SAFE)
             return
@@ -235,37 +264,43 @@ class _Job:
                 yield small, onnx_file
         except (CompressionError, MissingDependencyError) as error:
             self._leave_out(method, str(error))
-        except OutOfTime:
+        except Stopped as error:
             if number == 0:
-                self._leave_out(method, _OVER)
-        except Stopped:
-            if number == 0 and start[0] is self.source:
-                raise
+                self._note_end(method, error, start)
         else:
             if number == 0:
                 self._leave_out(method, _BEYOND)
+
+    def _note_end(self, method: Method, end: Stopped, start: Files) -> None:
+        """Note that a method was not tried to its end; raise the caller's stop if nothing was found before."""
+        if isinstance(end, OutOfTime):
+            self.late = True
+            self._leave_out(method, _OVER)
+        elif start[0] is self.source:
+            raise end
+        else:
+            self._leave_out(method, "it was stopped before a network was found")
 
     def _give_up(self, method: Method) -> None:
         """Note that what a method made was measured in vain."""
         if (step := self.steps.get(method)) is not None and step.kept:
             self._leave_out(method, f"{step.reason}; no such file keeps the budget")
 
-    def _int8(
-        self, small: Files | None, original: Artifact
-    ) -> tuple[Files | None, BudgetReport | None, bool]:
-        """Return the int8 file of a smaller network, or of the whole one, and the verdict on it.
+    def _int8(self, files: Files) -> tuple[Files | None, BudgetReport | None, bool]:
+        """Return the int8 file of a network, and the verdict on it.
 
         There is none if it is left out; the last says whether that is because it is beyond the budget.
         """
         if "int8" not in self.methods or self.deadline.should_stop():
             return None, None, False
         self.steps.pop("int8", None)
-        before = original if small is None else small[1]
+        checkpoint, before = files
+        against = None if self._is_original(checkpoint) else self.reference
         try:
             quantized = quantize(
-                self.reference if small is None else small[0],
+                checkpoint if against else self.reference,
                 self.folder / "int8.onnx",
-                against=None if small is None else self.reference,
+                against=against,
                 budget=self.budget,
                 run=self.run,
                 images=self.count,
@@ -275,9 +310,10 @@ class _Job:
                 progress=self.progress,
             )
         except OutOfTime:
+            self.late = True
             self._leave_out("int8", "the time was over before a file was found")
         except Stopped:
-            if small is None:
+            if checkpoint is self.source:
                 raise
             self._leave_out("int8", "it was stopped before a file was found")
         except BudgetError as error:
@@ -300,9 +336,9 @@ class _Job:
         if not self.seconds:
             self.steps[method] = Step(method, True, what, size)
             return True
-        row, failure = self._timed(artifact, before)
-        if row is None or row.ratio is None or row.ratio_low is None or row.ratio_high is None:
-            self.steps[method] = Step(method, False, f"{what}; it could not be timed: {failure}", size)
+        row, doubts = self._timed(artifact, before)
+        if row is None or row.ratio_low is None or row.ratio_high is None:
+            self.steps[method] = Step(method, False, f"{what}; it could not be timed: {doubts[0]}", size)
             return False
         kept = row.ratio_low > 1
         why = "" if kept else "; not seen to be faster"
@@ -310,7 +346,8 @@ class _Job:
         self.steps[method] = Step(method, kept, what + why, size, row.ratio, interval)
         return kept
 
-    def _timed(self, artifact: Artifact, before: Artifact) -> tuple[Result | None, str]:
+    def _timed(self, artifact: Artifact, before: Artifact) -> tuple[Result | None, tuple[str, ...]]:
+        """Return a file's row in a benchmark beside another, if it has figures, and what to doubt about it."""
         self.reference.release()  # what waits for work may disturb what is timed
         try:
             report = bench(
@@ -323,10 +360,11 @@ class _Job:
                 progress=self.progress,
             )
         except CnndeployError as error:
-            return None, str(error)
+            return None, (str(error),)
         if report.interrupted:  # a network that is not timed would be lost; a second signal ends it at once
             return self._timed(artifact, before)
-        return report.results[-1], report.results[-1].failure
+        row = report.results[-1]
+        return (row, report.warnings) if row.ratio is not None else (None, (row.failure,))
 
     def _until(self) -> ShouldStop:
         """Return what ends a measurement: what ends the search, unless that has ended for it already."""
@@ -350,28 +388,34 @@ class _Job:
         return (wanted, files[1]), report
 
     def _finished(self, files: Files, report: BudgetReport, original: Artifact) -> Compressed:
-        row = self._timed(files[1], original)[0] if self.seconds else None
+        row, doubts = self._timed(files[1], original) if self.seconds else (None, ())
+        row = None if row is None else replace(row, artifact=str(self.target))  # this one will be gone
         steps = tuple(self.steps[method] for method in METHODS if method in self.steps)
         size, float_size = (one.path.stat().st_size for one in (files[1], original))
-        return Compressed(files[0], report, steps, size, float_size, row)
+        return Compressed(files[0], report, steps, size, float_size, row, doubts)
 
     def _nothing(self) -> CnndeployError:
         """Return what to raise if nothing was made, with what was tried."""
         path = self.reference.artifact.path
-        tried = "; ".join(f"{step.method}: {step.reason}" for step in self.steps.values())
+        tried = ". ".join(f"{step.method}: {step.reason}" for step in self.steps.values())
+        within = f"nothing tried keeps {path} within {self.budget:g} percentage points of accuracy"
+        more = f", or more time: max_minutes={2 * self.max_minutes:g}" if self.late else ""
         if self.failed:
             best = min(self.failed, key=lambda report: report.loss_high_points or 100.0)
+            reasons = "; ".join(best.reasons)
             return BudgetError(
-                f"nothing tried keeps {path} within {self.budget:g} percentage points of accuracy: "
-                f"{'; '.join(best.reasons)}. {tried}. Allow a larger budget. Nothing was written.",
-                best,
+                f"{within}: {reasons}. {tried}. Allow a larger budget{more}. Nothing was written.", best
             )
         if _BEYOND in tried:
-            return BudgetError(
-                f"nothing tried keeps {path} within {self.budget:g} percentage points of accuracy: {tried}. Allow a "
-                "larger budget. Nothing was written."
+            return BudgetError(f"{within}. {tried}. Allow a larger budget{more}. Nothing was written.")
+        if self.late:
+            return CompressionError(
+                f"the time was over before anything smaller than {path} was found. {tried}. Allow more time: "
+                f"max_minutes={2 * self.max_minutes:g}. Nothing was written."
             )
-        return CompressionError(f"nothing makes {path} faster here: {tried}. Nothing was written.")
+        return CompressionError(
+            f"nothing tried makes {path} faster here. {tried}. Use its export as it is. Nothing was written."
+        )
 
 
 def _described(method: Method, trial: Judged) -> str:
@@ -379,4 +423,4 @@ def _described(method: Method, trial: Judged) -> str:
     repaired += f", repaired on {counted(trial.taught, 'image')}" if trial.taught else ""
     what = {"channels": "with fewer channels", "low-rank": "split"}[method]
     layers = counted(len(trial.sizes), {"channels": "group", "low-rank": "layer"}[method])
-    return f"{layers} {what}, {trial.share:.0%} of the layers' time{repaired}"
+    return f"{layers} {what}{repaired}"

@@ -36,8 +36,9 @@ class Compressed:
     """What :func:`cnndeploy.compress` wrote, and what it found out.
 
     ``report`` is what the test images say of the file against the original checkpoint; ``steps`` what each method
-    gave. ``speed`` is the file's row in a benchmark beside the original's float export, on ONNX Runtime; None if it was
-    not timed. ``float_bytes`` is the size of that export, ``bytes`` that of the file in the same format.
+    gave. ``speed`` is the row of the file, or of a checkpoint's export, in a benchmark beside the original's float
+    export, on ONNX Runtime; None if it was not timed. ``speed_warnings`` are what to doubt about it. ``float_bytes`` is
+    the size of that export, ``bytes`` that of the file in the same format.
 
     >>> compressed = cnndeploy.compress("lenet.pt", "small.pt", budget=20, images=64, seconds=0)
     >>> compressed.report.verdict, compressed.bytes < compressed.float_bytes
@@ -50,6 +51,7 @@ class Compressed:
     bytes: int
     float_bytes: int
     speed: Result | None = None
+    speed_warnings: tuple[str, ...] = ()
     certification: Certification | None = None
 
     @property
@@ -75,4 +77,5 @@ class Compressed:
             **jsonable(values),
             "steps": jsonable(self.steps),
             "speed": jsonable(self.speed),
+            "speed_warnings": list(self.speed_warnings),
         }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 from rich.console import Group
 from rich.text import Text
 
+from cnndeploy.benchmark.report import Result
 from cnndeploy.display.cells import NOTHING, pairs, run_line, settings_line, size, widths, yes_or_no
 from cnndeploy.display.rows import times
 from cnndeploy.display.tables import TableColumn, facts_of, safe, table_of
@@ -216,20 +217,27 @@ def _outcome(quantized: Quantized) -> Iterator[str]:
     if precision == "int8":
         left = ", ".join(quantized.float_layers) or "none"
         yield f"Layers left in float: {len(quantized.float_layers)} of {settings['layers']}: {left}"
-    if (row := quantized.speed) is not None and row.verdict is None:
-        yield "Speed here: not known, because the machine was busy with other programs."
-    elif row is not None:
-        yield (
-            f"Speed here, {row.runtime} on {row.device}: {row.ratio:.2f} times as fast as float32 "
-            f"({row.ratio_low:.2f} to {row.ratio_high:.2f}): {row.verdict}"
-        )
-        if row.verdict == "SLOWER":
-            yield f"{precision} is slower than float32 here: ship the float file."
-        elif row.verdict != "FASTER":
-            yield f"{precision} is not seen to be faster than float32 here: ship the float file, unless size counts."
+    yield from _speed(quantized.speed, precision, "float32", "the float file")
     yield from (f"Warning: {warning}" for warning in quantized.speed_warnings)
     if precision == "float16" and quantized.report.device == "cpu":
         yield "float16 is meant for CUDA; on the CPU most of it is cast to float32 and back."
+
+
+def _speed(row: Result | None, what: str, than: str, else_ship: str) -> Iterator[str]:
+    """Say how fast a file is beside another, and what to ship if it is not faster."""
+    if row is None:
+        return
+    if row.verdict is None:
+        yield "Speed here: not known, because the machine was busy with other programs."
+        return
+    yield (
+        f"Speed here, {row.runtime} on {row.device}: {row.ratio:.2f} times as fast as {than} "
+        f"({row.ratio_low:.2f} to {row.ratio_high:.2f}): {row.verdict}"
+    )
+    if row.verdict == "SLOWER":
+        yield f"{what} is slower than {than} here: ship {else_ship}."
+    elif row.verdict != "FASTER":
+        yield f"{what} is not seen to be faster than {than} here: ship {else_ship}, unless size counts."
 
 
 def compressed_table(compressed: Compressed) -> Group:
@@ -252,15 +260,12 @@ def compressed_table(compressed: Compressed) -> Group:
         for step in compressed.steps
     ]
     smaller = compressed.float_bytes / compressed.bytes
+    as_onnx = " as ONNX" if compressed.artifact.format == "checkpoint" else ""
     notes = [
-        f"Size: {size(compressed.bytes)}, float32 {size(compressed.float_bytes)}: {smaller:.1f} times smaller"
+        f"Size{as_onnx}: {size(compressed.bytes)}, float32 {size(compressed.float_bytes)}: {smaller:.1f} times smaller"
     ]
-    if (row := compressed.speed) is not None and row.ratio is not None:
-        interval = f"{times(row.ratio_low)} to {times(row.ratio_high)}"
-        notes.append(
-            f"Speed here, {row.runtime} on {row.device}: {times(row.ratio)} times as fast as the float export "
-            f"({interval})"
-        )
+    notes += _speed(compressed.speed, "The smaller network", "the float export", "the float export")
+    notes += [f"Warning: {warning}" for warning in compressed.speed_warnings]
     if compressed.ranks:
         notes.append(f"Ranks: {pairs(compressed.ranks)}")
     if compressed.widths:

@@ -133,6 +133,8 @@ def _checkpoint(source: ArtifactLike) -> Artifact:
     artifact = resolve(source).artifact
     if not artifact.is_reference:
         advice = "tune the checkpoint that it was exported from"
+        if artifact.manifest is not None and artifact.manifest.compression is not None:
+            advice = "tune the checkpoint that it was compressed from; tune tries the same by itself"
         if artifact.manifest is None:
             advice += ", or import it first"
         raise ArtifactError(f"{artifact.path} is {artifact.kind}; {advice}")

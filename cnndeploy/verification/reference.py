@@ -320,12 +320,14 @@ def sides(
     artifact = source.artifact if isinstance(source, Reference) else resolve(source).artifact
     if artifact.format != "checkpoint" or artifact.is_reference:
         if against is not None:
-            raise ArtifactError(f"{artifact.path} was not compressed, so it is compared with itself alone")
+            raise ArtifactError(
+                f"{artifact.path} was not compressed, so it is compared with itself alone; leave out against"
+            )
         return artifact, source if isinstance(source, Reference) else artifact
     if against is None:
         raise ArtifactError(
             f"{artifact.path} was compressed, so what is made of it is compared with the checkpoint that it came from; "
-            "give that too"
+            "name that: against=original.pt"
         )
     return artifact, against
 

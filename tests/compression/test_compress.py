@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
+from click.testing import Result as Invoked
 
 import cnndeploy
 from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.report import Result
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.compression.compress import compress
 from cnndeploy.compression.report import Compressed
@@ -79,7 +80,7 @@ def test_a_smaller_checkpoint_says_what_it_was_made_of_and_loses_no_more_than_it
 
 
 def test_what_is_made_of_it_is_held_against_the_original(
-    small: Compressed, trained: Trained, tmp_path: Path, cli: Callable[..., Result]
+    small: Compressed, trained: Trained, tmp_path: Path, cli: Callable[..., Invoked]
 ) -> None:
     path = tmp_path / "small.onnx"
     told = cli("export", small.artifact.path, "--format", "onnx", "--output-dir", tmp_path).output
@@ -96,7 +97,7 @@ def test_what_is_made_of_it_is_held_against_the_original(
 
 
 def test_one_rank_less_by_hand_is_not_within_the_budget(
-    small: Compressed, trained: Trained, tmp_path: Path, cli: Callable[..., Result]
+    small: Compressed, trained: Trained, tmp_path: Path, cli: Callable[..., Invoked]
 ) -> None:
     """The first layer that was split loses its directions, and the manifest says nothing of it."""
     checkpoint = Checkpoint.load(small.artifact)
@@ -112,7 +113,7 @@ def test_one_rank_less_by_hand_is_not_within_the_budget(
 
 
 def test_inspect_shows_what_it_was_made_of(
-    small: Compressed, trained: Trained, cli: Callable[..., Result]
+    small: Compressed, trained: Trained, cli: Callable[..., Invoked]
 ) -> None:
     output = "".join(cli("inspect", small.artifact.path).output.split())
     assert f"{len(small.ranks)}layersoflowrank" in output.replace("│", "")
@@ -149,7 +150,7 @@ def test_its_int8_file_is_held_against_the_original_too(
 
 
 def test_fewer_channels_are_a_checkpoint_too(
-    trained: Trained, tmp_path: Path, few: None, cli: Callable[..., Result]
+    trained: Trained, tmp_path: Path, few: None, cli: Callable[..., Invoked]
 ) -> None:
     made = compress(trained.checkpoint, tmp_path / "small.pt", budget=10, methods=("channels",), **FEW)
     network = Checkpoint.load(made.artifact).network()
@@ -189,6 +190,31 @@ def test_compressed_again_it_is_held_against_the_first_original(
     assert again.report.against.sha256 == Artifact.open(trained.checkpoint).sha256
     assert set(again.ranks) > set(small.ranks)
     Checkpoint.load(again.artifact).network()  # layers within layers are split in the right order
+
+
+def test_int8_alone_quantises_the_compressed_checkpoint_and_is_timed_beside_it(
+    small: Compressed, trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = list[str]()
+
+    def timed(_job: object, artifact: Artifact, before: Artifact) -> tuple[Result, tuple[str, ...]]:
+        del artifact
+        beside.append(before.require_manifest().checkpoint_sha256 or "")
+        row = Result("a.onnx", "onnxruntime", "cpu", 1, 1, verdict="FASTER")
+        return replace(row, ratio=1.5, ratio_low=1.4, ratio_high=1.6), ()
+
+    monkeypatch.setattr("cnndeploy.compression.compress._Job._timed", timed)
+    settings: dict[str, Any] = {
+        "against": trained.checkpoint,
+        "budget": 40,
+        "methods": ["int8"],
+        "images": 320,
+    }
+    made = compress(small.artifact, tmp_path / "int8.onnx", **settings)
+    assert made.ranks == small.ranks
+    assert made.artifact.require_manifest().quantization is not None
+    # the step beside what was compressed before, and the file beside the original
+    assert beside == [small.artifact.sha256, Artifact.open(trained.checkpoint).sha256]
 
 
 def test_a_compressed_checkpoint_is_no_reference(small: Compressed, trained: Trained, tmp_path: Path) -> None:
@@ -234,7 +260,7 @@ def test_a_repaired_network_may_be_smaller(
 
 
 def test_all_methods_write_one_file(
-    trained: Trained, tmp_path: Path, few: None, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    trained: Trained, tmp_path: Path, few: None, cli: Callable[..., Invoked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = shutil.copy(trained.checkpoint, tmp_path / "lenet.pt")
     faster = _speeds(monkeypatch, 1.5, 1.3, 1.2, 1.8)
@@ -258,7 +284,7 @@ def test_all_methods_write_one_file(
         "Channels: ",
         " in, ",
         "times smaller",
-        "1.800 times as fast",
+        "1.80 times as fast",
         "In an app",
     ):
         assert text in result.output
@@ -270,25 +296,14 @@ def _speeds(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> list[float]:
     """Have benchmarks find these ratios, one after the other."""
     left = list(ratios)
 
-    def timed(*_: object) -> tuple[Any, str]:
+    def timed(*_: object) -> tuple[Result, tuple[str, ...]]:
         ratio = left.pop(0)
 
-        class Row:
-            runtime, device = "onnxruntime", "cpu"
-
-        row = Row()
-        row.ratio, row.ratio_low, row.ratio_high = ratio, ratio - 0.1, ratio + 0.1  # type: ignore[attr-defined]
-        return row, ""
+        row = Result("a.onnx", "onnxruntime", "cpu", 1, 1, verdict="FASTER")
+        return replace(row, ratio=ratio, ratio_low=ratio - 0.1, ratio_high=ratio + 0.1), ()
 
     monkeypatch.setattr("cnndeploy.compression.compress._Job._timed", timed)
-    monkeypatch.setattr("cnndeploy.compression.report.jsonable", _plain)
     return left
-
-
-def _plain(value: Any) -> Any:
-    from cnndeploy.serial import jsonable
-
-    return vars(value) if type(value).__name__ == "Row" else jsonable(value)
 
 
 def test_a_method_that_is_not_faster_is_left_out(
@@ -301,7 +316,7 @@ def test_a_method_that_is_not_faster_is_left_out(
     assert "not seen to be faster" in made.steps[0].reason
     assert made.artifact.require_manifest().compression is None
     _speeds(monkeypatch, 1.05, 1.0)
-    with pytest.raises(CompressionError, match=r"nothing makes .* faster here") as raised:
+    with pytest.raises(CompressionError, match=r"nothing tried makes .* faster here") as raised:
         compress(trained.checkpoint, tmp_path / "b.onnx", **settings)
     assert "low-rank: " in str(raised.value)
     assert "int8: " in str(raised.value)
@@ -332,6 +347,9 @@ def test_a_budget_that_nothing_keeps_writes_nothing(
         ("a.onnx", {"methods": ["prune"]}, "Unknown method 'prune'"),
         ("a.onnx", {"run": cnndeploy.Run(device="cuda")}, "for the CPU"),
         ("a.onnx", {"budget": 0}, "above 0 and at most 100"),
+        ("a.onnx", {"methods": "int8"}, "methods is a list"),
+        ("a.onnx", {"max_minutes": float("nan")}, "minutes are above 0"),
+        ("a.onnx", {"seconds": -1}, "minutes are above 0"),
         ("a.onnx", {"budget": 0.01, "images": 64}, "even if no label changed"),
     ],
 )
@@ -374,6 +392,6 @@ def test_a_stop_before_anything_is_found_writes_nothing(trained: Trained, tmp_pa
 
 def test_when_the_time_is_over_the_table_says_so(trained: Trained, tmp_path: Path, few: None) -> None:
     settings: dict[str, Any] = {"budget": 20, "max_minutes": 1e-9, "methods": ["low-rank"], **FEW}
-    with pytest.raises(CompressionError, match="the time was over before a network was found"):
+    with pytest.raises(CompressionError, match=r"the time was over before .* max_minutes=2e-09"):
         compress(trained.checkpoint, tmp_path / "a.onnx", **settings)
     assert list(tmp_path.iterdir()) == []
