@@ -18,7 +18,6 @@ from torch import nn
 from cnndeploy.architectures._widths import can_be_resized, resized
 from cnndeploy.compression.groups import Group, Kept, groups_of, kept_of, silent_inputs, without
 from cnndeploy.compression.layers import Hook, evenly, hooked, work_of
-from cnndeploy.compression.refit import Changed
 from cnndeploy.compression.timing import Way, milliseconds
 from cnndeploy.errors import CompressionError
 from cnndeploy.progress import Deadline, Progress
@@ -89,9 +88,8 @@ class Channels:
                 }
         named = {f"{path} in {root}": of_layer for (root, path), of_layer in ways.items()}
         measured = milliseconds(named, threads=threads, deadline=deadline, progress=progress)
-        self._by_layer = dict(zip(ways, measured.values(), strict=True))
         self.times: dict[str, dict[int, float]] = {root: {} for root in self._groups}
-        for (root, _), of_layer in self._by_layer.items():
+        for (root, _), of_layer in zip(ways, measured.values(), strict=True):
             for size, time in of_layer.items():
                 self.times[root][size] = self.times[root].get(size, 0.0) + time
         self.work = sum(work_of(layer, statistics[path].shape) for path, layer in multiplying.items())
@@ -117,23 +115,6 @@ class Channels:
         for path, both in self._left(sizes).items():
             network.set_submodule(path, without(network.get_submodule(path), *both))
         return network.eval()
-
-    def share(self, sizes: Mapping[str, int]) -> float:
-        """Return the time of the layers as a share of what they take as they are.
-
-        A layer that loses inputs and outputs saves both shares, one of what the other leaves.
-        """
-        whole, left = dict[str, float](), dict[str, float]()
-        for (root, path), times in self._by_layer.items():
-            whole[path] = times[0]
-            left[path] = left.get(path, 1.0) * times[sizes.get(root, 0)] / times[0]
-        return sum(left[path] * time for path, time in whole.items()) / sum(whole.values())
-
-    def changed(self, sizes: Mapping[str, int]) -> list[Changed]:
-        """Return the layers that lost inputs."""
-        kept = self._left(sizes)
-        readers = dict.fromkeys(path for root in sizes for path in self._groups[root].readers)
-        return [Changed(path, path, kept[path][1]) for path in readers]
 
     def ranks(self, sizes: Mapping[str, int]) -> Mapping[str, int]:
         """Return no rank: fewer channels are widths, which the network shows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +17,8 @@ from cnndeploy.benchmark.report import Result
 from cnndeploy.certificate import try_to_certify
 from cnndeploy.compression.material import Material
 from cnndeploy.compression.report import Compressed, Method, Step
-from cnndeploy.compression.search import Judged
-from cnndeploy.compression.smaller import FIRST, SAFE, Smaller, write_smaller
+from cnndeploy.compression.search import Sizes
+from cnndeploy.compression.smaller import Smaller, repaired_checkpoint, write_smaller
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike
 from cnndeploy.errors import (
@@ -44,8 +45,11 @@ _ATTEMPTS = 3  # smaller networks, at most, whose files test images measure: eac
 Files = tuple[
     Artifact, Artifact
 ]  # what is written, and what is timed: the same, or a checkpoint and its export
-# The share of the time after which the search for smaller networks ends, and that by the first method of two.
-_FOR_SEARCH, _FOR_FIRST = 0.6, 0.35
+# The share of the time after which repair ends, and the search for networks that need none.
+_FOR_REPAIR, _FOR_SEARCH = 0.65, 0.75
+# What a network may be predicted to lose, as shares of the budget: before it is repaired, and if it needs no repair.
+# Few images predict, and int8 loses some too. The first of two methods may take the share FIRST of that.
+_BEFORE_REPAIR, _SAFE, _SAFER, _FIRST = (6.0, 2.0), 0.7, 0.3, 0.7
 _BEYOND = "no layer can be smaller within the budget, by training images"
 _OVER = "the time was over before a network was found"
 _RUN = Run("onnxruntime", "cpu")
@@ -186,6 +190,9 @@ class _Job:
     progress: Progress
     steps: dict[Method, Step] = field(default_factory=dict)
     failed: list[BudgetReport] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+    searches: dict[tuple[Method, str], Smaller] = field(default_factory=dict)
+    slow: set[Method] = field(default_factory=set)  # methods that were not seen to make a network faster
     late: bool = False  # whether the time was over before a method was tried to its end
 
     def made(self) -> Compressed:
@@ -211,6 +218,7 @@ class _Job:
         final, report, _ = self._int8(whole)
         if final is not None and (made := self._judged(final, report, original)) is not None:
             return made
+        self.deadline.check_stop()
         raise self._nothing()
 
     def _is_original(self, checkpoint: Artifact) -> bool:
@@ -226,60 +234,97 @@ class _Job:
         return None
 
     def _networks(self, whole: Files, original: Artifact) -> Iterator[Files]:
-        """Yield smaller checkpoints and their exports that are faster and should keep the budget, smallest first."""
-        wanted = [method for method in self.methods if method != "int8"]
-        if not wanted:
+        """Yield smaller checkpoints and their exports that should keep the budget, the smallest first.
+
+        The first may lose more, and are repaired; for those after them no time may be left for that.
+        """
+        methods = [method for method in self.methods if method != "int8"]
+        if not methods:
             return
-        left_s, ends = self.deadline.left_s, self.deadline.ends
-        searched = replace(self.deadline, ends=ends - (1 - _FOR_SEARCH) * left_s)
+        material = self._material(original, methods)
+        if material is None:
+            return
+        for times in _BEFORE_REPAIR:
+            small = self._shrunk(methods, whole, material, times * self.budget)
+            if small is not None and (better := self._repaired(small, material)) is not None:
+                yield better
+        material = replace(material, deadline=self._part(_FOR_SEARCH))
+        for share in (_SAFE, _SAFER):
+            if (small := self._shrunk(methods, whole, material, share * self.budget)) is not None:
+                yield small
+
+    def _material(self, original: Artifact, methods: Sequence[Method]) -> Material | None:
         try:
-            material = Material.of(self.reference, original, searched, self.progress)
+            return Material.of(self.reference, original, self._part(_FOR_REPAIR), self.progress)
         except OutOfTime:
             self.late = True
-            for method in wanted:
+            for method in methods:
                 self._leave_out(method, _OVER)
-            return
-        if len(wanted) == 1:
-            yield from self._smaller(wanted[0], whole, material, SAFE)
-            return
-        sooner = replace(self.deadline, ends=ends - (1 - _FOR_FIRST) * left_s)
-        first = next(self._smaller(wanted[0], whole, replace(material, deadline=sooner), FIRST), None)
-        smaller = self._smaller(wanted[1], first or whole, material, SAFE)
-        yield from smaller if first is None else itertools.islice(smaller, _ATTEMPTS - 1)
-        if first is not None:
-            self._give_up(wanted[1])
-            yield first
+        return None
 
-    def _smaller(self, method: Method, start: Files, material: Material, share: float) -> Iterator[Files]:
-        """Yield what one method makes of a checkpoint, for a share of the budget; note the step."""
-        number = 0
+    def _part(self, share: float) -> Deadline:
+        """Return the deadline of work that may take so large a share of the time."""
+        return replace(self.deadline, ends=self.started + share * (self.deadline.ends - self.started))
+
+    def _shrunk(
+        self, methods: Sequence[Method], whole: Files, material: Material, points: float
+    ) -> Files | None:
+        """Return what the methods make, one after the other, for a loss of so many points; None if nothing."""
+        files = whole
+        for method in methods:
+            part = _FIRST if method != methods[-1] else 1.0
+            files = self._smaller(method, files, material, part * points) or files
+        return None if files is whole else files
+
+    def _smaller(self, method: Method, start: Files, material: Material, points: float) -> Files | None:
+        """Return what one method makes of a checkpoint, if it is faster; note the step."""
+        if method in self.slow:  # networks that lose less are larger
+            return None
         try:
-            smaller = Smaller(method, start[0], material, tests=self.count, threads=self.run.thread_count)
-            for number, found in enumerate(smaller.within(share * self.budget), start=1):
-                path = self.folder / f"{method}-{number}.pt"
-                small = write_smaller(found, method, self.reference, self.budget, path)
-                onnx_file = export(small.path, "onnx")
-                if not self._faster(method, _described(method, found[0]), onnx_file, start[1]):
-                    return  # those that lose less are larger
-                yield small, onnx_file
+            search = self.searches.get((method, start[0].sha256))
+            if search is None:
+                search = Smaller(method, start[0], material, tests=self.count, threads=self.run.thread_count)
+                self.searches[method, start[0].sha256] = search
+            found = search.within(material, points)
         except (CompressionError, MissingDependencyError) as error:
             self._leave_out(method, str(error))
         except Stopped as error:
-            if number == 0:
-                self._note_end(method, error, start)
+            self.late = self.late or isinstance(error, OutOfTime)
+            over = _OVER if isinstance(error, OutOfTime) else "it was stopped before a network was found"
+            self._leave_out(method, over)
         else:
-            if number == 0:
+            if found is None:
                 self._leave_out(method, _BEYOND)
+                return None
+            sizes, checkpoint = found
+            path = self._next(method)
+            small = write_smaller(checkpoint, path, self.reference, self.budget, method=method)
+            onnx_file = export(small.path, "onnx")
+            if self._faster(method, _described(method, sizes), onnx_file, start[1]):
+                return small, onnx_file
+            self.slow.add(method)
+        return None
 
-    def _note_end(self, method: Method, end: Stopped, start: Files) -> None:
-        """Note that a method was not tried to its end; raise the caller's stop if nothing was found before."""
-        if isinstance(end, OutOfTime):
-            self.late = True
-            self._leave_out(method, _OVER)
-        elif start[0] is self.source:
-            raise end
-        else:
-            self._leave_out(method, "it was stopped before a network was found")
+    def _next(self, name: str) -> Path:
+        """Return the path of another checkpoint."""
+        return self.folder / f"{name}-{len(list(self.folder.glob('*.pt')))}.pt"
+
+    def _repaired(self, files: Files, material: Material) -> Files | None:
+        """Return a smaller network once it is repaired, and note that; None if it does not do even so."""
+        points = _SAFE * self.budget
+        try:
+            of_it, checkpoint = repaired_checkpoint(files[0], material, points, tests=self.count)
+        except Stopped as error:
+            self.late = self.late or isinstance(error, OutOfTime)
+            return None
+        if of_it.predicted_high_points > points:
+            return None
+        taught = len(material.taught)
+        small = write_smaller(checkpoint, self._next("repaired"), self.reference, self.budget, taught=taught)
+        last = [method for method in METHODS if method in self.steps and self.steps[method].kept][-1]
+        step = self.steps[last]
+        self.steps[last] = replace(step, reason=f"{step.reason}, repaired on {counted(taught, 'image')}")
+        return small, export(small.path, "onnx")
 
     def _give_up(self, method: Method) -> None:
         """Note that what a method made was measured in vain."""
@@ -418,9 +463,6 @@ class _Job:
         )
 
 
-def _described(method: Method, trial: Judged) -> str:
-    repaired = ", refitted" if trial.refitted else ""
-    repaired += f", repaired on {counted(trial.taught, 'image')}" if trial.taught else ""
+def _described(method: Method, sizes: Sizes) -> str:
     what = {"channels": "with fewer channels", "low-rank": "split"}[method]
-    layers = counted(len(trial.sizes), {"channels": "group", "low-rank": "layer"}[method])
-    return f"{layers} {what}{repaired}"
+    return f"{counted(len(sizes), {'channels': 'group', 'low-rank': 'layer'}[method])} {what}"

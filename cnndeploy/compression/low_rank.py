@@ -13,7 +13,6 @@ from torch import nn
 from cnndeploy.architectures._low_rank import Layer, can_be_split, full_rank, split
 from cnndeploy.compression.components import components_of, projected, split_weights
 from cnndeploy.compression.layers import evenly, merged_layers, sole_layers, work_of
-from cnndeploy.compression.refit import Changed
 from cnndeploy.compression.timing import milliseconds
 from cnndeploy.errors import CompressionError
 from cnndeploy.progress import Deadline, Progress
@@ -74,15 +73,6 @@ class LowRank:
         for path, rank in sizes.items():
             smaller.set_submodule(path, split_weights(self._layers[path], self._components[path], rank))
         return smaller.eval()
-
-    def share(self, sizes: Mapping[str, int]) -> float:
-        """Return the time of the layers as a share of what they take as they are."""
-        left = sum(times[sizes.get(path, 0)] for path, times in self.times.items())
-        return left / sum(times[0] for times in self.times.values())
-
-    def changed(self, sizes: Mapping[str, int]) -> list[Changed]:
-        """Return the second of the two layers that are in the place of each."""
-        return [Changed(path, f"{path}.1") for path in sizes]
 
     def ranks(self, sizes: Mapping[str, int]) -> Mapping[str, int]:
         """Return the ranks by which the code of the network is changed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -23,7 +23,6 @@ from torch import nn
 from cnndeploy.architectures._widths import widths_beside
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.compression.material import Material
-from cnndeploy.compression.refit import Changed, refitted
 from cnndeploy.errors import ArtifactError, CompressionError, Stopped
 from cnndeploy.sources import build
 from cnndeploy.verification.checks import paired_counts
@@ -60,36 +59,47 @@ class Reduction(Protocol):
     def smaller(self, sizes: Sizes) -> nn.Module:
         """Return a copy of the network with places of these sizes."""
 
-    def share(self, sizes: Sizes) -> float:
-        """Return the predicted time of all places, as a share of what they take as they are."""
-
-    def changed(self, sizes: Sizes) -> Sequence[Changed]:
-        """Return the layers of the smaller network that may be refitted."""
-
     def ranks(self, sizes: Sizes) -> Mapping[str, int]:
         """Return the ranks by which the code of the network is changed, by the path of the layer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A smaller network and what it cost on training images.
+    """What a smaller network cost on training images.
 
-    ``share`` is the time of its layers as a share of that of the whole network's. ``predicted_high_points`` is the
-    upper end of the interval of the loss, in percentage points, that the test images would give. ``taught`` is the
-    number of images on which it was trained, 0 if it was not; before that its layers may have been ``refitted``.
+    ``predicted_high_points`` is the upper end of the interval of the loss, in percentage points, that the test images
+    would give. It was judged until it surely lost too much, so ``images`` may be fewer than there are.
     """
 
-    sizes: Sizes
-    share: float
     images: int
     loss_points: float
     predicted_high_points: float
-    taught: int = 0
-    refitted: bool = False
+
+
+def judged(
+    network: nn.Module, material: Material, points: float, *, tests: int, text: str = "Judging"
+) -> Judged:
+    """Run a network on the images that judge, until it surely loses more than so many points.
+
+    ``tests`` is how many test images will measure it.
+    """
+    truth = material.judging.labels
+    assert truth is not None  # noqa: S101 - compress() has looked
+    count = lost = gained = 0
+    for logits in material.run(network, material.tensors(material.judging, text)):
+        places = slice(count, count + len(logits))
+        count += len(logits)
+        pair = logits.argmax(1), material.expected[places].argmax(1)
+        lost, gained = map(operator.add, (lost, gained), paired_counts(*pair, truth[places]))
+        if 100 * (lost - gained - _SURELY * math.sqrt(lost + gained)) > points * count:
+            break
+    discordant = max(1, lost + gained) / count
+    loss = (lost - gained) / count
+    return Judged(count, 100 * loss, 100 * (loss + _Z * math.sqrt(discordant / tests)))
 
 
 class Search:
-    """The ways in which one method makes a checkpoint's network smaller; ``trials`` are those that were judged."""
+    """The way on which a method makes a checkpoint's network smaller; ``judged`` are networks by their place on it."""
 
     def __init__(
         self, checkpoint: Checkpoint, network: nn.Module, method: Reduction, material: Material, *, tests: int
@@ -107,52 +117,31 @@ class Search:
             CompressionError: No place is faster at a smaller size.
             Stopped: The material's deadline passed.
         """
-        self._checkpoint, self._network, self._method = checkpoint, network, method
-        self._material, self._tests = material, tests
-        self.trials: dict[int, Judged] = {}
-        self._way = self._found_way()
+        self._checkpoint, self._network, self._method, self._tests = checkpoint, network, method, tests
+        self.judged: dict[int, Judged] = {}
+        self._way = self._found_way(material)
 
-    def within(self, points: float) -> tuple[Judged, nn.Module] | None:
+    def within(self, material: Material, points: float) -> tuple[Sizes, nn.Module] | None:
         """Return the smallest network on the way that is predicted to keep a budget; None if there is none.
 
-        Raise Stopped if the search is stopped or the time over before one was found.
+        ``material`` is that of the search, perhaps with another deadline. If it has passed, the network is the smallest
+        of those that were judged until then; raise Stopped if none of them keeps the budget.
         """
         low, high = 0, len(self._way)  # that before the first step is the whole network
         try:
             while low < high:
                 middle = (low + high + 1) // 2
-                if self._trial(middle, points).predicted_high_points <= points:
+                if self._judged(material, middle, points).predicted_high_points <= points:
                     low = middle
                 else:
                     high = middle - 1
         except Stopped:
+            judging = len(material.judging)
+            done = {place: one for place, one in self.judged.items() if one.images == judging}
+            low = max((at for at, one in done.items() if one.predicted_high_points <= points), default=0)
             if not low:
-                raise  # else the best so far will do
-        return (self._trial(low, points), self._smaller(low)) if low else None
-
-    def judge(
-        self, network: nn.Module, sizes: Sizes, points: float, taught: int = 0, text: str = "Judging"
-    ) -> Judged:
-        """Run a smaller network on the images that judge, until it surely loses more than so many points."""
-        judging, expected = self._material.judging, self._material.expected
-        truth = judging.labels
-        assert truth is not None  # noqa: S101 - compress() has looked
-        count = lost = gained = 0
-        for logits in self._material.run(network, self._material.tensors(judging, text)):
-            places = slice(count, count + len(logits))
-            count += len(logits)
-            pair = logits.argmax(1), expected[places].argmax(1)
-            lost, gained = map(operator.add, (lost, gained), paired_counts(*pair, truth[places]))
-            if 100 * (lost - gained - _SURELY * math.sqrt(lost + gained)) > points * count:
-                break
-        discordant = max(1, lost + gained) / count
-        loss = (lost - gained) / count
-        high = loss + _Z * math.sqrt(discordant / self._tests)
-        return Judged(sizes, self._method.share(sizes), count, 100 * loss, 100 * high, taught)
-
-    def refitted(self, network: nn.Module, sizes: Sizes) -> nn.Module:
-        """Return a copy of a smaller network whose layers are nearer to the whole network's."""
-        return refitted(network, self._network, self._method.changed(sizes), self._material)
+                raise
+        return (self._way[low - 1], self._smaller(low)) if low else None
 
     def checkpoint_of(self, network: nn.Module, sizes: Sizes) -> Checkpoint:
         """Return the checkpoint of a smaller network, which can build it again."""
@@ -173,21 +162,21 @@ class Search:
         made = Checkpoint.of(manifest, network, manifest.training)
         return replace(made, manifest=replace(made.manifest, source=source))
 
-    def _trial(self, place: int, points: float) -> Judged:
-        known = self.trials.get(place)
-        judging = len(self._material.judging)
+    def _judged(self, material: Material, place: int, points: float) -> Judged:
+        known = self.judged.get(place)
+        judging = len(material.judging)
         if known is None or (known.images < judging and known.predicted_high_points <= points):
             text = f"Judging {place} of {len(self._way)} networks"
-            known = self.judge(self._smaller(place), self._way[place - 1], points, text=text)
-            self.trials[place] = known
+            known = judged(self._smaller(place), material, points, tests=self._tests, text=text)
+            self.judged[place] = known
         return known
 
     def _smaller(self, place: int) -> nn.Module:
         return self._method.smaller(self._way[place - 1])
 
-    def _found_way(self) -> list[Sizes]:
+    def _found_way(self, material: Material) -> list[Sizes]:
         """Return networks, each with one place of a smaller size than the one before, as time is saved for change."""
-        steps = self._steps()
+        steps = self._steps(material)
         sizes: dict[str, int] = {}
         at = {path: (0.0, self._method.times[path][0]) for path in steps}  # change and milliseconds
         way = list[Sizes]()
@@ -206,7 +195,7 @@ class Search:
             sizes[path], at[path] = size, (reached[0], reached[1])
             way.append(dict(sizes))
 
-    def _steps(self) -> dict[str, Steps]:
+    def _steps(self, material: Material) -> dict[str, Steps]:
         """Return for each place the sizes that save time, largest first, with the change that each makes, and its time.
 
         The change is the mean Kullback-Leibler divergence of the classes' probabilities, of the place alone.
@@ -216,7 +205,6 @@ class Search:
         if not count:
             raise CompressionError(self._method.not_faster)
         images = int(min(_MOST_TO_TRY, max(_FEWEST_TO_TRY, _TO_TRY // (self._method.work * count))))
-        material = self._material
         few = material.judging.first(min(images, len(material.judging)))
         held = list(material.tensors(few, ""))
         expected = np.concatenate(list(material.run(self._network, held)))

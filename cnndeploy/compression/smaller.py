@@ -1,8 +1,8 @@
-"""Smaller checkpoints of a network, by a search over the training images of its data set."""
+"""Smaller checkpoints of a network, by a search over the training images of its data set, and their repair."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,23 +14,16 @@ from cnndeploy.compression.channels import Channels
 from cnndeploy.compression.low_rank import LowRank
 from cnndeploy.compression.material import Material
 from cnndeploy.compression.repair import repaired
-from cnndeploy.compression.search import Judged, Reduction, Search
-from cnndeploy.errors import Stopped
+from cnndeploy.compression.search import Judged, Reduction, Search, Sizes, judged
 from cnndeploy.training.train import has_bfloat16
 from cnndeploy.verification.reference import Reference
 
-# What a network may be predicted to lose, as shares of the budget: few images predict, and int8 loses some too.
-# The first of two methods may take the share FIRST.
-SAFE, SAFER, FIRST = 0.7, 0.3, 0.5
-# What it may lose before it is repaired; each is tried if the one before could be.
-_BEFORE_REPAIR = (2.0, 4.0, 10.0, 25.0)
 _EPOCHS = 2
 _METHODS: Mapping[str, Callable[..., Reduction]] = {"low-rank": LowRank, "channels": Channels}
-Found = tuple[Judged, Checkpoint]
 
 
 class Smaller:
-    """The smaller networks that one method makes of a checkpoint and that should keep a budget."""
+    """The smaller networks that one method makes of a checkpoint."""
 
     def __init__(
         self, method: str, source: Artifact, material: Material, *, tests: int, threads: int
@@ -49,7 +42,7 @@ class Smaller:
             MissingDependencyError: The method needs a package.
             Stopped: The deadline passed.
         """
-        self._material, checkpoint = material, Checkpoint.load(source)
+        checkpoint = Checkpoint.load(source)
         network = checkpoint.network().to(memory_format=material.layout)
         self._search = Search(
             checkpoint,
@@ -66,58 +59,49 @@ class Smaller:
             tests=tests,
         )
 
-    def within(self, points: float) -> Iterator[Found]:
-        """Yield up to three networks that should lose no more than so many points, the smallest first.
-
-        The first is repaired, if that gives a smaller one.
+    def within(self, material: Material, points: float) -> tuple[Sizes, Checkpoint] | None:
+        """Return the smallest network that should lose no more than so many points; None if there is none.
 
         Raise Stopped if the search is stopped or the time over before one was found.
         """
-        safe = self._search.within(points)
-        for trial, network in filter(None, (self._repaired(points), safe)):
-            yield trial, self._search.checkpoint_of(network, trial.sizes)
-        if safe is not None and (safer := self._search.within(points * SAFER / SAFE)) is not None:
-            yield safer[0], self._search.checkpoint_of(safer[1], safer[0].sizes)
-
-    def _repaired(self, points: float) -> tuple[Judged, torch.nn.Module] | None:
-        """Return the smallest network that keeps the budget once it is repaired, by the images that judge.
-
-        Its layers are refitted first, and only if that does not do, all of it is trained.
-        """
-        good: tuple[Judged, torch.nn.Module] | None = None
-        try:
-            for times in _BEFORE_REPAIR:
-                found = self._search.within(times * points / SAFE)
-                if found is None or (good is not None and found[0].sizes == good[0].sizes):
-                    return good
-                sizes, network = found[0].sizes, self._search.refitted(found[1], found[0].sizes)
-                trial = self._search.judge(network, sizes, points)
-                if trial.predicted_high_points > points:
-                    network = self._repair(network)
-                    trial = self._search.judge(network, sizes, points, len(self._material.taught))
-                if trial.predicted_high_points > points:
-                    return good
-                good = replace(trial, refitted=True), network
-        except Stopped:  # what there is will do
-            return good
-        return good
-
-    def _repair(self, network: torch.nn.Module) -> torch.nn.Module:
-        bfloat16 = has_bfloat16(torch.device("cpu"))
-        return repaired(network, self._material, epochs=_EPOCHS, bfloat16=bfloat16)
+        found = self._search.within(material, points)
+        if found is None:
+            return None
+        sizes, network = found
+        return sizes, self._search.checkpoint_of(network, sizes)
 
 
-def write_smaller(found: Found, method: str, reference: Reference, budget: float, path: Path) -> Artifact:
-    """Write a smaller checkpoint that says what it was made of."""
-    trial, checkpoint = found
+def repaired_checkpoint(
+    source: Artifact, material: Material, points: float, *, tests: int
+) -> tuple[Judged, Checkpoint]:
+    """Train a smaller network on what the original says, and judge it, until it surely loses more than the points.
+
+    Raise Stopped if the material's deadline passed.
+    """
+    checkpoint, bfloat16 = Checkpoint.load(source), has_bfloat16(torch.device("cpu"))
+    network = repaired(checkpoint.network(), material, epochs=_EPOCHS, bfloat16=bfloat16)
+    of_it = judged(network.to(memory_format=material.layout), material, points, tests=tests)
+    network = network.to(memory_format=torch.contiguous_format)
+    made = Checkpoint.of(checkpoint.manifest, network, checkpoint.manifest.training)
+    return of_it, replace(made, manifest=replace(made.manifest, compression=checkpoint.manifest.compression))
+
+
+def write_smaller(
+    checkpoint: Checkpoint,
+    path: Path,
+    reference: Reference,
+    budget: float,
+    *,
+    method: str = "",
+    taught: int = 0,
+) -> Artifact:
+    """Write a smaller checkpoint that says what it was made of, by which method, or on how many images repaired."""
     earlier = checkpoint.manifest.compression or {}
+    methods = [*earlier.get("methods", ()), *([method] if method else [])]
     compression = {
         "original_sha256": reference.artifact.sha256,
-        "methods": list(dict.fromkeys([*earlier.get("methods", ()), method])),
+        "methods": list(dict.fromkeys(methods)),
         "budget_points": budget,
-        "training_images": trial.images,
-        "refitted": trial.refitted or earlier.get("refitted", False),
-        "repaired_on_images": max(trial.taught, earlier.get("repaired_on_images", 0)),
+        "repaired_on_images": max(taught, earlier.get("repaired_on_images", 0)),
     }
-    manifest = replace(checkpoint.manifest, compression=compression)
-    return replace(checkpoint, manifest=manifest).save(path)
+    return replace(checkpoint, manifest=replace(checkpoint.manifest, compression=compression)).save(path)

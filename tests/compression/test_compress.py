@@ -21,7 +21,6 @@ from cnndeploy.benchmark.report import Result
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.compression.compress import compress
 from cnndeploy.compression.report import Compressed
-from cnndeploy.compression.search import Judged, Search
 from cnndeploy.errors import ArtifactError, BudgetError, CheckpointError, CompressionError, Stopped
 from cnndeploy.quantization.quantize import quantize
 from cnndeploy.verification.budget import verify_budget
@@ -41,7 +40,7 @@ def few() -> Any:
         patch.setattr("cnndeploy.compression.search._MOST_TO_TRY", 32)
         for method in ("low_rank", "channels"):
             patch.setattr(f"cnndeploy.compression.{method}.milliseconds", by_work)
-        patch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", ())
+        patch.setattr("cnndeploy.compression.compress._BEFORE_REPAIR", ())
         patch.setattr("cnndeploy.compression.material._MOST_TO_TEACH", 1000)
         yield
 
@@ -65,8 +64,6 @@ def test_a_smaller_checkpoint_says_what_it_was_made_of_and_loses_no_more_than_it
         "original_sha256": original.sha256,
         "methods": ["low-rank"],
         "budget_points": 10.0,
-        "training_images": 256,
-        "refitted": False,
         "repaired_on_images": 0,
     }
     assert small.ranks
@@ -238,25 +235,21 @@ def test_a_damaged_compressed_checkpoint_is_refused(small: Compressed, tmp_path:
             Checkpoint.load(bad).network()
 
 
-def test_a_repaired_network_may_be_smaller(
+def test_a_network_that_loses_too_much_may_be_repaired(
     trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, small: Compressed
 ) -> None:
-    monkeypatch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", (0.7,))
-    judge = Search.judge
-
-    def judged(search: Search, *arguments: Any, **settings: Any) -> Judged:
-        """Find that the refit did not do."""
-        trial = judge(search, *arguments, **settings)
-        return trial if trial.taught or settings else replace(trial, predicted_high_points=100.0)
-
-    monkeypatch.setattr(Search, "judge", judged)
-    made = compress(trained.checkpoint, tmp_path / "small.pt", budget=10, methods=LOW_RANK, **FEW)
+    monkeypatch.setattr("cnndeploy.compression.compress._BEFORE_REPAIR", (1.2,))
+    monkeypatch.setattr("cnndeploy.compression.repair.LEARNING_RATE", 1e-3)
+    monkeypatch.setattr("cnndeploy.compression.material._MOST_TO_TEACH", 4000)
+    settings: dict[str, Any] = {**FEW, "budget": 10, "methods": LOW_RANK, "images": 1280}
+    made = compress(trained.checkpoint, tmp_path / "small.pt", **settings)
     facts = made.artifact.require_manifest().compression
     assert facts is not None
-    assert facts["repaired_on_images"] == 1000
-    assert "refitted, repaired on 1,000 images" in made.steps[0].reason
+    assert facts["repaired_on_images"] == 4000
+    assert facts["methods"] == ["low-rank"]
+    assert "repaired on 4,000 images" in made.steps[0].reason
     assert made.report.within_budget
-    assert made.ranks == small.ranks
+    assert made.bytes < small.bytes
 
 
 def test_all_methods_write_one_file(
@@ -368,8 +361,8 @@ def test_other_files_are_refused(trained: Trained, tmp_path: Path) -> None:
 def test_a_stop_keeps_the_best_so_far(
     trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller asks for the end while the second network is repaired."""
-    monkeypatch.setattr("cnndeploy.compression.smaller._BEFORE_REPAIR", (0.7, 4.0))
+    """The caller asks for the end while a network is repaired; one that needs no repair was judged before."""
+    monkeypatch.setattr("cnndeploy.compression.compress._BEFORE_REPAIR", (2.0,))
     texts = list[str]()
     made = compress(
         trained.checkpoint,
