@@ -33,7 +33,7 @@ WHY = "the extra serve is not installed; it would run this"
 pytest.importorskip("uvicorn", reason=WHY)
 grpcclient: Any = pytest.importorskip("tritonclient.grpc", reason=WHY)
 httpclient: Any = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.field]
 
 IMAGES = np.random.default_rng(0).random((3, 1, 28, 28), np.float32)
 RAW = np.random.default_rng(1).integers(0, 256, (2, 40, 32), np.uint8)
