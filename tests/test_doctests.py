@@ -66,7 +66,7 @@ def test_an_example(
     monkeypatch.setattr(race, "MOST_ROUNDS", race.FIRST_ROUNDS)
     monkeypatch.setattr(tune, "usable_cpus", lambda: 1)
     # of compress, which would train for a minute
-    monkeypatch.setattr("cnndeploy.compression.compress._BEFORE_REPAIR", ())
+    monkeypatch.setattr("cnndeploy.compression.job._BEFORE_REPAIR", ())
     monkeypatch.setattr("cnndeploy.compression.material._MOST_TO_JUDGE", 256)
     said: list[str] = []
     outcome = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example, out=said.append)

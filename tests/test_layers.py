@@ -20,7 +20,7 @@ FILES = [
     for path in sorted((REPOSITORY / folder).rglob("*.py"))
 ]
 MOST_LINES = 400
-MOST_LINES_OF_INIT = 70
+MOST_LINES_OF_INIT = 72
 MOST_LINES_OF_A_FUNCTION = 60  # its docstring aside
 LINT = "import sys; from importlinter.cli import lint_imports_command; sys.exit(lint_imports_command())"
 FOR_TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.report import Result
@@ -13,6 +13,8 @@ from cnndeploy.serial import jsonable
 from cnndeploy.verification.report import BudgetReport
 
 Method = Literal["low-rank", "channels", "int8"]
+METHODS: tuple[Method, ...] = get_args(Method)
+"""In the order of their use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cnndeploy.classifier import Classifier, load
 from cnndeploy.errors import ServingError, missing_dependency
@@ -30,6 +30,17 @@ _DRAIN_S = 30  # for requests that have begun, once a signal came
 _MOST_AT_ONCE = 1000  # connections, and calls by gRPC; others are told to ask again
 _MOST_BYTES = 2**31 - 1  # gRPC counts no further
 _IDLE_S = 75  # that a connection is kept for the next request: longer than clients and proxies keep theirs
+_SETTINGS: Any = {  # of uvicorn
+    "loop": "asyncio",
+    "lifespan": "off",
+    "ws": "none",
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "limit_concurrency": _MOST_AT_ONCE,
+    "timeout_keep_alive": _IDLE_S,
+    "timeout_graceful_shutdown": _DRAIN_S,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +119,7 @@ def serve(
             workers = stack.enter_context(ThreadPoolExecutor(at_once, thread_name_prefix=name))
             served[name] = ServedModel(name, model, workers, most_images)
         metrics = Metrics()
-        config = uvicorn.Config(
-            App(served, metrics, most_bytes),
-            loop="asyncio",
-            lifespan="off",
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            limit_concurrency=_MOST_AT_ONCE,
-            timeout_keep_alive=_IDLE_S,
-            timeout_graceful_shutdown=_DRAIN_S,
-        )
+        config = uvicorn.Config(App(served, metrics, most_bytes), **_SETTINGS)
         grpc_server = (
             None if grpc_port is None else partial(_grpc, host, grpc_port, served, metrics, most_bytes)
         )

@@ -187,7 +187,8 @@ def _compress(job: Job, files: Files, target: Path) -> None:
     Its variant says which methods made it.
     """
     with patient_threads():  # an imported file is tuned without torch
-        from cnndeploy.compression.compress import METHODS, compress
+        from cnndeploy.compression.compress import compress
+        from cnndeploy.compression.report import METHODS
 
     def stopped() -> bool:
         job.check_stop()  # compress() would keep the best so far, and measure it

@@ -32,6 +32,7 @@ COMMANDS = [
         "list",
         "predict",
         "quantize",
+        "serve",
         "train",
         "tune",
     ),

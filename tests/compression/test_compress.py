@@ -40,7 +40,7 @@ def few() -> Any:
         patch.setattr("cnndeploy.compression.search._MOST_TO_TRY", 32)
         for method in ("low_rank", "channels"):
             patch.setattr(f"cnndeploy.compression.{method}.milliseconds", by_work)
-        patch.setattr("cnndeploy.compression.compress._BEFORE_REPAIR", ())
+        patch.setattr("cnndeploy.compression.job._BEFORE_REPAIR", ())
         patch.setattr("cnndeploy.compression.material._MOST_TO_TEACH", 1000)
         yield
 
@@ -200,7 +200,7 @@ def test_int8_alone_quantises_the_compressed_checkpoint_and_is_timed_beside_it(
         row = Result("a.onnx", "onnxruntime", "cpu", 1, 1, verdict="FASTER")
         return replace(row, ratio=1.5, ratio_low=1.4, ratio_high=1.6), ()
 
-    monkeypatch.setattr("cnndeploy.compression.compress._Job._timed", timed)
+    monkeypatch.setattr("cnndeploy.compression.job.Job._timed", timed)
     settings: dict[str, Any] = {
         "against": trained.checkpoint,
         "budget": 40,
@@ -238,7 +238,7 @@ def test_a_damaged_compressed_checkpoint_is_refused(small: Compressed, tmp_path:
 def test_a_network_that_loses_too_much_may_be_repaired(
     trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch, small: Compressed
 ) -> None:
-    monkeypatch.setattr("cnndeploy.compression.compress._BEFORE_REPAIR", (1.2,))
+    monkeypatch.setattr("cnndeploy.compression.job._BEFORE_REPAIR", (1.2,))
     monkeypatch.setattr("cnndeploy.compression.repair.LEARNING_RATE", 1e-3)
     monkeypatch.setattr("cnndeploy.compression.material._MOST_TO_TEACH", 4000)
     settings: dict[str, Any] = {**FEW, "budget": 10, "methods": LOW_RANK, "images": 1280}
@@ -295,7 +295,7 @@ def _speeds(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> list[float]:
         row = Result("a.onnx", "onnxruntime", "cpu", 1, 1, verdict="FASTER")
         return replace(row, ratio=ratio, ratio_low=ratio - 0.1, ratio_high=ratio + 0.1), ()
 
-    monkeypatch.setattr("cnndeploy.compression.compress._Job._timed", timed)
+    monkeypatch.setattr("cnndeploy.compression.job.Job._timed", timed)
     return left
 
 
@@ -325,7 +325,7 @@ def test_a_budget_that_nothing_keeps_writes_nothing(
         report = real(*arguments, **settings)
         return replace(report, reasons=("it loses 30.00 percentage points",))
 
-    monkeypatch.setattr("cnndeploy.compression.compress.verify_budget", worse)
+    monkeypatch.setattr("cnndeploy.compression.job.verify_budget", worse)
     with pytest.raises(BudgetError, match=r"loses 30\.00 percentage points.*Nothing was written") as raised:
         compress(trained.checkpoint, tmp_path / "a.pt", budget=20, **FEW)
     assert raised.value.exit_code == 5
@@ -362,7 +362,7 @@ def test_a_stop_keeps_the_best_so_far(
     trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller asks for the end while a network is repaired; one that needs no repair was judged before."""
-    monkeypatch.setattr("cnndeploy.compression.compress._BEFORE_REPAIR", (2.0,))
+    monkeypatch.setattr("cnndeploy.compression.job._BEFORE_REPAIR", (2.0,))
     texts = list[str]()
     made = compress(
         trained.checkpoint,

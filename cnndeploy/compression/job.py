@@ -1,0 +1,342 @@
+"""The work of a compression: which networks and files are made, timed and measured, one after the other."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.bench import bench
+from cnndeploy.benchmark.report import Result
+from cnndeploy.compression.material import Material
+from cnndeploy.compression.report import METHODS, Compressed, Method, Step
+from cnndeploy.compression.search import Sizes
+from cnndeploy.compression.smaller import Smaller, repaired_checkpoint, write_smaller
+from cnndeploy.errors import (
+    BudgetError,
+    CnndeployError,
+    CompressionError,
+    MissingDependencyError,
+    OutOfTime,
+    Stopped,
+)
+from cnndeploy.exporters import export
+from cnndeploy.progress import Deadline, Progress, ShouldStop, never
+from cnndeploy.quantization.quantize import quantize
+from cnndeploy.run import Run
+from cnndeploy.verification.budget import verify_budget
+from cnndeploy.verification.reference import Reference
+from cnndeploy.verification.report import BudgetReport
+from cnndeploy.words import counted
+
+_ATTEMPTS = 3  # smaller networks, at most, whose files test images measure: each, and its int8 file
+Files = tuple[
+    Artifact, Artifact
+]  # what is written, and what is timed: the same, or a checkpoint and its export
+# The share of the time after which repair ends, and the search for networks that need none.
+_FOR_REPAIR, _FOR_SEARCH = 0.65, 0.75
+# What a network may be predicted to lose, as shares of the budget: before it is repaired, and if it needs no repair.
+# Few images predict, int8 loses some too, and training images flatter a network that was repaired on others of them.
+# The first of two methods may take the share FIRST of that.
+_BEFORE_REPAIR, _SAFE, _SAFER, _FIRST = (1.5, 0.75), 0.7, 0.3, 0.7
+_BEYOND = "no layer can be smaller within the budget, by training images"
+_OVER = "the time was over before a network was found"
+
+
+@dataclass(slots=True)
+class Job:
+    """The arguments of :func:`cnndeploy.compress`, checked, and what was found out; ``count`` test images measure."""
+
+    source: Artifact
+    reference: Reference
+    target: Path
+    folder: Path
+    budget: float
+    methods: tuple[Method, ...]
+    run: Run
+    count: int
+    seconds: float
+    deadline: Deadline
+    max_minutes: float
+    progress: Progress
+    steps: dict[Method, Step] = field(default_factory=dict)
+    failed: list[BudgetReport] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+    searches: dict[tuple[Method, str], Smaller] = field(default_factory=dict)
+    slow: set[Method] = field(default_factory=set)  # methods that were not seen to make a network faster
+    late: bool = False  # whether the time was over before a method was tried to its end
+
+    def made(self) -> Compressed:
+        """Return what was made, in a file in the folder; raise if there is nothing."""
+        self.progress(0, 0, f"Exporting {self.source.path.name}")
+        original = export(self.reference.artifact.path, "onnx", self.folder / "original.onnx")
+        exported = original
+        if not self._is_original(self.source):  # it was compressed before, and that is what becomes smaller
+            exported = export(self.source.path, "onnx", self.folder / "source.onnx")
+        whole: Files = self.source, exported
+        beyond = None
+        for small in itertools.islice(self._networks(whole, original), _ATTEMPTS):
+            final, report, is_beyond = self._int8(small)
+            if is_beyond:
+                beyond = small
+            elif (made := self._judged(final or small, report, original)) is not None:
+                return made
+        # without int8 it may keep the budget
+        if beyond is not None and (made := self._judged(beyond, None, original)) is not None:
+            return made
+        for method in METHODS[:-1]:
+            self._give_up(method)
+        final, report, _ = self._int8(whole)
+        if final is not None and (made := self._judged(final, report, original)) is not None:
+            return made
+        self.deadline.check_stop()
+        raise self._nothing()
+
+    def _is_original(self, checkpoint: Artifact) -> bool:
+        return checkpoint.sha256 == self.reference.artifact.sha256
+
+    def _judged(self, files: Files, report: BudgetReport | None, original: Artifact) -> Compressed | None:
+        """Return what was made if it keeps the budget; it is measured unless there is a report of it."""
+        if report is None:
+            files, report = self._measured(files)
+        if report.passed:
+            return self._finished(files, report, original)
+        self.failed.append(report)
+        return None
+
+    def _networks(self, whole: Files, original: Artifact) -> Iterator[Files]:
+        """Yield smaller checkpoints and their exports that should keep the budget, the smallest first.
+
+        The first may lose more, and are repaired; for those after them no time may be left for that.
+        """
+        methods = [method for method in self.methods if method != "int8"]
+        if not methods:
+            return
+        material = self._material(original, methods)
+        if material is None:
+            return
+        for times in _BEFORE_REPAIR:
+            small = self._shrunk(methods, whole, material, times * self.budget)
+            if small is not None and (better := self._repaired(small, material)) is not None:
+                yield better
+        material = replace(material, deadline=self._part(_FOR_SEARCH))
+        for share in (_SAFE, _SAFER):
+            if (small := self._shrunk(methods, whole, material, share * self.budget)) is not None:
+                yield small
+
+    def _material(self, original: Artifact, methods: Sequence[Method]) -> Material | None:
+        try:
+            return Material.of(self.reference, original, self._part(_FOR_REPAIR), self.progress)
+        except OutOfTime:
+            self.late = True
+            for method in methods:
+                self._leave_out(method, _OVER)
+        return None
+
+    def _part(self, share: float) -> Deadline:
+        """Return the deadline of work that may take so large a share of the time."""
+        return replace(self.deadline, ends=self.started + share * (self.deadline.ends - self.started))
+
+    def _shrunk(
+        self, methods: Sequence[Method], whole: Files, material: Material, points: float
+    ) -> Files | None:
+        """Return what the methods make, one after the other, for a loss of so many points; None if nothing."""
+        files = whole
+        for method in methods:
+            part = _FIRST if method != methods[-1] else 1.0
+            files = self._smaller(method, files, material, part * points) or files
+        return None if files is whole else files
+
+    def _smaller(self, method: Method, start: Files, material: Material, points: float) -> Files | None:
+        """Return what one method makes of a checkpoint, if it is faster; note the step."""
+        if method in self.slow:  # networks that lose less are larger
+            return None
+        try:
+            search = self.searches.get((method, start[0].sha256))
+            if search is None:
+                search = Smaller(method, start[0], material, tests=self.count, threads=self.run.thread_count)
+                self.searches[method, start[0].sha256] = search
+            found = search.within(material, points)
+        except (CompressionError, MissingDependencyError) as error:
+            self._leave_out(method, str(error))
+        except Stopped as error:
+            self.late = self.late or isinstance(error, OutOfTime)
+            over = _OVER if isinstance(error, OutOfTime) else "it was stopped before a network was found"
+            self._leave_out(method, over)
+        else:
+            if found is None:
+                self._leave_out(method, _BEYOND)
+                return None
+            sizes, checkpoint = found
+            path = self._next(method)
+            small = write_smaller(checkpoint, path, self.reference, self.budget, method=method)
+            onnx_file = export(small.path, "onnx")
+            if self._faster(method, _described(method, sizes), onnx_file, start[1]):
+                return small, onnx_file
+            self.slow.add(method)
+        return None
+
+    def _next(self, name: str) -> Path:
+        """Return the path of another checkpoint."""
+        return self.folder / f"{name}-{len(list(self.folder.glob('*.pt')))}.pt"
+
+    def _repaired(self, files: Files, material: Material) -> Files | None:
+        """Return a smaller network once it is repaired, and note that; None if it does not do even so."""
+        points = _SAFE * self.budget
+        try:
+            of_it, checkpoint = repaired_checkpoint(files[0], material, points, tests=self.count)
+        except Stopped as error:
+            self.late = self.late or isinstance(error, OutOfTime)
+            return None
+        if of_it.predicted_high_points > points:
+            return None
+        taught = len(material.taught)
+        small = write_smaller(checkpoint, self._next("repaired"), self.reference, self.budget, taught=taught)
+        last = [method for method in METHODS if method in self.steps and self.steps[method].kept][-1]
+        step = self.steps[last]
+        self.steps[last] = replace(step, reason=f"{step.reason}, repaired on {counted(taught, 'image')}")
+        return small, export(small.path, "onnx")
+
+    def _give_up(self, method: Method) -> None:
+        """Note that what a method made was measured in vain."""
+        if (step := self.steps.get(method)) is not None and step.kept:
+            self._leave_out(method, f"{step.reason}; no such file keeps the budget")
+
+    def _int8(self, files: Files) -> tuple[Files | None, BudgetReport | None, bool]:
+        """Return the int8 file of a network, and the verdict on it.
+
+        There is none if it is left out; the last says whether that is because it is beyond the budget.
+        """
+        if "int8" not in self.methods or self.deadline.should_stop():
+            return None, None, False
+        self.steps.pop("int8", None)
+        checkpoint, before = files
+        against = None if self._is_original(checkpoint) else self.reference
+        try:
+            quantized = quantize(
+                checkpoint if against else self.reference,
+                self.folder / "int8.onnx",
+                against=against,
+                budget=self.budget,
+                run=self.run,
+                images=self.count,
+                seconds=0,
+                most_measured=1,
+                deadline=self.deadline,
+                progress=self.progress,
+            )
+        except OutOfTime:
+            self.late = True
+            self._leave_out("int8", "the time was over before a file was found")
+        except Stopped:
+            if checkpoint is self.source:
+                raise
+            self._leave_out("int8", "it was stopped before a file was found")
+        except BudgetError as error:
+            if isinstance(error.report, BudgetReport):
+                self.failed.append(error.report)
+            self._leave_out("int8", "no setting tried keeps the budget")
+            return None, None, True
+        except CnndeployError as error:
+            self._leave_out("int8", str(error))
+        else:
+            layers = quantized.settings["layers"] - len(quantized.float_layers)
+            what = f"{layers} of {counted(quantized.settings['layers'], 'layer')} in int8"
+            if self._faster("int8", what, quantized.artifact, before):
+                return (quantized.artifact, quantized.artifact), quantized.report, False
+        return None, None, False
+
+    def _faster(self, method: Method, what: str, artifact: Artifact, before: Artifact) -> bool:
+        """Note a step, and return whether it makes the file faster; if it is not timed it is taken to."""
+        size = artifact.path.stat().st_size
+        if not self.seconds:
+            self.steps[method] = Step(method, True, what, size)
+            return True
+        row, doubts = self._timed(artifact, before)
+        if row is None or row.ratio_low is None or row.ratio_high is None:
+            self.steps[method] = Step(method, False, f"{what}; it could not be timed: {doubts[0]}", size)
+            return False
+        kept = row.ratio_low > 1
+        why = "" if kept else "; not seen to be faster"
+        interval = row.ratio_low, row.ratio_high
+        self.steps[method] = Step(method, kept, what + why, size, row.ratio, interval)
+        return kept
+
+    def _timed(self, artifact: Artifact, before: Artifact) -> tuple[Result | None, tuple[str, ...]]:
+        """Return a file's row in a benchmark beside another, if it has figures, and what to doubt about it."""
+        self.reference.release()  # what waits for work may disturb what is timed
+        try:
+            report = bench(
+                [before, artifact],
+                runtimes=[self.run.runtime],
+                threads=(self.run.thread_count,),
+                seconds=self.seconds,
+                cold_starts=0,
+                should_stop=self._until(),
+                progress=self.progress,
+            )
+        except CnndeployError as error:
+            return None, (str(error),)
+        if report.interrupted:  # a network that is not timed would be lost; a second signal ends it at once
+            return self._timed(artifact, before)
+        row = report.results[-1]
+        return (row, report.warnings) if row.ratio is not None else (None, (row.failure,))
+
+    def _until(self) -> ShouldStop:
+        """Return what ends a measurement: what ends the search, unless that has ended for it already."""
+        return never if self.deadline.should_stop() else self.deadline.should_stop
+
+    def _leave_out(self, method: Method, reason: str) -> None:
+        self.steps[method] = Step(method, False, reason)
+
+    def _measured(self, files: tuple[Artifact, Artifact]) -> tuple[tuple[Artifact, Artifact], BudgetReport]:
+        """Measure a smaller network on the test images: the checkpoint if that is wanted, else its export."""
+        wanted = files[0] if self.target.suffix == ".pt" else files[1]
+        report = verify_budget(
+            wanted,
+            self.reference,
+            budget=self.budget,
+            run=Run(threads=self.run.threads) if self.target.suffix == ".pt" else self.run,
+            images=self.count,
+            deadline=Deadline(should_stop=self._until()),
+            progress=self.progress,
+        )
+        return (wanted, files[1]), report
+
+    def _finished(self, files: Files, report: BudgetReport, original: Artifact) -> Compressed:
+        row, doubts = self._timed(files[1], original) if self.seconds else (None, ())
+        row = None if row is None else replace(row, artifact=str(self.target))  # this one will be gone
+        steps = tuple(self.steps[method] for method in METHODS if method in self.steps)
+        size, float_size = (one.path.stat().st_size for one in (files[1], original))
+        return Compressed(files[0], report, steps, size, float_size, row, doubts)
+
+    def _nothing(self) -> CnndeployError:
+        """Return what to raise if nothing was made, with what was tried."""
+        path = self.reference.artifact.path
+        tried = ". ".join(f"{step.method}: {step.reason}" for step in self.steps.values())
+        within = f"nothing tried keeps {path} within {self.budget:g} percentage points of accuracy"
+        more = f", or more time: max_minutes={2 * self.max_minutes:g}" if self.late else ""
+        if self.failed:
+            best = min(self.failed, key=lambda report: report.loss_high_points or 100.0)
+            reasons = "; ".join(best.reasons)
+            return BudgetError(
+                f"{within}: {reasons}. {tried}. Allow a larger budget{more}. Nothing was written.", best
+            )
+        if _BEYOND in tried:
+            return BudgetError(f"{within}. {tried}. Allow a larger budget{more}. Nothing was written.")
+        if self.late:
+            return CompressionError(
+                f"the time was over before anything smaller than {path} was found. {tried}. Allow more time: "
+                f"max_minutes={2 * self.max_minutes:g}. Nothing was written."
+            )
+        return CompressionError(
+            f"nothing tried makes {path} faster here. {tried}. Use its export as it is. Nothing was written."
+        )
+
+
+def _described(method: Method, sizes: Sizes) -> str:
+    what = {"channels": "with fewer channels", "low-rank": "split"}[method]
+    return f"{counted(len(sizes), {'channels': 'group', 'low-rank': 'layer'}[method])} {what}"
