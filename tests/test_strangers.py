@@ -48,7 +48,7 @@ def _refusal(network: nn.Module, model_format: str, folder: Path, **options: obj
     [
         lambda own, image: nn.functional.dropout(image.mean((2, 3))),
         lambda own, image: image.mean((2, 3)) + torch.randn_like(image[:, :, 0, 0]),
-        lambda own, image: image.mean((2, 3)) * torch.bernoulli(torch.full_like(image[:, :, 0, 0], 0.5)),
+        lambda own, image: (image * torch.bernoulli(torch.full_like(image, 0.5))).mean((2, 3)),
     ],
 )
 def test_what_is_random_is_refused(
