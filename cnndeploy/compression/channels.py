@@ -1,8 +1,9 @@
 """The method channels: layers of fewer channels; those that never fire go first.
 
 A channel counts by how much it moves the layers that read it: the variance of its values over training images times the
-square of their weights. Its mean goes into their biases. A channel that never fires is lost exactly. Source: He, Zhang,
-Sun: Channel pruning for accelerating very deep neural networks, 2017, that what readers lose is what counts.
+square of their weights. Its mean goes into their biases. Without a channel that never fires they compute the same.
+Source: He, Zhang, Sun: Channel pruning for accelerating very deep neural networks, 2017, that what readers lose is
+what counts.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,7 +63,6 @@ class Job:
     progress: Progress
     steps: dict[Method, Step] = field(default_factory=dict)
     failed: list[BudgetReport] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
     searches: dict[tuple[Method, str], Smaller] = field(default_factory=dict)
     slow: set[Method] = field(default_factory=set)  # methods that were not seen to make a network faster
     late: bool = False  # whether the time was over before a method was tried to its end
@@ -138,7 +136,7 @@ class Job:
 
     def _part(self, share: float) -> Deadline:
         """Return the deadline of work that may take so large a share of the time."""
-        return replace(self.deadline, ends=self.started + share * (self.deadline.ends - self.started))
+        return replace(self.deadline, ends=self.deadline.ends - (1 - share) * 60 * self.max_minutes)
 
     def _shrunk(
         self, methods: Sequence[Method], whole: Files, material: Material, points: float

@@ -189,6 +189,14 @@ def test_compressed_again_it_is_held_against_the_first_original(
     Checkpoint.load(again.artifact).network()  # layers within layers are split in the right order
 
 
+def test_a_model_repository_of_it_is_verified_against_the_original(
+    small: Compressed, tmp_path: Path, cli: Callable[..., Invoked]
+) -> None:
+    shown = cli("export", small.artifact.path, "--format", "triton", "--output-dir", tmp_path)
+    assert shown.exit_code == 0, shown.output
+    assert "was compressed from" in " ".join(shown.output.split())
+
+
 def test_int8_alone_quantises_the_compressed_checkpoint_and_is_timed_beside_it(
     small: Compressed, trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +381,7 @@ def test_a_stop_keeps_the_best_so_far(
         progress=lambda _done, _total, text: texts.append(text),
         **FEW,
     )
+    assert any("Repairing" in text for text in texts)
     assert made.report.within_budget
     assert made.artifact.require_manifest().compression["repaired_on_images"] == 0  # type: ignore[index]
 
