@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnndeploy.cli import _common as common
 from cnndeploy.errors import ArtifactError
 from cnndeploy.words import printable
+
+if TYPE_CHECKING:
+    from cnndeploy.artifact import Artifact
 
 _NAMED = 5
 _TRITON = "triton"
@@ -88,7 +91,7 @@ def command(
 
 def _export(checkpoint: Path, exporters: Iterable[str], output_dir: Path | None, **settings: Any) -> None:
     """Write a file in each format, and say what is in it."""
-    from cnndeploy.artifact import Artifact, short_hash
+    from cnndeploy.artifact import Artifact
     from cnndeploy.certificate import certificate_path
     from cnndeploy.exporters import EXPORTERS, export
     from cnndeploy.files import make_folder
@@ -112,13 +115,18 @@ def _export(checkpoint: Path, exporters: Iterable[str], output_dir: Path | None,
         if had_certificate and not certificate.exists():
             common.say(f"  removed {certificate}: it was of the file that was there before")
         paths[name] = path
+    _say_next(source, paths.get("onnx", path))
+
+
+def _say_next(source: Artifact, exported: Path) -> None:
+    """Say how to verify what was exported; what a compressed checkpoint gives is compared with its original."""
+    from cnndeploy.artifact import short_hash
+
     if source.is_reference:
-        common.say_next("verify", paths.get("onnx", path), "--against", checkpoint)
-    else:
-        original = short_hash(source.require_manifest().held_against)
-        common.say(
-            f"Next: verify it against the checkpoint ({original}) that {checkpoint} was compressed from."
-        )
+        common.say_next("verify", exported, "--against", source.path)
+        return
+    original = short_hash(source.require_manifest().held_against)
+    common.say(f"Next: verify it against the checkpoint ({original}) that {source.path} was compressed from.")
 
 
 def _write_repository(source: Path, folder: Path | None, changed: list[str], **settings: Any) -> None:
@@ -144,7 +152,7 @@ def _write_repository(source: Path, folder: Path | None, changed: list[str], **s
     file = target / "1" / FILE
     common.say(f"Wrote {printable(str(target))}: config.pbtxt, labels.txt, 1/{FILE}")
     if is_checkpoint:
-        common.say_next("verify", file, "--against", source)
+        _say_next(candidate.artifact, file)
         return
     try:
         require_certificate(Artifact.open(file), replace(candidate.run, runtime="onnxruntime"), True)
