@@ -215,10 +215,12 @@ def _compress(job: Job, files: Files, target: Path) -> None:
             outcome: Outcome = "rejected" if isinstance(error, BudgetError) else "failed"
             files.rows.append(_lost(job, tried, outcome, str(error)))
         return
-    kept = [step.method for step in compressed.steps if step.kept]
+    kept = list[str]()
     for step in compressed.steps:
-        if not step.kept:
-            files.rows.append(_lost(job, step.method, "rejected", step.reason))
+        if step.kept:
+            kept.append(step.method)
+        else:  # on what the methods before it made
+            files.rows.append(_lost(job, ", ".join([*kept, step.method]), "rejected", step.reason))
     if kept != ["int8"]:  # that of the whole network has a row
         files.by_variant[", ".join(kept)] = [compressed.artifact]
         files.measured.append(compressed.report)

@@ -46,8 +46,8 @@ def tune(
 ) -> TuneReport:
     """Find the fastest way to deploy a checkpoint on this machine, and write it as a folder.
 
-    Tried are its plain export, the simplified one, an int8 one, and on the CPU a smaller network and that in int8, as
-    :func:`cnndeploy.compress` makes them; on every runtime that opens them, with one thread and with all, with and
+    Tried are its plain export, the simplified one, an int8 one, and on the CPU what
+    :func:`cnndeploy.compress` makes; on every runtime that opens them, with one thread and with all, with and
     without spinning, and in bfloat16; on a GPU one in float16 in place of int8, and all in TF32 too, with one thread.
     Each runs in a process of its own; they take turns as in
     :func:`cnndeploy.bench`, and one that is surely slower than the fastest leaves early. The fastest is deployed only
