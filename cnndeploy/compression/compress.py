@@ -45,8 +45,8 @@ def compress(
 
     First layers are split into two of low rank. Then channels that never fire or do little are removed. Which and how
     far is chosen by training images and by how long each layer takes here. If there is time, a smaller network is
-    repaired: it learns to reproduce the checkpoint's outputs on training images. Then it is quantised to int8, as by
-    :func:`cnndeploy.quantize`. A method that does not make the file faster on this machine is left out.
+    repaired: it is trained on training images, by their labels and the checkpoint's outputs. Then it is quantised to
+    int8, as by :func:`cnndeploy.quantize`. A method that does not make the file faster on this machine is left out.
 
     Test images measure at most seven files against the checkpoint, until one keeps the budget; each time the upper end
     of a 95% interval errs in 2.5% of cases. Beside the file lies its certificate.

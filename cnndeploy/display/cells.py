@@ -18,6 +18,11 @@ def pairs(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
+def ranks(values: Mapping[str, int]) -> str:
+    """Return layers with their ranks in one line."""
+    return ", ".join(f"{name} ({rank})" for name, rank in values.items())
+
+
 def widths(values: Mapping[str, tuple[int, int]]) -> str:
     """Return layers with the channels of their inputs and outputs in one line."""
     return ", ".join(f"{name} ({inputs} in, {outputs} out)" for name, (inputs, outputs) in values.items())

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group
 
 from cnndeploy.certificate import Accuracy
-from cnndeploy.display.cells import duration, pairs, run_line, size, widths
+from cnndeploy.display.cells import duration, pairs, ranks, run_line, size, widths
 from cnndeploy.display.rows import times
 from cnndeploy.display.tables import facts_of
 from cnndeploy.preprocessing import Preprocessing
@@ -60,8 +60,8 @@ def _manifest_rows(manifest: Manifest, accuracy: Accuracy | None) -> Iterator[tu
 
 def _compression(manifest: Manifest) -> str:
     """Say which layers are of low rank or have fewer channels, and of what the network was made."""
-    ranks, fewer = manifest.source.ranks, manifest.source.widths
-    parts = [f"{counted(len(ranks), 'layer')} of low rank: {pairs(ranks)}"] if ranks else []
+    small, fewer = manifest.source.ranks, manifest.source.widths
+    parts = [f"{counted(len(small), 'layer')} of low rank: {ranks(small)}"] if small else []
     parts += [f"{counted(len(fewer), 'layer')} of fewer channels: {widths(fewer)}"] if fewer else []
     return "; ".join([*parts, f"made of {manifest.held_against}"])
 

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.text import Text
 
 from cnndeploy.benchmark.report import Result
-from cnndeploy.display.cells import NOTHING, pairs, run_line, settings_line, size, widths, yes_or_no
+from cnndeploy.display.cells import NOTHING, ranks, run_line, settings_line, size, widths, yes_or_no
 from cnndeploy.display.rows import times
 from cnndeploy.display.tables import TableColumn, facts_of, safe, table_of
 from cnndeploy.evaluation import Evaluation, wilson
@@ -267,7 +267,7 @@ def compressed_table(compressed: Compressed) -> Group:
     notes += _speed(compressed.speed, "The smaller network", "the float export", "the float export")
     notes += [f"Warning: {warning}" for warning in compressed.speed_warnings]
     if compressed.ranks:
-        notes.append(f"Ranks: {pairs(compressed.ranks)}")
+        notes.append(f"Ranks: {ranks(compressed.ranks)}")
     if compressed.widths:
         notes.append(f"Channels: {widths(compressed.widths)}")
     return Group(

@@ -1,4 +1,4 @@
-"""Repair: a smaller network learns what the original says."""
+"""Repair: a smaller network learns what the original says, and labels."""
 
 from __future__ import annotations
 
@@ -64,16 +64,33 @@ def test_it_comes_nearer_to_the_original_and_changes_neither(
 ) -> None:
     monkeypatch.setattr("cnndeploy.compression.repair.LEARNING_RATE", 1e-3)
     original, worse, material = networks
+    with torch.no_grad():
+        for network in (original, worse):
+            network.get_parameter("4.weight").mul_(20)  # so that they are as sure as trained networks
+    taught = replace(fashion_mnist.load("train").first(256), labels=material.lesson.argmax(axis=1))
+    material = replace(material, taught=taught)
     before = copy.deepcopy(worse.state_dict())
     made = repaired(worse, material, epochs=20, **SETTINGS)
     errors = [
         np.abs(_centred(_logits(one, material.taught) - material.lesson)).mean() for one in (worse, made)
     ]
-    assert errors[1] < 0.5 * errors[0]
+    assert errors[1] < 0.7 * errors[0]
     assert all(torch.equal(before[name], value) for name, value in worse.state_dict().items())
     assert not made.training
     assert not any(value.requires_grad for value in made.parameters())
-    assert np.allclose(_logits(original, material.taught), material.lesson, atol=0.02)  # perhaps bfloat16's
+    assert np.allclose(_logits(original, material.taught), material.lesson, atol=0.1)  # perhaps bfloat16's
+
+
+def test_labels_say_what_the_original_does_not_know(
+    networks: tuple[nn.Module, nn.Module, Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cnndeploy.compression.repair.LEARNING_RATE", 1e-2)
+    original, worse, material = networks
+    made = repaired(worse, material, epochs=20, **SETTINGS)
+    right = [
+        np.mean(_logits(one, material.taught).argmax(1) == material.taught.labels) for one in (original, made)
+    ]
+    assert right[0] < 0.3 < 0.6 < right[1]
 
 
 def test_it_is_the_same_each_time(networks: tuple[nn.Module, nn.Module, Material]) -> None:
