@@ -90,7 +90,8 @@ def test_labels_say_what_the_original_does_not_know(
     right = [
         np.mean(_logits(one, material.taught).argmax(1) == material.taught.labels) for one in (original, made)
     ]
-    assert right[0] < 0.3 < 0.6 < right[1]
+    assert right[0] < 0.3
+    assert right[1] > 0.6
 
 
 def test_it_is_the_same_each_time(networks: tuple[nn.Module, nn.Module, Material]) -> None:
