@@ -362,6 +362,32 @@ def test_a_signal_lets_what_has_begun_end(trained: Trained) -> None:
         assert running.process.wait(30) == 0
 
 
+def test_after_kill_9_it_starts_again_on_the_same_ports(trained: Trained) -> None:
+    """Clients that were connected go on, by both protocols."""
+    with serving(trained.onnx) as first:
+        rest_client, grpc_client = (
+            httpclient.InferenceServerClient(first.rest),
+            grpcclient.InferenceServerClient(first.grpc),
+        )
+        before = [
+            client.infer("lenet", [tensor(library, IMAGES)]).as_numpy("logits")
+            for client, library in ((rest_client, httpclient), (grpc_client, grpcclient))
+        ]
+        first.process.send_signal(signal.SIGKILL)
+        assert first.process.wait(30) == -signal.SIGKILL
+        ports = [address.rpartition(":")[2] for address in (first.rest, first.grpc)]
+    with serving(
+        trained.onnx, options=("--unverified", "--port", ports[0], "--grpc-port", ports[1])
+    ) as second:
+        assert (second.rest, second.grpc) == (first.rest, first.grpc)
+        for client, library, logits in zip(
+            (rest_client, grpc_client), (httpclient, grpcclient), before, strict=True
+        ):
+            with contextlib.closing(client):
+                again = client.infer("lenet", [tensor(library, IMAGES)]).as_numpy("logits")
+                assert np.array_equal(again, logits)
+
+
 def _is_ready(client: Any) -> bool:
     try:
         return bool(client.is_server_ready())
