@@ -36,7 +36,7 @@ Files = tuple[
     Artifact, Artifact
 ]  # what is written, and what is timed: the same, or a checkpoint and its export
 # The share of the time after which repair ends, and the search for networks that need none.
-_FOR_REPAIR, _FOR_SEARCH = 0.65, 0.75
+_FOR_REPAIR, _FOR_SEARCH = 0.7, 0.8
 # What a network may be predicted to lose, as shares of the budget: before it is repaired, and if it needs no repair.
 # Few images predict, and int8 loses some too. The first of two methods may take the share FIRST of that.
 _BEFORE_REPAIR, _SAFE, _SAFER, _FIRST = (10.0, 3.0), 0.7, 0.3, 0.7
@@ -184,13 +184,12 @@ class Job:
         """Return a smaller network once it is repaired, and note that; None if it does not do even so."""
         points = _SAFE * self.budget
         try:
-            of_it, checkpoint = repaired_checkpoint(files[0], material, points, tests=self.count)
+            of_it, checkpoint, taught = repaired_checkpoint(files[0], material, points, tests=self.count)
         except Stopped as error:
             self.late = self.late or isinstance(error, OutOfTime)
             return None
         if of_it.predicted_high_points > points:
             return None
-        taught = len(material.taught)
         small = write_smaller(checkpoint, self._next("repaired"), self.reference, self.budget, taught=taught)
         last = [method for method in METHODS if method in self.steps and self.steps[method].kept][-1]
         step = self.steps[last]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,24 @@ from torch import nn
 from torch.nn import functional
 
 from cnndeploy.compression.material import Material
+from cnndeploy.errors import OutOfTime
 from cnndeploy.training.batches import generator
 
 TEMPERATURE, LEARNING_RATE, BATCH = 2.0, 2e-4, 64
 _WARM_UP = 0.1  # of the steps
 _AT_ONCE = 1.3e11  # multiply-adds of the original on the images that are in memory at once
+# How often to look at the clock, in steps; the share of the time left that is for training; and of its steps at least.
+_LOOK, _OF_THE_REST, _FEWEST = 16, 0.85, 0.2
 
 
-def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: bool) -> nn.Module:
-    """Return a copy of a network that was trained to say what the original says of the images that teach.
+def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: bool) -> tuple[nn.Module, int]:
+    """Return a copy of a network that was trained on the images that teach, and how many images it saw.
 
-    Raise Stopped if the material's deadline passed.
+    If the time left does not suffice for all epochs, there are fewer steps.
+
+    Raises:
+        OutOfTime: It does not suffice for a fifth of them either.
+        Stopped: The end was asked for.
     """
     student = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=material.layout)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
@@ -37,23 +45,37 @@ def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: b
     count, lesson, labels = len(images), material.lesson, images.labels
     assert labels is not None  # noqa: S101 - Material.of() has looked
     steps, at_once = math.ceil(count / BATCH), int(min(BATCH, max(1, _AT_ONCE // material.work)))
-    for epoch in range(epochs):
-        order = torch.randperm(count, generator=generator("repair", 0, epoch)).tolist()
-        for step in range(steps):
-            number = epoch * steps + step
-            material.progress(number, epochs * steps, f"Repairing, epoch {epoch + 1} of {epochs}")
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * _share(number / (epochs * steps))
-            optimizer.zero_grad(set_to_none=True)
-            places = order[step * BATCH : (step + 1) * BATCH]
-            for few in (places[at : at + at_once] for at in range(0, len(places), at_once)):
-                material.deadline.check()
-                batch = torch.from_numpy(images.prepared(few, prepare)).to(memory_format=material.layout)
-                with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                    logits = student(batch)
-                (_loss(logits.float(), lesson[few], labels[few]) / len(places)).backward()
-            optimizer.step()
-    return student.requires_grad_(False).to(memory_format=torch.contiguous_format)
+    done, planned, started = 0, epochs * steps, time.monotonic()
+    total, order = planned, list[int]()
+    while done < total:
+        epoch, step = divmod(done, steps)
+        if not step:
+            order = torch.randperm(count, generator=generator("repair", 0, epoch)).tolist()
+        material.progress(done, total, "Repairing")
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * _share(done / total)
+        optimizer.zero_grad(set_to_none=True)
+        places = order[step * BATCH : (step + 1) * BATCH]
+        for few in (places[at : at + at_once] for at in range(0, len(places), at_once)):
+            material.deadline.check()
+            batch = torch.from_numpy(images.prepared(few, prepare)).to(memory_format=material.layout)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                logits = student(batch)
+            (_loss(logits.float(), lesson[few], labels[few]) / len(places)).backward()
+        optimizer.step()
+        done += 1
+        if done % _LOOK == 0:
+            total = _fitting(total, done, time.monotonic() - started, material.deadline.left_s)
+            if total < _FEWEST * planned:
+                raise OutOfTime("the time does not suffice for a repair")
+    student = student.requires_grad_(False).to(memory_format=torch.contiguous_format)
+    return student, min(count, done * BATCH)
+
+
+def _fitting(total: int, done: int, seconds: float, left_s: float) -> int:
+    """Return how many steps of a total there is time for, if those done took so many seconds."""
+    fit = _OF_THE_REST * max(0.0, left_s) * done / seconds
+    return total if fit >= total - done else done + int(fit)
 
 
 def _share(done: float) -> float:

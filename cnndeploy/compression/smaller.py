@@ -73,17 +73,19 @@ class Smaller:
 
 def repaired_checkpoint(
     source: Artifact, material: Material, points: float, *, tests: int
-) -> tuple[Judged, Checkpoint]:
-    """Train a smaller network on what the original says, and judge it, until it surely loses more than the points.
+) -> tuple[Judged, Checkpoint, int]:
+    """Train a smaller network on some images, and judge it, until it surely loses more than the points.
 
-    Raise Stopped if the material's deadline passed.
+    Return the verdict, the checkpoint, and how many images it was trained on. Raise Stopped if the end was asked for or
+    the time was over.
     """
     checkpoint, bfloat16 = Checkpoint.load(source), has_bfloat16(torch.device("cpu"))
-    network = repaired(checkpoint.network(), material, epochs=_EPOCHS, bfloat16=bfloat16)
+    network, taught = repaired(checkpoint.network(), material, epochs=_EPOCHS, bfloat16=bfloat16)
     of_it = judged(network.to(memory_format=material.layout), material, points, tests=tests)
     network = network.to(memory_format=torch.contiguous_format)
     made = Checkpoint.of(checkpoint.manifest, network, checkpoint.manifest.training)
-    return of_it, replace(made, manifest=replace(made.manifest, compression=checkpoint.manifest.compression))
+    made = replace(made, manifest=replace(made.manifest, compression=checkpoint.manifest.compression))
+    return of_it, made, taught
 
 
 def write_smaller(

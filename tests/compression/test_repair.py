@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from cnndeploy.compression import repair
 from cnndeploy.compression.material import Material
 from cnndeploy.compression.repair import repaired
 from cnndeploy.datasets import Images, fashion_mnist
@@ -70,7 +72,8 @@ def test_it_comes_nearer_to_the_original_and_changes_neither(
     taught = replace(fashion_mnist.load("train").first(256), labels=material.lesson.argmax(axis=1))
     material = replace(material, taught=taught)
     before = copy.deepcopy(worse.state_dict())
-    made = repaired(worse, material, epochs=20, **SETTINGS)
+    made, seen = repaired(worse, material, epochs=20, **SETTINGS)
+    assert seen == 256
     errors = [
         np.abs(_centred(_logits(one, material.taught) - material.lesson)).mean() for one in (worse, made)
     ]
@@ -86,7 +89,7 @@ def test_labels_say_what_the_original_does_not_know(
 ) -> None:
     monkeypatch.setattr("cnndeploy.compression.repair.LEARNING_RATE", 1e-2)
     original, worse, material = networks
-    made = repaired(worse, material, epochs=20, **SETTINGS)
+    made, _ = repaired(worse, material, epochs=20, **SETTINGS)
     right = [
         np.mean(_logits(one, material.taught).argmax(1) == material.taught.labels) for one in (original, made)
     ]
@@ -96,7 +99,7 @@ def test_labels_say_what_the_original_does_not_know(
 
 def test_it_is_the_same_each_time(networks: tuple[nn.Module, nn.Module, Material]) -> None:
     _, worse, material = networks
-    first, second = (repaired(worse, material, epochs=1, **SETTINGS) for _ in range(2))
+    (first, _), (second, _) = (repaired(worse, material, epochs=1, **SETTINGS) for _ in range(2))
     assert np.array_equal(_logits(first, material.taught), _logits(second, material.taught))
 
 
@@ -109,10 +112,35 @@ def test_when_the_time_is_over_it_ends(networks: tuple[nn.Module, nn.Module, Mat
         repaired(worse, replace(material, deadline=Deadline(should_stop=lambda: True)), epochs=1, **SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("left_s", "total"), [(math.inf, 20), (5.9, 20), (5.8, 19), (1.0, 11), (0.1, 10), (-1.0, 10)]
+)
+def test_as_many_steps_as_the_time_suffices_for(left_s: float, total: int) -> None:
+    """Ten of twenty took five seconds; some of the time is left for what comes after."""
+    assert repair._fitting(20, 10, 5.0, left_s) == total
+
+
+def test_a_repair_with_little_time_is_short(
+    networks: tuple[nn.Module, nn.Module, Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, worse, material = networks
+    told = list[tuple[int, int]]()
+    material = replace(material, progress=lambda done, total, text: told.append((done, total)))
+    _ = material.lesson
+    told.clear()
+    monkeypatch.setattr(repair, "_LOOK", 1)
+    monkeypatch.setattr(repair, "_fitting", lambda total, *_: min(total, 3))
+    _, seen = repaired(worse, material, epochs=3, **SETTINGS)
+    assert told == [(0, 12), (1, 3), (2, 3)]  # of twelve steps
+    assert seen == 192
+    with pytest.raises(OutOfTime):
+        repaired(worse, material, epochs=8, **SETTINGS)
+
+
 def test_few_images_at_once_learn_the_same(networks: tuple[nn.Module, nn.Module, Material]) -> None:
     _, worse, material = networks
-    whole = repaired(worse, material, epochs=1, **SETTINGS)
+    whole, _ = repaired(worse, material, epochs=1, **SETTINGS)
     large = replace(material, work=10**10)  # 13 images at once
-    parts = repaired(worse, large, epochs=1, **SETTINGS)
+    parts, _ = repaired(worse, large, epochs=1, **SETTINGS)
     logits = [_logits(one, material.taught) for one in (worse, whole, parts)]
     assert np.abs(logits[1] - logits[2]).max() < 0.01 * np.abs(logits[1] - logits[0]).max()
