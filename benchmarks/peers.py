@@ -142,11 +142,11 @@ def measured(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str
     exported = next(way for way in tried if way.label.startswith("ONNX Runtime"))
     plain = evaluate(exported.candidate.artifact, batch_size=64, images=arguments.images)
     accuracies: list[float] = []
-    for way in tried:
+    for way, row in zip(tried, report.results, strict=True):
         run = way.measured
         accuracies.append(
             plain.accuracy
-            if run is None
+            if run is None or row.failure
             else evaluate(way.candidate.artifact, run=run, batch_size=64, images=arguments.images).accuracy
         )
     accuracies[-1] = figures["accuracy"]
