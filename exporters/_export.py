@@ -35,6 +35,8 @@ class Exporter(Protocol):
 
     format: str
     suffix: str
+    package: str
+    """The import name of the package that it writes with."""
     options: frozenset[str]
     """The fields of ExportOptions that this exporter uses."""
 

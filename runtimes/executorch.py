@@ -1,0 +1,135 @@
+"""ExecuTorch, on the CPU: exported programs, run by XNNPACK and, for what that does not know, by portable kernels.
+
+In Python it needs torch; in C++, Swift and Kotlin it does not. The number of threads is one for the whole process, and
+cannot change while a program is open, for XNNPACK holds on to the threads.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnndeploy.artifact import Artifact
+from cnndeploy.devices import DeviceStatus, installed, last_line
+from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError
+from cnndeploy.files import is_utf8
+from cnndeploy.formats.executorch import FORWARD, Forward, forward_of
+from cnndeploy.run import Run
+from cnndeploy.runtimes._session import Arrays, Session
+
+Method = Callable[[Sequence[Any]], Sequence[Any]]
+
+_open: weakref.WeakSet[ExecuTorchSession] = weakref.WeakSet()
+
+
+class ExecuTorchSession(Session):
+    """A loaded method, which runs one batch at a time."""
+
+    _library = "ExecuTorch"
+    _words = staticmethod(last_line)
+
+    def __init__(self, artifact: Artifact, run: Run, method: Method, forward: Forward) -> None:
+        manifest = artifact.require_manifest()
+        super().__init__(artifact, run, [manifest.input], manifest.outputs, "cpu")
+        self._method: Method | None = method
+        self._forward, self._lock = forward, threading.Lock()
+        _open.add(self)
+
+    def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
+        import torch
+
+        method: Any = self._method
+        (image,) = feeds.values()
+        batch, most = len(image), self._forward.largest_batch
+        if batch > most or (batch < most and self._forward.fixed_batch):
+            takes = "exactly" if self._forward.fixed_batch else "at most"
+            raise InputMismatchError(
+                f"{self.artifact.path} takes {takes} {most} images at once, for which an ExecuTorch program plans its "
+                f"memory, and {batch} came; split the batch"
+            )
+        # torch refuses negative strides, and warns of arrays that are read-only
+        tensor = torch.from_numpy(np.require(image, requirements=("C", "W")))
+        with self._lock:  # a method has one memory
+            outputs = method([tensor])
+        return {spec.name: output.numpy() for spec, output in zip(self.outputs, outputs, strict=True)}
+
+    def placement(self) -> dict[str, str]:
+        """Return the CPU for each step, which is named for the backend or the portable kernel that computes it."""
+        return {f"{name} #{number}": "cpu" for number, name in enumerate(self._forward.parts)}
+
+    def _release(self) -> None:
+        with self._lock:
+            self._method = None
+        _open.discard(self)
+
+
+class ExecuTorchRuntime:
+    """The runtime ExecuTorch."""
+
+    formats = ("executorch",)
+    package = "executorch"
+    options: ClassVar = {}
+
+    def devices(self) -> dict[str, DeviceStatus]:
+        """Return the CPU."""
+        package = installed("executorch")
+        return {"cpu": installed("torch") if package.usable else package}
+
+    def open(self, artifact: Artifact, run: Run) -> ExecuTorchSession:
+        """Load the program on so many threads.
+
+        Raises:
+            ArtifactError: ExecuTorch cannot open the file.
+            DeviceUnavailableError: Another program is open in this process, on another number of threads.
+        """
+        artifact.require_manifest()
+        forward = forward_of(artifact.path)
+        _set_threads(run.thread_count)
+        try:
+            method = load_method(artifact.path)
+        except RuntimeError as error:
+            reason = f"it is damaged, or of another version of ExecuTorch ({last_line(error)})"
+            raise ArtifactError(f"ExecuTorch cannot open {artifact.path}; {reason}") from error
+        return ExecuTorchSession(artifact, run, method, forward)
+
+
+def load_method(path: Path) -> Method:
+    """Load the method of a program that takes images, on as many threads as are set."""
+    library = _library()
+    check = library.Verification.InternalConsistency
+    if is_utf8(path):
+        program = library._load_program(str(path), program_verification=check)
+    else:  # the binding takes no name that is not UTF-8
+        program = library._load_program_from_buffer(path.read_bytes(), program_verification=check)
+    method: Method = program.load_method(FORWARD)  # keeps its program alive
+    return method
+
+
+def _set_threads(count: int) -> None:
+    library = _library()
+    now = library._threadpool_get_thread_count()
+    if count == now:
+        return
+    if list(_open):
+        raise DeviceUnavailableError(
+            f"ExecuTorch has one number of threads for the whole process, and a program is open on {now}; {count} "
+            f"were asked for. Close that one first, or open this one with threads={now}."
+        )
+    library._unsafe_reset_threadpool(count)  # unsafe only for programs that are open
+
+
+def _library() -> Any:
+    """Return the binding itself: executorch.runtime also imports the exporter, which takes six seconds."""
+    import torch  # noqa: F401 - loads the libraries that the binding needs
+    from executorch.extension.pybindings import _C
+
+    return _C
+
+
+RUNTIME = ExecuTorchRuntime()
