@@ -15,6 +15,15 @@ from cnndeploy.exporters._export import (
     ModelInput,
     export,
     exported_manifest,
+    missing_package,
 )
 
-__all__ = ["EXPORTERS", "ExportOptions", "Exporter", "ModelInput", "export", "exported_manifest"]
+__all__ = [
+    "EXPORTERS",
+    "ExportOptions",
+    "Exporter",
+    "ModelInput",
+    "export",
+    "exported_manifest",
+    "missing_package",
+]

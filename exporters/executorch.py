@@ -6,7 +6,6 @@ plan, and a caller's image too.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.devices import last_line
-from cnndeploy.errors import ExportError, MissingDependencyError
+from cnndeploy.errors import ExportError
 from cnndeploy.exporters._export import ExportOptions
 from cnndeploy.exporters._network import example, network_and_manifest, write
 from cnndeploy.formats.executorch import MANIFEST_METHOD, forward_of
@@ -38,8 +37,6 @@ class ExecuTorchExporter:
 
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:
         """Write the file, reopen it, check it, and only then give it its name."""
-        if importlib.util.find_spec("executorch") is None:
-            raise MissingDependencyError("executorch")
         network, manifest = network_and_manifest(checkpoint, options)
         with quiet():  # it warns of what its own dependencies do
             content = _lowered(network, manifest)
@@ -58,7 +55,9 @@ def _lowered(network: torch.nn.Module, manifest: Manifest) -> bytes:
     try:
         program = torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
         edge = to_edge_transform_and_lower(
-            program, partitioner=[XnnpackPartitioner()], constant_methods={MANIFEST_METHOD: manifest.to_json()}
+            program,
+            partitioner=[XnnpackPartitioner()],
+            constant_methods={MANIFEST_METHOD: manifest.to_json()},
         )
         # The caller's image is used as it lies, so memory for the largest batch of images is not kept.
         planning = MemoryPlanningPass(alloc_graph_input=False)

@@ -6,9 +6,11 @@ cannot change while a program is open, for XNNPACK holds on to the threads.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -102,6 +104,8 @@ class ExecuTorchRuntime:
 def load_method(path: Path) -> Method:
     """Load the method of a program that takes images, on as many threads as are set."""
     library = _library()
+    with _without_its_log():
+        library._threadpool_get_thread_count()  # starts them
     check = library.Verification.InternalConsistency
     if is_utf8(path):
         program = library._load_program(str(path), program_verification=check)
@@ -113,7 +117,8 @@ def load_method(path: Path) -> Method:
 
 def _set_threads(count: int) -> None:
     library = _library()
-    now = library._threadpool_get_thread_count()
+    with _without_its_log():
+        now = library._threadpool_get_thread_count()
     if count == now:
         return
     if list(_open):
@@ -121,7 +126,21 @@ def _set_threads(count: int) -> None:
             f"ExecuTorch has one number of threads for the whole process, and a program is open on {now}; {count} "
             f"were asked for. Close that one first, or open this one with threads={now}."
         )
-    library._unsafe_reset_threadpool(count)  # unsafe only for programs that are open
+    with _without_its_log():
+        library._unsafe_reset_threadpool(count)  # unsafe only for programs that are open
+
+
+@contextlib.contextmanager
+def _without_its_log() -> Iterator[None]:
+    """Hide what the library notes about the processor on standard error, past Python, when it starts threads."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _library() -> Any:

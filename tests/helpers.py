@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from cnndeploy.preprocessing import Preprocessing
@@ -25,6 +27,11 @@ class Trained:
     torchscript: Path
 
     @property
+    def executorch(self) -> Path:
+        """Which is only there if the package is installed."""
+        return self.onnx.with_suffix(".pte")
+
+    @property
     def onnx_image(self) -> Path:
         return self.onnx.with_name("image.onnx")
 
@@ -35,6 +42,17 @@ class Trained:
     def file_of(self, kind: str) -> Path:
         path: Path = getattr(self, kind)
         return path
+
+
+def only_installed(registry: Any, names: list[str] | None = None) -> list[Any]:
+    """Return the names of exporters or runtimes for parametrize; one whose package is not installed is skipped."""
+    return [
+        pytest.param(
+            name, marks=pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
+        )
+        for name in names or registry.names()
+        for package in [registry.get(name).package]
+    ]
 
 
 COLOURS = {
