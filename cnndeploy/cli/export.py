@@ -28,7 +28,8 @@ _TRITON = "triton"
     "formats",
     type=common.RegisteredName("exporters", _TRITON),
     multiple=True,
-    help="The file format; repeatable; triton is a model repository.  [default: all whose packages are installed, but triton]",
+    help="The file format; repeatable; triton is a model repository.  "
+    "[default: all that are installed but triton]",
 )
 @click.option("--output-dir", type=common.PATH, help="Folder to write to.  [default: that of the checkpoint]")
 @common.model_input_option
