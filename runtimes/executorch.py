@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.devices import DeviceStatus, installed, last_line
+from cnndeploy.devices import DeviceStatus, fork_count, installed, last_line
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError
 from cnndeploy.files import is_utf8
 from cnndeploy.formats.executorch import FORWARD, Forward, forward_of
@@ -28,6 +28,7 @@ from cnndeploy.runtimes._session import Arrays, Session
 Method = Callable[[Sequence[Any]], Sequence[Any]]
 
 _open: weakref.WeakSet[ExecuTorchSession] = weakref.WeakSet()
+_started: list[int] = []  # how often this process was a fork when ExecuTorch started its threads
 
 
 class ExecuTorchSession(Session):
@@ -104,8 +105,6 @@ class ExecuTorchRuntime:
 def load_method(path: Path) -> Method:
     """Load the method of a program that takes images, on as many threads as are set."""
     library = _library()
-    with _without_its_log():
-        library._threadpool_get_thread_count()  # starts them
     check = library.Verification.InternalConsistency
     if is_utf8(path):
         program = library._load_program(str(path), program_verification=check)
@@ -117,8 +116,7 @@ def load_method(path: Path) -> Method:
 
 def _set_threads(count: int) -> None:
     library = _library()
-    with _without_its_log():
-        now = library._threadpool_get_thread_count()
+    now = library._threadpool_get_thread_count()
     if count == now:
         return
     if list(_open):
@@ -144,10 +142,19 @@ def _without_its_log() -> Iterator[None]:
 
 
 def _library() -> Any:
-    """Return the binding itself: executorch.runtime also imports the exporter, which takes six seconds."""
+    """Return the binding itself, its threads started: executorch.runtime imports the exporter too, for six seconds."""
     import torch  # noqa: F401 - loads the libraries that the binding needs
     from executorch.extension.pybindings import _C
 
+    if not _started:
+        _started.append(fork_count())
+        with _without_its_log():
+            _C._threadpool_get_thread_count()  # starts them
+    if _started[0] != fork_count():
+        raise DeviceUnavailableError(
+            "ExecuTorch was started in the process that this one was forked from, and its threads do not survive a "
+            "fork. Start processes by multiprocessing's 'spawn'."
+        )
     return _C
 
 

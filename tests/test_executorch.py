@@ -133,16 +133,16 @@ def test_an_app_gets_eagers_labels(trained: Trained) -> None:
     images = fashion_mnist.load("test").images[:20]
     with cnndeploy.load(trained.executorch) as model, cnndeploy.load(trained.checkpoint) as eager:
         for image in images:
-            ours, theirs = model.classify(image), eager.classify(image)
+            (ours, *_), (theirs, *_) = model.classify(image), eager.classify(image)
             assert ours.label == theirs.label
-            assert ours.confidence == pytest.approx(theirs.confidence, abs=1e-5)
+            assert ours.probability == pytest.approx(theirs.probability, abs=1e-5)
 
 
 @field
 @pytest.mark.usefixtures("real_workers")
 def test_it_is_timed_beside_onnx_runtime(trained: Trained) -> None:
     targets = [trained.onnx, trained.executorch]
-    report = cnndeploy.bench(targets, threads=1, batch_sizes=(1, 8), seconds=0.1, cold_starts=0)
+    report = cnndeploy.bench(targets, threads=[1], batch_sizes=(1, 8), seconds=0.1, cold_starts=0)
     assert [row.failure or "" for row in report.results] == [""] * 4
     assert {row.runtime for row in report.results} == {"onnxruntime", "executorch"}
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cnndeploy.limits import require_small
+from cnndeploy.limits import require_small, require_within
 
 Buffer = memoryview | bytes
 
@@ -52,10 +52,13 @@ class Table:
         """Return a field that is a list of numbers of this kind."""
         return [number_at(self.buffer, place, kind) for place in self._items(field, struct.calcsize(kind))]
 
-    def text(self, field: int) -> str:
-        """Return a field that is text; raise BeyondLimit for a long one."""
+    def text(self, field: int, most: int | None = None) -> str:
+        """Return a field that is text; raise BeyondLimit for a long one, of more than ``most`` bytes."""
         places = self._items(field, 1)
-        require_small(len(places))
+        if most is None:
+            require_small(len(places))
+        else:
+            require_within(len(places), most, f"a name of {len(places):,} bytes")
         return bytes(self.buffer[places.start : places.stop]).decode()
 
     def is_text(self, field: int, wanted: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from cnndeploy.formats._flatbuffer import Table, number_at
 from cnndeploy.formats._protobuf import mapped
+from cnndeploy.limits import require_within
 from cnndeploy.specs import Manifest
 
 MANIFEST_METHOD = "cnndeploy_manifest"
@@ -27,6 +28,8 @@ _TENSOR, _STRING = 5, 6  # of the union KernelTypes
 _KERNEL, _DELEGATE = 1, 2  # of the union InstructionArguments
 _SIZES, _DYNAMISM = 2, 8  # of a tensor
 _BOUNDED = 1
+# Items of a list may lie in one place, so a small file can claim many; a network has some thousand steps.
+_MOST_STEPS, _MOST_NAME, _MOST_PLANNED = 100_000, 1_000, 16 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,9 @@ def forward_of(path: Path) -> Forward:
         tensor = _value(plan, _INPUTS, _TENSOR)
         if not (sizes := tensor.numbers(_SIZES, "i")):
             raise ValueError("its input has no batch axis")
-        return Forward(
-            tuple(_parts(plan)),
-            sizes[0],
-            tensor.number(_DYNAMISM, "b") != _BOUNDED,
-            sum(plan.numbers(_BUFFERS, "q")),
-        )
+        planned = sum(plan.numbers(_BUFFERS, "q"))
+        require_within(planned, _MOST_PLANNED, f"{planned:,} bytes of planned memory")
+        return Forward(tuple(_parts(plan)), sizes[0], tensor.number(_DYNAMISM, "b") != _BOUNDED, planned)
 
 
 @contextlib.contextmanager
@@ -117,19 +117,28 @@ def _value(plan: Table, field: int, kind: int) -> Table:
 
 
 def _parts(plan: Table) -> Iterator[str]:
-    named = ((operator.text(0), operator.text(1)) for operator in plan.tables(_OPERATORS))
-    kernels = [f"{name}.{overload}" if overload else name for name, overload in named]
-    backends = [delegate.text(0) for delegate in plan.tables(_DELEGATES)]
-    for chain in plan.tables(_CHAINS):
-        for instruction in chain.tables(2):
-            kind, called = instruction.number(0, "B"), instruction.table(1)
-            names = {_KERNEL: kernels, _DELEGATE: backends}.get(kind)
-            if names is None or called is None:  # moves a value, or jumps
-                continue
-            number = called.number(0, "i")
-            if not 0 <= number < len(names):
-                raise ValueError("it calls an operator that it does not name")
-            yield names[number]
+    named = _counted(plan.tables(_OPERATORS))
+    kernels = [
+        ".".join(filter(None, (entry.text(0, _MOST_NAME), entry.text(1, _MOST_NAME)))) for entry in named
+    ]
+    backends = [delegate.text(0, _MOST_NAME) for delegate in _counted(plan.tables(_DELEGATES))]
+    steps = (instruction for chain in _counted(plan.tables(_CHAINS)) for instruction in chain.tables(2))
+    for instruction in _counted(steps):
+        kind, called = instruction.number(0, "B"), instruction.table(1)
+        names = {_KERNEL: kernels, _DELEGATE: backends}.get(kind)
+        if names is None or called is None:  # moves a value, or jumps
+            continue
+        number = called.number(0, "i")
+        if not 0 <= number < len(names):
+            raise ValueError("it calls an operator that it does not name")
+        yield names[number]
+
+
+def _counted(tables: Iterator[Table]) -> Iterator[Table]:
+    """Pass on tables; raise BeyondLimit for more than any network has."""
+    for number, table in enumerate(tables, 1):
+        require_within(number, _MOST_STEPS, f"more than {_MOST_STEPS:,} steps")
+        yield table
 
 
 FORMAT = ExecuTorchFormat()
