@@ -77,7 +77,7 @@ class ExecuTorchRuntime:
 
     formats = ("executorch",)
     package = "executorch"
-    options: ClassVar = {}
+    options: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     def devices(self) -> dict[str, DeviceStatus]:
         """Return the CPU."""
