@@ -30,7 +30,7 @@ from cnndeploy.benchmark import engine
 from cnndeploy.benchmark.timer import Timer
 from cnndeploy.cli import main
 from cnndeploy.datasets import fashion_mnist
-from cnndeploy.exporters import export, missing_package
+from cnndeploy.exporters import export
 from cnndeploy.quantization.quantize import Quantized, quantize
 from cnndeploy.sources import remember
 from cnndeploy.specs import Resizing
@@ -115,8 +115,6 @@ def trained(once: Once) -> Trained:
         for kind in ("onnx", "torchscript"):
             export(folder / "lenet.pt", kind)
             export(folder / "lenet.pt", kind, folder / f"image.{kind}", input="image")
-        if not missing_package("executorch"):
-            export(folder / "lenet.pt", "executorch")
 
     folder = once("trained", make)
     return Trained(*(folder / f"lenet.{suffix}" for suffix in ("pt", "onnx", "torchscript")))
@@ -130,8 +128,6 @@ def trained_resnet(once: Once, photos: Path, _own_configuration: None) -> Traine
         train_resnet_for_a_moment(folder / "resnet.pt", photos)
         for kind in ("onnx", "torchscript"):
             export(folder / "resnet.pt", kind)
-        if not missing_package("executorch"):
-            export(folder / "resnet.pt", "executorch")
 
     cnndeploy.allow_source(RESNET)  # whichever test process made it
     folder = once("resnet", make)

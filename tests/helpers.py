@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnndeploy.exporters import export
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.training.train import train
 
@@ -28,8 +29,11 @@ class Trained:
 
     @property
     def executorch(self) -> Path:
-        """Which is only there if the package is installed."""
-        return self.onnx.with_suffix(".pte")
+        """Exported when it is first asked for, which takes long."""
+        path = self.onnx.with_suffix(".pte")
+        if not path.exists():
+            export(self.checkpoint, "executorch", path)
+        return path
 
     @property
     def onnx_image(self) -> Path:
@@ -44,15 +48,15 @@ class Trained:
         return path
 
 
-def only_installed(registry: Any, names: list[str] | None = None) -> list[Any]:
-    """Return the names of exporters or runtimes for parametrize; one whose package is not installed is skipped."""
-    return [
-        pytest.param(
-            name, marks=pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
-        )
-        for name in names or registry.names()
-        for package in [registry.get(name).package]
-    ]
+EXECUTORCH = (
+    pytest.mark.field,  # make test-field installs it
+    pytest.mark.skipif(find_spec("executorch") is None, reason="executorch is not installed"),
+)
+
+
+def names_of(registry: Any) -> list[Any]:
+    """Return the names of exporters or runtimes for parametrize."""
+    return [pytest.param(name, marks=EXECUTORCH if name == "executorch" else ()) for name in registry.names()]
 
 
 COLOURS = {

@@ -33,18 +33,13 @@ from cnndeploy.formats._flatbuffer import Table
 from cnndeploy.formats.executorch import forward_of
 from cnndeploy.run import Run
 from cnndeploy.runtimes import open_session
-from helpers import Trained
+from helpers import EXECUTORCH, Trained
 
 Cli = Callable[..., Result]
 
-installed = pytest.mark.skipif(
-    importlib.util.find_spec("executorch") is None, reason="executorch is not installed"
-)
-needs_it = [installed, pytest.mark.field]
-
 
 def field(test: Any) -> Any:
-    for mark in needs_it:
+    for mark in EXECUTORCH:
         test = mark(test)
     return test
 

@@ -21,9 +21,9 @@ from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, ExportError, UnknownNameError
 from cnndeploy.exporters import EXPORTERS, export
 from cnndeploy.verification.verify import IMAGE_SIZES, verify
-from helpers import Trained, only_installed
+from helpers import Trained, names_of
 
-NAMES = only_installed(EXPORTERS)
+NAMES = names_of(EXPORTERS)
 TAKE_IMAGES = [name for name in EXPORTERS.names() if "input" in EXPORTERS.get(name).options]
 
 

@@ -16,9 +16,9 @@ from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatc
 from cnndeploy.formats import FORMATS
 from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES, Session, open_session
-from helpers import Trained, only_installed
+from helpers import EXECUTORCH, Trained, names_of
 
-NAMES = only_installed(RUNTIMES)
+NAMES = names_of(RUNTIMES)
 
 
 def _open(trained: Trained, runtime: str, device: str = "cpu") -> Session:
@@ -38,7 +38,7 @@ def _images(batch: int, trained: Trained) -> NDArray[Any]:
 
 # Every device that works on this machine: the CPU, and where there is one, a GPU.
 PLACES = [
-    (runtime, device)
+    pytest.param(runtime, device, marks=EXECUTORCH if runtime == "executorch" else ())
     for runtime in RUNTIMES.names()
     for device, status in RUNTIMES.get(runtime).devices().items()
     if status.usable
