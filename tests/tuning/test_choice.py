@@ -327,7 +327,7 @@ def test_formats_that_cannot_be_written_are_rows(
 
     monkeypatch.setattr(contenders_module, "export", export)
     monkeypatch.setattr(contenders_module, "missing_package", lambda name: name * (name == "executorch"))
-    reference: Any = SimpleNamespace(artifact=Artifact.open(trained.checkpoint))
+    reference: Any = SimpleNamespace(artifact=Artifact.open(trained.checkpoint), release=lambda: None)
     files = make_files(Job(reference, 0.0, 1, 1, "cpu", 1.0, None, Deadline(), silent), tmp_path)
     assert [artifact.format for artifact in files.by_variant["float"]] == ["onnx"]
     missing, failed = files.rows
