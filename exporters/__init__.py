@@ -16,6 +16,7 @@ from cnndeploy.exporters._export import (
     export,
     exported_manifest,
     missing_package,
+    usual_formats,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "export",
     "exported_manifest",
     "missing_package",
+    "usual_formats",
 ]

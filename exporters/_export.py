@@ -37,7 +37,7 @@ class Exporter(Protocol):
     format: str
     suffix: str
     package: str
-    """The import name of the package that it writes with."""
+    """The import name of the package that it writes with; an exporter of another package need not say."""
     options: frozenset[str]
     """The fields of ExportOptions that this exporter uses."""
 
@@ -49,6 +49,11 @@ class Exporter(Protocol):
 
 
 EXPORTERS: Registry[Exporter] = Registry("exporters", "EXPORTER")
+
+
+def usual_formats() -> list[str]:
+    """Return the formats that are written if none is named: all but ExecuTorch, for those who deploy to a phone."""
+    return [name for name in EXPORTERS.names() if name != "executorch"]
 
 
 def missing_package(name: str) -> str:

@@ -6,20 +6,24 @@ plan, and a caller's image too.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.devices import last_line
-from cnndeploy.errors import ExportError
+from cnndeploy.errors import CnndeployError, ExportError
 from cnndeploy.exporters._export import ExportOptions
 from cnndeploy.exporters._network import example, network_and_manifest, write
-from cnndeploy.formats.executorch import MANIFEST_METHOD, forward_of
+from cnndeploy.formats.executorch import MANIFEST_METHOD, Forward, forward_of
 from cnndeploy.machine import quiet
 from cnndeploy.specs import Manifest
+
+if TYPE_CHECKING:
+    from cnndeploy.runtimes.executorch import Program
 
 LARGEST_BATCH = 256  # the largest that verification runs
 
@@ -45,14 +49,14 @@ class ExecuTorchExporter:
 
 def _lowered(network: torch.nn.Module, manifest: Manifest) -> bytes:
     """Return the program's bytes."""
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
-    from executorch.exir.passes import MemoryPlanningPass
-
     # A trace of a small batch would be for small batches alone: torch picks among convolutions by the batch's size.
     images = torch.zeros(manifest.input.with_batch(LARGEST_BATCH))
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     try:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
+        from executorch.exir.passes import MemoryPlanningPass
+
         program = torch.export.export(network, (images,), dynamic_shapes=({0: batch},))
         edge = to_edge_transform_and_lower(
             program,
@@ -63,26 +67,33 @@ def _lowered(network: torch.nn.Module, manifest: Manifest) -> bytes:
         planning = MemoryPlanningPass(alloc_graph_input=False)
         lowered: Any = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
         return bytes(lowered.buffer)
-    except Exception as error:  # a forward() may do what torch.export does not know
+    except Exception as error:  # a package is missing, or a forward() does what torch.export does not know
         raise ExportError(f"ExecuTorch cannot export this network: {last_line(error)}") from error
 
 
 def _faults(path: Path, manifest: Manifest, network: torch.nn.Module) -> list[str]:
-    from cnndeploy.runtimes.executorch import load_method  # the layer below
+    from cnndeploy.runtimes.executorch import Program  # the layer below
 
-    forward = forward_of(path)
+    try:
+        forward, program = forward_of(path), Program(path)
+    except (CnndeployError, ValueError, RuntimeError) as error:  # a limit, or what the library says
+        return [f"it cannot be opened: {last_line(error)}"]
+    with contextlib.closing(program):
+        return _faults_of(program, forward, manifest, network)
+
+
+def _faults_of(program: Program, forward: Forward, manifest: Manifest, network: torch.nn.Module) -> list[str]:
     faults = list[str]()
     if slow := sorted({part for part in forward.parts if part.partition(".")[0] in _HEAVY}):
         faults.append(f"XNNPACK does not take over its {', '.join(slow)}, which would be slow")
     if (forward.largest_batch, forward.fixed_batch) != (LARGEST_BATCH, False):
         faults.append(f"it takes batches of {forward.largest_batch}, not of 1 to {LARGEST_BATCH}")
         return faults
-    run = load_method(path)
     with torch.inference_mode():
         for batch in (1, 3):
             images = example(manifest, batch)
             try:
-                (given,), expected = run([images]), network(images)
+                (given,), expected = program.run(images), network(images)
             except Exception as error:  # noqa: BLE001 - which becomes a fault
                 faults.append(f"it fails on a batch of {batch}: {last_line(error)}")
                 continue

@@ -1,7 +1,7 @@
 """ExecuTorch, on the CPU: exported programs, run by XNNPACK and, for what that does not know, by portable kernels.
 
 In Python it needs torch; in C++, Swift and Kotlin it does not. The number of threads is one for the whole process, and
-cannot change while a program is open, for XNNPACK holds on to the threads.
+cannot change while a program is open, for XNNPACK keeps the threads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,29 +25,48 @@ from cnndeploy.formats.executorch import FORWARD, Forward, forward_of
 from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Arrays, Session
 
-Method = Callable[[Sequence[Any]], Sequence[Any]]
-
-_open: weakref.WeakSet[ExecuTorchSession] = weakref.WeakSet()
+_open: weakref.WeakSet[Program] = weakref.WeakSet()
+_opening = threading.Lock()  # held from the look at what is open until one more is, or one less
 _started: list[int] = []  # how often this process was a fork when ExecuTorch started its threads
 
 
+class Program:
+    """A loaded program, on as many threads as are given, else as are set; it is open until :meth:`close`."""
+
+    def __init__(self, path: Path, threads: int | None = None) -> None:
+        self._lock = threading.Lock()
+        with _opening:
+            if threads is not None:
+                _set_threads(threads)
+            self._method: Any = _method(path)
+            _open.add(self)
+
+    def run(self, images: Any) -> Any:
+        """Return the outputs for a tensor, one batch at a time, for a program has one memory."""
+        with self._lock:
+            return self._method([images])
+
+    def close(self) -> None:
+        """Release it; may be called twice, or while another thread runs it."""
+        with self._lock, _opening:
+            self._method = None
+            _open.discard(self)
+
+
 class ExecuTorchSession(Session):
-    """A loaded method, which runs one batch at a time."""
+    """A loaded program."""
 
     _library = "ExecuTorch"
     _words = staticmethod(last_line)
 
-    def __init__(self, artifact: Artifact, run: Run, method: Method, forward: Forward) -> None:
+    def __init__(self, artifact: Artifact, run: Run, program: Program, forward: Forward) -> None:
         manifest = artifact.require_manifest()
         super().__init__(artifact, run, [manifest.input], manifest.outputs, "cpu")
-        self._method: Method | None = method
-        self._forward, self._lock = forward, threading.Lock()
-        _open.add(self)
+        self._program, self._forward = program, forward
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         import torch
 
-        method: Any = self._method
         (image,) = feeds.values()
         batch, most = len(image), self._forward.largest_batch
         if batch > most or (batch < most and self._forward.fixed_batch):
@@ -57,9 +76,7 @@ class ExecuTorchSession(Session):
                 f"memory, and {batch} came; split the batch"
             )
         # torch refuses negative strides, and warns of arrays that are read-only
-        tensor = torch.from_numpy(np.require(image, requirements=("C", "W")))
-        with self._lock:  # a method has one memory
-            outputs = method([tensor])
+        outputs = self._program.run(torch.from_numpy(np.require(image, requirements=("C", "W"))))
         return {spec.name: output.numpy() for spec, output in zip(self.outputs, outputs, strict=True)}
 
     def placement(self) -> dict[str, str]:
@@ -67,9 +84,7 @@ class ExecuTorchSession(Session):
         return {f"{name} #{number}": "cpu" for number, name in enumerate(self._forward.parts)}
 
     def _release(self) -> None:
-        with self._lock:
-            self._method = None
-        _open.discard(self)
+        self._program.close()
 
 
 class ExecuTorchRuntime:
@@ -93,25 +108,23 @@ class ExecuTorchRuntime:
         """
         artifact.require_manifest()
         forward = forward_of(artifact.path)
-        _set_threads(run.thread_count)
         try:
-            method = load_method(artifact.path)
+            program = Program(artifact.path, run.thread_count)
         except RuntimeError as error:
             reason = f"it is damaged, or of another version of ExecuTorch ({last_line(error)})"
             raise ArtifactError(f"ExecuTorch cannot open {artifact.path}; {reason}") from error
-        return ExecuTorchSession(artifact, run, method, forward)
+        return ExecuTorchSession(artifact, run, program, forward)
 
 
-def load_method(path: Path) -> Method:
-    """Load the method of a program that takes images, on as many threads as are set."""
+def _method(path: Path) -> Any:
+    """Load the method that takes images."""
     library = _library()
     check = library.Verification.InternalConsistency
     if is_utf8(path):
         program = library._load_program(str(path), program_verification=check)
     else:  # the binding takes no name that is not UTF-8
         program = library._load_program_from_buffer(path.read_bytes(), program_verification=check)
-    method: Method = program.load_method(FORWARD)  # keeps its program alive
-    return method
+    return program.load_method(FORWARD)  # keeps its program alive
 
 
 def _set_threads(count: int) -> None:
@@ -119,7 +132,7 @@ def _set_threads(count: int) -> None:
     now = library._threadpool_get_thread_count()
     if count == now:
         return
-    if list(_open):
+    if len(_open):
         raise DeviceUnavailableError(
             f"ExecuTorch has one number of threads for the whole process, and a program is open on {now}; {count} "
             f"were asked for. Close that one first, or open this one with threads={now}."
@@ -131,7 +144,11 @@ def _set_threads(count: int) -> None:
 @contextlib.contextmanager
 def _without_its_log() -> Iterator[None]:
     """Hide what the library notes about the processor on standard error, past Python, when it starts threads."""
-    kept = os.dup(2)
+    try:
+        kept = os.dup(2)
+    except OSError:  # standard error is closed
+        yield
+        return
     try:
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -29,10 +30,12 @@ class Trained:
 
     @property
     def executorch(self) -> Path:
-        """Exported when it is first asked for, which takes long."""
+        """Exported when it is first asked for, which takes long; test processes share it."""
         path = self.onnx.with_suffix(".pte")
-        if not path.exists():
-            export(self.checkpoint, "executorch", path)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                export(self.checkpoint, "executorch", path)
         return path
 
     @property

@@ -1,4 +1,4 @@
-"""ExecuTorch as a format, an exporter and a runtime; most of it needs the package, which base installs have not."""
+"""ExecuTorch as a format, an exporter and a runtime; most of it needs the package, which a base install lacks."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from cnndeploy.errors import (
 from cnndeploy.exporters import EXPORTERS, ExportOptions, export
 from cnndeploy.formats._flatbuffer import Table
 from cnndeploy.formats.executorch import forward_of
+from cnndeploy.limits import BeyondLimit
 from cnndeploy.run import Run
 from cnndeploy.runtimes import open_session
 from helpers import EXECUTORCH, Trained
@@ -91,7 +92,16 @@ def test_a_list_is_not_longer_than_its_buffer() -> None:
     # a vtable of one field at 0, its table at 8, whose field at 12 points to a list at 16 that claims 2**31 items
     entries = (6).to_bytes(2, "little") + (8).to_bytes(2, "little") + (4).to_bytes(2, "little") + bytes(2)
     table = (8).to_bytes(4, "little") + (4).to_bytes(4, "little") + (2**31).to_bytes(4, "little")
-    with pytest.raises(ValueError, match="ends behind its buffer"):
+    with pytest.raises(ValueError, match="past the end of its buffer"):
+        Table(entries + table, 8).numbers(0, "i")
+
+
+def test_a_list_is_not_longer_than_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = (6).to_bytes(2, "little") + (8).to_bytes(2, "little") + (4).to_bytes(2, "little") + bytes(2)
+    table = (8).to_bytes(4, "little") + (4).to_bytes(4, "little") + (3).to_bytes(4, "little") + bytes(12)
+    assert Table(entries + table, 8).numbers(0, "i") == [0, 0, 0]
+    monkeypatch.setattr("cnndeploy.formats._flatbuffer._MOST_ITEMS", 2)
+    with pytest.raises(BeyondLimit, match="a list of 3 items"):
         Table(entries + table, 8).numbers(0, "i")
 
 
@@ -178,9 +188,8 @@ def test_other_programs_read_the_manifest_by_calling_it(trained: Trained) -> Non
 
 @field
 def test_a_damaged_file_is_an_artifact_error(trained: Trained, tmp_path: Path) -> None:
-    """Every length, and a byte of the flatbuffer changed at each of many places: a named error, or the same file."""
+    """Cut short, or with a byte of the flatbuffer changed at each of many places, it is refused by name or read."""
     content, path = trained.executorch.read_bytes(), tmp_path / "bad.pte"
-    whole = Artifact.open(trained.executorch)
     for length in (9, 40, 200, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:length])
         with pytest.raises(ArtifactError, match=r"bad\.pte is damaged"):
@@ -189,13 +198,23 @@ def test_a_damaged_file_is_an_artifact_error(trained: Trained, tmp_path: Path) -
     for place in range(12, 4000, 7):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
         try:
-            artifact = Artifact.open(path)
-            artifact.describe()
+            Artifact.open(path).describe()
         except ArtifactError:
             refused += 1
-        else:
-            assert artifact.sha256 != whole.sha256
     assert refused > 20
+
+
+@field
+@pytest.mark.parametrize("sizes", [[2**40], [2**40, -(2**40)]])
+def test_memory_that_no_network_needs_is_refused(
+    trained: Trained, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = Table.numbers
+    monkeypatch.setattr(
+        Table, "numbers", lambda table, field, kind: sizes if kind == "q" else numbers(table, field, kind)
+    )
+    with pytest.raises(ArtifactError, match=r"planned memory|below 0"):
+        Artifact.open(trained.executorch).describe()
 
 
 @field

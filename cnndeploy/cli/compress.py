@@ -58,7 +58,7 @@ def command(
 
     Layers are each split into two of low rank, and channels that never fire or have little effect are removed. This is
     done where it saves the most time for the accuracy lost. If there is time, the smaller network is repaired: it is
-    trained on the original's outputs and the labels of training images. Then it is quantised to int8.
+    trained on training images, to match their labels and the original's outputs. Then it is quantised to int8.
 
     Sizes and settings are chosen on training images, and the loss is measured on test images: the upper end of its
     paired 95% interval must be within the budget. A method that does not make the file faster on this machine is

@@ -25,6 +25,7 @@ from cnndeploy.errors import (
 from cnndeploy.exporters import export
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never
 from cnndeploy.quantization.quantize import quantize
+from cnndeploy.quantization.search import REPAIRED
 from cnndeploy.run import Run
 from cnndeploy.verification.budget import verify_budget
 from cnndeploy.verification.reference import Reference
@@ -35,8 +36,9 @@ _ATTEMPTS = 3  # smaller networks, at most, whose files test images measure: eac
 Files = tuple[
     Artifact, Artifact
 ]  # what is written, and what is timed: the same, or a checkpoint and its export
-# The share of the time after which repair ends, and the search for networks that need none.
-_FOR_REPAIR, _FOR_SEARCH = 0.7, 0.8
+# The share of the time after which repair ends, and the search for networks that need none; and of the time for repair,
+# what the first may take of it.
+_FOR_REPAIR, _FOR_SEARCH, _FOR_FIRST = 0.7, 0.8, 0.6
 # What a network may be predicted to lose, as shares of the budget: before it is repaired, and if it needs no repair.
 # Few images predict, and int8 loses some too. The first of two methods may take the share FIRST of that.
 _BEFORE_REPAIR, _SAFE, _SAFER, _FIRST = (10.0, 3.0), 0.7, 0.3, 0.7
@@ -117,7 +119,8 @@ class Job:
             return
         for times in _BEFORE_REPAIR:
             small = self._shrunk(methods, whole, material, times * self.budget)
-            if small is not None and (better := self._repaired(small, material)) is not None:
+            part = 1.0 if times == _BEFORE_REPAIR[-1] else _FOR_FIRST
+            if small is not None and (better := self._repaired(small, material, part)) is not None:
                 yield better
         material = replace(material, deadline=self._part(_FOR_SEARCH))
         for share in (_SAFE, _SAFER):
@@ -180,10 +183,13 @@ class Job:
         """Return the path of another checkpoint."""
         return self.folder / f"{name}-{len(list(self.folder.glob('*.pt')))}.pt"
 
-    def _repaired(self, files: Files, material: Material) -> Files | None:
-        """Return a smaller network once it is repaired, and note that; None if it does not do even so."""
-        points = _SAFE * self.budget
+    def _repaired(self, files: Files, material: Material, part: float) -> Files | None:
+        """Return a smaller network once it is repaired, in a part of the time left; None if it does not do even so."""
+        points = REPAIRED * self.budget
         try:
+            _ = material.lesson  # every repair needs it
+            ends = material.deadline.ends - (1 - part) * material.deadline.left_s
+            material = replace(material, deadline=replace(material.deadline, ends=ends))
             of_it, checkpoint, taught = repaired_checkpoint(files[0], material, points, tests=self.count)
         except Stopped as error:
             self.late = self.late or isinstance(error, OutOfTime)

@@ -26,8 +26,8 @@ from cnndeploy.training.batches import generator
 TEMPERATURE, LEARNING_RATE, BATCH = 2.0, 2e-4, 64
 _WARM_UP = 0.1  # of the steps
 _AT_ONCE = 1.3e11  # multiply-adds of the original on the images that are in memory at once
-# How often to look at the clock, in steps; the share of the time left that is for training; and of its steps at least.
-_LOOK, _OF_THE_REST, _FEWEST = 16, 0.85, 0.2
+# The share of the time left that is for training; of the steps at least; and those after which the pace is known.
+_OF_THE_REST, _FEWEST, _KNOWN = 0.85, 0.2, 4
 
 
 def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: bool) -> tuple[nn.Module, int]:
@@ -36,8 +36,8 @@ def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: b
     If the time left does not suffice for all epochs, there are fewer steps.
 
     Raises:
-        OutOfTime: It does not suffice for a fifth of them either.
-        Stopped: The end was asked for.
+        OutOfTime: It does not suffice for a fifth of the steps.
+        Stopped: The caller asked to stop.
     """
     student = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=material.layout)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
@@ -64,18 +64,20 @@ def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: b
             (_loss(logits.float(), lesson[few], labels[few]) / len(places)).backward()
         optimizer.step()
         done += 1
-        if done % _LOOK == 0:
-            total = _fitting(total, done, time.monotonic() - started, material.deadline.left_s)
+        if done == 1:
+            started = time.monotonic()  # the first step is slow
+        if done > _KNOWN:
+            total = _fitting(planned, done, time.monotonic() - started, material.deadline.left_s)
             if total < _FEWEST * planned:
                 raise OutOfTime("the time does not suffice for a repair")
     student = student.requires_grad_(False).to(memory_format=torch.contiguous_format)
     return student, min(count, done * BATCH)
 
 
-def _fitting(total: int, done: int, seconds: float, left_s: float) -> int:
-    """Return how many steps of a total there is time for, if those done took so many seconds."""
-    fit = _OF_THE_REST * max(0.0, left_s) * done / seconds
-    return total if fit >= total - done else done + int(fit)
+def _fitting(planned: int, done: int, seconds: float, left_s: float) -> int:
+    """Return how many steps there is time for; those done but the first took so many seconds."""
+    fit = _OF_THE_REST * max(0.0, left_s) * (done - 1) / max(seconds, 1e-9)
+    return planned if fit >= planned - done else done + int(fit)
 
 
 def _share(done: float) -> float:

@@ -74,10 +74,10 @@ class Smaller:
 def repaired_checkpoint(
     source: Artifact, material: Material, points: float, *, tests: int
 ) -> tuple[Judged, Checkpoint, int]:
-    """Train a smaller network on some images, and judge it, until it surely loses more than the points.
+    """Train a smaller network, then judge it, stopping early if it surely loses more than the points.
 
-    Return the verdict, the checkpoint, and how many images it was trained on. Raise Stopped if the end was asked for or
-    the time was over.
+    Return the verdict, the checkpoint, and how many images it was trained on. Raise Stopped if the caller asked to stop
+    or the time was over.
     """
     checkpoint, bfloat16 = Checkpoint.load(source), has_bfloat16(torch.device("cpu"))
     network, taught = repaired(checkpoint.network(), material, epochs=_EPOCHS, bfloat16=bfloat16)

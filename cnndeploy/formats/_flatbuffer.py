@@ -6,12 +6,15 @@ Source: flatbuffers.dev, "FlatBuffer Internals".
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cnndeploy.limits import require_small, require_within
 
 Buffer = memoryview | bytes
+# Items of a list may lie in one place, so a small file can claim many; a network has some thousand layers.
+_MOST_ITEMS, _MOST_NAME = 100_000, 200
 
 
 def number_at(buffer: Buffer, position: int, kind: str) -> int:
@@ -45,21 +48,26 @@ class Table:
 
     def tables(self, field: int) -> Iterator[Table]:
         """Yield a field that is a list of tables."""
-        for place in self._items(field, 4):
+        for place in self._few_items(field, 4):
             yield Table(self.buffer, self._target(place))
 
     def numbers(self, field: int, kind: str) -> list[int]:
         """Return a field that is a list of numbers of this kind."""
-        return [number_at(self.buffer, place, kind) for place in self._items(field, struct.calcsize(kind))]
+        return [
+            number_at(self.buffer, place, kind) for place in self._few_items(field, struct.calcsize(kind))
+        ]
 
-    def text(self, field: int, most: int | None = None) -> str:
-        """Return a field that is text; raise BeyondLimit for a long one, of more than ``most`` bytes."""
+    def text(self, field: int) -> str:
+        """Return a field that is text."""
         places = self._items(field, 1)
-        if most is None:
-            require_small(len(places))
-        else:
-            require_within(len(places), most, f"a name of {len(places):,} bytes")
+        require_small(len(places))
         return bytes(self.buffer[places.start : places.stop]).decode()
+
+    def name(self, field: int) -> str:
+        """Return a field that is a name, the same object for the same name."""
+        places = self._items(field, 1)
+        require_within(len(places), _MOST_NAME, f"a name of {len(places):,} bytes")
+        return sys.intern(self.text(field))
 
     def is_text(self, field: int, wanted: str) -> bool:
         """Return whether a field is this text, however long it is."""
@@ -85,5 +93,11 @@ class Table:
         start = self._target(place)
         count = number_at(self.buffer, start, "I")
         if count * size > len(self.buffer) - start - 4:
-            raise ValueError("a list ends behind its buffer")
+            raise ValueError("a list runs past the end of its buffer")
         return range(start + 4, start + 4 + count * size, size)
+
+    def _few_items(self, field: int, size: int) -> range:
+        """Return where the items of a list are; raise BeyondLimit for more than a network has."""
+        places = self._items(field, size)
+        require_within(len(places), _MOST_ITEMS, f"a list of {len(places):,} items")
+        return places

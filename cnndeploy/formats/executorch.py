@@ -1,6 +1,6 @@
 """ExecuTorch: a program as a flatbuffer, and behind it segments with weights and with what a backend computes.
 
-The manifest is a method of the program that returns a text, so C++ can read it too. This module runs nothing.
+The manifest is a method of the program that returns a string, so C++ can read it too. This module runs nothing.
 
 Source: field numbers from ExecuTorch's schema/program.fbs, the header from its runtime/schema/extended_header.h.
 """
@@ -8,6 +8,8 @@ Source: field numbers from ExecuTorch's schema/program.fbs, the header from its 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,9 +29,9 @@ _NAME, _VALUES, _INPUTS, _OUTPUTS, _CHAINS, _OPERATORS, _DELEGATES, _BUFFERS = 0
 _TENSOR, _STRING = 5, 6  # of the union KernelTypes
 _KERNEL, _DELEGATE = 1, 2  # of the union InstructionArguments
 _SIZES, _DYNAMISM = 2, 8  # of a tensor
-_BOUNDED = 1
-# Items of a list may lie in one place, so a small file can claim many; a network has some thousand steps.
-_MOST_STEPS, _MOST_NAME, _MOST_PLANNED = 100_000, 1_000, 16 * 2**30
+_STATIC = 0
+_MOST_STEPS, _MOST_PLANNED = 100_000, 16 * 2**30
+_WITH_SEGMENTS = 32  # the length of a header that says where segments begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +84,12 @@ def forward_of(path: Path) -> Forward:
         if (plan := _plan(program, FORWARD)) is None:
             raise ValueError(f"it has no method {FORWARD}")
         tensor = _value(plan, _INPUTS, _TENSOR)
-        if not (sizes := tensor.numbers(_SIZES, "i")):
-            raise ValueError("its input has no batch axis")
-        planned = sum(plan.numbers(_BUFFERS, "q"))
+        sizes, buffers = tensor.numbers(_SIZES, "i"), plan.numbers(_BUFFERS, "q")
+        if not sizes or sizes[0] < 1 or any(size < 0 for size in buffers):
+            raise ValueError("its input has no batch axis, or a size is below 0")
+        planned = sum(buffers)
         require_within(planned, _MOST_PLANNED, f"{planned:,} bytes of planned memory")
-        return Forward(tuple(_parts(plan)), sizes[0], tensor.number(_DYNAMISM, "b") != _BOUNDED, planned)
+        return Forward(tuple(_parts(plan)), sizes[0], tensor.number(_DYNAMISM, "b") == _STATIC, planned)
 
 
 @contextlib.contextmanager
@@ -95,7 +98,8 @@ def _program(path: Path) -> Iterator[Table]:
     with mapped(path) as content:
         if content[8:12] != b"eh00":
             raise ValueError("it has no header that says how long it is")
-        length, base, segments = (number_at(content, position, "Q") for position in (16, 24, 32))
+        length, base = (number_at(content, position, "Q") for position in (16, 24))
+        segments = number_at(content, 32, "Q") if number_at(content, 12, "I") >= _WITH_SEGMENTS else 0
         if max(length, base + segments) > len(content):
             raise ValueError("the file ends before its header says")
         yield Table.root(content[:length])
@@ -108,22 +112,20 @@ def _plan(program: Table, name: str) -> Table | None:
 def _value(plan: Table, field: int, kind: int) -> Table:
     """Return the first input or output of a method, which must be a value of this kind."""
     places = plan.numbers(field, "i")
-    if places and places[0] >= 0:
-        for number, entry in enumerate(plan.tables(_VALUES)):
-            value = entry.table(1)
-            if number == places[0] and entry.number(0, "B") == kind and value is not None:
-                return value
-    raise ValueError("a method takes or returns something else than it should")
+    number = places[0] if places else -1
+    entry = next(itertools.islice(plan.tables(_VALUES), number, None), None) if number >= 0 else None
+    value = entry.table(1) if entry is not None and entry.number(0, "B") == kind else None
+    if value is None:
+        raise ValueError("a method takes or returns an unexpected type")
+    return value
 
 
 def _parts(plan: Table) -> Iterator[str]:
-    named = _counted(plan.tables(_OPERATORS))
-    kernels = [
-        ".".join(filter(None, (entry.text(0, _MOST_NAME), entry.text(1, _MOST_NAME)))) for entry in named
-    ]
-    backends = [delegate.text(0, _MOST_NAME) for delegate in _counted(plan.tables(_DELEGATES))]
-    steps = (instruction for chain in _counted(plan.tables(_CHAINS)) for instruction in chain.tables(2))
-    for instruction in _counted(steps):
+    kernels = [_kernel(entry.name(0), entry.name(1)) for entry in plan.tables(_OPERATORS)]
+    backends = [delegate.name(0) for delegate in plan.tables(_DELEGATES)]
+    steps = (instruction for chain in plan.tables(_CHAINS) for instruction in chain.tables(2))
+    for count, instruction in enumerate(steps, 1):
+        require_within(count, _MOST_STEPS, f"more than {_MOST_STEPS:,} steps")
         kind, called = instruction.number(0, "B"), instruction.table(1)
         names = {_KERNEL: kernels, _DELEGATE: backends}.get(kind)
         if names is None or called is None:  # moves a value, or jumps
@@ -134,11 +136,8 @@ def _parts(plan: Table) -> Iterator[str]:
         yield names[number]
 
 
-def _counted(tables: Iterator[Table]) -> Iterator[Table]:
-    """Pass on tables; raise BeyondLimit for more than any network has."""
-    for number, table in enumerate(tables, 1):
-        require_within(number, _MOST_STEPS, f"more than {_MOST_STEPS:,} steps")
-        yield table
+def _kernel(name: str, overload: str) -> str:
+    return sys.intern(f"{name}.{overload}" if overload else name)
 
 
 FORMAT = ExecuTorchFormat()

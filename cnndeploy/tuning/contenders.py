@@ -137,7 +137,7 @@ def make_files(job: Job, folder: Path) -> Files:
                 artifact = export(checkpoint.path, name, path, simplify=variant == "simplified")
             except ExportError as error:  # other formats may hold this network
                 files.rows.append(_untried(job, variant, name, "failed", error))
-                break
+                continue
             if variant == "float" or artifact.require_manifest().rewrites:  # else it is the same file twice
                 files.by_variant.setdefault(variant, []).append(artifact)
     if job.budget > 0:

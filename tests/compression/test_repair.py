@@ -116,8 +116,8 @@ def test_when_the_time_is_over_it_ends(networks: tuple[nn.Module, nn.Module, Mat
     ("left_s", "total"), [(math.inf, 20), (5.9, 20), (5.8, 19), (1.0, 11), (0.1, 10), (-1.0, 10)]
 )
 def test_as_many_steps_as_the_time_suffices_for(left_s: float, total: int) -> None:
-    """Ten of twenty took five seconds; some of the time is left for what comes after."""
-    assert repair._fitting(20, 10, 5.0, left_s) == total
+    """Ten of twenty are done, and nine took five seconds; some of the time is left for what comes after."""
+    assert repair._fitting(20, 10, 4.5, left_s) == total
 
 
 def test_a_repair_with_little_time_is_short(
@@ -128,10 +128,10 @@ def test_a_repair_with_little_time_is_short(
     material = replace(material, progress=lambda done, total, text: told.append((done, total)))
     _ = material.lesson
     told.clear()
-    monkeypatch.setattr(repair, "_LOOK", 1)
-    monkeypatch.setattr(repair, "_fitting", lambda total, *_: min(total, 3))
+    monkeypatch.setattr(repair, "_KNOWN", 1)
+    monkeypatch.setattr(repair, "_fitting", lambda *_: 3)
     _, seen = repaired(worse, material, epochs=3, **SETTINGS)
-    assert told == [(0, 12), (1, 3), (2, 3)]  # of twelve steps
+    assert told == [(0, 12), (1, 12), (2, 3)]
     assert seen == 192
     with pytest.raises(OutOfTime):
         repaired(worse, material, epochs=8, **SETTINGS)
