@@ -26,8 +26,8 @@ from cnndeploy.training.batches import generator
 TEMPERATURE, LEARNING_RATE, BATCH = 2.0, 2e-4, 64
 _WARM_UP = 0.1  # of the steps
 _AT_ONCE = 1.3e11  # multiply-adds of the original on the images that are in memory at once
-# The share of the time left that is for training; of the steps at least; and those after which the pace is known.
-_OF_THE_REST, _FEWEST, _KNOWN = 0.85, 0.2, 4
+# The share of the time that is for training; of the steps at least; and those after which the pace is known.
+_OF_THE_TIME, _FEWEST, _KNOWN = 0.85, 0.2, 4
 
 
 def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: bool) -> tuple[nn.Module, int]:
@@ -46,6 +46,7 @@ def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: b
     assert labels is not None  # noqa: S101 - Material.of() has looked
     steps, at_once = math.ceil(count / BATCH), int(min(BATCH, max(1, _AT_ONCE // material.work)))
     done, planned, started = 0, epochs * steps, time.monotonic()
+    ends = started + _OF_THE_TIME * material.deadline.left_s  # judging takes time too
     total, order = planned, list[int]()
     while done < total:
         epoch, step = divmod(done, steps)
@@ -67,7 +68,8 @@ def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: b
         if done == 1:
             started = time.monotonic()  # the first step is slow
         if done > _KNOWN:
-            total = _fitting(planned, done, time.monotonic() - started, material.deadline.left_s)
+            now = time.monotonic()
+            total = _fitting(planned, done, now - started, ends - now)
             if total < _FEWEST * planned:
                 raise OutOfTime("the time does not suffice for a repair")
     student = student.requires_grad_(False).to(memory_format=torch.contiguous_format)
@@ -76,7 +78,7 @@ def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: b
 
 def _fitting(planned: int, done: int, seconds: float, left_s: float) -> int:
     """Return how many steps there is time for; those done but the first took so many seconds."""
-    fit = _OF_THE_REST * max(0.0, left_s) * (done - 1) / max(seconds, 1e-9)
+    fit = max(0.0, left_s) * (done - 1) / max(seconds, 1e-9)
     return planned if fit >= planned - done else done + int(fit)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -113,11 +114,30 @@ def test_when_the_time_is_over_it_ends(networks: tuple[nn.Module, nn.Module, Mat
 
 
 @pytest.mark.parametrize(
-    ("left_s", "total"), [(math.inf, 20), (5.9, 20), (5.8, 19), (1.0, 11), (0.1, 10), (-1.0, 10)]
+    ("left_s", "total"), [(math.inf, 20), (5.1, 20), (4.9, 19), (1.0, 12), (0.1, 10), (-1.0, 10)]
 )
 def test_as_many_steps_as_the_time_suffices_for(left_s: float, total: int) -> None:
-    """Ten of twenty are done, and nine took five seconds; some of the time is left for what comes after."""
+    """Ten of twenty are done, and nine of them took four and a half seconds."""
     assert repair._fitting(20, 10, 4.5, left_s) == total
+
+
+def test_a_repair_leaves_time_for_judging(
+    networks: tuple[nn.Module, nn.Module, Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each step takes a second by the clock, and there are a hundred for eight hundred steps."""
+    _, worse, material = networks
+    _ = material.lesson
+    seconds = 0.0
+
+    def progress(_done: int, _total: int, _text: str) -> None:
+        nonlocal seconds
+        seconds += 1
+
+    monkeypatch.setattr(time, "monotonic", lambda: seconds)
+    monkeypatch.setattr(repair, "_FEWEST", 0.1)
+    material = replace(material, progress=progress, deadline=Deadline(ends=100.0))
+    repaired(worse, material, epochs=200, **SETTINGS)
+    assert 80 <= seconds <= 90
 
 
 def test_a_repair_with_little_time_is_short(
