@@ -19,6 +19,7 @@ from PIL import Image
 
 import cnndeploy
 from cnndeploy.datasets import fashion_mnist
+from cnndeploy.errors import DataError
 from cnndeploy.specs import Resizing
 from helpers import Trained
 
@@ -160,7 +161,7 @@ def test_what_goes_wrong_is_said(web: Path, site: Path, trained: Trained, tmp_pa
     ink = np.zeros((28, 28, 4), np.uint8)
     ink[5:20, 5:20, 3] = 255
     Image.fromarray(ink).save(dark)
-    with pytest.raises(cnndeploy.DataError, match="dark on a transparent ground"):
+    with pytest.raises(DataError, match="dark on a transparent ground"):
         cnndeploy.read_image(dark)
     with _served(WEB / "serve.py", site, "0") as url:
         found = _browsed(web, url, no_image, dark)
