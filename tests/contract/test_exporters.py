@@ -30,9 +30,9 @@ TAKE_IMAGES = [name for name in EXPORTERS.names() if "input" in EXPORTERS.get(na
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
-    # vgg11 is vgg11_small with sixteen times its widths, and its files are of 500 MB
+    # files of 190 and 500 MB; vgg11 is vgg11_small with sixteen times its widths
     [
-        pytest.param(name, marks=pytest.mark.field if name == "vgg11" else ())
+        pytest.param(name, marks=pytest.mark.field if name in ("alexnet", "vgg11") else ())
         for name in ARCHITECTURES.names()
     ],
 )
