@@ -16,7 +16,7 @@ help:
 	@echo "make demo       train, export, verify, measure, and leave a report in cnndeploy-demo/"
 	@echo "make test       run the tests"
 	@echo "make test-fast  run those that take no long time"
-	@echo "make test-field run those on more networks of torchvision and timm, and on the model server, as CI does too"
+	@echo "make test-field run those on more networks, the model server, ExecuTorch and in a browser, as CI does too"
 	@echo "make lint       ruff, the layers of the package, and mypy --strict"
 	@echo "make pictures   make the pictures in docs/ again: ten minutes, on a machine that does nothing else"
 	@echo "make setup      install into $(VENV), which the others do by themselves"
@@ -42,8 +42,13 @@ test: setup
 test-fast: setup
 	@$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not field" $(PYTEST_OPTIONS)
 
-test-field: setup
+test-field: $(VENV)/.stamp-field
 	@$(BIN)/python -m pytest $(IN_PARALLEL) -m field $(PYTEST_OPTIONS)
+
+# With ExecuTorch, which brings thirty packages that nothing else needs.
+$(VENV)/.stamp-field: $(VENV)/.stamp
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[executorch]'
+	@touch $@
 
 # Type checkers and import-linter need the folders where their import names say they are.
 lint: setup

@@ -1,6 +1,6 @@
 """Fail if a test was skipped for a reason that is not one of these.
 
-Usage: skips.py JUNIT_XML
+Usage: skips.py JUNIT_XML ...
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ ALLOWED = (
 )
 
 
-def main(report: str) -> int:
+def main(*reports: str) -> int:
     """Print the skips that are not allowed; return how the process exits."""
-    cases = ElementTree.parse(report).getroot().iter("testcase")  # noqa: S314 - pytest wrote it
     skips = [
         f"{case.get('classname')}::{case.get('name')}: {skip.get('message')}"
-        for case in cases
+        for report in reports
+        for case in ElementTree.parse(report).getroot().iter("testcase")  # noqa: S314 - pytest wrote it
         for skip in case.iter("skipped")
         if not any(re.match(pattern, skip.get("message") or "") for pattern in ALLOWED)
     ]
@@ -33,4 +33,4 @@ def main(report: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -17,7 +17,12 @@ from cnndeploy.specs import Manifest
 
 # Operators of ONNX and ONNX Runtime that are quantised, as QLinearConv, ConvInteger and DequantizeLinear.
 _LOSSY = re.compile(r"^QLinear|^QGemm|Integer|QuantizeLinear$|^DequantizeLinear$")
-_KINDS = {"checkpoint": "a checkpoint", "onnx": "an ONNX file", "torchscript": "a TorchScript file"}
+_KINDS = {
+    "checkpoint": "a checkpoint",
+    "executorch": "an ExecuTorch file",
+    "onnx": "an ONNX file",
+    "torchscript": "a TorchScript file",
+}
 
 
 @dataclass(frozen=True, slots=True)

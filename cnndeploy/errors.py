@@ -79,7 +79,7 @@ class MissingDependencyError(CnndeployError):
     def __init__(self, package: str) -> None:
         if package == "onnxruntime":
             install = "pip install 'cnndeploy[cpu]', or on a machine with an NVIDIA GPU pip install 'cnndeploy[gpu]'"
-        elif package in (*_TORCH_EXTRA, "tensorboard", "openvino"):
+        elif package in (*_TORCH_EXTRA, "executorch", "openvino", "tensorboard"):
             install = f"pip install 'cnndeploy[{'torch' if package in _TORCH_EXTRA else package}]'"
         elif package in ("grpc", "prometheus_client", "tritonclient", "uvicorn"):
             install = "pip install 'cnndeploy[serve]'"

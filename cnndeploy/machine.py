@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-_PACKAGES = "numpy torch torchvision onnx onnxscript onnxruntime onnxruntime-gpu openvino"
+_PACKAGES = "numpy torch torchvision onnx onnxscript onnxruntime onnxruntime-gpu openvino executorch"
 # The CUDA libraries and the compiler that torch and ONNX Runtime call; which kernel computes what is up to them.
 _PACKAGES += " nvidia-cublas nvidia-cudnn-cu12 nvidia-cudnn-cu13 triton"
 _TICKS = "user nice system idle iowait irq softirq steal"

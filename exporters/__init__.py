@@ -15,6 +15,17 @@ from cnndeploy.exporters._export import (
     ModelInput,
     export,
     exported_manifest,
+    missing_package,
+    usual_formats,
 )
 
-__all__ = ["EXPORTERS", "ExportOptions", "Exporter", "ModelInput", "export", "exported_manifest"]
+__all__ = [
+    "EXPORTERS",
+    "ExportOptions",
+    "Exporter",
+    "ModelInput",
+    "export",
+    "exported_manifest",
+    "missing_package",
+    "usual_formats",
+]

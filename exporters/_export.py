@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import remove_stale_certificate
-from cnndeploy.errors import ExportError, UnknownNameError
+from cnndeploy.errors import ExportError, MissingDependencyError, UnknownNameError
 from cnndeploy.files import check_writable
 from cnndeploy.machine import versions
 from cnndeploy.registry import Registry
@@ -35,6 +36,8 @@ class Exporter(Protocol):
 
     format: str
     suffix: str
+    package: str
+    """The import name of the package that it writes with; an exporter of another package need not say."""
     options: frozenset[str]
     """The fields of ExportOptions that this exporter uses."""
 
@@ -46,6 +49,17 @@ class Exporter(Protocol):
 
 
 EXPORTERS: Registry[Exporter] = Registry("exporters", "EXPORTER")
+
+
+def usual_formats() -> list[str]:
+    """Return the formats that are written if none is named: all but ExecuTorch, for those who deploy to a phone."""
+    return [name for name in EXPORTERS.names() if name != "executorch"]
+
+
+def missing_package(name: str) -> str:
+    """Return the package that an exporter lacks here, or nothing if it can write."""
+    package = getattr(EXPORTERS.get(name), "package", "")  # those of other packages need not say
+    return package if package and importlib.util.find_spec(package) is None else ""
 
 
 def exported_manifest(checkpoint: Checkpoint) -> Manifest:
@@ -82,6 +96,7 @@ def export(
     Raises:
         UnknownNameError: There is no such format, or no such input.
         CheckpointError: ``checkpoint`` cannot be read.
+        MissingDependencyError: The package that writes this format is not installed.
         ExportError, ArtifactError: As in :meth:`Exporter.export`.
 
     >>> artifact = cnndeploy.export("lenet.pt", "onnx", "lenet-image.onnx", input="image")
@@ -95,6 +110,8 @@ def export(
         raise UnknownNameError("form of resizing", resize, get_args(Resizing))
     if input == "image" and "input" not in exporter.options:
         raise ExportError(f"the exporter {model_format} writes no files that take raw images")
+    if missing := missing_package(model_format):
+        raise MissingDependencyError(missing)
 
     from cnndeploy.checkpoint import Checkpoint  # needs torch, which get() has just made sure of
 

@@ -40,6 +40,7 @@ class OnnxExporter:
 
     format = "onnx"
     suffix = ".onnx"
+    package = "onnx"
     options = frozenset({"opset", "input", "simplify", "resize"})
 
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:

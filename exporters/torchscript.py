@@ -36,6 +36,7 @@ class TorchScriptExporter:
 
     format = "torchscript"
     suffix = ".torchscript"
+    package = "torch"
     options = frozenset({"input", "simplify"})
 
     def export(self, checkpoint: Checkpoint, path: Path, options: ExportOptions) -> Artifact:

@@ -40,7 +40,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Each test draws the same weights and images in every run: one that fails, fails again."""
+    """Each test draws the same weights and images in every run, so that a failure can be reproduced."""
     torch.manual_seed(zlib.crc32(item.nodeid.encode()))
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from cnndeploy.exporters import export
 from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.training.train import train
 
@@ -25,6 +29,16 @@ class Trained:
     torchscript: Path
 
     @property
+    def executorch(self) -> Path:
+        """Exported when it is first asked for, which takes long; test processes share it."""
+        path = self.onnx.with_suffix(".pte")
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                export(self.checkpoint, "executorch", path)
+        return path
+
+    @property
     def onnx_image(self) -> Path:
         return self.onnx.with_name("image.onnx")
 
@@ -35,6 +49,17 @@ class Trained:
     def file_of(self, kind: str) -> Path:
         path: Path = getattr(self, kind)
         return path
+
+
+EXECUTORCH = (
+    pytest.mark.field,  # make test-field installs it
+    pytest.mark.skipif(find_spec("executorch") is None, reason="executorch is not installed"),
+)
+
+
+def names_of(registry: Any) -> list[Any]:
+    """Return the names of exporters or runtimes for parametrize."""
+    return [pytest.param(name, marks=EXECUTORCH if name == "executorch" else ()) for name in registry.names()]
 
 
 COLOURS = {

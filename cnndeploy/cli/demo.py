@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cnndeploy import registry
 from cnndeploy.cli import _common as common
 from cnndeploy.cli.data import fetch_data
 from cnndeploy.cli.train import draw_training, run_training
@@ -50,7 +49,7 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     from cnndeploy.benchmark.bench import bench
     from cnndeploy.display.benchmark_tables import benchmark_table
     from cnndeploy.display.page import render
-    from cnndeploy.exporters import export
+    from cnndeploy.exporters import export, usual_formats
 
     make_folder(output)
     checkpoint, page = output / f"{architecture}.pt", output / "report.html"
@@ -70,7 +69,7 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     common.say_wrote(checkpoint, *draw_training(checkpoint))
     _heading(3, "Export")
     exported = []
-    for name in registry.names("exporters"):
+    for name in usual_formats():
         exported.append(export(checkpoint, name))
         common.say(f"Wrote {exported[-1].path}")
     _heading(4, "Verify")

@@ -28,7 +28,7 @@ _TRITON = "triton"
     "formats",
     type=common.RegisteredName("exporters", _TRITON),
     multiple=True,
-    help="The file format; repeatable; triton is a model repository.  [default: all but triton]",
+    help="The file format; repeatable; triton is a model repository.  [default: all but executorch and triton]",
 )
 @click.option("--output-dir", type=common.PATH, help="Folder to write to.  [default: that of the checkpoint]")
 @common.model_input_option
@@ -66,7 +66,7 @@ def command(
       cnndeploy export shoes.pt --format onnx --input image --resize portable
       cnndeploy export lenet.deploy --format triton --output-dir models
     """
-    from cnndeploy.exporters import EXPORTERS
+    from cnndeploy.exporters import EXPORTERS, usual_formats
 
     flags = (
         ("--opset", "opset", settings["opset"] is not None),
@@ -82,7 +82,7 @@ def command(
         changed = [flag for flag, _, given in flags if given] + ["--input"] * (settings["input"] != "tensor")
         _write_repository(checkpoint, output_dir, changed, simplify=not no_simplify, **settings)
         return
-    exporters = {name: EXPORTERS.get(name) for name in formats or EXPORTERS.names()}
+    exporters = {name: EXPORTERS.get(name) for name in formats or usual_formats()}
     for flag, option, given in flags:
         if given and not any(option in exporter.options for exporter in exporters.values()):
             raise click.UsageError(f"{flag} does not apply to {', '.join(exporters)}")

@@ -148,7 +148,7 @@ def variant_words(row: Row) -> str:
     """Say which file a contender is: ``PyTorch``, ``ONNX simplified``, ``TorchScript plain``."""
     if row.variant == "checkpoint":
         return "PyTorch"
-    kind = "TorchScript" if row.runtime == "torchscript" else "ONNX"
+    kind = {"executorch": "ExecuTorch", "torchscript": "TorchScript"}.get(row.runtime, "ONNX")
     return f"{kind} {_VARIANTS[row.variant]}" if row.variant in _VARIANTS else row.variant
 
 

@@ -19,7 +19,7 @@ from cnndeploy.words import counted
 UNSURE = "?"
 """What follows a quantile whose interval is not known."""
 UNSURE_NOTE = f"{UNSURE} not known to within a factor of two: more calls are needed"
-_FORMATS_BY_SUFFIX = {".pt": "checkpoint"}  # other suffixes are their format's name
+_FORMATS_BY_SUFFIX = {".pt": "checkpoint", ".pte": "executorch"}  # other suffixes are their format's name
 
 
 @dataclass(frozen=True, slots=True)

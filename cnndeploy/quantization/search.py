@@ -31,10 +31,10 @@ from cnndeploy.verification.checks import paired_counts, paired_interval
 SEED = 0
 # Layers left in float at each step, as shares of all; at least one more than before.
 _SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
-# If the test images did not confirm the first choice, the next must promise to stay below this share of the budget.
 # How many times the budget training images may predict of a network that was repaired. They have taught the original,
 # but not that network, which looks worse on them than on test images: AlexNet by a point.
 REPAIRED = 2.0
+# If the test images did not confirm the first choice, the next must promise to stay below this share of the budget.
 _CAREFUL = 0.5
 Method = Literal["min-max", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)

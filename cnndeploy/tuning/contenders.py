@@ -17,11 +17,13 @@ from cnndeploy.errors import (
     BenchmarkError,
     BudgetError,
     CnndeployError,
+    ExportError,
     MissingDependencyError,
     OutOfTime,
     Stopped,
 )
-from cnndeploy.exporters import EXPORTERS, export
+from cnndeploy.exporters import EXPORTERS, export, missing_package
+from cnndeploy.formats import FORMATS
 from cnndeploy.machine import patient_threads
 from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.quantize import Stored, quantize
@@ -118,17 +120,24 @@ class Files:
 
 
 def make_files(job: Job, folder: Path) -> Files:
-    """Export the checkpoint in every way there is, into ``folder``; raise what an exporter raises."""
+    """Export the checkpoint in every way there is, into ``folder``; add a row for a way that fails."""
     checkpoint = job.reference.artifact
     imported = checkpoint.format != "checkpoint"  # a file, which is its own export
     files = Files({"float" if imported else "checkpoint": [checkpoint]})
     for name in () if imported else EXPORTERS.names():
+        if package := missing_package(name):
+            files.rows.append(_untried(job, "all", name, "not tried", MissingDependencyError(package)))
+            continue
         for variant in ("float", "simplified"):
             job.check_stop()
             job.progress(0, 0, f"Exporting {name}, {variant}")
             path = folder / variant / f"{checkpoint.path.stem}{EXPORTERS.get(name).suffix}"
             path.parent.mkdir(exist_ok=True)
-            artifact = export(checkpoint.path, name, path, simplify=variant == "simplified")
+            try:
+                artifact = export(checkpoint.path, name, path, simplify=variant == "simplified")
+            except ExportError as error:  # other formats may hold this network
+                files.rows.append(_untried(job, variant, name, "failed", error))
+                continue
             if variant == "float" or artifact.require_manifest().rewrites:  # else it is the same file twice
                 files.by_variant.setdefault(variant, []).append(artifact)
     if job.budget > 0:
@@ -139,6 +148,12 @@ def make_files(job: Job, folder: Path) -> Files:
         _compress(job, files, folder / f"{checkpoint.path.stem}.smaller.onnx")
     job.reference.release()  # what waits for work may disturb what is timed
     return files
+
+
+def _untried(job: Job, variant: str, exporter: str, outcome: Outcome, error: CnndeployError) -> Row:
+    """Return the row of files that an exporter could not write."""
+    runtime = FORMATS.get(EXPORTERS.get(exporter).format).default_runtime
+    return Row(variant, runtime, job.threads, {}, False, outcome, str(error))
 
 
 def _label(job: Job, files: Files) -> None:

@@ -5,12 +5,18 @@
 #     examples/web/build.sh lenet.onnx site
 #     python examples/web/serve.py site
 set -eu
-model=$(realpath "$1") site=$(realpath -m "$2") here=$(realpath "$(dirname "$0")")
-mkdir -p "$site"
-${CNNDEPLOY:-cnndeploy} inspect "$model" --json > "$site/model.json"
-cp "$model" "$site/model.onnx"
+if [ $# -ne 2 ]; then
+    echo "usage: build.sh MODEL.onnx SITE" >&2
+    exit 2
+fi
+here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$2"
+site=$(cd "$2" && pwd)
+"${CNNDEPLOY:-cnndeploy}" inspect "$1" --json > "$site/model.json.new" || { rm "$site/model.json.new"; exit 1; }
+cp "$1" "$site/model.onnx"
+mv "$site/model.json.new" "$site/model.json"
+cp "$here/index.html" "$here/style.css" "$here/app.js" "$site"
 cd "$here"
 npm install --ignore-scripts --no-package-lock --no-audit --no-fund --silent
 cd node_modules/onnxruntime-web/dist
 cp ort.wasm.min.mjs ort-wasm-simd-threaded.mjs ort-wasm-simd-threaded.wasm "$site"
-cp "$here/index.html" "$here/style.css" "$here/app.mjs" "$site"

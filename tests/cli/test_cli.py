@@ -264,7 +264,7 @@ def test_bench_json_has_the_keys_that_other_tools_read(cli: Cli, trained: Traine
 def test_list_json_has_the_keys_that_other_tools_read(cli: Cli) -> None:
     facts = json.loads(cli("list", "--json").output)
     assert "lenet" in facts["architectures"]
-    assert facts["exporters"] == ["onnx", "torchscript"]
+    assert facts["exporters"] == ["executorch", "onnx", "torchscript"]
     for runtime in ("eager", "onnxruntime", "torchscript"):
         devices = facts["runtimes"][runtime]["devices"]
         assert devices["cpu"] == {"usable": True, "reason": ""}

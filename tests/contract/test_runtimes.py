@@ -16,9 +16,9 @@ from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatc
 from cnndeploy.formats import FORMATS
 from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES, Session, open_session
-from helpers import Trained
+from helpers import EXECUTORCH, Trained, names_of
 
-NAMES = RUNTIMES.names()
+NAMES = names_of(RUNTIMES)
 
 
 def _open(trained: Trained, runtime: str, device: str = "cpu") -> Session:
@@ -38,8 +38,8 @@ def _images(batch: int, trained: Trained) -> NDArray[Any]:
 
 # Every device that works on this machine: the CPU, and where there is one, a GPU.
 PLACES = [
-    (runtime, device)
-    for runtime in NAMES
+    pytest.param(runtime, device, marks=EXECUTORCH if runtime == "executorch" else ())
+    for runtime in RUNTIMES.names()
     for device, status in RUNTIMES.get(runtime).devices().items()
     if status.usable
 ]
@@ -151,6 +151,6 @@ def test_the_default_runtime_of_every_format_opens_it() -> None:
 @pytest.mark.parametrize("runtime", NAMES)
 def test_a_format_it_does_not_open_is_refused(runtime: str, trained: Trained) -> None:
     own = RUNTIMES.get(runtime).formats
-    other = next(name for name in FORMATS.names() if name not in own)
+    other = next(name for name in ("checkpoint", "onnx") if name not in own)
     with pytest.raises(ArtifactError, match=f"opens {', '.join(own)}, but .* is an? .*Use the runtime"):
         open_session(Artifact.open(trained.file_of(other)), Run(runtime))

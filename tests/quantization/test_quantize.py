@@ -45,6 +45,7 @@ from cnndeploy.quantization.search import (
     Search,
     Trial,
     batches,
+    int8_files,
     screen_size,
     split_training,
 )
@@ -356,6 +357,28 @@ def test_the_nearest_method_is_taken_and_the_worst_layers_are_left_in_float_firs
 def test_a_setting_that_the_screen_does_not_trust_is_not_asked_about(trained: Trained) -> None:
     search = _search(trained, dict.fromkeys(range(5), 1.01))
     assert list(search.candidates(1.0)) == []
+
+
+@pytest.mark.parametrize(("repaired", "limit"), [(0, 1.0), (500, 2.0)])
+def test_a_network_that_was_repaired_may_seem_to_lose_more(
+    repaired: int, limit: float, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[float]()
+
+    def candidates(_: Search, limit: float) -> Iterator[Any]:
+        asked.append(limit)
+        return iter(())
+
+    monkeypatch.setattr(Search, "candidates", candidates)
+    monkeypatch.setattr("cnndeploy.quantization.search._MOST", 64)
+    original = Artifact.open(trained.onnx)
+    manifest = replace(original.require_manifest(), compression={"repaired_on_images": repaired})
+    numbers = 1.0, 8, 100, 1
+    dataset = fashion_mnist.FashionMNIST()
+    source = replace(original, manifest=manifest)
+    _, files = int8_files(source, original, *numbers, dataset, Deadline(), silent)
+    assert list(files) == []
+    assert asked == [limit]
 
 
 def test_ranges_clip_more_from_method_to_method_but_never_the_image(trained: Trained) -> None:

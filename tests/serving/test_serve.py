@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import signal
 import socket
@@ -362,30 +363,41 @@ def test_a_signal_lets_what_has_begun_end(trained: Trained) -> None:
         assert running.process.wait(30) == 0
 
 
+def _free_ports() -> list[int]:
+    """Two ports that no client is given, as the system's own choices may be."""
+    free = list[int]()
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with contextlib.suppress(OSError), socket.socket() as tried:
+            tried.bind(("127.0.0.1", port))
+            free.append(port)
+        if len(free) == 2:
+            return free
+    raise AssertionError("all ports are taken")
+
+
 def test_after_kill_9_it_starts_again_on_the_same_ports(trained: Trained) -> None:
     """Clients that were connected go on, by both protocols."""
-    with serving(trained.onnx) as first:
-        rest_client, grpc_client = (
-            httpclient.InferenceServerClient(first.rest),
-            grpcclient.InferenceServerClient(first.grpc),
-        )
-        before = [
-            client.infer("lenet", [tensor(library, IMAGES)]).as_numpy("logits")
-            for client, library in ((rest_client, httpclient), (grpc_client, grpcclient))
-        ]
-        first.process.send_signal(signal.SIGKILL)
-        assert first.process.wait(30) == -signal.SIGKILL
-        ports = [address.rpartition(":")[2] for address in (first.rest, first.grpc)]
-    with serving(
-        trained.onnx, options=("--unverified", "--port", ports[0], "--grpc-port", ports[1])
-    ) as second:
-        assert (second.rest, second.grpc) == (first.rest, first.grpc)
-        for client, library, logits in zip(
-            (rest_client, grpc_client), (httpclient, grpcclient), before, strict=True
-        ):
-            with contextlib.closing(client):
-                again = client.infer("lenet", [tensor(library, IMAGES)]).as_numpy("logits")
-                assert np.array_equal(again, logits)
+    rest_port, grpc_port = _free_ports()
+    options = ("--unverified", "--port", rest_port, "--grpc-port", grpc_port)
+    with contextlib.ExitStack() as clients:
+
+        def logits() -> list[NDArray[np.float32]]:
+            return [
+                client.infer("lenet", [tensor(library, IMAGES)]).as_numpy("logits")
+                for client, library in connected
+            ]
+
+        with serving(trained.onnx, options=options) as first:
+            connected = [
+                (clients.enter_context(contextlib.closing(library.InferenceServerClient(address))), library)
+                for library, address in ((httpclient, first.rest), (grpcclient, first.grpc))
+            ]
+            before = logits()
+            first.process.send_signal(signal.SIGKILL)
+            assert first.process.wait(30) == -signal.SIGKILL
+        with serving(trained.onnx, options=options) as second:
+            assert (second.rest, second.grpc) == (first.rest, first.grpc)
+            assert np.array_equal(logits(), before)
 
 
 def _is_ready(client: Any) -> bool:

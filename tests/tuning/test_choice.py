@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,12 @@ from numpy.typing import NDArray
 import cnndeploy
 from cnndeploy.artifact import Artifact
 from cnndeploy.deployment import open_deployment, resolve
-from cnndeploy.errors import ArtifactError, BenchmarkError, Stopped
-from cnndeploy.progress import Deadline
+from cnndeploy.errors import ArtifactError, BenchmarkError, ExportError, Stopped
+from cnndeploy.progress import Deadline, silent
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.tuning import choice, contenders as contenders_module, tune as tune_module
 from cnndeploy.tuning.choice import Choice, choose
-from cnndeploy.tuning.contenders import Contender, Files, Job, _label, _runs
+from cnndeploy.tuning.contenders import Contender, Files, Job, _label, _runs, make_files
 from cnndeploy.tuning.race import FIRST_ROUNDS, Race
 from cnndeploy.tuning.report import Row
 from cnndeploy.verification.report import BudgetReport, EquivalenceReport, FileIdentity, Verdict
@@ -314,6 +315,27 @@ def test_labels_that_take_too_long_are_given_up_early_and_in_plain_words(
 
 
 # What tune says of it.
+
+
+def test_formats_that_cannot_be_written_are_rows(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(_: Path, name: str, path: Path, **__: bool) -> Artifact:
+        if (name, path.parent.name) == ("torchscript", "float"):
+            raise ExportError("torch cannot script or trace this network")
+        return Artifact.open(shutil.copy(trained.onnx, path))
+
+    monkeypatch.setattr(contenders_module, "export", export)
+    monkeypatch.setattr(contenders_module, "missing_package", lambda name: name * (name == "executorch"))
+    reference: Any = SimpleNamespace(artifact=Artifact.open(trained.checkpoint), release=lambda: None)
+    files = make_files(Job(reference, 0.0, 1, 1, "cpu", 1.0, None, Deadline(), silent), tmp_path)
+    formats = {variant: len(made) for variant, made in files.by_variant.items()}
+    assert formats == {"checkpoint": 1, "float": 1, "simplified": 2}
+    missing, failed = files.rows
+    assert (missing.runtime, missing.outcome) == ("executorch", "not tried")
+    assert "pip install 'cnndeploy[executorch]'" in missing.reason
+    assert (failed.runtime, failed.outcome) == ("torchscript", "failed")
+    assert "cannot script or trace" in failed.reason
 
 
 @pytest.fixture

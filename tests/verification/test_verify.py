@@ -172,6 +172,7 @@ def test_a_false_claim_about_training_is_rejected(trained: Trained, edited: Edit
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
+@pytest.mark.field
 def test_alexnet_is_verified_within_2_gib(tmp_path: Path) -> None:
     """The largest peak of the processes that run the two sides; 333 images use every batch size once.
 
