@@ -80,9 +80,11 @@ def plot(results: Results) -> bytes:
     """Return a picture of accuracy against latency, a panel for each network."""
     known = _known(results)
     width, height = _PANEL_IN
-    figure = Figure(figsize=(2 * width, height * -(-len(known) // 2)), layout="constrained")
+    columns = min(2, len(known))
+    lines = -(-len(known) // columns)
+    figure = Figure(figsize=(columns * width, height * lines), layout="constrained")
     for number, (title, one) in enumerate(known.items(), start=1):
-        axes: Any = figure.add_subplot(-(-len(known) // 2), 2, number)
+        axes: Any = figure.add_subplot(lines, columns, number)
         rows = [row for row in one["rows"] if not row["failure"]]
         points = [(1000 * row["p50_s"], row["accuracy"]) for row in rows]
         times, accuracies = zip(*points, strict=True)
