@@ -51,7 +51,8 @@ def _table(results: Results) -> str:
             ours = row is one["rows"][-1]
             way = f"**{row['way']}**" if ours else row["way"]
             if row["failure"]:
-                what = row["failure"].partition(": ")[0].rpartition("/")[2]  # the rest are a library's internals
+                # the rest are a library's internals
+                what = row["failure"].partition(": ")[0].rpartition("/")[2]
                 lines.append(f"| {title} | {way} | failed: {what} | | | | |")
                 continue
             accuracy = f"{row['accuracy']:.4f}"
