@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from cnndeploy.classifier import Classifier
     from cnndeploy.serving.server import Address
 
+_PORT = click.IntRange(0, 65535)
+
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="[NAME=]MODEL...")
 @click.option("--host", default="127.0.0.1", help="The address to listen on; 0.0.0.0 accepts other machines.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="For REST; 0 takes a free one.")
-@click.option(
-    "--grpc-port", type=click.IntRange(0, 65535), default=8001, help="For gRPC; 0 takes a free one."
-)
+@click.option("--port", type=_PORT, metavar="N", default=8000, help="For REST; 0 takes a free one.")
+@click.option("--grpc-port", type=_PORT, metavar="N", default=8001, help="For gRPC; 0 takes a free one.")
 @click.option("--no-grpc", is_flag=True, help="Serve REST only.")
 @click.option(
     "--runtime",
