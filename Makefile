@@ -16,7 +16,7 @@ help:
 	@echo "make demo       train, export, verify, measure, and leave a report in cnndeploy-demo/"
 	@echo "make test       run the tests"
 	@echo "make test-fast  run those that take no long time"
-	@echo "make test-field run those on more networks, the model server, ExecuTorch and in a browser, as CI does too"
+	@echo "make test-field run those on more networks, the server, ExecuTorch, apps and a browser, as CI does too"
 	@echo "make lint       ruff, the layers of the package, and mypy --strict"
 	@echo "make pictures   make the pictures in docs/ again: ten minutes, on a machine that does nothing else"
 	@echo "make setup      install into $(VENV), which the others do by themselves"

@@ -26,7 +26,7 @@ import cnndeploy
 from cnndeploy.datasets import fashion_mnist
 from helpers import Trained
 
-pytestmark = pytest.mark.slow  # most install packages
+pytestmark = [pytest.mark.slow, pytest.mark.field]  # most install packages
 REPOSITORY = Path(__file__).parents[1]
 EXAMPLES = REPOSITORY / "examples"
 IMAGES = 12

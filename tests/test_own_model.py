@@ -38,6 +38,7 @@ def desk(photos: Path, trained_resnet: Trained, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
     monkeypatch.setattr(race, "MOST_ROUNDS", race.FIRST_ROUNDS)
     monkeypatch.setattr(tune, "usable_cpus", lambda: 1)
+    monkeypatch.setattr("cnndeploy.compression.job._BEFORE_REPAIR", ())
     monkeypatch.chdir(tmp_path)
     for split in ("train", "val"):
         for label, folder in zip(LABELS, sorted((photos / split).iterdir()), strict=True):

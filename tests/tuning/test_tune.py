@@ -40,7 +40,7 @@ IMAGES = np.zeros((3, 28, 28), np.uint8)
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_tuning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The race is short, and the same export is made once."""
+    """The race is short, nothing is repaired, and the same export is made once."""
     folder = tmp_path_factory.mktemp("exports")
     write = export
 
@@ -53,6 +53,7 @@ def quick_tuning(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(race_module, "MOST_ROUNDS", race_module.FIRST_ROUNDS)
         patch.setattr(contenders_module, "_TO_COMPARE_S", 0)
+        patch.setattr("cnndeploy.compression.job._BEFORE_REPAIR", ())  # tests of compress repair
         for module in (contenders_module, quantize):
             patch.setattr(module, "export", export_once)
         yield
