@@ -64,6 +64,7 @@ def test_what_the_page_begins_with_is_right(desk: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_compiler")  # tests of tune and of the runtimes compile
+@pytest.mark.field
 def test_the_commands_lead_from_a_network_in_a_file_to_an_app(desk: str, cli: Callable[..., Result]) -> None:
     Path("prep.json").write_text(
         json.dumps({**json.loads(next(blocks(desk, "json"))), "size": [32, 32], "resize": 36})
