@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import chain
 from xml.etree import ElementTree
 
 # What no package on the machine that runs CI could change, as patterns of the reasons that pytest reports.
@@ -19,11 +20,15 @@ ALLOWED = (
 
 
 def main(*reports: str) -> int:
-    """Print the skips that are not allowed; return how the process exits."""
-    skips = [
-        f"{case.get('classname')}::{case.get('name')}: {skip.get('message')}"
+    """Print the skips that are not allowed, and reports of no test; return how the process exits."""
+    cases = {
+        report: [*ElementTree.parse(report).getroot().iter("testcase")]  # noqa: S314 - pytest wrote it
         for report in reports
-        for case in ElementTree.parse(report).getroot().iter("testcase")  # noqa: S314 - pytest wrote it
+    }
+    skips = [f"all tests: {report} has none" for report, held in cases.items() if not held]
+    skips += [
+        f"{case.get('classname')}::{case.get('name')}: {skip.get('message')}"
+        for case in chain.from_iterable(cases.values())
         for skip in case.iter("skipped")
         if not any(re.match(pattern, skip.get("message") or "") for pattern in ALLOWED)
     ]
