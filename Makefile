@@ -16,7 +16,7 @@ help:
 	@echo "make demo       train, export, verify, measure, and leave a report in cnndeploy-demo/"
 	@echo "make test       run the tests"
 	@echo "make test-fast  run those that take no long time"
-	@echo "make test-field run those on more networks, the server, ExecuTorch, apps and a browser, as CI does too"
+	@echo "make test-field run those on more networks, the server, ExecuTorch, Ray, apps and a browser, as CI does"
 	@echo "make lint       ruff, the layers of the package, and mypy --strict"
 	@echo "make pictures   make the pictures in docs/ again: ten minutes, on a machine that does nothing else"
 	@echo "make setup      install into $(VENV), which the others do by themselves"
@@ -45,9 +45,9 @@ test-fast: setup
 test-field: $(VENV)/.stamp-field
 	@$(BIN)/python -m pytest $(IN_PARALLEL) -m field $(PYTEST_OPTIONS)
 
-# With ExecuTorch, which brings thirty packages that nothing else needs.
+# With ExecuTorch and Ray, which bring some eighty packages that nothing else needs.
 $(VENV)/.stamp-field: $(VENV)/.stamp
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[executorch]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[executorch,ray]'
 	@touch $@
 
 # Type checkers and import-linter need the folders where their import names say they are.

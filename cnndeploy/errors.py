@@ -2,7 +2,7 @@
 
 CnndeployError: 1
 ├── UnknownNameError, MissingDependencyError, DeviceUnavailableError, DataError, CheckpointError, ArtifactError,
-│   TrainingError, ExportError, InputMismatchError, QuantizationError, CompressionError, ServingError
+│   TrainingError, ExportError, InputMismatchError, QuantizationError, CompressionError, ServingError, ClusterError
 ├── Stopped: 130
 │   └── OutOfTime
 └── ReportedError
@@ -83,6 +83,8 @@ class MissingDependencyError(CnndeployError):
             install = f"pip install 'cnndeploy[{'torch' if package in _TORCH_EXTRA else package}]'"
         elif package in ("grpc", "prometheus_client", "tritonclient", "uvicorn"):
             install = "pip install 'cnndeploy[serve]'"
+        elif package in ("ray", "pyarrow", "pandas"):
+            install = "pip install 'cnndeploy[ray]'"
         elif package == "torch_pruning":
             package, install = "torch-pruning", "pip install 'cnndeploy[compress]'"
         else:
@@ -124,6 +126,10 @@ class ExportError(CnndeployError):
 
 class ServingError(CnndeployError):
     """Models cannot be served."""
+
+
+class ClusterError(CnndeployError):
+    """Ray cannot be started or reached, or ended before it was done."""
 
 
 class InputMismatchError(CnndeployError):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import glob
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -25,16 +23,9 @@ from cnndeploy.serial import dumps
 from cnndeploy.words import counted, printable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from cnndeploy.prediction.chunks import Outcome
 
-    from cnndeploy.classifier import Classifier, Prediction
-
-    _Show = Callable[[str, Sequence[Prediction], str], None]
-    """Shows a file's classes, the likeliest first, or if there are none why it could not be read."""
-
-# So many images, and pixels, are held at once.
-_MOST_IMAGES, _MOST_PIXELS = 64, 2**24
+    _Show = Callable[[Outcome], None]
 
 
 @click.command()
@@ -49,7 +40,23 @@ _MOST_IMAGES, _MOST_PIXELS = 64, 2**24
 @click.option(
     "--output",
     type=common.PATH,
-    help="Write to this file instead of standard output, whole or not at all: when all images are done.",
+    help="Write to this file instead of standard output, whole or not at all: when all images are done. With --engine "
+    "ray a folder of Parquet files, each of which is written as soon as its images are done.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="This process, or Ray: many processes on this machine, or a cluster. Ray needs --output.",
+)
+@click.option(
+    "--workers", type=common.COUNT, help="Of Ray, each with a copy of the model.  [default: all CPUs or GPUs]"
+)
+@click.option(
+    "--address", metavar="ADDRESS", help="Of a cluster of Ray's.  [default: none, this machine alone]"
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on where a run of Ray stopped: keep the files in the folder."
 )
 @results_alone()
 def command(
@@ -61,6 +68,8 @@ def command(
     as_csv: bool,
     as_json: bool,
     output: Path | None,
+    engine: str,
+    **of_ray: Any,
 ) -> None:
     """Classify image files.
 
@@ -75,48 +84,115 @@ def command(
       cnndeploy predict lenet.onnx shoe.png --top 3
       cnndeploy predict lenet.onnx drawings/ --invert
       cnndeploy predict lenet.onnx photos/ --csv --output labels.csv
+      cnndeploy predict lenet.onnx photos/ --engine ray --output results
     """
-    from cnndeploy.classifier import load
+    from cnndeploy.images import suffixes
+    from cnndeploy.prediction.files import image_files
 
     if as_csv and as_json:
         raise click.UsageError("choose one of --csv and --json")
-    from cnndeploy.images import suffixes
 
     if model.suffix.lower() in suffixes():
         raise click.UsageError(
             f"{model} is an image; the model comes first: cnndeploy predict MODEL IMAGES..."
         )
+    _check_engine(engine, output, as_csv or as_json, of_ray)
+    passed_over = Counter[str]()
+    files = [file for image in images for file in image_files(image, passed_over)]
+    settings: dict[str, Any] = {"run": run, "top": top, "invert": invert}
+    if engine == "ray":
+        stopped, failed = 0, _by_ray(model, files, output, settings, of_ray)
+    else:
+        form = "csv" if as_csv else "json" if as_json else "lines"
+        stopped, failed = _here(model, files, output, settings, form)
+    _say_what_is_left(passed_over, failed, len(files))
+    raise SystemExit(stopped or (1 if failed else 0))
+
+
+def _check_engine(engine: str, output: Path | None, as_text: bool, of_ray: dict[str, Any]) -> None:
+    if engine == "ray" and (output is None or as_text):
+        raise click.UsageError(
+            "--engine ray writes Parquet files: name a folder by --output, without --csv and --json"
+        )
+    if engine == "local" and (given := [name for name, value in of_ray.items() if value]):
+        raise click.UsageError(f"--{given[0]} is for --engine ray")
+
+
+def _here(
+    model: Path, files: list[str], output: Path | None, settings: dict[str, Any], form: str
+) -> tuple[int, int]:
+    """Classify in this process; return what to exit with if it was stopped, and how many files failed."""
+    from cnndeploy.classifier import load
+    from cnndeploy.prediction.chunks import chunks, outcomes
+
+    run = settings["run"]
     # load's own default, to try what is fastest for one image, does not suit many
     threads = run.threads or (None if model.is_dir() else usable_cpus())
-    passed_over = Counter[str]()
-    files = [file for image in images for file in _files(image, passed_over)]
     if output is not None:
         check_writable(output, model, *files)
-    opened = load(model, runtime=run.runtime, device=run.device, threads=threads, invert=invert)
+    opened = load(model, runtime=run.runtime, device=run.device, threads=threads, invert=settings["invert"])
     with opened as classifier, _target(output) as stream:
-        top = min(top, len(classifier.labels))
+        top = min(settings["top"], len(classifier.labels))
         content: dict[str, Any] = {"model": printable(str(model)), "predictions": [], "failures": []}
-        keep, line = partial(_keep, content), partial(_print_line, stream)
-        show = _csv_rows(top, stream) if as_csv else keep if as_json else line
+        forms: dict[str, Callable[[], _Show]] = {
+            "csv": lambda: _csv_rows(top, stream),
+            "json": lambda: partial(_keep, content),
+            "lines": lambda: partial(_print_line, stream),
+        }
+        show = forms[form]()
         # lines on a terminal show by themselves how far it is
-        quiet = not as_json and output is None and stream.isatty()
+        quiet = form != "json" and output is None and stream.isatty()
         bar = contextlib.nullcontext(silent) if quiet else common.progress_bar("Classifying")
         failed = done = 0
         with bar as update, PoliteStop() as stop:
-            for chunk in _chunks(files, classifier.manifest.preprocessing.channels, stop):
-                failed += _classify(classifier, chunk, top, show)
+            for chunk in chunks(files, classifier.manifest.preprocessing.channels, stop):
+                with common.warnings_as_lines(
+                    [printable(file) for file, image in chunk if not isinstance(image, str)]
+                ):
+                    found = outcomes(classifier, chunk, top)
+                for outcome in found:
+                    show(outcome)
+                failed += _say_errors(outcome.error for outcome in found)
                 done += len(chunk)
                 update(done, len(files), "Classifying")
         if output is not None and stop():
             common.say(f"Stopped after {done} of {len(files)}; {output} was not written.", err=True)
             raise SystemExit(stop.exit_code)
-        if as_json:
+        if form == "json":
             click.echo(dumps(content), file=stream, nl=False)
     common.say_wrote(output)
-    _say_what_is_left(passed_over, failed, len(files))
     if stop():
         common.say(f"Stopped after {done} of {len(files)}.", err=True)
-    raise SystemExit(stop.exit_code or (1 if failed else 0))
+    return stop.exit_code, failed
+
+
+def _by_ray(
+    model: Path, files: list[str], output: Path | None, settings: dict[str, Any], of_ray: dict[str, Any]
+) -> int:
+    """Classify by Ray; return how many files failed."""
+    from cnndeploy.prediction.cluster import Cluster, predict_on_ray
+
+    assert output is not None  # noqa: S101 - as _check_engine saw to
+    cluster, resume = Cluster(of_ray["address"], of_ray["workers"]), of_ray["resume"]
+    with common.progress_bar("Starting Ray") as update, common.warnings_as_lines():
+        try:
+            errors = predict_on_ray(
+                model, files, output, **settings, cluster=cluster, resume=resume, progress=update
+            )
+        except KeyboardInterrupt:
+            common.say(f"Go on from the files in {output} with --resume.", err=True)
+            raise
+    failed = _say_errors(errors)
+    common.say_wrote(output)
+    return failed
+
+
+def _say_errors(errors: Iterable[str]) -> int:
+    """Say what is wrong with files that could not be read, and return how many those are."""
+    wrong = [error for error in errors if error]
+    for error in wrong:
+        common.say(f"Error: {printable(error)}", err=True)
+    return len(wrong)
 
 
 @contextlib.contextmanager
@@ -141,113 +217,11 @@ def _say_what_is_left(passed_over: Counter[str], failed: int, files: int) -> Non
         common.say(f"Error: {failed} of {files} could not be classified.", err=True)
 
 
-_Read = tuple[str, "NDArray[np.uint8] | str"]
-"""A file's name, and its pixels or what is wrong with it."""
-
-
-def _files(image: str, passed_over: Counter[str]) -> list[str]:
-    """Return what an argument names; one that names nothing is kept, to be reported.
-
-    Count by suffix in ``passed_over`` the pictures in folders that are of no kind that is read.
-    """
-    if _is_folder(image):
-        return sorted(_images_below(Path(image), passed_over)) or [image]
-    if _is_pattern(image):
-        matches = sorted(_matches(Path(image)))
-        return [file for match in matches for file in _files(match, passed_over)] or [image]
-    return [image]
-
-
-def _images_below(folder: Path, passed_over: Counter[str]) -> Iterator[str]:
-    """Yield image files and folders that may not be read, to be reported; skip what is hidden, follow no link."""
-    from cnndeploy.images import other_suffixes, suffixes
-
-    read, others = suffixes(), other_suffixes()
-    unreadable: list[OSError] = []
-    for inner, folders, names in os.walk(folder, onerror=unreadable.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files = [Path(inner, name) for name in names if not name.startswith(".")]
-        yield from (str(file) for file in files if file.suffix.lower() in read and file.is_file())
-        passed_over.update(suffix for file in files if (suffix := file.suffix.lower()) in others)
-    yield from (str(error.filename) for error in unreadable)
-
-
-def _matches(pattern: Path) -> list[str]:
-    """Match by pathlib, whose ``**`` follows no links to folders; a hidden name matches only if it is spelled out.
-
-    The longest leading part that exists is meant as itself: a folder may be called ``shoes [1]``.
-    """
-    root = next((parent for parent in pattern.parents if os.path.lexists(parent)), Path(pattern.anchor))
-    try:
-        matches = list(root.glob(str(pattern.relative_to(root))))
-    except (ValueError, OSError):  # no pattern that pathlib takes, or no name that the system takes
-        return []
-    spelled_out = {part for part in pattern.parts if part.startswith(".")}
-    hidden = ({part for part in match.parts if part.startswith(".")} for match in matches)
-    return [str(match) for match, parts in zip(matches, hidden, strict=True) if parts <= spelled_out]
-
-
-def _is_folder(image: str) -> bool:
-    return image != "" and os.path.isdir(image)  # noqa: PTH112 - which raises nothing, whatever the name
-
-
-def _is_pattern(image: str) -> bool:
-    return glob.has_magic(image) and not os.path.lexists(image)
-
-
-def _chunks(files: list[str], channels: int, stop: Callable[[], bool]) -> Iterator[list[_Read]]:
-    """Read the images file by file, and yield a few at a time."""
-    chunk, pixels = list[_Read](), 0
-    for file in files:
-        if stop():
-            break
-        chunk.append((file, _read(file, channels)))
-        pixels += getattr(chunk[-1][1], "size", 0)
-        if len(chunk) >= _MOST_IMAGES or pixels >= _MOST_PIXELS:
-            yield chunk
-            chunk, pixels = [], 0
-    if chunk:
-        yield chunk
-
-
-def _read(file: str, channels: int) -> NDArray[np.uint8] | str:
-    from cnndeploy.errors import DataError
-    from cnndeploy.images import read_image
-
-    if not file:
-        return "an empty name"
-    if _is_folder(file):
-        readable = os.access(file, os.R_OK | os.X_OK)
-        return f"{file}: {'there are no image files in this folder' if readable else 'this folder may not be read'}"
-    if _is_pattern(file):
-        return f"{file}: no file matches"
-    try:
-        return read_image(file, channels)
-    except DataError as error:
-        return str(error)
-
-
-def _classify(classifier: Classifier, chunk: list[_Read], top: int, show: _Show) -> int:
-    """Show the classes of each image of a chunk; return how many could not be read."""
-    readable = [image for _, image in chunk if not isinstance(image, str)]
-    files = [printable(file) for file, image in chunk if not isinstance(image, str)]
-    with common.warnings_as_lines(files):
-        predictions = iter(classifier.classify(readable, top) if readable else ())
-    for file, image in chunk:
-        if isinstance(image, str):
-            common.say(f"Error: {printable(image)}", err=True)
-            show(printable(file), (), printable(image))
-        else:
-            first = next(predictions)
-            show(printable(file), (first, *first.runners_up), "")
-    return len(chunk) - len(readable)
-
-
-def _print_line(stream: TextIO, file: str, ranked: Sequence[Prediction], _reason: str) -> None:
+def _print_line(stream: TextIO, outcome: Outcome) -> None:
     """Print a line for people; of a failure standard error has it all."""
-    if ranked:
-        classes = ", ".join(f"{prediction.label} {prediction.probability:.2%}" for prediction in ranked)
-        click.echo(f"{file}: {classes}", file=stream)
+    if outcome.ranked:
+        classes = ", ".join(f"{one.label} {one.probability:.2%}" for one in outcome.ranked)
+        click.echo(f"{printable(outcome.image)}: {classes}", file=stream)
 
 
 def _csv_rows(top: int, stream: TextIO) -> _Show:
@@ -257,17 +231,18 @@ def _csv_rows(top: int, stream: TextIO) -> _Show:
     columns = (f"{name}{number}" for number in numbers for name in ("label", "probability"))
     writer.writerow(["image", *columns, "error"])
 
-    def show(file: str, ranked: Sequence[Prediction], reason: str) -> None:
-        cells = [cell for one in ranked for cell in (one.label, f"{one.probability:.6f}")]
-        writer.writerow([file, *(cells or [""] * (2 * top)), reason])
+    def show(outcome: Outcome) -> None:
+        cells = [cell for one in outcome.ranked for cell in (one.label, f"{one.probability:.6f}")]
+        writer.writerow([printable(outcome.image), *(cells or [""] * (2 * top)), printable(outcome.error)])
 
     return show
 
 
-def _keep(content: dict[str, Any], file: str, ranked: Sequence[Prediction], reason: str) -> None:
+def _keep(content: dict[str, Any], outcome: Outcome) -> None:
     """Add an image to the JSON document that is printed at the end."""
-    if reason:
-        content["failures"].append({"image": file, "error": reason})
+    image = {"image": printable(outcome.image)}
+    if outcome.error:
+        content["failures"].append({**image, "error": printable(outcome.error)})
     else:
-        classes = [{"label": one.label, "probability": one.probability} for one in ranked]
-        content["predictions"].append({"image": file, "classes": classes})
+        classes = [{"label": one.label, "probability": one.probability} for one in outcome.ranked]
+        content["predictions"].append({**image, "classes": classes})

@@ -19,8 +19,8 @@ from click.testing import Result
 from PIL import Image
 
 import cnndeploy
-from cnndeploy.cli import predict
 from cnndeploy.datasets import fashion_mnist
+from cnndeploy.prediction import chunks
 from helpers import Trained
 
 Cli = Callable[..., Result]
@@ -106,7 +106,7 @@ def test_what_cannot_be_read_is_reported_and_the_others_go_on(
         "empty name",
     ]
     for most in (1, 2, 64):
-        monkeypatch.setattr(predict, "_MOST_IMAGES", most)
+        monkeypatch.setattr(chunks, "MOST_IMAGES", most)
         result = cli("predict", trained.onnx, *given)
         assert result.exit_code == 1
         assert [line.partition(":")[0] for line in result.stdout.splitlines()] == [str(good)] * 2
@@ -238,13 +238,13 @@ def test_an_output_file_is_written_when_all_is_done_or_stays_as_it_was(
 ) -> None:
     output = tmp_path / "labels.csv"
     output.write_text("of yesterday")
-    read = predict._read
+    read = chunks._read
 
     def read_and_stop(file: str, channels: int) -> object:
         os.kill(os.getpid(), signal.SIGTERM)
         return read(file, channels)
 
-    monkeypatch.setattr(predict, "_read", read_and_stop)
+    monkeypatch.setattr(chunks, "_read", read_and_stop)
     stopped = cli("predict", trained.onnx, photos, "--csv", "--output", output)
     assert (stopped.exit_code, output.read_text()) == (143, "of yesterday")
     assert f"Stopped after 1 of 150; {output} was not written" in stopped.stderr

@@ -1,0 +1,1 @@
+"""Classification of image files, by this process or by many."""
