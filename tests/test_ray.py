@@ -214,6 +214,26 @@ def _run(*arguments: object, environment: dict[str, str] | None = None) -> subpr
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
+def test_a_file_that_kills_its_reader_ends_the_run(trained: Trained, images: Path, tmp_path: Path) -> None:
+    """As a fault of a decoder in C may: it is tried a few times, and not for ever."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def hook(event, args):\n"
+        "    if event == 'open' and str(args[0]).endswith('deadly.png'):\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "sys.addaudithook(hook)\n"
+    )
+    deadly = tmp_path / "deadly.png"
+    deadly.write_bytes((images / "0001.png").read_bytes())
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    asked = ["predict", trained.onnx, images, deadly, "--engine", "ray", "--output", tmp_path / "rows"]
+    done = _run(*asked, environment=environment)
+    assert done.returncode == 1
+    assert "Error: Ray gave up: The worker died unexpectedly" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not any((tmp_path / "rows").iterdir())  # its images are fewer than a part's
+
+
 def test_ctrl_c_keeps_what_is_written(trained: Trained, images: Path, tmp_path: Path) -> None:
     many = [str(images)] * 20  # parts of 4,096
     command = [sys.executable, "-m", "cnndeploy", "predict", str(trained.onnx), *many, "--engine", "ray"]

@@ -15,6 +15,7 @@ import click
 from cnndeploy.cli import _common as common
 from cnndeploy.cli._results import results, results_alone
 from cnndeploy.cli._stop import PoliteStop
+from cnndeploy.errors import ClusterError
 from cnndeploy.files import check_writable, replacing
 from cnndeploy.machine import usable_cpus
 from cnndeploy.progress import silent
@@ -179,8 +180,9 @@ def _by_ray(
             errors = predict_on_ray(
                 model, files, output, **settings, cluster=cluster, resume=resume, progress=update
             )
-        except KeyboardInterrupt:
-            common.say(f"Go on from the files in {output} with --resume.", err=True)
+        except (KeyboardInterrupt, ClusterError):
+            if any(output.glob("*.parquet")):
+                common.say(f"Go on from the files in {output} with --resume.", err=True)
             raise
     failed = _say_errors(errors)
     common.say_wrote(output)

@@ -381,7 +381,7 @@ def _connected(cluster: Cluster, share: float) -> Iterator[Any]:
         import ray.data
     except ModuleNotFoundError as error:
         raise missing_dependency(error) from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised too
     where: dict[str, Any] = {}
     if cluster.address is not None:
         _check_reachable(cluster.address)
