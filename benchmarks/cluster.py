@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def by_ray(model: Path, images: Path, output: Path, workers: int) -> tuple[float
 def compare(model: Path, folder: Path, arguments: argparse.Namespace) -> None:
     """Print the table's rows of a model."""
     images, few = folder / "images", folder / "images" / "0" / "000000.png"
-    ways = {
+    ways: dict[str, Callable[[Path], tuple[float, Rows]]] = {
         "one process, all threads": lambda path: by_one(model, images, path),
         "one process, one thread": lambda path: by_one(model, images, path, "--threads", 1),
         f"Ray, {arguments.workers} workers": lambda path: by_ray(model, images, path, arguments.workers),
@@ -77,9 +78,9 @@ def compare(model: Path, folder: Path, arguments: argparse.Namespace) -> None:
             seconds[way].append(took)
             rows += [came] if len(came) > 1 else []
     assert all(came == rows[0] and len(came) == arguments.images for came in rows)  # noqa: S101
-    for way, took in seconds.items():
-        listed = ", ".join(f"{one:.1f}" for one in took)
-        print(f"| {model.stem} | {way} | {statistics.median(took):.1f} s | {listed} |", flush=True)
+    for way, all_took in seconds.items():
+        listed = ", ".join(f"{one:.1f}" for one in all_took)
+        print(f"| {model.stem} | {way} | {statistics.median(all_took):.1f} s | {listed} |", flush=True)
 
 
 def main() -> None:

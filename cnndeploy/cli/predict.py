@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=common.PATH)
 @click.argument("images", nargs=-1, required=True)
-@common.run_options
+@common.run_and_precision
 @click.option("--top", type=common.COUNT, default=1, help="How many classes to show for each image.")
 @click.option("--invert", is_flag=True, help="Invert the images first: for objects that are dark on light.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each image.")
@@ -131,7 +131,15 @@ def _here(
     threads = run.threads or (None if model.is_dir() else usable_cpus())
     if output is not None:
         check_writable(output, model, *files)
-    opened = load(model, runtime=run.runtime, device=run.device, threads=threads, invert=settings["invert"])
+    precision = None if run.options is None else run.options.precision
+    opened = load(
+        model,
+        runtime=run.runtime,
+        device=run.device,
+        threads=threads,
+        invert=settings["invert"],
+        precision=precision,
+    )
     with opened as classifier, _target(output) as stream:
         top = min(settings["top"], len(classifier.labels))
         content: dict[str, Any] = {"model": printable(str(model)), "predictions": [], "failures": []}

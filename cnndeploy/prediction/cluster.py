@@ -37,7 +37,7 @@ from cnndeploy.machine import usable_cpus
 from cnndeploy.own_warnings import CnndeployWarning, showing_own
 from cnndeploy.prediction.chunks import MOST_IMAGES, Outcome, chunks, outcomes
 from cnndeploy.progress import Progress, silent
-from cnndeploy.run import Run
+from cnndeploy.run import Precision, Run
 from cnndeploy.words import printable
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class _Model:
     path: Path
     sha256: str
     run: Run
+    precision: Precision | None
     top: int
     invert: bool
 
@@ -141,7 +142,8 @@ def predict_on_ray(
     settled = replace(candidate.run, threads=candidate.run.threads or 1)  # of many calls at once
     manifest = candidate.artifact.require_manifest()
     path, most = Path(model).absolute(), min(top, len(manifest.labels))
-    opened = _Model(path, candidate.artifact.sha256, settled, most, invert)
+    precision = None if run is None or run.options is None else run.options.precision
+    opened = _Model(path, candidate.artifact.sha256, settled, precision, most, invert)
     table = _Table(opened)
     output = Path(output)
     parts = [
