@@ -35,6 +35,12 @@ Chunk = list[tuple[str, "NDArray[np.uint8] | str"]]
 """Files by name, each with its pixels or what is wrong with it."""
 
 
+def column_names(top: int) -> list[str]:
+    """Return the names of a table's columns with ``top`` classes for each image."""
+    numbers = ["", *(f"_{number}" for number in range(2, top + 1))]
+    return ["image", *(f"{name}{number}" for number in numbers for name in ("label", "probability")), "error"]
+
+
 def chunks(files: Sequence[str], channels: int, should_stop: ShouldStop = never) -> Iterator[Chunk]:
     """Read files one by one, and yield a few at a time; ask ``should_stop`` before each.
 
