@@ -110,20 +110,25 @@ def test_the_rows_of_one_process_although_workers_are_killed(
         f"part-{number:05}.parquet" for number in range(5)
     ]
     assert seen
-    assert not any(Path(f"/proc/{process}").exists() for process in seen)
+    _wait(lambda: not any(map(_name, seen)), 60)
 
 
 def _ray_processes(kind: str) -> list[int]:
     """Return the processes of Ray that descend from this one, and have ``kind`` in their names."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (folder / "cmdline").read_text().replace("\0", " ")
-        except OSError:  # it has ended
-            continue
+        name = _name(int(folder.name))
         if name.startswith("ray::") and kind in name and _descends(int(folder.name)):
             found.append(int(folder.name))
     return found
+
+
+def _name(process: int) -> str:
+    """Return the name of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
 
 
 def _descends(process: int) -> bool:
