@@ -19,7 +19,7 @@ help:
 	@echo "make test-field run those on more networks, the server, ExecuTorch, Ray, apps and a browser, as CI does"
 	@echo "make lint       ruff, the layers of the package, and mypy --strict"
 	@echo "make pictures   make the pictures in docs/ again: ten minutes, on a machine that does nothing else"
-	@echo "make gpu        prove the CUDA path on a machine with an NVIDIA GPU: eight minutes, a report in build/gpu"
+	@echo "make gpu        test the CUDA path on a machine with an NVIDIA GPU: eight minutes, a report in build/gpu"
 	@echo "make setup      install into $(VENV), which the others do by themselves"
 	@echo "make clean      remove everything that make made"
 

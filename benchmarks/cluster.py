@@ -1,7 +1,8 @@
-"""Classify many image files by Ray's workers and by one process: what does it gain, and what does its start cost?
+"""Classify many image files by Ray and by one process: how much faster is Ray, and how long does it take to start?
 
 Each way is the command as a user runs it, from start to end, on the same files; the ways take turns.
-The rows are compared too: they must be the same, bit for bit. Figures for docs/DEPLOYING.md.
+The rows are compared too: they must be the same, bit for bit. Figures for docs/DEPLOYING.md. It needs Ray, which
+make test-field installs, as does: .venv/bin/pip install -c constraints.txt '.[ray]'
 
     .venv/bin/python benchmarks/cluster.py lenet.onnx googlenet.onnx --images 20000
 """
@@ -86,9 +87,9 @@ def compare(model: Path, folder: Path, arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare Ray's workers with one process.")
     parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=20_000, help="how many (default: 20000)")
+    parser.add_argument("--workers", type=int, default=2, help="of Ray (default: 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of all ways (default: 3)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

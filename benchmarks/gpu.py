@@ -1,12 +1,12 @@
-"""Prove the CUDA path on this machine, or find out what breaks: all of it in one command. See docs/GPU.md.
+"""Test the CUDA path on this machine, all of it in one command. See docs/GPU.md.
 
-Stages run in order of worth, each with a limit of its own, and each is written to disk as it ends: gpu.json, gpu.md and
-log.txt in the output's folder. What there is no time for is said. This file needs only Python: if there is a folder
-.gpu with wheels and data, as for a machine without a network, they are used.
+The most informative stages run first. Each has its own time limit, and each is written to disk as it ends: gpu.json,
+gpu.md and log.txt in the output's folder. The report names what there was no time for. Run it with a Python that has
+cnndeploy with the extras gpu, torch and dev. On a machine without a network, put wheels and data in a folder .gpu.
 
     make gpu
-    python3 benchmarks/gpu.py --minutes 8 --output build/gpu
-    python3 benchmarks/gpu.py --dry                # every stage on the CPU, with the smallest settings
+    .venv/bin/python benchmarks/gpu.py --minutes 40 --output build/gpu
+    .venv/bin/python benchmarks/gpu.py --dry                # every stage on the CPU, with the smallest settings
 """
 
 from __future__ import annotations
@@ -171,7 +171,6 @@ def stages(machine: Machine) -> Iterator[Stage]:
     on = ("--device", device)
     few = ("--images", 64) if dry else ()
     yield Stage("machine", 60, [_check("machine"), _of("list")])
-    yield Stage("sessions", 90, [_check("sessions", device)])
     yield Stage(
         "lenet: train and export",
         150,
@@ -188,6 +187,7 @@ def stages(machine: Machine) -> Iterator[Stage]:
             _of("export", "lenet.pt", "--format", "torchscript"),
         ],
     )
+    yield Stage("sessions", 90, [_check("sessions", device)])
     yield Stage("lenet: proof", 120, [*_proofs("lenet", device, few, ("onnx", "torchscript", "pt"))])
     yield Stage("lenet: float16", 60, [*_half("lenet", machine)])
     yield Stage(
@@ -316,11 +316,11 @@ def has_gpu() -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Prove the CUDA path on this machine, or find out what breaks."
+        description="Test the CUDA path on this machine."
     )
     parser.add_argument("--minutes", type=float, default=8.0, help="time for all stages (default: 8)")
     parser.add_argument(
-        "--output", type=Path, default=Path("build/gpu"), help="a folder (default: build/gpu)"
+        "--output", type=Path, help="a folder (default: build/gpu, or build/gpu-dry)"
     )
     parser.add_argument(
         "--dry", action="store_true", help="run every stage on the CPU, with the smallest settings"
@@ -328,8 +328,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.dry and not has_gpu():
         sys.exit("There is no NVIDIA GPU that works here; --dry runs every stage on the CPU.")
-    output: Path = arguments.output.absolute()
+    output: Path = (arguments.output or Path("build", "gpu-dry" if arguments.dry else "gpu")).absolute()
+    shutil.rmtree(output / "work", ignore_errors=True)  # of a run that was killed
     machine = Machine(output, arguments.minutes, arguments.dry)
+    (output / "log.txt").write_text("")
     outcomes: list[Outcome] = []
     for stage in stages(machine):
         print(f"[{machine.left_s:4.0f} s left] {stage.name}", flush=True)

@@ -1,4 +1,4 @@
-"""Serve a verified file by Ray Serve, with replicas that grow with the load; needs `pip install 'cnndeploy[cpu,ray]'`.
+"""Serve a verified file by Ray Serve, with replicas that grow with the load; needs `pip install '.[cpu,ray]'`.
 
 python examples/ray_serve.py lenet.onnx
 curl --data-binary @shoe.png 'localhost:8000/lenet?top=3'
@@ -59,7 +59,7 @@ class Served:
 
 
 def application(path: str, replicas: int) -> serve.Application:
-    """Return what Ray Serve runs: from one replica up to so many, each on a CPU of its own."""
+    """Return the Ray Serve application: one to ``replicas`` replicas, each with one CPU."""
     deployment = serve.deployment(
         autoscaling_config={"min_replicas": 1, "max_replicas": replicas, "target_ongoing_requests": 2},
         ray_actor_options={"num_cpus": 1},
@@ -74,9 +74,9 @@ def main() -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="0.0.0.0 accepts other machines (default: 127.0.0.1)"
     )
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--replicas", type=int, default=2, help="at most (default: 2)")
-    parser.add_argument("--address", default="local", help="of a cluster (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
+    parser.add_argument("--replicas", type=int, default=2, help="the most replicas (default: 2)")
+    parser.add_argument("--address", default="local", help="the cluster's address, such as auto (default: this machine alone)")
     arguments = parser.parse_args()
     path = str(arguments.model.absolute())
     try:

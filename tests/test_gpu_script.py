@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py, which proves the CUDA path on a machine with a GPU: every stage of it on the CPU."""
+"""benchmarks/gpu.py, which tests the CUDA path on a machine with a GPU: every stage of it on the CPU."""
 
 from __future__ import annotations
 

@@ -34,30 +34,35 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, required=True)
 @common.run_and_precision
 @click.option("--top", type=common.COUNT, default=1, help="How many classes to show for each image.")
-@click.option("--invert", is_flag=True, help="Invert the images first: for objects that are dark on light.")
+@click.option("--invert", is_flag=True, help="Invert the images first, if objects are dark on a light background.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each image.")
 @common.source_option
 @common.json_flag
 @click.option(
     "--output",
     type=common.PATH,
-    help="Write to this file instead of standard output, whole or not at all: when all images are done. With --engine "
-    "ray a folder of Parquet files, each of which is written as soon as its images are done.",
+    help="Write to this file instead of standard output, once all images are done. With --engine ray: the folder for "
+    "Parquet files.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
-    help="This process, or Ray: many processes on this machine, or a cluster. Ray needs --output.",
+    help="local: this process. ray: many processes, on this machine or a cluster; needs --output and the extra ray.",
 )
 @click.option(
-    "--workers", type=common.COUNT, help="Of Ray, each with a copy of the model.  [default: all CPUs or GPUs]"
+    "--workers",
+    type=common.COUNT,
+    help="Ray's worker processes, each with a copy of the model, and with the threads of the plan or else one.  "
+    "[default: as many as fit the CPUs or GPUs]",
 )
 @click.option(
-    "--address", metavar="ADDRESS", help="Of a cluster of Ray's.  [default: none, this machine alone]"
+    "--address",
+    metavar="ADDRESS",
+    help="Address of a Ray cluster, such as auto or HOST:PORT.  [default: start Ray on this machine]",
 )
 @click.option(
-    "--resume", is_flag=True, help="Go on where a run of Ray stopped: keep the files in the folder."
+    "--resume", is_flag=True, help="Continue a Ray run that stopped: keep the Parquet files in --output."
 )
 @results_alone()
 def command(
@@ -132,7 +137,7 @@ def _here(
     as_csv: bool,
     as_json: bool,
 ) -> tuple[int, int, int]:
-    """Classify in this process; return what to exit with if it was stopped, and how many files failed and are done."""
+    """Classify in this process; return the exit code if it was stopped, else 0, and how many files failed and are done."""
     from cnndeploy.classifier import load
     from cnndeploy.prediction.chunks import chunks, outcomes
 
@@ -237,7 +242,7 @@ def _say_what_is_left(passed_over: Counter[str], failed: int, files: int) -> Non
 
 
 def _print_line(stream: TextIO, outcome: Outcome) -> None:
-    """Print a line for people; of a failure standard error has it all."""
+    """Print a line for people; a failure is reported on standard error only."""
     if outcome.ranked:
         classes = ", ".join(f"{one.label} {one.probability:.2%}" for one in outcome.ranked)
         click.echo(f"{printable(outcome.image)}: {classes}", file=stream)

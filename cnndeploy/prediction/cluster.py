@@ -63,12 +63,12 @@ def predict_on_ray(
         progress: A callback for the images that are done and all of them.
 
     Returns:
-        Why images could not be read: first those in files of an earlier run, then each file's when it is written.
+        Why images could not be read: those of an earlier run first.
 
     Raises:
         ArtifactError: The model cannot be opened, or the output is not empty or cannot be written.
         ClusterError: Ray cannot be started or reached, gave up, or is in use by this process already.
-        DeviceUnavailableError: There is no GPU, or a certain one was asked for.
+        DeviceUnavailableError: There is no GPU, or ``cuda:N`` was asked for.
         MissingDependencyError: Ray is not installed.
     """
     cluster = cluster or Cluster()
@@ -105,7 +105,7 @@ def predict_on_ray(
     if waiting:
         missing = counted(sum(len(pieces.part.files) for pieces in waiting.values()), "image")
         raise ClusterError(
-            f"Ray ended without all answers, for files of {missing}; begin again with resume=True"
+            f"Ray ended before all results came: files of {missing} were not written; use resume=True"
         )
     return errors
 

@@ -25,7 +25,7 @@ class Part:
 
 
 class Table:
-    """Parquet files with ``top`` classes for each image; ``facts`` say what they are of, JSON-ready."""
+    """Parquet files with ``top`` classes for each image; ``facts``, JSON-ready, identify the model and its options."""
 
     def __init__(self, top: int, facts: Mapping[str, Any]) -> None:
         try:
@@ -40,7 +40,7 @@ class Table:
         self._schema = pyarrow.schema(columns, metadata=metadata)
 
     def begin(self, folder: Path, parts: Sequence[Part], *, resume: bool) -> tuple[list[str], list[Part]]:
-        """Make the folder; return why images of the files in it could not be read, and the parts that are not there.
+        """Make the folder; return the errors in files that are there already, and the parts that are still to write.
 
         Raise ArtifactError if there is anything else in it, or anything at all unless ``resume``.
         """

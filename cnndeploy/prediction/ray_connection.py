@@ -38,9 +38,9 @@ _FOR_WORKERS = (
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster of Ray's at ``address``, or if that is None this machine.
+    """A Ray cluster at ``address``; this machine if that is None.
 
-    ``workers`` is how many processes have a copy of the model. By default there are as many as have CPUs for the
+    ``workers`` is the number of processes with a copy of the model. By default there are as many as have CPUs for the
     threads of a call, or one for each GPU if it runs there.
     """
 
@@ -63,7 +63,7 @@ def check_reachable(cluster: Cluster) -> None:
 
 @contextlib.contextmanager
 def connected(cluster: Cluster, run: Run) -> Iterator[Any]:
-    """Yield Ray, in which there is room for workers that run a model as ``run`` says.
+    """Connect to Ray, check that a worker fits which runs a model as ``run`` says, and yield Ray.
 
     Raise ClusterError if that fails, if Ray gives up, or if this process is connected already, and
     DeviceUnavailableError if there is no GPU for a ``run`` on one.
@@ -95,9 +95,9 @@ def connected(cluster: Cluster, run: Run) -> Iterator[Any]:
 
 
 def pool(ray: Any, cluster: Cluster, run: Run, most: int) -> Any:
-    """Return Ray's pool of workers, no more than ``most``.
+    """Return a pool of at most ``most`` workers.
 
-    It begins with those that leave room for a task, and grows if the cluster does.
+    It starts with as many as leave room for a reading task, and grows if the cluster does.
     """
     cpus, gpus = _capacity(ray)
     share = SHARE * run.thread_count

@@ -29,7 +29,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What each worker opens, and how; its bytes must be those that the process saw which sends this."""
+    """The model that each worker opens, and how. The file must have the SHA-256 that the main process saw."""
 
     path: Path
     sha256: str
@@ -44,11 +44,11 @@ class Model:
         return {"sha256": self.sha256, "run": run, "top": self.top, "invert": self.invert}
 
     def open(self) -> Classifier:
-        """Open the file here; raise CnndeployError, which names this machine."""
+        """Open the file here; if that fails, raise ArtifactError with this machine's name."""
         try:
             artifact = Artifact.open(self.path)
             if artifact.sha256 != self.sha256:
-                raise ArtifactError(f"{self.path} is another file than where the run began; copy that here")
+                raise ArtifactError(f"{self.path} differs from the file on the machine that started the run; copy that one here")
             session = open_session(artifact, self.run)
             try:
                 return classifier_of(session, invert=self.invert)
@@ -87,7 +87,7 @@ def answer_in(row: Row) -> Answer:
 
 
 class Reader:
-    """Reads and decodes a group of files, in a task; relative names begin at ``folder``."""
+    """A task that reads and decodes a group of files; relative names begin at ``folder``."""
 
     def __init__(self, channels: int, folder: Path) -> None:
         self._channels, self._folder = channels, folder
@@ -103,7 +103,7 @@ class Reader:
 
 
 class Worker:
-    """Classifies chunks, in an actor."""
+    """An actor that classifies chunks."""
 
     def __init__(self, model: Model) -> None:
         self._top = model.top
