@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,32 +44,26 @@ def attempt(name: str, work: Callable[[], object]) -> None:
         report(name, good=True, seen=seen)
 
 
-def gpu_memory() -> str:
-    """Return what all processes use of the GPU, as nvidia-smi says it; empty without it."""
+def asked_of_gpu(query: str) -> str:
+    """Return what nvidia-smi says; empty without it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""
-    query = [program, "--query-gpu=memory.used", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+    command = [program, f"--query-gpu={query}", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
 
 
 def machine() -> None:
     """Say what there is."""
     report("python", good=True, seen=platform.python_version())
     for package in ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy", "cnndeploy"):
-        attempt(
-            package, lambda package=package: getattr(importlib.import_module(package), "__version__", "there")
-        )  # type: ignore[misc]
-    program = shutil.which("nvidia-smi")
-    if program is not None:
-        query = [
-            program,
-            "--query-gpu=name,driver_version,memory.total,clocks.sm,mig.mode.current",
-            "--format=csv,noheader",
-        ]
-        report(
-            "GPU", good=True, seen=subprocess.run(query, capture_output=True, text=True, check=False).stdout
-        )  # noqa: S603
+        attempt(package, partial(_version, package))
+    if told := asked_of_gpu("name,driver_version,memory.total,clocks.sm,mig.mode.current"):
+        report("GPU", good=True, seen=told)
+
+
+def _version(package: str) -> str:
+    return str(getattr(importlib.import_module(package), "__version__", "there"))
 
 
 def sessions(device: str) -> None:
@@ -81,10 +76,11 @@ def sessions(device: str) -> None:
     from cnndeploy.runtimes import open_session
 
     images = np.random.default_rng(0).integers(0, 256, (3, 28, 28)).astype(np.uint8)
-    before = gpu_memory()
+    before = asked_of_gpu("memory.used")
     with cnndeploy.load("lenet.onnx", threads=1) as model:
         right = model.logits(images)
-        report("a CPU session leaves the GPU alone", gpu_memory() == before, f"{before} -> {gpu_memory()}")
+        now = asked_of_gpu("memory.used")
+        report("a CPU session leaves the GPU alone", now == before, f"{before} -> {now}")
     with cnndeploy.load("lenet.onnx", device=device) as model:
         given = model.logits(images)
         report(
@@ -290,7 +286,7 @@ def _bound(session: Any, images: Any, shape: tuple[int, ...], device: str) -> Ca
 def _median(call: Callable[[], object], seconds: float = 0.25) -> float:
     for _ in range(5):
         call()
-    taken, ends = [], time.perf_counter() + seconds
+    taken, ends = list[float](), time.perf_counter() + seconds
     while len(taken) < 10 or time.perf_counter() < ends:
         taken.append(_seconds(call))
     return statistics.median(taken)

@@ -76,7 +76,9 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
     parser.add_argument("--replicas", type=int, default=2, help="the most replicas (default: 2)")
-    parser.add_argument("--address", default="local", help="the cluster's address, such as auto (default: this machine alone)")
+    parser.add_argument(
+        "--address", default="local", help="the cluster's address, such as auto (default: this machine alone)"
+    )
     arguments = parser.parse_args()
     path = str(arguments.model.absolute())
     try:

@@ -42,7 +42,9 @@ class BoundCalls:
         if given.nbytes > _MOST_BYTES:
             return
         last, self._of_thread.last = getattr(self._of_thread, "last", None), given.shape
-        of_numbers = all(isinstance(one, np.ndarray) and one.dtype.kind in "fiub" for one in (given, *outputs))
+        of_numbers = all(
+            isinstance(one, np.ndarray) and one.dtype.kind in "fiub" for one in (given, *outputs)
+        )
         if last == given.shape and of_numbers:
             self._of_thread.arrays = _Arrays(self._session, name, given, self._output_names, outputs)
 
@@ -51,7 +53,12 @@ class _Arrays:
     """An input and outputs of certain shapes, of one thread."""
 
     def __init__(
-        self, session: Any, name: str, given: NDArray[Any], names: Sequence[str], outputs: Sequence[NDArray[Any]]
+        self,
+        session: Any,
+        name: str,
+        given: NDArray[Any],
+        names: Sequence[str],
+        outputs: Sequence[NDArray[Any]],
     ) -> None:
         import onnxruntime as ort
 

@@ -158,7 +158,9 @@ def test_outputs_whose_shape_depends_on_the_values_are_right(tmp_path: Path, bou
     node = helper.make_node("NonZero", ["x"], ["y"])
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])
     y = helper.make_tensor_value_info("y", TensorProto.INT64, [1, None])
-    model = helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 18)])
+    model = helper.make_model(
+        helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 18)]
+    )
     model.ir_version = 9
     onnx.save(model, tmp_path / "nonzero.onnx")
     with open_session(Artifact.open(tmp_path / "nonzero.onnx"), Run(threads=1)) as session:

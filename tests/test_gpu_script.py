@@ -27,7 +27,14 @@ def test_every_stage_on_the_cpu(tmp_path: Path) -> None:
     assert len({outcome["stage"] for outcome in outcomes}) == 15
     assert all(outcome["ok"] and outcome["exit"] == 0 for outcome in outcomes)
     page = (tmp_path / "gpu.md").read_text()
-    for told in ("## lenet", "## googlenet", "## variants", "| nin: all of it |", "float32, bound", "equivalent"):
+    for told in (
+        "## lenet",
+        "## googlenet",
+        "## variants",
+        "| nin: all of it |",
+        "float32, bound",
+        "equivalent",
+    ):
         assert told in page
     assert not (tmp_path / "work").exists()
 

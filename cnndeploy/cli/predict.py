@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, required=True)
 @common.run_and_precision
 @click.option("--top", type=common.COUNT, default=1, help="How many classes to show for each image.")
-@click.option("--invert", is_flag=True, help="Invert the images first, if objects are dark on a light background.")
+@click.option(
+    "--invert", is_flag=True, help="Invert the images first, if objects are dark on a light background."
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each image.")
 @common.source_option
 @common.json_flag
@@ -137,7 +139,7 @@ def _here(
     as_csv: bool,
     as_json: bool,
 ) -> tuple[int, int, int]:
-    """Classify in this process; return the exit code if it was stopped, else 0, and how many files failed and are done."""
+    """Classify in this process; return the exit code if it was stopped, else 0, and how many failed and are done."""
     from cnndeploy.classifier import load
     from cnndeploy.prediction.chunks import chunks, outcomes
 

@@ -48,7 +48,9 @@ class Model:
         try:
             artifact = Artifact.open(self.path)
             if artifact.sha256 != self.sha256:
-                raise ArtifactError(f"{self.path} differs from the file on the machine that started the run; copy that one here")
+                raise ArtifactError(
+                    f"{self.path} differs from the file on the machine that started the run; copy that one here"
+                )
             session = open_session(artifact, self.run)
             try:
                 return classifier_of(session, invert=self.invert)
