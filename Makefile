@@ -10,7 +10,7 @@ PYTEST_OPTIONS ?=
 # onnxruntime-gpu, which also runs on the CPU, has wheels for Linux on x86-64 only (of what make runs on).
 RUNTIME := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),gpu,cpu)
 
-.PHONY: help setup demo test test-fast test-field lint pictures clean
+.PHONY: help setup demo test test-fast test-field lint pictures gpu clean
 
 help:
 	@echo "make demo       train, export, verify, measure, and leave a report in cnndeploy-demo/"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-field run those on more networks, the server, ExecuTorch, Ray, apps and a browser, as CI does"
 	@echo "make lint       ruff, the layers of the package, and mypy --strict"
 	@echo "make pictures   make the pictures in docs/ again: ten minutes, on a machine that does nothing else"
+	@echo "make gpu        test the CUDA path on a machine with an NVIDIA GPU: eight minutes, a report in build/gpu"
 	@echo "make setup      install into $(VENV), which the others do by themselves"
 	@echo "make clean      remove everything that make made"
 
@@ -65,6 +66,9 @@ lint: setup
 # What it ran for them stays in build/pictures; the pictures are in the repository.
 pictures: setup
 	@$(BIN)/python docs/pictures.py build/pictures
+
+gpu: setup
+	@$(BIN)/python benchmarks/gpu.py --output build/gpu
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info cnndeploy-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

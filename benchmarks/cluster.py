@@ -1,7 +1,8 @@
-"""Classify many image files by Ray's workers and by one process: what does it gain, and what does its start cost?
+"""Classify many image files by Ray and by one process: how much faster is Ray, and how long does it take to start?
 
 Each way is the command as a user runs it, from start to end, on the same files; the ways take turns.
-The rows are compared too: they must be the same, bit for bit. Figures for docs/DEPLOYING.md.
+The rows are compared too: they must be the same, bit for bit. Figures for docs/DEPLOYING.md. It needs Ray, which
+make test-field installs, as does: .venv/bin/pip install -c constraints.txt '.[ray]'
 
     .venv/bin/python benchmarks/cluster.py lenet.onnx googlenet.onnx --images 20000
 """
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def by_ray(model: Path, images: Path, output: Path, workers: int) -> tuple[float
 def compare(model: Path, folder: Path, arguments: argparse.Namespace) -> None:
     """Print the table's rows of a model."""
     images, few = folder / "images", folder / "images" / "0" / "000000.png"
-    ways = {
+    ways: dict[str, Callable[[Path], tuple[float, Rows]]] = {
         "one process, all threads": lambda path: by_one(model, images, path),
         "one process, one thread": lambda path: by_one(model, images, path, "--threads", 1),
         f"Ray, {arguments.workers} workers": lambda path: by_ray(model, images, path, arguments.workers),
@@ -77,17 +79,17 @@ def compare(model: Path, folder: Path, arguments: argparse.Namespace) -> None:
             seconds[way].append(took)
             rows += [came] if len(came) > 1 else []
     assert all(came == rows[0] and len(came) == arguments.images for came in rows)  # noqa: S101
-    for way, took in seconds.items():
-        listed = ", ".join(f"{one:.1f}" for one in took)
-        print(f"| {model.stem} | {way} | {statistics.median(took):.1f} s | {listed} |", flush=True)
+    for way, all_took in seconds.items():
+        listed = ", ".join(f"{one:.1f}" for one in all_took)
+        print(f"| {model.stem} | {way} | {statistics.median(all_took):.1f} s | {listed} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare Ray's workers with one process.")
     parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--images", type=int, default=20_000)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=20_000, help="how many (default: 20000)")
+    parser.add_argument("--workers", type=int, default=2, help="of Ray (default: 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of all ways (default: 3)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -143,7 +143,11 @@ def ways(model: Path, addresses: tuple[str, str]) -> Iterator[tuple[str, Callabl
         {"inputs": [{**described, "parameters": parameters}], "parameters": {"binary_data_output": True}}
     ).encode()
     length = {"Inference-Header-Content-Length": str(len(head))}
-    yield "in process, `session.run`", lambda: lambda: opened.session.run({spec.name: image})
+    preprocessing = opened.manifest.preprocessing
+    colours = () if preprocessing.channels == 1 else (3,)
+    raw = np.random.default_rng(0).integers(0, 256, (*preprocessing.size, *colours)).astype(np.uint8)
+    yield "in process, `cnndeploy.load(...).classify`", lambda: lambda: opened.classify(raw)
+    yield "in process, its `session.run`", lambda: lambda: opened.session.run({spec.name: image})
     yield "REST, tensors as bytes", rest(addresses[0], head + image.tobytes(), length)
     yield "REST, JSON", rest(addresses[0], as_json, {})
     yield "gRPC", grpc(addresses[1], spec.name, image)

@@ -332,9 +332,7 @@ def load(
         if require_verified is not False and not artifact.is_unchanged():
             raise ArtifactError(f"{path} was replaced while it was opened; open it again")
         if labels is None or preprocessing is None:
-            manifest = _own_manifest(session)
-            background = manifest.training.get("background", "dark")  # files of before it was recorded are so
-            return Classifier(session, manifest, invert=invert, background=background)
+            return classifier_of(session, invert=invert)
         manifest = told_manifest(session, labels, preprocessing)
         facts = artifact.describe()
         refuse_training(artifact, facts.get("in_training_mode", ()))
@@ -345,15 +343,16 @@ def load(
         raise
 
 
-def _own_manifest(session: Session) -> Manifest:
-    """Return the file's manifest; raise ArtifactError if its graph contradicts it."""
+def classifier_of(session: Session, *, invert: bool = False) -> Classifier:
+    """Return a classifier of an open file with a manifest; raise ArtifactError if its graph contradicts that."""
     manifest = session.artifact.require_manifest()
     if (session.inputs, session.outputs) != ((manifest.input,), manifest.outputs):
         raise ArtifactError(
             f"{session.artifact.path} is not what its manifest says: it takes and gives {listed(session)}. "
             "Write it again with: cnndeploy export CHECKPOINT"
         )
-    return manifest
+    background = manifest.training.get("background", "dark")  # files of before it was recorded are so
+    return Classifier(session, manifest, invert=invert, background=background)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

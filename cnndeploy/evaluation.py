@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class Evaluation:
 
     With more than 1,000 classes ``confusion`` is empty, and ``counts`` has the right answers and the images of each.
     ``top5_correct`` counts the images whose class is among the five likeliest; None if there are no more than five.
+    ``options`` are those of the runtime that differ from their defaults.
 
     >>> evaluation = cnndeploy.evaluate("lenet.onnx", images=100)
     >>> low, high = evaluation.interval
@@ -60,6 +62,7 @@ class Evaluation:
     confusion: tuple[tuple[int, ...], ...]
     top5_correct: int | None = None
     counts: tuple[tuple[int, int], ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -157,7 +160,13 @@ def evaluate(
         counted = _counted(labels, given, classes)
         top5 = top if classes > TOP else None
         return Evaluation(
-            str(opened.path), opened.sha256, *how, manifest.labels, **counted, top5_correct=top5
+            str(opened.path),
+            opened.sha256,
+            *how,
+            manifest.labels,
+            **counted,
+            top5_correct=top5,
+            options=candidate.run.choices.changed,
         )
 
 

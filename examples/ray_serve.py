@@ -1,9 +1,10 @@
-"""Serve a verified file by Ray Serve, with replicas that grow with the load; needs `pip install 'cnndeploy[cpu,ray]'`.
+"""Serve a verified file by Ray Serve, with replicas that grow with the load; needs `pip install '.[cpu,ray]'`.
 
 python examples/ray_serve.py lenet.onnx
-curl --data-binary @shoe.png 'localhost:8000/?top=3'
+curl --data-binary @shoe.png 'localhost:8000/lenet?top=3'
 
-On a cluster, run it on one of its machines with `--address auto`; each machine needs the file at its path.
+On a cluster, run it on one of its machines with `--address auto`; each machine needs the file at its path. Ctrl-C ends
+this application and no other.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MOST_BYTES = 16 * 2**20
 
 
 class Served:
-    """One replica: a process with the model open in it, which answers one request after the other."""
+    """One replica: a process with the model open in it, which the threads of a few requests share."""
 
     def __init__(self, path: str) -> None:
         self._model = cnndeploy.load(path, threads=1, require_verified=True)
@@ -58,7 +59,7 @@ class Served:
 
 
 def application(path: str, replicas: int) -> serve.Application:
-    """Return what Ray Serve runs: from one replica up to so many, each on a CPU of its own."""
+    """Return the Ray Serve application: one to ``replicas`` replicas, each with one CPU."""
     deployment = serve.deployment(
         autoscaling_config={"min_replicas": 1, "max_replicas": replicas, "target_ongoing_requests": 2},
         ray_actor_options={"num_cpus": 1},
@@ -70,23 +71,30 @@ def application(path: str, replicas: int) -> serve.Application:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve a verified file by Ray Serve.")
     parser.add_argument("model", type=Path, help="a file with its certificate, or a folder that tune wrote")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--replicas", type=int, default=2, help="at most (default: 2)")
-    parser.add_argument("--address", default="local", help="of a cluster (default: this machine alone)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 accepts other machines (default: 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="(default: 8000)")
+    parser.add_argument("--replicas", type=int, default=2, help="the most replicas (default: 2)")
+    parser.add_argument(
+        "--address", default="local", help="the cluster's address, such as auto (default: this machine alone)"
+    )
     arguments = parser.parse_args()
     path = str(arguments.model.absolute())
     try:
         cnndeploy.load(path, threads=1, require_verified=True).close()  # a clear error here, not in a replica
     except CnndeployError as error:
         sys.exit(f"Error: {error}")
-    ray.init(arguments.address, include_dashboard=False if arguments.address == "local" else None)
-    serve.start(http_options={"host": "127.0.0.1", "port": arguments.port})
-    serve.run(application(path, arguments.replicas))
-    print(f"Ready: http://127.0.0.1:{arguments.port}/", flush=True)
+    alone = arguments.address == "local"
+    ray.init(arguments.address, include_dashboard=False if alone else None)
+    serve.start(http_options={"host": arguments.host, "port": arguments.port})
+    name = arguments.model.stem
+    serve.run(application(path, arguments.replicas), name=name, route_prefix=f"/{name}")
+    print(f"Ready: http://{arguments.host}:{arguments.port}/{name}", flush=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
-        serve.shutdown()
+        serve.delete(name)
 
 
 if __name__ == "__main__":

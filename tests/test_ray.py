@@ -23,9 +23,11 @@ from PIL import Image
 
 import cnndeploy
 from cnndeploy.datasets import fashion_mnist
-from cnndeploy.errors import ArtifactError, ClusterError
+from cnndeploy.errors import ArtifactError, ClusterError, DeviceUnavailableError
+from cnndeploy.machine import cuda_driver
 from cnndeploy.prediction import chunks, cluster
-from cnndeploy.prediction.cluster import Cluster, predict_on_ray
+from cnndeploy.prediction.cluster import predict_on_ray
+from cnndeploy.prediction.ray_connection import Cluster, connected
 from helpers import Trained
 
 pytestmark = [pytest.mark.field, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # Ray's of itself
@@ -87,12 +89,13 @@ def test_the_rows_of_one_process_although_workers_are_killed(
     trained: Trained, files: list[str], expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     """One of each kind is killed, with a result on its way: Ray starts another, and nothing is lost or doubled."""
-    killed = dict[str, int]()
+    killed, seen = dict[str, int](), set[int]()
 
     def kill(done: int, total: int, text: str) -> None:
         assert 0 <= done <= total == len(files)
+        seen.update(_ray_processes(""))
         if done:
-            for kind in {"_Worker", "_Reader"} - killed.keys():
+            for kind in {"Worker)", "Reader)"} - killed.keys():
                 for process in _ray_processes(kind)[:1]:
                     os.kill(process, signal.SIGKILL)
                     killed[kind] = process
@@ -100,26 +103,32 @@ def test_the_rows_of_one_process_although_workers_are_killed(
     errors = predict_on_ray(
         trained.onnx, files, tmp_path / "rows", cluster=Cluster(workers=2), top=2, progress=kill
     )
-    assert "_Worker" in killed  # tasks may all have ended before one could be found
+    assert "Worker)" in killed  # tasks may all have ended before one could be found
     assert _rows(tmp_path / "rows") == expected
     assert len(errors) == 2
     assert sorted(path.name for path in (tmp_path / "rows").iterdir()) == [
         f"part-{number:05}.parquet" for number in range(5)
     ]
-    assert not _ray_processes("")
+    assert seen
+    _wait(lambda: not any(map(_name, seen)), 60)
 
 
 def _ray_processes(kind: str) -> list[int]:
     """Return the processes of Ray that descend from this one, and have ``kind`` in their names."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            name = (folder / "cmdline").read_text().replace("\0", " ")
-        except OSError:  # it has ended
-            continue
+        name = _name(int(folder.name))
         if name.startswith("ray::") and kind in name and _descends(int(folder.name)):
             found.append(int(folder.name))
     return found
+
+
+def _name(process: int) -> str:
+    """Return the name of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
 
 
 def _descends(process: int) -> bool:
@@ -146,7 +155,6 @@ def test_going_on_where_a_run_stopped(
 
     with pytest.raises(KeyboardInterrupt):
         predict_on_ray(trained.onnx, files, output, progress=stop, **settings)
-    assert not _ray_processes("")
     there = {path: path.stat().st_mtime_ns for path in output.iterdir()}
     assert 0 < len(there) < 5
     with pytest.raises(ArtifactError, match=r"is not empty; choose another folder, or go on .* resume=True"):
@@ -205,7 +213,10 @@ def test_a_cluster(trained: Trained, images: Path, tmp_path: Path) -> None:
             assert "Traceback" not in refused.stderr
         finally:
             head.send_signal(signal.SIGTERM)
-            head.wait(60)
+            try:
+                head.wait(60)
+            finally:
+                head.kill()
             shutil.rmtree(short, ignore_errors=True)
 
 
@@ -226,12 +237,13 @@ def test_a_file_that_kills_its_reader_ends_the_run(trained: Trained, images: Pat
     deadly = tmp_path / "deadly.png"
     deadly.write_bytes((images / "0001.png").read_bytes())
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    asked = ["predict", trained.onnx, images, deadly, "--engine", "ray", "--output", tmp_path / "rows"]
-    done = _run(*asked, environment=environment)
-    assert done.returncode == 1
-    assert "Error: Ray gave up: The worker died unexpectedly" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not any((tmp_path / "rows").iterdir())  # its images are fewer than a part's
+    for given in ([images, deadly], [deadly]):
+        asked = ["predict", trained.onnx, *given, "--engine", "ray", "--output", tmp_path / "rows"]
+        done = _run(*asked, environment=environment)
+        assert done.returncode == 1
+        assert "Error: Ray gave up: The worker died unexpectedly" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not any((tmp_path / "rows").iterdir())  # its images are fewer than a part's
 
 
 def test_ctrl_c_keeps_what_is_written(trained: Trained, images: Path, tmp_path: Path) -> None:
@@ -252,12 +264,51 @@ def test_ctrl_c_keeps_what_is_written(trained: Trained, images: Path, tmp_path: 
     assert {len(parquet.read_table(part)) for part in output.iterdir()} == {4096}
 
 
+def test_sigterm_while_ray_starts(trained: Trained, images: Path, tmp_path: Path) -> None:
+    output = tmp_path / "rows"
+    command = [
+        sys.executable,
+        "-m",
+        "cnndeploy",
+        "predict",
+        str(trained.onnx),
+        str(images),
+        "--engine",
+        "ray",
+    ]
+    with subprocess.Popen([*command, "--output", str(output)], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            _wait(output.exists)
+            time.sleep(2)
+            process.terminate()
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, "Traceback" in said) == (143, False), said
+
+
+def test_a_model_that_needs_more_than_there_is(trained: Trained, images: Path, tmp_path: Path) -> None:
+    """More threads than CPUs run, as without Ray; a GPU that is not there is an error at once."""
+    one = [str(images / "0001.png")]
+    assert predict_on_ray(trained.onnx, one, tmp_path / "rows", run=cnndeploy.Run(threads=8)) == []
+    assert len(_rows(tmp_path / "rows")) == 1
+    if not cuda_driver().gpus:
+        with pytest.raises(DeviceUnavailableError, match="Ray knows no GPU here"):
+            predict_on_ray(trained.onnx, one, tmp_path / "none", run=cnndeploy.Run(device="cuda"))
+    with (
+        connected(Cluster(), cnndeploy.Run("onnxruntime", "cpu", 1)),
+        pytest.raises(ClusterError, match=r"call ray.shutdown\(\) first"),
+    ):
+        predict_on_ray(trained.onnx, one, tmp_path / "second")
+
+
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [
         (["--engine", "ray"], 2, "name a folder by --output"),
         (["--engine", "ray", "--output", "{tmp}/rows", "--json"], 2, "without --csv and --json"),
         (["--workers", "2"], 2, "--workers is for --engine ray"),
+        (["--address", ""], 2, "--address is empty"),
         (["--engine", "ray", "--output", "{tmp}"], 1, "is not empty; choose another folder, or go on"),
         (["--engine", "ray", "--output", "{tmp}/a.txt"], 1, "a.txt is a file; name a folder"),
         (["--engine", "ray", "--output", "{tmp}", "--resume"], 1, "a.txt is not of this run"),
@@ -298,7 +349,7 @@ def test_what_workers_say_is_said_here(trained: Trained, images: Path, tmp_path:
         if text == "Starting Ray":
             lost.write_bytes(b"no model")
 
-    with pytest.raises(cnndeploy.CnndeployError, match=r"lost\.onnx"):
+    with pytest.raises(ArtifactError, match=r"a worker on .* cannot open the model: .*lost\.onnx"):
         predict_on_ray(lost, [str(images / "0001.png")], tmp_path / "p", progress=lose)
     assert not any((tmp_path / "p").iterdir())
 
@@ -343,7 +394,7 @@ def test_ray_serve(cli: Cli, trained: Trained, images: Path, tmp_path: Path) -> 
     ):
         try:
             assert served.stdout is not None
-            assert served.stdout.readline() == f"Ready: http://127.0.0.1:{port}/\n", (
+            assert served.stdout.readline() == f"Ready: http://127.0.0.1:{port}/lenet\n", (
                 tmp_path / "said"
             ).read_text()
             with ThreadPoolExecutor(8) as pool:
@@ -359,7 +410,7 @@ def test_ray_serve(cli: Cli, trained: Trained, images: Path, tmp_path: Path) -> 
                 status, told = _ask(port, body, query)
                 assert (status, reason in told["error"]) == (400, True), told
             served.send_signal(signal.SIGINT)
-            served.wait(60)
+            assert served.wait(60) == 0
         finally:
             served.kill()
 
@@ -367,7 +418,7 @@ def test_ray_serve(cli: Cli, trained: Trained, images: Path, tmp_path: Path) -> 
 def _ask(port: int, body: bytes, query: str = "") -> tuple[int, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        connection.request("POST", f"/{query}", body)
+        connection.request("POST", f"/lenet{query}", body)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:

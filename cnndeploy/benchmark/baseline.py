@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cnndeploy.benchmark.intervals import Verdict, change_interval, rounds_needed, verdict
@@ -35,6 +35,7 @@ class Change:
     ratio_low: float
     ratio_high: float
     verdict: Verdict
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,8 @@ def _change(pair: Pair, reference: Pair | None, comparisons: int) -> Change:
     low, high = change_interval(earlier, later, comparisons)
     judged = verdict((low, high), min(len(earlier), len(later)), comparisons)
     ratio = statistics.median(earlier) / statistics.median(later)
-    return Change(new.artifact, new.runtime, new.threads, new.batch_size, by, ratio, low, high, judged)
+    how = (new.artifact, new.runtime, new.threads, new.batch_size)
+    return Change(*how, by, ratio, low, high, judged, new.options)
 
 
 def _alone(line: Line) -> str:
@@ -172,9 +174,10 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], names: Iterable
 
 
 def _named(line: Line) -> str:
-    name, runtime, device, threads, batch_size, end_to_end = line
+    name, runtime, device, threads, batch_size, end_to_end, options = line
+    how = "".join(f", {option} {value}" for option, value in options)
     whole = ", end to end" if end_to_end else ""
-    return f"{name} on {runtime}, {device}, {threads} threads, batch {batch_size}{whole}"
+    return f"{name} on {runtime}, {device}, {threads} threads{how}, batch {batch_size}{whole}"
 
 
 def _lines(report: BenchmarkReport) -> dict[Line, Result]:

@@ -23,7 +23,7 @@ from cnndeploy.deployment import ArtifactLike, Candidate, resolve
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.machine import environment
 from cnndeploy.progress import Progress, ShouldStop, never, silent
-from cnndeploy.run import Run, Threads
+from cnndeploy.run import Precision, Run, RuntimeOptions, Threads
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import jsonable
 
@@ -52,6 +52,7 @@ def bench(
     batch_sizes: Sequence[int] = (1,),
     threads: Sequence[Threads] = (),
     device: str = "",
+    precisions: Sequence[Precision] = (),
     end_to_end: bool = False,
     data: Data | None = None,
     until: float = 0.02,
@@ -76,6 +77,8 @@ def bench(
         batch_sizes: Images in one call; measured from the smallest up.
         threads: CPU threads, a candidate for each number, or ``auto``; by default all that the process may use.
         device: ``cpu``, the default, ``cuda`` or ``cuda:N``, the same for all.
+        precisions: What float32 files are computed in, a candidate for each that its runtime can: ``float32``, ``tf32``
+            on CUDA, ``bfloat16`` by OpenVINO. By default as a folder's plan says, else float32.
         end_to_end: Time the whole way from raw uint8 images to labels, not the model alone.
         data: With ``end_to_end``, whose test images are classified: ``fashion-mnist`` or a folder of images; by default
             what the file was made on, if it says so, else random images.
@@ -98,7 +101,7 @@ def bench(
     [1, 8]
     """
     limits = Limits(until, seconds, timeout_s, cold_starts, seed)
-    candidates = candidates_of(sources, runtimes, threads, device, end_to_end)
+    candidates = candidates_of(sources, runtimes, threads, device, end_to_end, precisions)
     if any(size < 1 for size in batch_sizes) or not batch_sizes:
         raise BenchmarkError(f"batch sizes are at least 1, got {list(batch_sizes)}")
     sizes = sorted(set(batch_sizes))
@@ -205,8 +208,9 @@ def candidates_of(
     threads: Sequence[Threads] = (),
     device: str = "",
     end_to_end: bool = False,
+    precisions: Sequence[Precision] = (),
 ) -> list[Candidate]:
-    """Return the candidates in the order of threads, then sources, then runtimes.
+    """Return the candidates in the order of threads, then sources, then runtimes, then precisions.
 
     What is left empty is as a folder's plan says; without a plan it is each format's own runtime, all usable CPUs, and
     the CPU. Errors are those of :func:`bench`.
@@ -220,11 +224,23 @@ def candidates_of(
     for runtime in runtimes:
         if formats.isdisjoint(known := _formats(runtime)):
             raise BenchmarkError(f"{runtime} opens {', '.join(known)}; none of the files is of that format")
-    return [
-        _candidate(candidate, Run(runtime, threads=count), end_to_end)
+    candidates = [
+        _candidate(candidate, Run(runtime, threads=count, options=options), end_to_end)
         for count, candidate in product(dict.fromkeys(threads) or [None], resolved)
         for runtime in _fitting(candidate.artifact, runtimes)
+        for options in _options(runtime or candidate.run.runtime, precisions)
     ]
+    for precision in precisions:
+        if precision not in {candidate.run.choices.precision for candidate in candidates}:
+            raise BenchmarkError(f"none of the runtimes of these files computes in {precision}")
+    return candidates
+
+
+def _options(runtime: str, precisions: Sequence[Precision]) -> list[RuntimeOptions | None]:
+    """Return options for each precision that a runtime can compute in; None, as planned, if none is given."""
+    can = ("float32",) if runtime in RAW else ("float32", *RUNTIMES.get(runtime).options.get("precision", ()))
+    fitting = [precision for precision in dict.fromkeys(precisions) if precision in can]
+    return [RuntimeOptions(precision=precision) for precision in fitting] if precisions else [None]
 
 
 def _formats(runtime: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,9 @@ class Result:
     all rows together with 95% confidence. ``verdict`` is None if the machine was busy with other programs.
     ``failure`` says why a candidate has no figures.
 
-    ``threads`` were chosen by measuring if ``auto_threads``. ``peak_memory_bytes`` is of the whole process at this
-    batch size, ``first_call_s`` its first call there. ``quantiles_s`` are the samples' 0th to 100th percentiles,
+    ``options`` are those of the runtime that differ from their defaults, such as a precision. ``threads`` were chosen
+    by measuring if ``auto_threads``. ``peak_memory_bytes`` is of the whole process at this batch size, ``first_call_s``
+    its first call there. ``quantiles_s`` are the samples' 0th to 100th percentiles,
     ``round_p50_s`` the median of each round. ``accuracy`` is that of
     :func:`cnndeploy.certificate.known_accuracy`, on ``accuracy_images`` test images; None if it is not known.
     """
@@ -117,12 +118,14 @@ class Result:
     settings: Mapping[str, Any] | None = None
     quantiles_s: tuple[float, ...] = ()
     round_p50_s: tuple[float, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def identity(self) -> tuple[Any, ...]:
         """What makes it the same line in another report."""
         threads = "auto" if self.auto_threads else self.threads
-        return Path(self.artifact).name, self.runtime, self.device, threads, self.batch_size, self.end_to_end
+        how = (self.runtime, self.device, threads, self.batch_size, self.end_to_end)
+        return Path(self.artifact).name, *how, tuple(sorted(self.options.items()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,7 @@ class Timer(WorkerProcess):
             accuracy=None if known is None else known.accuracy,
             accuracy_images=None if known is None else known.images,
             settings=self.facts.get("settings"),
+            options=run.choices.changed,
         )
 
 

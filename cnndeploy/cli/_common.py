@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from cnndeploy.errors import UnknownNameError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.own_warnings import showing_own
 from cnndeploy.progress import Progress
-from cnndeploy.run import MOST_THREADS, Run
+from cnndeploy.run import MOST_THREADS, Precision, Run, RuntimeOptions
 from cnndeploy.serial import dumps
 from cnndeploy.words import printable, quoted
 
@@ -216,6 +217,30 @@ def run_options(command: Command) -> Command:
         command(run=Run(runtime or "", device or "", threads), **others)
 
     return with_run
+
+
+PRECISIONS = click.Choice(["float32", "tf32", "bfloat16"])
+"""What a float32 file may be computed in."""
+_COMPUTED_IN = (
+    "What a float32 file is computed in: tf32 by ONNX Runtime on CUDA, whose own default it is, bfloat16 by "
+)
+precision_option = click.option(
+    "--precision",
+    type=PRECISIONS,
+    help=f"{_COMPUTED_IN}OpenVINO. bfloat16 is lossy.  [default: as planned, else float32]",
+)
+
+
+def run_and_precision(command: Command) -> Command:
+    """Add ``--precision`` to what :func:`run_options` adds; it is among the options of ``run``."""
+
+    @precision_option
+    @functools.wraps(command)
+    def with_precision(*, run: Run, precision: Precision | None, **others: Any) -> None:
+        options = None if precision is None else RuntimeOptions(precision=precision)
+        command(run=replace(run, options=options), **others)
+
+    return run_options(with_precision)
 
 
 images_option = click.option("--images", type=COUNT, help="Use the first N test images.  [default: all]")

@@ -61,6 +61,14 @@ class _Threads(click.ParamType[int | str]):
 )
 @common.device_option
 @click.option(
+    "--precision",
+    "precisions",
+    type=common.CommaList(common.PRECISIONS),
+    multiple=True,
+    metavar="float32,tf32,bfloat16",
+    help="What float32 files are computed in, each where a runtime can.  [default: as planned, else float32]",
+)
+@click.option(
     "--end-to-end", is_flag=True, help="Time the way from raw images to labels, not the model alone."
 )
 @click.option(
@@ -119,6 +127,7 @@ def command(
     batch_sizes: tuple[tuple[int, ...], ...],
     threads: tuple[tuple[Any, ...], ...],
     device: str | None,
+    precisions: tuple[tuple[Any, ...], ...],
     self_test: bool,
     baseline: Path | None,
     any_machine: bool,
@@ -140,8 +149,9 @@ def command(
     from cnndeploy.benchmark.bench import bench
 
     counts = list(chain(*threads))
-    if self_test and (len(sources) != 1 or len(settings["runtimes"]) > 1 or len(counts) > 1):
-        raise click.UsageError("--self-test takes one file, one --runtime and one number of --threads")
+    several = (settings["runtimes"], counts, [*chain(*precisions)])
+    if self_test and (len(sources) != 1 or any(len(given) > 1 for given in several)):
+        raise click.UsageError("--self-test takes one file, --runtime, --precision and number of --threads")
     outputs = {name: path for name in _OUTPUTS if (path := settings.pop(name)) is not None}
     _check(outputs, json_file, sources if baseline is None else (*sources, baseline))
     before = None if baseline is None else _read_baseline(baseline, any_machine)
@@ -151,6 +161,7 @@ def command(
             batch_sizes=list(chain(*batch_sizes)) or [1],
             threads=counts,
             device=device or "",
+            precisions=list(chain(*precisions)),
             should_stop=stop,
             progress=update,
             **settings,

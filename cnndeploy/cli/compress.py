@@ -56,14 +56,14 @@ def command(
 ) -> None:
     """Make a network smaller and faster within a budget of accuracy.
 
-    Layers are each split into two of low rank, and channels that never fire or have little effect are removed. This is
-    done where it saves the most time for the accuracy lost. If there is time, the smaller network is repaired: it is
+    Layers are split into two of low rank, and channels that never fire or have little effect are removed. The layers
+    that save the most time for the accuracy lost come first. If there is time, the smaller network is repaired: it is
     trained on training images, to match their labels and the original's outputs. Then it is quantised to int8.
 
     Sizes and settings are chosen on training images, and the loss is measured on test images: the upper end of its
     paired 95% interval must be within the budget. A method that does not make the file faster on this machine is
     left out. If no file keeps the budget, nothing is written and the exit code is 5. Ctrl-C ends the search; the
-    best network so far is measured and written.
+    best network so far, if there is one, is measured and written.
 
     \b
     Examples:

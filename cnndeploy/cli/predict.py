@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -15,7 +15,7 @@ import click
 from cnndeploy.cli import _common as common
 from cnndeploy.cli._results import results, results_alone
 from cnndeploy.cli._stop import PoliteStop
-from cnndeploy.errors import ClusterError
+from cnndeploy.errors import CnndeployError
 from cnndeploy.files import check_writable, replacing
 from cnndeploy.machine import usable_cpus
 from cnndeploy.progress import silent
@@ -32,32 +32,39 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=common.PATH)
 @click.argument("images", nargs=-1, required=True)
-@common.run_options
+@common.run_and_precision
 @click.option("--top", type=common.COUNT, default=1, help="How many classes to show for each image.")
-@click.option("--invert", is_flag=True, help="Invert the images first: for objects that are dark on light.")
+@click.option(
+    "--invert", is_flag=True, help="Invert the images first, if objects are dark on a light background."
+)
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line for each image.")
 @common.source_option
 @common.json_flag
 @click.option(
     "--output",
     type=common.PATH,
-    help="Write to this file instead of standard output, whole or not at all: when all images are done. With --engine "
-    "ray a folder of Parquet files, each of which is written as soon as its images are done.",
+    help="Write to this file instead of standard output, once all images are done. With --engine ray: the folder for "
+    "Parquet files.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
-    help="This process, or Ray: many processes on this machine, or a cluster. Ray needs --output.",
+    help="local: this process. ray: many processes, on this machine or a cluster; needs --output and the extra ray.",
 )
 @click.option(
-    "--workers", type=common.COUNT, help="Of Ray, each with a copy of the model.  [default: all CPUs or GPUs]"
+    "--workers",
+    type=common.COUNT,
+    help="Ray's worker processes, each with a copy of the model, and with the threads of the plan or else one.  "
+    "[default: as many as fit the CPUs or GPUs]",
 )
 @click.option(
-    "--address", metavar="ADDRESS", help="Of a cluster of Ray's.  [default: none, this machine alone]"
+    "--address",
+    metavar="ADDRESS",
+    help="Address of a Ray cluster, such as auto or HOST:PORT.  [default: start Ray on this machine]",
 )
 @click.option(
-    "--resume", is_flag=True, help="Go on where a run of Ray stopped: keep the files in the folder."
+    "--resume", is_flag=True, help="Continue a Ray run that stopped: keep the Parquet files in --output."
 )
 @results_alone()
 def command(
@@ -101,12 +108,14 @@ def command(
     passed_over = Counter[str]()
     files = [file for image in images for file in image_files(image, passed_over)]
     settings: dict[str, Any] = {"run": run, "top": top, "invert": invert}
+    stopped = 0
     if engine == "ray":
-        stopped, failed = 0, _by_ray(model, files, output, settings, of_ray)
+        failed = _by_ray(model, files, output, settings, of_ray)
     else:
-        form = "csv" if as_csv else "json" if as_json else "lines"
-        stopped, failed = _here(model, files, output, settings, form)
+        stopped, failed, done = _here(model, files, output, settings, as_csv=as_csv, as_json=as_json)
     _say_what_is_left(passed_over, failed, len(files))
+    if stopped:
+        common.say(f"Stopped after {done} of {len(files)}.", err=True)
     raise SystemExit(stopped or (1 if failed else 0))
 
 
@@ -115,14 +124,22 @@ def _check_engine(engine: str, output: Path | None, as_text: bool, of_ray: dict[
         raise click.UsageError(
             "--engine ray writes Parquet files: name a folder by --output, without --csv and --json"
         )
+    if of_ray["address"] == "":
+        raise click.UsageError("--address is empty")
     if engine == "local" and (given := [name for name, value in of_ray.items() if value]):
         raise click.UsageError(f"--{given[0]} is for --engine ray")
 
 
 def _here(
-    model: Path, files: list[str], output: Path | None, settings: dict[str, Any], form: str
-) -> tuple[int, int]:
-    """Classify in this process; return what to exit with if it was stopped, and how many files failed."""
+    model: Path,
+    files: list[str],
+    output: Path | None,
+    settings: dict[str, Any],
+    *,
+    as_csv: bool,
+    as_json: bool,
+) -> tuple[int, int, int]:
+    """Classify in this process; return the exit code if it was stopped, else 0, and how many failed and are done."""
     from cnndeploy.classifier import load
     from cnndeploy.prediction.chunks import chunks, outcomes
 
@@ -131,70 +148,77 @@ def _here(
     threads = run.threads or (None if model.is_dir() else usable_cpus())
     if output is not None:
         check_writable(output, model, *files)
-    opened = load(model, runtime=run.runtime, device=run.device, threads=threads, invert=settings["invert"])
+    opened = load(
+        model,
+        runtime=run.runtime,
+        device=run.device,
+        threads=threads,
+        invert=settings["invert"],
+        precision=None if run.options is None else run.options.precision,
+    )
     with opened as classifier, _target(output) as stream:
         top = min(settings["top"], len(classifier.labels))
         content: dict[str, Any] = {"model": printable(str(model)), "predictions": [], "failures": []}
-        forms: dict[str, Callable[[], _Show]] = {
-            "csv": lambda: _csv_rows(top, stream),
-            "json": lambda: partial(_keep, content),
-            "lines": lambda: partial(_print_line, stream),
-        }
-        show = forms[form]()
+        keep, line = partial(_keep, content), partial(_print_line, stream)
+        show = _csv_rows(top, stream) if as_csv else keep if as_json else line
         # lines on a terminal show by themselves how far it is
-        quiet = form != "json" and output is None and stream.isatty()
+        quiet = not as_json and output is None and stream.isatty()
         bar = contextlib.nullcontext(silent) if quiet else common.progress_bar("Classifying")
         failed = done = 0
         with bar as update, PoliteStop() as stop:
             for chunk in chunks(files, classifier.manifest.preprocessing.channels, stop):
-                with common.warnings_as_lines(
-                    [printable(file) for file, image in chunk if not isinstance(image, str)]
-                ):
-                    found = outcomes(classifier, chunk, top)
-                for outcome in found:
+                readable = [printable(file) for file, image in chunk if not isinstance(image, str)]
+                with common.warnings_as_lines(readable):
+                    results_of_chunk = outcomes(classifier, chunk, top)
+                for outcome in results_of_chunk:
+                    failed += _say_error(outcome.error)
                     show(outcome)
-                failed += _say_errors(outcome.error for outcome in found)
                 done += len(chunk)
                 update(done, len(files), "Classifying")
         if output is not None and stop():
             common.say(f"Stopped after {done} of {len(files)}; {output} was not written.", err=True)
             raise SystemExit(stop.exit_code)
-        if form == "json":
+        if as_json:
             click.echo(dumps(content), file=stream, nl=False)
     common.say_wrote(output)
-    if stop():
-        common.say(f"Stopped after {done} of {len(files)}.", err=True)
-    return stop.exit_code, failed
+    return stop.exit_code, failed, done
 
 
 def _by_ray(
     model: Path, files: list[str], output: Path | None, settings: dict[str, Any], of_ray: dict[str, Any]
 ) -> int:
     """Classify by Ray; return how many files failed."""
-    from cnndeploy.prediction.cluster import Cluster, predict_on_ray
+    from cnndeploy.prediction.cluster import predict_on_ray
+    from cnndeploy.prediction.ray_connection import Cluster
 
     assert output is not None  # noqa: S101 - as _check_engine saw to
     cluster, resume = Cluster(of_ray["address"], of_ray["workers"]), of_ray["resume"]
+    begun = False
     with common.progress_bar("Starting Ray") as update, common.warnings_as_lines():
+
+        def note(done: int, total: int, text: str) -> None:
+            nonlocal begun
+            begun = True
+            update(done, total, text)
+
         try:
             errors = predict_on_ray(
-                model, files, output, **settings, cluster=cluster, resume=resume, progress=update
+                model, files, output, **settings, cluster=cluster, resume=resume, progress=note
             )
-        except (KeyboardInterrupt, ClusterError):
-            if any(output.glob("*.parquet")):
+        except (KeyboardInterrupt, SystemExit, CnndeployError):
+            if begun and any(output.glob("*.parquet")):
                 common.say(f"Go on from the files in {output} with --resume.", err=True)
             raise
-    failed = _say_errors(errors)
+    failed = sum(map(_say_error, errors))
     common.say_wrote(output)
     return failed
 
 
-def _say_errors(errors: Iterable[str]) -> int:
-    """Say what is wrong with files that could not be read, and return how many those are."""
-    wrong = [error for error in errors if error]
-    for error in wrong:
+def _say_error(error: str) -> int:
+    """Say what is wrong with a file that could not be read; return 1, or 0 if nothing is."""
+    if error:
         common.say(f"Error: {printable(error)}", err=True)
-    return len(wrong)
+    return 1 if error else 0
 
 
 @contextlib.contextmanager
@@ -220,7 +244,7 @@ def _say_what_is_left(passed_over: Counter[str], failed: int, files: int) -> Non
 
 
 def _print_line(stream: TextIO, outcome: Outcome) -> None:
-    """Print a line for people; of a failure standard error has it all."""
+    """Print a line for people; a failure is reported on standard error only."""
     if outcome.ranked:
         classes = ", ".join(f"{one.label} {one.probability:.2%}" for one in outcome.ranked)
         click.echo(f"{printable(outcome.image)}: {classes}", file=stream)
@@ -228,10 +252,10 @@ def _print_line(stream: TextIO, outcome: Outcome) -> None:
 
 def _csv_rows(top: int, stream: TextIO) -> _Show:
     """Print the head of a CSV table, and return what prints its rows, each as it comes."""
+    from cnndeploy.prediction.chunks import column_names
+
     writer = csv.writer(stream, lineterminator="\n")
-    numbers = ["", *(f"_{number}" for number in range(2, top + 1))]
-    columns = (f"{name}{number}" for number in numbers for name in ("label", "probability"))
-    writer.writerow(["image", *columns, "error"])
+    writer.writerow(column_names(top))
 
     def show(outcome: Outcome) -> None:
         cells = [cell for one in outcome.ranked for cell in (one.label, f"{one.probability:.6f}")]

@@ -58,14 +58,14 @@ def command(
 
     Clients send tensors to /v2/models/NAME/infer, by REST or gRPC, as to NVIDIA Triton or KServe, or the bytes of an
     image file to /v2/models/NAME/classify. By default NAME is the file's name without its suffix. A MODEL
-    may be a folder that cnndeploy tune wrote: it runs as its plan says. SIGTERM and Ctrl-C end the server once it
-    has answered what it has begun.
+    may be a folder that cnndeploy tune wrote: it runs as its plan says. On SIGTERM or Ctrl-C the server
+    finishes the requests that it has begun, then exits.
 
     \b
     Examples:
       cnndeploy serve lenet.onnx
       curl --data-binary @shoe.png localhost:8000/v2/models/lenet/classify
-      cnndeploy serve shoes=shoes.deploy bags=bags.onnx --host 0.0.0.0 --port 80
+      cnndeploy serve shoes=shoes.deploy bags=bags.onnx --host 0.0.0.0
     """
     from cnndeploy.serving.server import serve
 
@@ -81,7 +81,7 @@ def command(
 
 
 def _named(models: tuple[str, ...]) -> dict[str, Path]:
-    """Return the models by the names that they are given, or have."""
+    """Return the models by name: the name that was given, or the file's."""
     named = dict[str, Path]()
     for given in models:
         name, equals, path = given.partition("=")

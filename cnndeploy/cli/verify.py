@@ -28,12 +28,7 @@ if TYPE_CHECKING:
     help="The checkpoint it was exported from, or the ONNX file that was imported.",
 )
 @common.run_options
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "tf32", "bfloat16"]),
-    help="What a float32 file computes in. ONNX Runtime's own default on CUDA is tf32; bfloat16 is lossy.  "
-    "[default: as planned, else float32]",
-)
+@common.precision_option
 @click.option(
     "--budget",
     type=common.POSITIVE,

@@ -54,8 +54,8 @@ def compress(
     Args:
         checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
             once for many uses; or a compressed checkpoint.
-        output: The file to write: ``small.onnx``, or a checkpoint, ``small.pt``, that can be trained, exported and
-            quantised as any other.
+        output: The file to write: ``small.onnx``, or a checkpoint, ``small.pt``, that can be exported, evaluated and
+            quantised like any other.
         against: The first checkpoint that a compressed one was made of, or a Reference of it: the loss is measured
             against that. Only a compressed checkpoint needs it.
         budget: Percentage points of test accuracy that may be lost.

@@ -73,7 +73,10 @@ def _as_markdown(columns: Sequence[Column], results: Sequence[Result]) -> str:
 
 def comparison_table(comparison: Comparison) -> Group:
     """Show a row for each line that is in both reports."""
-    implied = all(change.runtime == rows.implied_runtime(change.artifact) for change in comparison.changes)
+    implied = all(
+        change.runtime == rows.implied_runtime(change.artifact) and not change.options
+        for change in comparison.changes
+    )
     columns = (
         TableColumn("file", "name"),
         TableColumn("runtime", drop=implied, setting=True),
@@ -86,7 +89,7 @@ def comparison_table(comparison: Comparison) -> Group:
     cells = (
         (
             Path(change.artifact).name,
-            change.runtime,
+            ", ".join(filter(None, (change.runtime, settings_line(change.options)))),
             "auto" if change.threads is None else str(change.threads),
             str(change.batch_size),
             f"{change.ratio:.3f} ({change.ratio_low:.3f} to {change.ratio_high:.3f})",

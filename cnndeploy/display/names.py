@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cnndeploy.benchmark.report import Result
+from cnndeploy.display.cells import settings_line
 from cnndeploy.words import counted
 
 
 def candidate_names(rows: Sequence[Result], *, brief: bool = False) -> list[str]:
-    """Return a different name for each candidate: its file, its runtime, and its threads if they differ.
+    """Return a different name for each candidate: its file, its runtime and options, and its threads if they differ.
 
     A ``brief`` name is the file alone, if no file occurs twice.
     """
@@ -21,7 +22,8 @@ def candidate_names(rows: Sequence[Result], *, brief: bool = False) -> list[str]
     for row in rows:
         device = "" if row.device == "cpu" else f" on {row.device}"
         threads = f", {counted(row.threads or '?', 'thread')}" if threads_differ else ""
-        name = f"{row.artifact}, {row.runtime}{device}{threads}"
+        options = f", {settings_line(row.options)}" if row.options else ""
+        name = f"{row.artifact}, {row.runtime}{device}{options}{threads}"
         seen[name] += 1
         names.append(f"{name} ({seen[name]})" if seen[name] > 1 else name)
     return names

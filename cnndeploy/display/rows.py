@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cnndeploy.benchmark.report import BenchmarkReport, ColdStart, Result
-from cnndeploy.display.cells import NOTHING, duration, size
+from cnndeploy.display.cells import NOTHING, duration, settings_line, size
 from cnndeploy.formats import FORMATS
 from cnndeploy.words import counted
 
@@ -105,7 +105,8 @@ def times_as_fast(cell: str) -> str:
 
 
 def _runtime(row: Result) -> str:
-    return row.runtime if row.device == "cpu" else f"{row.runtime} on {row.device}"
+    runtime = row.runtime if row.device == "cpu" else f"{row.runtime} on {row.device}"
+    return ", ".join(filter(None, (runtime, settings_line(row.options))))
 
 
 def implied_runtime(name: str) -> str:

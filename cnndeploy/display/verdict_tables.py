@@ -293,7 +293,7 @@ def evaluation_table(evaluation: Evaluation) -> Group:
         TableColumn("95% interval", right=True, phrase="95% interval {}".format),
     )
     classes = [one for one in evaluation.per_class if one.images]
-    notes = [run_line(evaluation.runtime, evaluation.device, evaluation.threads)]
+    notes = [run_line(evaluation.runtime, evaluation.device, evaluation.threads, evaluation.options)]
     if (left_out := len(classes) - 2 * _SHOWN) > 0 and len(classes) > _MOST_SHOWN:
         ranked = sorted(classes, key=lambda one: -one.accuracy)
         notes.insert(

@@ -1,4 +1,4 @@
-"""Files to classes, a few at a time: the same few, and so the same bits, however many processes do it."""
+"""Classification in chunks, which do not depend on the number of processes: so results are the same bit for bit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST_IMAGES, _MOST_VALUES = 64, 2**24
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a file: its classes, the likeliest first, or if there are none why it could not be read."""
+    """The result for a file: its classes, the likeliest first, or why it could not be read."""
 
     image: str
     ranked: tuple[Prediction, ...] = ()
@@ -35,10 +35,16 @@ Chunk = list[tuple[str, "NDArray[np.uint8] | str"]]
 """Files by name, each with its pixels or what is wrong with it."""
 
 
+def column_names(top: int) -> list[str]:
+    """Return the names of a table's columns with ``top`` classes for each image."""
+    numbers = ["", *(f"_{number}" for number in range(2, top + 1))]
+    return ["image", *(f"{name}{number}" for number in numbers for name in ("label", "probability")), "error"]
+
+
 def chunks(files: Sequence[str], channels: int, should_stop: ShouldStop = never) -> Iterator[Chunk]:
     """Read files one by one, and yield a few at a time; ask ``should_stop`` before each.
 
-    Every 64th file begins a new chunk, so that parts of the files that begin there have the chunks of the whole.
+    A new chunk starts at every 64th file. So a part that starts there has the same chunks as the whole list.
     """
     chunk, values = Chunk(), 0
     for number, file in enumerate(files):

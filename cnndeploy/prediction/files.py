@@ -12,9 +12,10 @@ from cnndeploy.images import other_suffixes, suffixes
 
 
 def image_files(name: str, passed_over: Counter[str]) -> list[str]:
-    """Return what a file's name, a folder's, or a pattern names; one that names nothing is kept, to be reported.
+    """Return the files that a name, folder or pattern stands for.
 
-    Count by suffix in ``passed_over`` the pictures in folders that are of no kind that is read.
+    Keep one that matches nothing, so that it is reported. Count by suffix in ``passed_over`` the pictures in folders
+    that are of no kind that is read.
     """
     if is_folder(name):
         return sorted(_images_below(Path(name), passed_over)) or [name]

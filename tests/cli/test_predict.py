@@ -252,3 +252,22 @@ def test_an_output_file_is_written_when_all_is_done_or_stays_as_it_was(
         refused = cli("predict", trained.onnx, photos, "--output", wrong)
         assert (refused.exit_code, reason in refused.stderr) == (1, True), refused.stderr
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_parts_that_begin_at_a_64th_file_have_the_chunks_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that any number of processes form the same batches; large images make chunks smaller."""
+    files = [str(tmp_path / f"{number:03}.png") for number in range(150)]
+    for number, file in enumerate(files):
+        Image.new("L", (1, 40) if number % 7 == 0 else (1, 1)).save(file)
+    monkeypatch.setattr(chunks, "_MOST_VALUES", 100)
+    whole = [[file for file, _ in chunk] for chunk in chunks.chunks(files, 1)]
+    assert [file for chunk in whole for file in chunk] == files
+    assert len(whole) > 6
+    parts = [
+        [file for file, _ in chunk]
+        for start in range(0, len(files), 64)
+        for chunk in chunks.chunks(files[start : start + 64], 1)
+    ]
+    assert parts == whole
