@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnndeploy.runtimes._session import Arrays
 
-_MOST_BYTES = 2**15  # of the input: larger ones take longer to copy than is saved
+_MOST_BYTES = 2**15  # of input and outputs: to copy more takes longer than is saved
 
 
 class BoundCalls:
@@ -24,6 +24,7 @@ class BoundCalls:
     def __init__(self, session: Any, output_names: Sequence[str]) -> None:
         self._session, self._output_names = session, output_names
         self._of_thread = threading.local()
+        self._is_given_up = False  # because outputs have other shapes each time, or cannot be bound
 
     def run(self, feeds: Arrays) -> list[NDArray[Any]] | None:
         """Return the outputs, which the caller owns; None if nothing is bound for such an input in this thread."""
@@ -31,7 +32,13 @@ class BoundCalls:
         if arrays is None:
             return None
         ((_, given),) = feeds.items()
-        return arrays.run(given) if arrays.fits(given) else None
+        if not arrays.fits(given):
+            return None
+        try:
+            return arrays.run(given)
+        except Exception:  # noqa: BLE001 - ONNX Runtime's own run raises it again, if the shapes are not at fault
+            self._give_up()
+            return None
 
     def bind(self, feeds: Arrays, outputs: Sequence[NDArray[Any]]) -> None:
         """Bind arrays for calls like one with ``feeds`` that returned ``outputs``, if that pays.
@@ -39,14 +46,21 @@ class BoundCalls:
         It does for small inputs of numbers, from the second call in a row with the same shape on.
         """
         ((name, given),) = feeds.items()
-        if given.nbytes > _MOST_BYTES:
+        arrays = [given, *outputs]
+        # an output that is the input itself would not be written
+        if self._is_given_up or given.nbytes > _MOST_BYTES or name in self._output_names:
             return
         last, self._of_thread.last = getattr(self._of_thread, "last", None), given.shape
-        of_numbers = all(
-            isinstance(one, np.ndarray) and one.dtype.kind in "fiub" for one in (given, *outputs)
-        )
-        if last == given.shape and of_numbers:
+        of_numbers = all(isinstance(one, np.ndarray) and one.dtype.kind in "fiub" for one in arrays)
+        if last != given.shape or not of_numbers or sum(one.nbytes for one in arrays) > _MOST_BYTES:
+            return
+        try:
             self._of_thread.arrays = _Arrays(self._session, name, given, self._output_names, outputs)
+        except Exception:  # noqa: BLE001 - the answer is there; later calls do without
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._is_given_up, self._of_thread.arrays = True, None
 
 
 class _Arrays:
@@ -75,14 +89,12 @@ class _Arrays:
         """Return whether an input is of the shape and dtype, and the arrays are free: a signal may come in between."""
         return not self._busy and given.shape == self._source.shape and given.dtype == self._source.dtype
 
-    def run(self, given: NDArray[Any]) -> list[NDArray[Any]] | None:
-        """Return the outputs; None if they have other shapes this time."""
+    def run(self, given: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return the outputs; raise what ONNX Runtime raises if they have other shapes this time."""
         self._busy = True
         try:
             self._source[...] = given
             self._session.run_with_iobinding(self._binding)
             return [target.copy() for target in self._targets]
-        except Exception:  # noqa: BLE001 - which ONNX Runtime's own run raises again if it is not the shapes' fault
-            return None
         finally:
             self._busy = False

@@ -32,7 +32,7 @@ def bound(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls: list[Any] = []
     run = _bound._Arrays.run
 
-    def noted(self: _bound._Arrays, given: NDArray[Any]) -> list[NDArray[Any]] | None:
+    def noted(self: _bound._Arrays, given: NDArray[Any]) -> list[NDArray[Any]]:
         calls.append(given.shape)
         return run(self, given)
 
@@ -167,7 +167,24 @@ def test_outputs_whose_shape_depends_on_the_values_are_right(tmp_path: Path, bou
         for values in ([1, 0, 0, 2], [1, 0, 0, 2], [0, 3, 0, 0], [4, 5, 6, 7], [0, 0, 0, 0], [1, 0, 1, 0]):
             places = session.run({"x": np.array(values, np.float32)})["y"]
             assert places.tolist() == [[place for place, value in enumerate(values) if value]]
-    assert bound
+    assert len(bound) == 1  # and then no more
+
+
+def test_an_output_that_is_an_input_is_right(tmp_path: Path, bound: list[Any]) -> None:
+    """ONNX Runtime would leave its array unwritten."""
+    node = helper.make_node("Neg", ["x"], ["y"])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    model = helper.make_model(
+        helper.make_graph([node], "g", [x], [y, x]), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    model.ir_version = 9
+    onnx.save(model, tmp_path / "through.onnx")
+    with open_session(Artifact.open(tmp_path / "through.onnx"), Run(threads=1)) as session:
+        for value in range(5):
+            outputs = session.run({"x": np.array([value, 7], np.float32)})
+            assert outputs["x"].tolist() == [value, 7]
+            assert outputs["y"].tolist() == [-value, -7]
+    assert not bound
 
 
 def test_large_inputs_are_not_copied(trained: Trained, bound: list[Any]) -> None:

@@ -36,7 +36,8 @@ def test_every_stage_on_the_cpu(tmp_path: Path) -> None:
         "equivalent",
     ):
         assert told in page
-    assert not (tmp_path / "work").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"gpu.json", "gpu.md", "details.json", "log.txt"}
+    assert "lenet.bench.json" in json.loads((tmp_path / "details.json").read_text())
 
 
 def test_what_fails_and_what_has_no_time_is_said(tmp_path: Path) -> None:

@@ -25,13 +25,13 @@ import cnndeploy
 from cnndeploy.datasets import fashion_mnist
 from cnndeploy.errors import ArtifactError, ClusterError, DeviceUnavailableError
 from cnndeploy.machine import cuda_driver
-from cnndeploy.prediction import chunks, cluster
+from cnndeploy.prediction import chunks, cluster, ray_connection
 from cnndeploy.prediction.cluster import predict_on_ray
 from cnndeploy.prediction.ray_connection import Cluster, connected
 from helpers import Trained
 
 pytestmark = [pytest.mark.field, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # Ray's of itself
-pytest.importorskip("ray", reason="Ray is not installed: make test-field installs it")
+ray = pytest.importorskip("ray", reason="Ray is not installed: make test-field installs it")
 parquet = pytest.importorskip(
     "pyarrow.parquet", reason="pyarrow is not installed: make test-field installs it"
 )
@@ -182,7 +182,7 @@ def test_going_on_where_a_run_stopped(
 
 def test_a_cluster(trained: Trained, images: Path, tmp_path: Path) -> None:
     """Ray's own server on this machine, which asks for its token; more workers than there is room for."""
-    ray = str(Path(sys.executable).with_name("ray"))
+    program = str(Path(sys.executable).with_name("ray"))
     environment = {
         **os.environ,
         "RAY_AUTH_MODE": "token",
@@ -193,7 +193,7 @@ def test_a_cluster(trained: Trained, images: Path, tmp_path: Path) -> None:
     options = ["--num-cpus", "2", "--include-dashboard", "false", "--temp-dir", short]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    server = [ray, "start", "--head", "--block", "--port", str(port), *options]
+    server = [program, "start", "--head", "--block", "--port", str(port), *options]
     with subprocess.Popen(
         server, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as head:
@@ -300,6 +300,51 @@ def test_a_model_that_needs_more_than_there_is(trained: Trained, images: Path, t
         pytest.raises(ClusterError, match=r"call ray.shutdown\(\) first"),
     ):
         predict_on_ray(trained.onnx, one, tmp_path / "second")
+
+
+class _Ray:
+    """What it knows of its machines, as Ray says it."""
+
+    def __init__(self, *machines: tuple[float, float]) -> None:
+        self._machines = machines
+        self.data = ray.data
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}} for cpus, gpus in self._machines]
+
+    def cluster_resources(self) -> dict[str, float]:
+        cpus, gpus = (sum(each) for each in zip(*self._machines, strict=True))
+        return {"CPU": cpus, "GPU": gpus}
+
+
+@pytest.mark.parametrize(
+    ("machines", "device", "threads", "workers", "sizes"),
+    [
+        ([(2, 0)], "cpu", 1, None, (2, 2)),
+        ([(2, 0)], "cpu", 1, 9, (3, 9)),
+        ([(2, 0)], "cpu", 3, None, (1, 1)),
+        ([(2, 0)], "cpu", 4, None, None),  # nothing is left for a task
+        ([(2, 0), (2, 0)], "cpu", 5, None, None),  # no single machine has them
+        ([(32, 8)], "cuda", 8, None, (7, 8)),
+        ([(64, 0), (1, 1)], "cuda", 4, None, None),  # the machine with the GPU has too few CPUs
+        ([(64, 0)], "cuda", 1, None, None),
+    ],
+)
+def test_the_pool_leaves_room_for_tasks(
+    machines: list[tuple[float, float]],
+    device: str,
+    threads: int,
+    workers: int | None,
+    sizes: tuple[int, int] | None,
+) -> None:
+    known, settled = _Ray(*machines), cnndeploy.Run("onnxruntime", device, threads)
+    if sizes is None:
+        with pytest.raises((ClusterError, DeviceUnavailableError)):
+            ray_connection._check_room(known, Cluster(), settled)
+        return
+    ray_connection._check_room(known, Cluster(), settled)
+    pool = ray_connection.pool(known, Cluster(workers=workers), settled, 100)
+    assert (pool.min_size, pool.max_size) == sizes
 
 
 @pytest.mark.parametrize(

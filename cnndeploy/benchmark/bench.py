@@ -230,6 +230,10 @@ def candidates_of(
         for runtime in _fitting(candidate.artifact, runtimes)
         for options in _options(runtime or candidate.run.runtime, precisions)
     ]
+    for source in resolved:
+        if source.artifact not in [candidate.artifact for candidate in candidates]:
+            wanted = " or ".join(precisions)
+            raise BenchmarkError(f"no runtime of {source.artifact.path} computes in {wanted}; add float32")
     for precision in precisions:
         if precision not in {candidate.run.choices.precision for candidate in candidates}:
             raise BenchmarkError(f"none of the runtimes of these files computes in {precision}")

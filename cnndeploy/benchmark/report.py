@@ -22,6 +22,7 @@ from cnndeploy.benchmark.intervals import (
     verdict,
 )
 from cnndeploy.errors import BenchmarkError
+from cnndeploy.run import RuntimeOptions
 from cnndeploy.serial import jsonable, structure
 
 BUSY_CPUS = 0.25
@@ -29,6 +30,7 @@ BUSY_CPUS = 0.25
 _GRID = np.linspace(0, 1, 101)
 _PERCENTS = {"p50": 50, "p90": 90, "p99": 99}
 # What keys of the JSON were called before; until 1.0 they are written beside the new ones.
+_BFLOAT16 = {"bf16": "bfloat16"}  # as OpenVINO says it
 _OLD_KEYS = {"artifact": "target", "seconds": "budget_s", "until": "precision"}
 
 
@@ -41,6 +43,14 @@ def _with_new_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a JSON object of any version under the new names only."""
     renamed = {new: values[old] for new, old in _OLD_KEYS.items() if old in values}
     return renamed | {key: value for key, value in values.items() if key not in _OLD_KEYS.values()}
+
+
+def _with_options(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its options, which older reports have among the settings alone."""
+    settings = row.get("settings") or {}
+    told = {"spinning": False} if settings.get("spinning") is False else {}
+    computed = "tf32" if settings.get("tf32") is True else _BFLOAT16.get(settings.get("precision"))
+    return {"options": told if computed is None else {**told, "precision": computed}} | row
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +169,12 @@ class BenchmarkReport:
         """Read the JSON of :meth:`to_dict`, of older versions too; raise BenchmarkError if it is something else."""
         try:
             values = json.loads(text)
-            values["results"] = list(map(_with_new_keys, values["results"]))
+            values["results"] = [_with_options(_with_new_keys(row)) for row in values["results"]]
             if values.get("settings") is not None:
                 values["settings"] = _with_new_keys(values["settings"])
             report = structure(cls, values)
+            for row in report.results:
+                RuntimeOptions.of(row.options)
             dict(report.environment["versions"])
             float(report.environment.get("busy_cpus") or 0.0)
             if not all(0 < seconds < math.inf for row in report.results for seconds in row.round_p50_s):

@@ -221,13 +221,11 @@ def run_options(command: Command) -> Command:
 
 PRECISIONS = click.Choice(["float32", "tf32", "bfloat16"])
 """What a float32 file may be computed in."""
-_COMPUTED_IN = (
-    "What a float32 file is computed in: tf32 by ONNX Runtime on CUDA, whose own default it is, bfloat16 by "
-)
 precision_option = click.option(
     "--precision",
     type=PRECISIONS,
-    help=f"{_COMPUTED_IN}OpenVINO. bfloat16 is lossy.  [default: as planned, else float32]",
+    help="What a float32 file is computed in: tf32 on CUDA, where it is ONNX Runtime's own default, or bfloat16 by "
+    "OpenVINO, which is lossy.  [default: as planned, else float32]",
 )
 
 

@@ -13,9 +13,9 @@ from cnndeploy.words import counted
 def candidate_names(rows: Sequence[Result], *, brief: bool = False) -> list[str]:
     """Return a different name for each candidate: its file, its runtime and options, and its threads if they differ.
 
-    A ``brief`` name is the file alone, if no file occurs twice.
+    A ``brief`` name is the file alone, if no file occurs twice and none runs with options.
     """
-    if brief and len({row.artifact for row in rows}) == len(rows):
+    if brief and len({row.artifact for row in rows}) == len(rows) and not any(row.options for row in rows):
         return [row.artifact for row in rows]
     threads_differ = len({row.threads for row in rows}) > 1
     names, seen = list[str](), Counter[str]()

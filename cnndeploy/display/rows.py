@@ -179,7 +179,7 @@ def shortened(report: BenchmarkReport) -> BenchmarkReport:
 
 def failure_lines(report: BenchmarkReport) -> list[str]:
     """Return what failed, and why."""
-    return [f"{row.artifact} on {row.runtime}: {row.failure}" for row in report.failures]
+    return [f"{row.artifact} on {_runtime(row)}: {row.failure}" for row in report.failures]
 
 
 def candidates(report: BenchmarkReport) -> list[Result]:
@@ -192,6 +192,7 @@ def as_csv(report: BenchmarkReport) -> str:
     """Return every figure of every row; an interval's ends and the parts of a cold start have columns of their own."""
     rows = []
     for values in report.to_dict()["results"]:
+        values["options"] = settings_line(values["options"])
         for name in ("quantiles_s", "round_p50_s", "settings", "more_calls_needed"):
             del values[name]
         for name in ("p50", "p90", "p99"):

@@ -101,7 +101,9 @@ def pool(ray: Any, cluster: Cluster, run: Run, most: int) -> Any:
     """
     cpus, gpus = _capacity(ray)
     share = SHARE * run.thread_count
-    room, usual = (gpus, gpus) if run.device == "cuda" else ((cpus - SHARE) / share, cpus / run.thread_count)
+    room, usual = (cpus - SHARE) / share, cpus / run.thread_count
+    if run.device == "cuda":
+        room, usual = min(gpus, room), gpus
     workers = min(most, cluster.workers or max(1, int(usual)))
     at_first = min(workers, max(1, int(room)))
     return ray.data.ActorPoolStrategy(min_size=at_first, max_size=workers)
@@ -134,11 +136,17 @@ def _capacity(ray: Any) -> tuple[float, float]:
 
 
 def _check_room(ray: Any, cluster: Cluster, run: Run) -> None:
-    """Raise an error if no machine has room for one worker: Ray would wait for one that has."""
-    if run.device == "cuda" and _capacity(ray)[1] < 1:
-        raise DeviceUnavailableError("Ray knows no GPU here; run on the CPU, or in a cluster that has GPUs")
-    machines = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
-    if max(machines, default=0) < SHARE * run.thread_count:
+    """Raise an error if there is no room for a worker on one machine, and a task: Ray would wait until there is."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if run.device == "cuda":
+        machines = [resources for resources in machines if resources.get("GPU", 0) >= 1]
+        if not machines:
+            raise DeviceUnavailableError(
+                "Ray knows no GPU here; run on the CPU, or in a cluster that has GPUs"
+            )
+    share = SHARE * run.thread_count
+    largest = max((resources.get("CPU", 0) for resources in machines), default=0)
+    if largest < share or _capacity(ray)[0] < share + SHARE:
         where = f"the cluster at {cluster.address}" if cluster.address else "this machine"
         raise ClusterError(
             f"no machine of {where} has CPUs for {run.thread_count} threads; ask for fewer threads"

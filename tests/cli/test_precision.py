@@ -16,6 +16,7 @@ import cnndeploy
 from cnndeploy.benchmark.bench import candidates_of
 from cnndeploy.benchmark.report import BenchmarkReport
 from cnndeploy.display.names import candidate_names
+from cnndeploy.display.rows import as_csv
 from cnndeploy.errors import BenchmarkError, CnndeployError
 from cnndeploy.run import RuntimeOptions
 from cnndeploy.serial import dumps
@@ -42,6 +43,7 @@ def test_predict_and_evaluate_compute_in_it(cli: Cli, trained: Trained, tmp_path
     with cnndeploy.load(trained.onnx, runtime="openvino", precision="bfloat16", threads=1) as model:
         (expected,) = model.classify(cnndeploy.read_image(image))
     (shown,) = told["predictions"]
+    assert (told["options"], exact["options"]) == ({"precision": "bfloat16"}, {})
     assert shown["classes"] == [{"label": expected.label, "probability": expected.probability}]
     assert shown["classes"][0]["probability"] != exact["predictions"][0]["classes"][0]["probability"]
     evaluated = cli("evaluate", trained.onnx, *BY, "--images", 64, "--json", tmp_path / "accuracy.json")
@@ -68,7 +70,15 @@ def test_bench_has_a_row_for_each_that_a_runtime_can(cli: Cli, trained: Trained,
     content = json.loads((tmp_path / "bench.json").read_text())
     for row in content["results"]:
         del row["options"]
-    assert [row.options for row in BenchmarkReport.from_json(dumps(content)).results] == [{}, {}, {}]
+    assert [row.options for row in BenchmarkReport.from_json(dumps(content)).results] == [
+        {},
+        {},
+        {"precision": "bfloat16"},
+    ]
+    content["results"][0]["options"] = {"x": []}
+    with pytest.raises(BenchmarkError, match="no report of cnndeploy bench"):
+        BenchmarkReport.from_json(dumps(content))
+    assert ",precision bfloat16," in as_csv(report)
 
 
 def test_bench_takes_no_precision_that_none_of_its_runtimes_has(trained: Trained) -> None:
@@ -79,6 +89,10 @@ def test_bench_takes_no_precision_that_none_of_its_runtimes_has(trained: Trained
     ]
     with pytest.raises(BenchmarkError, match="none of the runtimes of these files computes in bfloat16"):
         candidates_of([trained.onnx, trained.checkpoint], precisions=["float32", "bfloat16"])
+    with pytest.raises(BenchmarkError, match=r"no runtime of .*\.pt computes in bfloat16; add float32"):
+        candidates_of(
+            [trained.checkpoint, trained.onnx], runtimes=["eager", "openvino"], precisions=["bfloat16"]
+        )
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate", "bench"])
