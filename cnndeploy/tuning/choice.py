@@ -28,6 +28,9 @@ _MOST_LOSSY = 2
 _MEASURED_ENOUGH = f"test images measured {_MOST_LOSSY} lossy candidates already"
 # If the time does not suffice for all test images, a lossless file is verified on no fewer than these.
 _FEWEST_IMAGES = 256
+# The share of the time limit by which the check of a lossy contender may go beyond it. Else the fastest one would be lost
+# to a slower one for want of seconds.
+_OVERTIME = 0.1
 # Verification runs the checkpoint in float64 on some images too, and starts two processes.
 _ALLOWANCE = 1.5
 _ORDER = ("chosen", "as fast", "undecided", "slower", "failed", "not tried")  # of the rows
@@ -261,7 +264,7 @@ def _verify(job: Job, contender: Contender, image_s: float, eager_image_s: float
             affordable = int(max(0.0, job.deadline.left_s) / seconds)
             images = None if affordable >= tests else min(tests, max(_FEWEST_IMAGES, affordable))
             return verify(artifact, reference, run=run, images=images, deadline=stopped, progress=progress)
-        if image_s * tests <= job.deadline.left_s:
+        if image_s * tests <= job.deadline.left_s + 60 * _OVERTIME * job.max_minutes:
             return verify_budget(
                 artifact, reference, budget=job.budget, run=run, deadline=stopped, progress=progress
             )

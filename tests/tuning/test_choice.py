@@ -251,10 +251,27 @@ def test_a_lossy_file_that_there_is_no_time_to_check_is_told_in_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("cnndeploy.progress.time", SimpleNamespace(monotonic=lambda: 0.0))
-    verdict = choice._verify(_job(Deadline(20.0)), _contender("int8", lossy=True), 0.003, 0.0)
-    assert "10,000 test images would take about 30 seconds" in verdict.summary
+    verdict = choice._verify(_job(Deadline(20.0)), _contender("int8", lossy=True), 0.006, 0.0)
+    assert "10,000 test images would take about 60 seconds" in verdict.summary
     assert "max_minutes=6 would do" in verdict.summary
     assert "--" not in verdict.summary
+
+
+@pytest.mark.parametrize(("ends", "is_checked"), [(25.0, True), (-5.0, True), (-10.0, False)])
+def test_a_lossy_file_is_checked_if_that_takes_a_tenth_longer_at_most(
+    ends: float, is_checked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of five minutes; else the fastest file would be lost for want of seconds."""
+    monkeypatch.setattr("cnndeploy.progress.time", SimpleNamespace(monotonic=lambda: 0.0))
+    asked = []
+
+    def verify_budget(*_: object, **__: object) -> BudgetReport:
+        asked.append(True)
+        return BudgetReport.undecided(Path("a"), Path("b"), "")
+
+    monkeypatch.setattr(choice, "verify_budget", verify_budget)
+    choice._verify(_job(Deadline(ends)), _contender("int8", lossy=True), 0.0025, 0.0)
+    assert bool(asked) == is_checked
 
 
 # The checkpoint's labels.
