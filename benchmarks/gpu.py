@@ -1,8 +1,9 @@
 """Test the CUDA path on this machine, all of it in one command. See docs/GPU.md.
 
 The most informative stages run first. Each has its own time limit, and each is written to disk as it ends: gpu.md,
-gpu.json, details.json and log.txt in the output's folder. The report names what there was no time for. Run it with a Python that has
-cnndeploy with the extras gpu, torch and dev. On a machine without a network, put wheels and data in a folder .gpu.
+gpu.json, details.json and log.txt in the output's folder. The report names what there was no time for. Run it with a
+Python that has cnndeploy with the extras gpu, torch and dev. On a machine without a network, put wheels and data in a
+folder .gpu.
 
     make gpu
     .venv/bin/python benchmarks/gpu.py --minutes 40 --output build/gpu
@@ -144,7 +145,9 @@ def _run(
 
     At first it is asked to end, for then commands write what they have.
     """
-    with tempfile.TemporaryFile("w+", errors="replace") as printed:  # a pipe may be held open by what it started
+    with tempfile.TemporaryFile(
+        "w+", errors="replace"
+    ) as printed:  # a pipe may be held open by what it started
         process = subprocess.Popen(  # noqa: S603 - our own command
             line,
             cwd=folder,

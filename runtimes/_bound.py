@@ -28,7 +28,7 @@ class BoundCalls:
 
     def run(self, feeds: Arrays) -> list[NDArray[Any]] | None:
         """Return the outputs, which the caller owns; None if nothing is bound for such an input in this thread."""
-        arrays = getattr(self._of_thread, "arrays", None)
+        arrays: _Arrays | None = getattr(self._of_thread, "arrays", None)
         if arrays is None:
             return None
         ((_, given),) = feeds.items()

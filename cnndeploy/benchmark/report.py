@@ -49,7 +49,7 @@ def _with_options(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row with its options, which older reports have among the settings alone."""
     settings = row.get("settings") or {}
     told = {"spinning": False} if settings.get("spinning") is False else {}
-    computed = "tf32" if settings.get("tf32") is True else _BFLOAT16.get(settings.get("precision"))
+    computed = "tf32" if settings.get("tf32") is True else _BFLOAT16.get(str(settings.get("precision")))
     return {"options": told if computed is None else {**told, "precision": computed}} | row
 
 

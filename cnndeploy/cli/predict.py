@@ -159,7 +159,12 @@ def _here(
     with opened as classifier, _target(output) as stream:
         top = min(settings["top"], len(classifier.labels))
         options = classifier.session.options.changed
-        content: dict[str, Any] = {"model": printable(str(model)), "options": options, "predictions": [], "failures": []}
+        content: dict[str, Any] = {
+            "model": printable(str(model)),
+            "options": options,
+            "predictions": [],
+            "failures": [],
+        }
         keep, line = partial(_keep, content), partial(_print_line, stream)
         show = _csv_rows(top, stream) if as_csv else keep if as_json else line
         # lines on a terminal show by themselves how far it is

@@ -141,7 +141,9 @@ def _timed(candidate: Candidate, artifact: Path, against: Path, run: Run) -> lis
         for runtime in dict.fromkeys((reference.run.runtime, run.runtime)):
             arguments += ["--runtime", runtime]
     precision = "" if candidate.plan is not None else candidate.run.choices.precision
-    both = f"float32,{precision}" if precision not in ("", "float32") else ""  # the checkpoint has float32 alone
+    both = (
+        f"float32,{precision}" if precision not in ("", "float32") else ""
+    )  # the checkpoint has float32 alone
     for option, value in (("--device", run.device), ("--threads", run.threads), ("--precision", both)):
         arguments += [option, value] if value else []
     return arguments

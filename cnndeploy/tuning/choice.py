@@ -28,8 +28,8 @@ _MOST_LOSSY = 2
 _MEASURED_ENOUGH = f"test images measured {_MOST_LOSSY} lossy candidates already"
 # If the time does not suffice for all test images, a lossless file is verified on no fewer than these.
 _FEWEST_IMAGES = 256
-# The share of the time limit by which the check of a lossy contender may go beyond it. Else the fastest one would be lost
-# to a slower one for want of seconds.
+# The share of the time limit by which the check of a lossy contender may go beyond it: else the fastest one would be
+# lost to a slower one for want of seconds.
 _OVERTIME = 0.1
 # Verification runs the checkpoint in float64 on some images too, and starts two processes.
 _ALLOWANCE = 1.5

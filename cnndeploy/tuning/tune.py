@@ -66,7 +66,8 @@ def tune(
         threads: The most CPU threads to use, all that the process may use by default.
         device: Where everything runs.
         max_minutes: When these are over, the best so far is verified and written. The first round of the race, and a
-            verification, are finished once they have begun, and to check a lossy file it may take a tenth longer. If the time is over before the race, nothing is written.
+            verification, are finished once they have begun, and the check of a lossy file may take a tenth of the limit
+            longer. If the time is over before the race, nothing is written.
         calibration, data: As :func:`cnndeploy.quantize`'s; a Reference has its own data set.
         command: To make the folder again, for its plan.
         should_stop: Asked again and again; once it returns True nothing is written.

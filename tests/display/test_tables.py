@@ -24,6 +24,7 @@ from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.text import Text
 
+import cnndeploy
 import sample_reports as sample
 from cnndeploy import registry
 from cnndeploy.benchmark.report import unjudged
@@ -298,6 +299,7 @@ def test_columns_sets_the_width_of_what_is_piped(
 
 
 class _Classifier:
+    session = SimpleNamespace(options=cnndeploy.RuntimeOptions())
     manifest = SimpleNamespace(preprocessing=SimpleNamespace(channels=1))
     labels = sample.LABELS
 
