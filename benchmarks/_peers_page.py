@@ -104,7 +104,7 @@ def plot(results: Results) -> bytes:
         for place in order:
             ours = rows[place] is one["rows"][-1]
             axes.scatter(*points[place], color=COLOURS[1 if ours else 0], s=60 if ours else 28)
-        names = [rows[place]["way"].partition(": ")[0] for place in order]  # of ours the table says how it runs
+        names = [rows[place]["way"].partition(": ")[0] for place in order]  # how ours runs is in the table
         named.append((axes, [points[place] for place in order], names))
     for panel in named:  # once all are there, for each panel changes the others' sizes
         name_points(*panel)
