@@ -23,7 +23,6 @@ from cnndeploy.devices import DeviceStatus, gpu_status, gpu_statuses, installed
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
 from cnndeploy.files import is_utf8
 from cnndeploy.run import Run
-from cnndeploy.runtimes._bound import BoundCalls
 from cnndeploy.runtimes._cuda import INSTALL, PROBE, PROVIDER, load_libraries, provider_options
 from cnndeploy.runtimes._session import Activation, Arrays, Session
 from cnndeploy.specs import TensorSpec
@@ -50,17 +49,11 @@ class OnnxRuntimeSession(Session):
         self._session: Any = session
         self._placement = _placement(session)
         self._output_names = [spec.name for spec in self.outputs]
-        binds = run.device == "cpu" and len(self.inputs) == 1
-        self._bound = BoundCalls(session, self._output_names) if binds else None
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        names, bound = self._output_names, self._bound
-        values = None if bound is None else bound.run(feeds)
-        if values is None:
-            gives_back = self.device == "cpu" and self._is_large(feeds)
-            values = self._session.run(names, feeds, _giving_back() if gives_back else None)
-            if bound is not None:
-                bound.bind(feeds, values)
+        names = self._output_names
+        gives_back = self.device == "cpu" and self._is_large(feeds)
+        values = self._session.run(names, feeds, _giving_back() if gives_back else None)
         # for one output without zip, which would cost an app another microsecond
         return {names[0]: values[0]} if len(names) == 1 else dict(zip(names, values, strict=True))
 
@@ -108,7 +101,7 @@ class OnnxRuntimeSession(Session):
         return [Activation(module, kind, computed) for (module, kind), computed in named]
 
     def _release(self) -> None:
-        self._session = self._bound = None
+        self._session = None
 
 
 class OnnxRuntimeRuntime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import os
 import shutil
@@ -30,11 +31,13 @@ from cnndeploy.prediction.cluster import predict_on_ray
 from cnndeploy.prediction.ray_connection import Cluster, connected
 from helpers import Trained
 
-pytestmark = [pytest.mark.field, pytest.mark.filterwarnings("ignore::DeprecationWarning")]  # Ray's of itself
-ray = pytest.importorskip("ray", reason="Ray is not installed: make test-field installs it")
-parquet = pytest.importorskip(
-    "pyarrow.parquet", reason="pyarrow is not installed: make test-field installs it"
-)
+pytestmark = [
+    pytest.mark.field,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's of itself
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason="Ray is not installed: make test-field does"
+    ),
+]
 
 Cli = Callable[..., Result]
 COUNT = 600
@@ -79,8 +82,10 @@ def _row(image: str, classes: list[dict[str, Any]], error: str | None) -> dict[s
     return row
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = parquet.read_table(folder).to_pylist()
+def _rows(path: Path) -> list[dict[str, Any]]:
+    from pyarrow import parquet
+
+    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
     return rows
 
 
@@ -261,7 +266,7 @@ def test_ctrl_c_keeps_what_is_written(trained: Trained, images: Path, tmp_path: 
             process.kill()
     assert process.returncode == 130, said
     assert f"Go on from the files in {output} with --resume." in said
-    assert {len(parquet.read_table(part)) for part in output.iterdir()} == {4096}
+    assert {len(_rows(part)) for part in output.iterdir()} == {4096}
 
 
 def test_sigterm_while_ray_starts(trained: Trained, images: Path, tmp_path: Path) -> None:
@@ -306,6 +311,8 @@ class _Ray:
     """What it knows of its machines, as Ray says it."""
 
     def __init__(self, *machines: tuple[float, float]) -> None:
+        import ray.data
+
         self._machines = machines
         self.data = ray.data
 

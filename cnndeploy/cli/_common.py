@@ -9,7 +9,6 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from cnndeploy.errors import UnknownNameError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.own_warnings import showing_own
 from cnndeploy.progress import Progress
-from cnndeploy.run import MOST_THREADS, Precision, Run, RuntimeOptions
+from cnndeploy.run import MOST_THREADS, Run
 from cnndeploy.serial import dumps
 from cnndeploy.words import printable, quoted
 
@@ -200,45 +199,6 @@ budget_option = click.option(
     default=0.5,
     help="Percentage points of test accuracy that may be lost.",
 )
-
-
-def run_options(command: Command) -> Command:
-    """Add ``--runtime``, ``--device`` and ``--threads``; the command takes them as one keyword, ``run``."""
-
-    @click.option(
-        "--runtime",
-        type=RegisteredName("runtimes"),
-        help="What runs the file.  [default: as planned, else the format's own]",
-    )
-    @device_option
-    @threads_option
-    @functools.wraps(command)
-    def with_run(*, runtime: str | None, device: str | None, threads: int | None, **others: Any) -> None:
-        command(run=Run(runtime or "", device or "", threads), **others)
-
-    return with_run
-
-
-PRECISIONS = click.Choice(["float32", "tf32", "bfloat16"])
-"""What a float32 file may be computed in."""
-precision_option = click.option(
-    "--precision",
-    type=PRECISIONS,
-    help="What a float32 file is computed in: tf32 on CUDA, where it is ONNX Runtime's own default, or bfloat16 by "
-    "OpenVINO, which is lossy.  [default: as planned, else float32]",
-)
-
-
-def run_and_precision(command: Command) -> Command:
-    """Add ``--precision`` to what :func:`run_options` adds; it is among the options of ``run``."""
-
-    @precision_option
-    @functools.wraps(command)
-    def with_precision(*, run: Run, precision: Precision | None, **others: Any) -> None:
-        options = None if precision is None else RuntimeOptions(precision=precision)
-        command(run=replace(run, options=options), **others)
-
-    return run_options(with_precision)
 
 
 images_option = click.option("--images", type=COUNT, help="Use the first N test images.  [default: all]")

@@ -13,6 +13,7 @@ import click
 
 from cnndeploy.benchmark.raw import RAW
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._run_options import PRECISIONS
 from cnndeploy.cli._stop import PoliteStop
 from cnndeploy.errors import BenchmarkError, CnndeployError
 from cnndeploy.files import check_writable, make_folder, write_file
@@ -63,7 +64,7 @@ class _Threads(click.ParamType[int | str]):
 @click.option(
     "--precision",
     "precisions",
-    type=common.CommaList(common.PRECISIONS),
+    type=common.CommaList(PRECISIONS),
     multiple=True,
     metavar="float32,tf32,bfloat16",
     help="What float32 files are computed in, each where a runtime can.  [default: as planned, else float32]",

@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._run_options import run_and_precision
 from cnndeploy.machine import patient_threads
 
 
 @click.command(context_settings={"allow_extra_args": True})  # to say what they are for
 @click.argument("file", type=common.PATH)
-@common.run_and_precision
+@run_and_precision
 @click.option("--batch-size", type=common.COUNT, help="Images in one call; 256 by default.")
 @click.option(
     "--what-if", is_flag=True, help="Show what the usual mistakes of preprocessing would cost this network."

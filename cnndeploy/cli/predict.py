@@ -14,6 +14,7 @@ import click
 
 from cnndeploy.cli import _common as common
 from cnndeploy.cli._results import results, results_alone
+from cnndeploy.cli._run_options import run_and_precision
 from cnndeploy.cli._stop import PoliteStop
 from cnndeploy.errors import CnndeployError
 from cnndeploy.files import check_writable, replacing
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=common.PATH)
 @click.argument("images", nargs=-1, required=True)
-@common.run_and_precision
+@run_and_precision
 @click.option("--top", type=common.COUNT, default=1, help="How many classes to show for each image.")
 @click.option(
     "--invert", is_flag=True, help="Invert the images first, if objects are dark on a light background."

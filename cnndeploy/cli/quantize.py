@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._run_options import run_options
 from cnndeploy.words import printable
 
 
@@ -34,7 +35,7 @@ from cnndeploy.words import printable
     help="The checkpoint that CHECKPOINT was compressed from, against which the loss is measured.",
 )
 @common.model_input_option
-@common.run_options
+@run_options
 @common.measured_on
 @common.source_option
 @common.json_file_option

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._run_options import precision_option, run_options
 from cnndeploy.errors import CnndeployError, NotEquivalentError, QuantizationError
 from cnndeploy.files import check_writable, scratch_folder, write_file
 from cnndeploy.run import Precision, Run
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     required=True,
     help="The checkpoint it was exported from, or the ONNX file that was imported.",
 )
-@common.run_options
-@common.precision_option
+@run_options
+@precision_option
 @click.option(
     "--budget",
     type=common.POSITIVE,
