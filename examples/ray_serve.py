@@ -94,7 +94,10 @@ def main() -> None:
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
-        serve.delete(name)
+        if alone:
+            ray.shutdown()
+        else:
+            serve.delete(name)
 
 
 if __name__ == "__main__":

@@ -462,7 +462,7 @@ def test_ray_serve(cli: Cli, trained: Trained, images: Path, tmp_path: Path) -> 
                 status, told = _ask(port, body, query)
                 assert (status, reason in told["error"]) == (400, True), told
             served.send_signal(signal.SIGINT)
-            assert served.wait(60) == 0
+            assert served.wait(120) == 0
         finally:
             served.kill()
 
