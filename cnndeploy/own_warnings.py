@@ -57,6 +57,23 @@ def showing_own(show: Callable[[CnndeployWarning], None]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def no_standard_error() -> Iterator[None]:
+    """Hide what native libraries print on standard error, past Python; Python's own output is hidden too."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # standard error is closed
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _is_installed(filename: str) -> bool:
     """Return whether a file belongs to Python, an installed package or us; torch calls generated code ``<...>``."""
     path = Path(filename)

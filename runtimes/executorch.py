@@ -6,11 +6,8 @@ cannot change while a program is open, for XNNPACK keeps the threads.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +19,7 @@ from cnndeploy.devices import DeviceStatus, fork_count, installed, last_line
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, InputMismatchError
 from cnndeploy.files import is_utf8
 from cnndeploy.formats.executorch import FORWARD, Forward, forward_of
+from cnndeploy.own_warnings import no_standard_error
 from cnndeploy.run import Run
 from cnndeploy.runtimes._session import Arrays, Session
 
@@ -137,25 +135,8 @@ def _set_threads(count: int) -> None:
             f"ExecuTorch has one number of threads for the whole process, and a program is open on {now}; {count} "
             f"were asked for. Close that one first, or open this one with threads={now}."
         )
-    with _without_its_log():
+    with no_standard_error():  # notes on the processor, when threads start
         library._unsafe_reset_threadpool(count)  # unsafe only for programs that are open
-
-
-@contextlib.contextmanager
-def _without_its_log() -> Iterator[None]:
-    """Hide what the library notes about the processor on standard error, past Python, when it starts threads."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # standard error is closed
-        yield
-        return
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _library() -> Any:
@@ -165,7 +146,7 @@ def _library() -> Any:
 
     if not _started:
         _started.append(fork_count())
-        with _without_its_log():
+        with no_standard_error():  # notes on the processor, when threads start
             _C._threadpool_get_thread_count()  # starts them
     if _started[0] != fork_count():
         raise DeviceUnavailableError(

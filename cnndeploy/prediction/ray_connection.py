@@ -10,14 +10,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 from cnndeploy.errors import ClusterError, DeviceUnavailableError, missing_dependency
 from cnndeploy.machine import usable_cpus
+from cnndeploy.own_warnings import no_standard_error
 from cnndeploy.run import Run
 
 SHARE = 0.5
@@ -120,7 +120,7 @@ def _start(ray: Any, cluster: Cluster, run: Run) -> str:
     }
     settings = {name: os.environ[name] for name in _FOR_WORKERS if name in os.environ}
     there = {"address": cluster.address, "runtime_env": {"env_vars": settings}}
-    with _signals_kept(), _no_standard_error():
+    with _signals_kept(), no_standard_error():
         try:
             where = here if cluster.address is None else there
             context = ray.init(log_to_driver=False, logging_level="ERROR", **where)
@@ -176,24 +176,9 @@ def _signals_kept() -> Iterator[None]:
 
 def _handle(handler: Any) -> None:
     """Do what would have been done on SIGTERM."""
-    act: Callable[[int, None], object] | None = handler if callable(handler) else None
-    if act is not None:
-        act(signal.SIGTERM, None)
+    if callable(handler):
+        handler(signal.SIGTERM, None)
     sys.exit(128 + signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def _no_standard_error() -> Iterator[None]:
-    """Hide what Ray's C++ prints while it starts; what goes wrong is raised."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _reason(error: BaseException) -> str:
