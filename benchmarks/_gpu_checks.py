@@ -159,6 +159,8 @@ def training(device: str, dry: str = "") -> None:
         cnndeploy.train("lenet", "t2.pt", should_stop=lambda: next(steps) == 1, **few)
     except (KeyboardInterrupt, cnndeploy.CnndeployError) as error:
         report("it stops", good=True, seen=type(error).__name__)
+    else:
+        report("it stops", good=False, seen="it went on to its end")
     attempt("it goes on", lambda: cnndeploy.train("lenet", "t2.pt", resume=True))
     report("a resumed training makes the same bits", _weights("t2.pt") == made[0][0])
 

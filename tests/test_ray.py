@@ -231,7 +231,7 @@ def _run(*arguments: object, environment: dict[str, str] | None = None) -> subpr
 
 
 def test_a_file_that_kills_its_reader_ends_the_run(trained: Trained, images: Path, tmp_path: Path) -> None:
-    """As a fault of a decoder in C may: it is tried a few times, and not for ever."""
+    """It is tried a few times and not for ever; a fault of a decoder in C may be like it."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
         "def hook(event, args):\n"

@@ -29,8 +29,8 @@ BUSY_CPUS = 0.25
 """If other programs keep more CPUs busy than this, figures are shown and none is judged."""
 _GRID = np.linspace(0, 1, 101)
 _PERCENTS = {"p50": 50, "p90": 90, "p99": 99}
-# What keys of the JSON were called before; until 1.0 they are written beside the new ones.
 _BFLOAT16 = {"bf16": "bfloat16"}  # as OpenVINO says it
+# What keys of the JSON were called before; until 1.0 they are written beside the new ones.
 _OLD_KEYS = {"artifact": "target", "seconds": "budget_s", "until": "precision"}
 
 

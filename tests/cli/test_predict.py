@@ -257,7 +257,7 @@ def test_an_output_file_is_written_when_all_is_done_or_stays_as_it_was(
 def test_parts_that_begin_at_a_64th_file_have_the_chunks_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that any number of processes form the same batches; large images make chunks smaller."""
+    """Any number of processes form the same batches; large images make chunks smaller."""
     files = [str(tmp_path / f"{number:03}.png") for number in range(150)]
     for number, file in enumerate(files):
         Image.new("L", (1, 40) if number % 7 == 0 else (1, 1)).save(file)

@@ -261,7 +261,7 @@ def test_a_lossy_file_that_there_is_no_time_to_check_is_told_in_seconds(
 def test_a_lossy_file_is_checked_if_that_takes_a_tenth_longer_at_most(
     ends: float, is_checked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of five minutes; else the fastest file would be lost for want of seconds."""
+    """The limit is five minutes; the fastest file must not be lost for want of seconds."""
     monkeypatch.setattr("cnndeploy.progress.time", SimpleNamespace(monotonic=lambda: 0.0))
     asked = []
 
