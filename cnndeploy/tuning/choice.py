@@ -131,14 +131,15 @@ def _place(row: Row, best: float) -> tuple[int, float]:
 
 
 def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
-    """Time all contenders, and verify the fastest until one passes; choose none if nothing was timed.
+    """Time all contenders, and verify the fastest until one passes; choose none if none does.
 
-    The first is eager PyTorch, which all are timed against. Raise BenchmarkError if that does not run, and Stopped if
-    the caller asks for the end.
+    The first is eager PyTorch, which all are timed against. If the time is over already, only the simplest are timed.
+    Raise BenchmarkError if the first does not run, and Stopped if the caller asks for the end.
     """
     with _race(job, contenders) as race:
         looks = 0
-        while pool := [contender for contender in contenders if not contender.rejected]:
+        considered = _considered(job, contenders)
+        while pool := [contender for contender in considered if not contender.rejected]:
             job.check_stop()
             best = _best(job, pool, race)
             if best is None:
@@ -164,6 +165,13 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
     return Choice(race, None, tuple(files.measured))
 
 
+def _considered(job: Job, contenders: Sequence[Contender]) -> Sequence[Contender]:
+    """Return those that take part: if the time is over, only the simplest, so that what was made is not lost."""
+    if not job.deadline.is_over():
+        return contenders
+    return [contenders[0], *(contender for contender in contenders[1:] if contender.is_simple(job.threads))]
+
+
 class Entrant:
     """A contender as the race times it: it has a process from its first call until it leaves the race.
 
@@ -176,11 +184,6 @@ class Entrant:
         self._job, self._contender = job, contender
         self._open = contextlib.ExitStack()
         self._batches: BatchOf | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has a process that can be timed."""
-        return self._batches is not None
 
     def run(self, samples: int, repeats: int) -> list[float]:
         """Return seconds per call; raise the error that it met, in opening its file too."""
@@ -209,8 +212,8 @@ class Entrant:
 def _race(job: Job, contenders: Sequence[Contender]) -> Iterator[Race[Contender]]:
     """Yield a race of all contenders against the first of them, and end their processes afterwards.
 
-    Once it has begun its first round is finished, whatever the time: for many contenders most of it goes into opening
-    them, and would be lost.
+    Its first round is finished, whatever the time: for many contenders most of it goes into opening them, and would be
+    lost.
     """
     with contextlib.ExitStack() as stack:
         entrants = {contender: stack.enter_context(Entrant(job, contender)) for contender in contenders}
@@ -223,8 +226,7 @@ def _race(job: Job, contenders: Sequence[Contender]) -> Iterator[Race[Contender]
             job.progress(0, 0, f"Timing {running} candidates, round {rounds}")
 
         def should_stop() -> bool:
-            has_begun = any(entrant.is_open for entrant in entrants.values())
-            return job.deadline.should_stop() if has_begun and not timed else job.deadline.is_over()
+            return job.deadline.is_over() if timed else job.deadline.should_stop()
 
         yield Race(
             entrants,
@@ -236,7 +238,7 @@ def _race(job: Job, contenders: Sequence[Contender]) -> Iterator[Race[Contender]
 
 
 def _best(job: Job, pool: Sequence[Contender], race: Race[Contender]) -> Contender | None:
-    """Return the fastest that the race leaves, or a lossless one that is as fast; None if nothing was timed."""
+    """Return the fastest that the race leaves, or a lossless one that is as fast; None if none of them runs."""
     try:
         standing = race.run(pool)
     except BenchmarkError:

@@ -300,6 +300,14 @@ class Contender:
         """Whether it may not be deployed."""
         return self.verdict is not None and not self.verdict.passed
 
+    def is_simple(self, threads: int) -> bool:
+        """Whether it is an export as it is, on the runtime that its format is for, with no option and all threads."""
+        artifact, run = self.candidate.artifact, self.candidate.run
+        default = (
+            run.runtime == FORMATS.get(artifact.format).default_runtime and run.choices == RuntimeOptions()
+        )
+        return default and run.thread_count == threads and not self.lossy
+
     @property
     def numbers(self) -> tuple[str, str, str]:
         """What its logits depend on: not the threads, nor whether they spin."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import time
@@ -66,8 +65,8 @@ def tune(
         threads: The most CPU threads to use, all that the process may use by default.
         device: Where everything runs.
         max_minutes: When these are over, the best so far is verified and written. The first round of the race, and a
-            verification, are finished once they have begun, and the check of a lossy file may take a tenth of the limit
-            longer. If the time is over before the race, nothing is written.
+            verification, are finished whatever the time, and the check of a lossy file may take a tenth of the limit
+            longer. If the time is over before the race, only the exports with the usual settings are in it.
         calibration, data: As :func:`cnndeploy.quantize`'s; a Reference has its own data set.
         command: To make the folder again, for its plan.
         should_stop: Asked again and again; once it returns True nothing is written.
@@ -75,8 +74,8 @@ def tune(
 
     Raises:
         ArtifactError, CheckpointError: The checkpoint cannot be read, or the folder not written.
-        BenchmarkError: Nothing was timed, or nothing that was can be deployed; its ``report`` is the TuneReport of what
-            was tried.
+        BenchmarkError: The checkpoint does not run, or nothing that was tried can be deployed; its ``report`` is the
+            TuneReport of what was tried.
         Stopped: ``should_stop`` returned True; nothing was written.
         DataError, DeviceUnavailableError: The data set is missing, or the device does not work.
 
@@ -147,13 +146,7 @@ def _deploy(job: Job, report: TuneReport, choice: Choice, command: str) -> None:
     chosen = choice.chosen
     if chosen is None or chosen.verdict is None:
         against = dict.fromkeys(row.reason for row in report.rows if row.outcome in ("rejected", "failed"))
-        if report.timed:
-            raise BenchmarkError(f"nothing can be deployed: {'; '.join(against)}", report)
-        raise BenchmarkError(
-            f"nothing was timed, so nothing was written: {job.max_minutes:g} minutes were over once the files to try "
-            f"were made; max_minutes={math.ceil(2 * job.max_minutes)} may do",
-            report,
-        )
+        raise BenchmarkError(f"nothing can be deployed: {'; '.join(against)}", report)
     if not job.reference.artifact.is_unchanged():
         raise BenchmarkError(
             f"{report.checkpoint} was replaced while it was tuned; nothing was written", report
