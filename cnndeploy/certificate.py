@@ -301,13 +301,10 @@ def _run_of(verdict: Mapping[str, Any]) -> Run:
 
 
 def _covers(certificate: Mapping[str, Any], run: Run) -> bool:
-    """Return whether the certificate is by this runtime, in the same precision, on the same kind of device."""
+    """Return whether the certificate is by this runtime, on the same kind of device, computing alike."""
     its = _run_of(certificate)
-    return (its.runtime, its.choices.precision, _kind(its.device)) == (
-        run.runtime,
-        run.choices.precision,
-        _kind(run.device),
-    )
+    its_own, own = ((one.runtime, one.choices.numbers, _kind(one.device)) for one in (its, run))
+    return its_own == own
 
 
 def _kind(device: str) -> str:

@@ -79,3 +79,27 @@ for known in False, True:  # as if cuDNN went away afterwards
     assert "brings them all" in output
     assert "True ONNX Runtime could not run" in output
     assert "GPU 0" in calls
+
+
+def test_a_graph_is_recorded_for_each_shape_and_replayed(stub: Path, trained: Trained) -> None:
+    code = f"""
+import numpy as np
+from cnndeploy.artifact import Artifact
+from cnndeploy.run import Run, RuntimeOptions
+from cnndeploy.runtimes import open_session
+run = Run(device="cuda", options=RuntimeOptions(cuda_graph=True))
+with open_session(Artifact.open({str(trained.onnx)!r}), run) as session:
+    print(session.settings()["provider_options"]["enable_cuda_graph"])
+    for size in 1, 2, 1, 2, 2:
+        logits = session.run({{"image": np.ones((size, 1, 28, 28), np.float32)}})["logits"]
+        print(logits.shape, logits.flags.owndata)
+    for size in range(3, 12):
+        session.run({{"image": np.ones((size, 1, 28, 28), np.float32)}})
+"""
+    output, calls = cuda_stub.python(stub, code)
+    assert output.splitlines() == ["1", *(f"({size}, 10) True" for size in (1, 2, 1, 2, 2))]
+    assert calls.count("recorded") == 8
+    planned = [number for number, call in enumerate(calls) if call == "plan"]
+    last = max(number for number, call in enumerate(calls) if call == "recorded")
+    assert calls.count("replayed") == 8 + 3
+    assert planned[-1] > last, "shapes beyond the eighth are computed without a graph"

@@ -157,7 +157,9 @@ def _write_repository(source: Path, folder: Path | None, changed: list[str], **s
         _say_next(candidate.artifact, file)
         return
     try:
-        require_certificate(Artifact.open(file), replace(candidate.run, runtime="onnxruntime"), True)
+        options = replace(candidate.run.choices, cuda_graph=False)  # of which Triton knows nothing
+        run = replace(candidate.run, runtime="onnxruntime", options=options)
+        require_certificate(Artifact.open(file), run, True)
         common.say("  with its certificate")
     except ArtifactError as error:
         common.say(f"Warning: {error}", err=True)

@@ -96,13 +96,13 @@ class Choice:
     def _measured(self, contender: Contender) -> BudgetReport | None:
         """Return what is known of the same file on the same runtime: its accuracy does not depend on the threads."""
         candidate = contender.candidate
-        run = candidate.run.runtime, candidate.run.choices.precision
+        run = candidate.run.runtime, candidate.run.choices.numbers
         return next(
             (
                 report
                 for report in self.measured
                 if report.artifact.sha256 == candidate.artifact.sha256
-                and (report.runtime, RuntimeOptions.of(report.options).precision) == run
+                and (report.runtime, RuntimeOptions.of(report.options).numbers) == run
             ),
             None,
         )

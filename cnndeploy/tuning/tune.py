@@ -47,7 +47,8 @@ def tune(
 
     Tried are its plain export, the simplified one, an int8 one, and on the CPU what
     :func:`cnndeploy.compress` makes; on every runtime that opens them, with one thread and with all, with and
-    without spinning, and in bfloat16; on a GPU one in float16 in place of int8, and all in TF32 too, with one thread.
+    without spinning, and in bfloat16; on a GPU one in float16 in place of int8, all in TF32 too, with CUDA graphs and
+    without, with one thread.
     Each runs in a process of its own; they take turns as in
     :func:`cnndeploy.bench`, and one that is surely slower than the fastest leaves early. The fastest is deployed only
     if it is equivalent, or if it is lossy within the budget on all test images; else the next is looked at. The report
