@@ -53,8 +53,10 @@ $(VENV)/.stamp-field: $(VENV)/.stamp
 
 # KServe's own description of what it takes, without all that its server needs.
 build/kserve: $(VENV)/.stamp
+	@rm -rf $@
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --no-deps --target $@ \
 		kserve kubernetes
+	@touch $@
 
 # Type checkers and import-linter need the folders where their import names say they are.
 lint: setup

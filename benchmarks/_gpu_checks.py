@@ -199,7 +199,7 @@ def _weights(path: str) -> str:
 
 
 def variants(device: str, *names: str) -> None:
-    """Time ONNX Runtime with options that cnndeploy does not use yet, each held against the CPU's float32."""
+    """Time ONNX Runtime with options, most of which cnndeploy does not use, each held against the CPU's float32."""
     import onnx
 
     from cnndeploy.quantization.graph import in_float16

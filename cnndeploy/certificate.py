@@ -2,8 +2,8 @@
 
 It names both files by SHA-256, so that it says nothing about any other file of the same name. Its verdict is
 ``equivalent``, or for a file that gives up accuracy on purpose ``within budget``. A file may be right on one runtime
-and wrong on another, so there is a certificate for each runtime, precision and kind of device, all in this one file:
-the newest, and under ``others`` those before it.
+and wrong on another, so there is a certificate for each runtime, precision and kind of device, on a GPU also for CUDA
+graphs, all in this one file: the newest, and under ``others`` those before it.
 """
 
 from __future__ import annotations

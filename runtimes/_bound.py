@@ -43,7 +43,7 @@ class BoundCalls:
     def bind(self, feeds: Arrays, outputs: Sequence[NDArray[Any]]) -> None:
         """Bind arrays for calls like one with ``feeds`` that returned ``outputs``, if that pays.
 
-        It does for small inputs of numbers, from the second call in a row with the same shape on.
+        It does for small inputs of numbers, if two calls in a row have the same shape that no arrays are bound for.
         """
         ((name, given),) = feeds.items()
         arrays = [given, *outputs]
@@ -51,6 +51,8 @@ class BoundCalls:
         if self._is_given_up or given.nbytes > _MOST_BYTES or name in self._output_names:
             return
         last, self._of_thread.last = getattr(self._of_thread, "last", None), given.shape
+        if (bound := getattr(self._of_thread, "arrays", None)) is not None and bound.was_used:
+            bound.was_used, last = False, None  # it was not the last call
         of_numbers = all(isinstance(one, np.ndarray) and one.dtype.kind in "fiub" for one in arrays)
         if last != given.shape or not of_numbers or sum(one.nbytes for one in arrays) > _MOST_BYTES:
             return
@@ -76,7 +78,7 @@ class _Arrays:
     ) -> None:
         import onnxruntime as ort
 
-        self._session, self._busy = session, False
+        self._session, self._busy, self.was_used = session, False, False
         self._source = np.empty(given.shape, given.dtype)
         self._targets = [np.empty(one.shape, one.dtype) for one in outputs]
         self._binding = session.io_binding()
@@ -91,7 +93,7 @@ class _Arrays:
 
     def run(self, given: NDArray[Any]) -> list[NDArray[Any]]:
         """Return the outputs; raise what ONNX Runtime raises if they have other shapes this time."""
-        self._busy = True
+        self._busy = self.was_used = True
         try:
             self._source[...] = given
             self._session.run_with_iobinding(self._binding)

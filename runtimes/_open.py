@@ -67,8 +67,9 @@ def _open(artifact: Artifact, run: Run) -> Session:
         if value not in runtime.options.get(option, ()):
             raise ArtifactError(f"the runtime {name} does not support {option} {value}; leave it out")
     if index is None and (run.choices.precision == "tf32" or run.choices.cuda_graph):
-        what = "CUDA graphs are" if run.choices.cuda_graph else "TF32 is a format"
-        raise DeviceUnavailableError(f"{what} of CUDA GPUs; leave it out, or use the device cuda")
+        graphs, tf32 = "CUDA graphs are for CUDA GPUs; leave them", "TF32 is a format of CUDA GPUs; leave it"
+        what = graphs if run.choices.cuda_graph else tf32
+        raise DeviceUnavailableError(f"{what} out, or use the device cuda")
     run = replace(run, device="cpu" if index is None else f"cuda:{index}")
     try:
         session = runtime.open(artifact, run)

@@ -65,9 +65,10 @@ class OnnxRuntimeSession(Session):
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         names, bound, graphs = self._output_names, self._bound, self._graphs
-        values = None if bound is None else bound.run(feeds)
         if graphs is not None:
-            values = graphs.run(feeds)
+            values: list[NDArray[Any]] | None = graphs.run(feeds)
+        else:
+            values = None if bound is None else bound.run(feeds)
         if values is None:
             gives_back = self.device == "cpu" and self._is_large(feeds)
             values = self._session.run(names, feeds, _giving_back() if gives_back else None)

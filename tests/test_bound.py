@@ -76,6 +76,12 @@ def test_an_input_of_any_layout_is_copied_right(session: Session, bound: list[An
     assert len(bound) == 5
 
 
+def test_batches_in_turn_do_not_bind_again_and_again(session: Session, bound: list[Any]) -> None:
+    for size in (1, 1, *(2, 1) * 4, 2, 2, 2):
+        session.run({"image": _images(size, 0)})
+    assert [len_ for len_, *_ in bound] == [1] * 4 + [2]
+
+
 def test_threads_do_not_share_arrays(session: Session, bound: list[Any]) -> None:
     drawn = [_images(1, seed) for seed in range(8)]
     expected = [session.run({"image": images})["logits"] for images in drawn]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import cuda_stub
@@ -81,8 +82,9 @@ for known in False, True:  # as if cuDNN went away afterwards
     assert "GPU 0" in calls
 
 
-def test_a_graph_is_recorded_for_each_shape_and_replayed(stub: Path, trained: Trained) -> None:
+def test_a_graph_is_recorded_for_each_shape_and_replayed_on_new_inputs(stub: Path, trained: Trained) -> None:
     code = f"""
+import threading, weakref
 import numpy as np
 from cnndeploy.artifact import Artifact
 from cnndeploy.run import Run, RuntimeOptions
@@ -94,12 +96,20 @@ with open_session(Artifact.open({str(trained.onnx)!r}), run) as session:
         logits = session.run({{"image": np.ones((size, 1, 28, 28), np.float32)}})["logits"]
         print(logits.shape, logits.flags.owndata)
     for size in range(3, 12):
-        session.run({{"image": np.ones((size, 1, 28, 28), np.float32)}})
+        work = lambda: session.run({{"image": np.ones((size, 1, 28, 28), np.float32)}})
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        [thread.start() for thread in threads], [thread.join() for thread in threads]
+    held = weakref.ref(session._session)
+print(held())
 """
     output, calls = cuda_stub.python(stub, code)
-    assert output.splitlines() == ["1", *(f"({size}, 10) True" for size in (1, 2, 1, 2, 2))]
-    assert calls.count("recorded") == 8
+    assert output.splitlines() == ["1", *(f"({size}, 10) True" for size in (1, 2, 1, 2, 2)), "None"]
+    assert calls.count("recorded") == 8, "whatever thread it was"
+    replays = [number for number, call in enumerate(calls) if call == "replayed"]
+    inputs = {f"copied to the GPU: {size * 28 * 28 * 4}" for size in range(1, 9)}
+    for before, number in pairwise(replays):
+        assert inputs & set(calls[before:number]), "the input is copied before each"
     planned = [number for number, call in enumerate(calls) if call == "plan"]
     last = max(number for number, call in enumerate(calls) if call == "recorded")
-    assert calls.count("replayed") == 8 + 3
+    assert len(replays) == (8 + 3) + 6
     assert planned[-1] > last, "shapes beyond the eighth are computed without a graph"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes import _graphs, open_session
 from cnndeploy.runtimes._graphs import GraphCalls
 from cnndeploy.specs import TensorSpec
-from cnndeploy.tuning.contenders import _runs
 from helpers import Trained
 
 GIVEN = TensorSpec("image", "float32", ("batch", 1, 28, 28))
@@ -42,16 +42,16 @@ class FakeSession:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> GraphCalls:
-    """Calls that return their input; what is recorded is noted in ``recorded``."""
+    """Calls that return their input; what is recorded is noted in ``recorded``, with the thread."""
     monkeypatch.setattr(_graphs, "_options", lambda graph: f"graph {graph}")
 
-    def record(self: GraphCalls, given: NDArray[Any]) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
-        recorded.append(given.shape)
+    def recording(self: GraphCalls, given: NDArray[Any]) -> Callable[[NDArray[Any]], list[NDArray[Any]]]:
+        recorded.append((len(given), threading.get_ident()))
         self._shapes(given.shape)
         return lambda images: [images]
 
-    recorded: list[tuple[int, ...]] = []
-    monkeypatch.setattr(GraphCalls, "_record", record)
+    recorded: list[tuple[int, int]] = []
+    monkeypatch.setattr(GraphCalls, "_recording", recording)
     calls = GraphCalls(FakeSession(), "cuda:0", GIVEN, [LOGITS])
     monkeypatch.setattr(calls, "recorded", recorded, raising=False)
     return calls
@@ -65,56 +65,53 @@ def test_each_shape_is_recorded_once_and_only_some_are(calls: Any) -> None:
     sizes = [1, 2, 1, *range(3, 12), 2, 11]
     for size in sizes:
         assert calls.run(_image(size))[0].shape == (size, 1, 28, 28)
-    assert [shape[0] for shape in calls.recorded] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [size for size, _ in calls.recorded] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert [shape[0] for shape in calls._session.shapes] == [9, 10, 11, 11], "without a graph"
+
+
+def test_what_could_not_be_recorded_takes_no_place(calls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> list[NDArray[Any]]:
+        raise RuntimeError("out of memory")
+
+    works = GraphCalls._recording
+    monkeypatch.setattr(GraphCalls, "_recording", lambda *_: fails)
+    for _ in range(9):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            calls.run(_image(1))
+    monkeypatch.setattr(GraphCalls, "_recording", works)
+    assert calls.run(_image(1))[0].shape[0] == 1
 
 
 def test_the_shapes_of_outputs_follow_from_the_inputs() -> None:
     calls = GraphCalls(None, "cuda:1", GIVEN, [LOGITS, TensorSpec("one", "float32", (1,))])
     assert calls._shapes((7, 1, 28, 28)) == [[7, 10], [1]]
-    strange = GraphCalls(None, "cuda:0", GIVEN, [TensorSpec("logits", "float32", ("found", 10))])
-    with pytest.raises(ValueError, match="known shapes, and not found"):
-        strange._shapes((7, 1, 28, 28))
+    free = TensorSpec("image", "float32", ("unknown", 3, "unknown", 5))
+    for given, axis in ((GIVEN, "found"), (free, "unknown")):
+        strange = GraphCalls(None, "cuda:0", given, [TensorSpec("logits", "float32", (axis, 10))])
+        with pytest.raises(ValueError, match=f"the axis {axis} is not"):
+            strange._shapes((7, 3, 28, 5))
+    assert GraphCalls(None, "cuda:0", free, [TensorSpec("y", "float32", ("unknown",))])._shapes(
+        (7, 3, 7, 5)
+    ) == [[7]]
 
 
-def test_threads_wait_for_each_other_and_a_call_within_a_call_is_an_error(calls: Any) -> None:
-    busy, most = 0, 0
-
-    def slow(images: NDArray[Any]) -> list[NDArray[Any]]:
-        nonlocal busy, most
-        busy += 1
-        most = max(most, busy)
-        threading.Event().wait(0.01)
-        busy -= 1
-        return [images]
-
-    calls._recorded[1, 1, 28, 28] = slow
-    threads = [threading.Thread(target=calls.run, args=(_image(1),)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert most == 1
-    calls._recorded[1, 1, 28, 28] = lambda _: calls.run(_image(2))
-    with pytest.raises(RuntimeError, match="in the middle of a call"):
-        calls.run(_image(1))
-    assert calls.run(_image(2))[0].shape[0] == 2, "it goes on"
+def test_one_thread_makes_the_calls_of_all_threads_and_sessions(calls: Any) -> None:
+    others = GraphCalls(FakeSession(), "cuda:0", GIVEN, [LOGITS])
+    work = [(one, size) for one in (calls, others) for size in range(1, 5)]
+    with ThreadPoolExecutor(8) as threads:
+        shapes = list(threads.map(lambda each: each[0].run(_image(each[1]))[0].shape[0], work * 5))
+    assert shapes == [size for _, size in work * 5]
+    assert sorted(size for size, _ in calls.recorded) == [1, 1, 2, 2, 3, 3, 4, 4]
+    (thread,) = {thread for _, thread in calls.recorded}
+    assert thread != threading.get_ident()
 
 
 def test_graphs_are_for_gpus_and_onnx_runtime(trained: Trained) -> None:
     artifact = Artifact.open(trained.onnx)
-    with pytest.raises(DeviceUnavailableError, match="CUDA graphs are of CUDA GPUs"):
+    with pytest.raises(DeviceUnavailableError, match="CUDA graphs are for CUDA GPUs; leave them out"):
         open_session(artifact, Run(options=GRAPH))
     with pytest.raises(ArtifactError, match="does not support cuda_graph True"):
         open_session(Artifact.open(trained.torchscript), Run(options=GRAPH))
-
-
-def test_tune_tries_them_on_a_gpu_alone(trained: Trained) -> None:
-    artifact = Artifact.open(trained.onnx)
-    tried = [run.choices.changed for run in _runs("onnxruntime", artifact, 1, "cuda", lossy=True)]
-    graph, tf32 = {"cuda_graph": True}, {"precision": "tf32"}
-    assert tried == [{}, graph, tf32, tf32 | graph]
-    assert all(not run.choices.cuda_graph for run in _runs("onnxruntime", artifact, 2, "cpu", lossy=True))
 
 
 def test_what_was_verified_without_graphs_is_not_certified_with_them(

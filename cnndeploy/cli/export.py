@@ -152,7 +152,7 @@ def _write_repository(source: Path, folder: Path | None, changed: list[str], **s
         target = write_repository(model, folder)
     file = target / "1" / FILE
     common.say(f"Wrote {printable(str(target))}: config.pbtxt, labels.txt, 1/{FILE}")
-    common.say(f"Wrote {printable(f'{target}.yaml')} for KServe: set storageUri in it")
+    common.say(f"Wrote {printable(f'{target}.yaml')} for KServe, which storageUri in it is for")
     if is_checkpoint:
         _say_next(candidate.artifact, file)
         return

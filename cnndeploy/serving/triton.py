@@ -76,7 +76,7 @@ def write_repository(
     else:
         copied.unlink(missing_ok=True)
     write_file(target / LABELS, labels.encode())
-    write_file(service, service_text.encode())
+    write_file(service, service_text.encode("utf-8", "surrogateescape"))
     write_file(target / CONFIG, text.encode())  # last: with it the model is complete
     return target
 

@@ -40,12 +40,19 @@ _ORDER = ("chosen", "as fast", "undecided", "slower", "failed", "not tried")  # 
 class Choice:
     """The race that was run, and the contender that is deployed, whose verdict is a pass; None if there is none.
 
-    ``measured`` is what quantization found of int8 or float16 files.
+    ``measured`` is what quantization found of int8 or float16 files. ``late`` says that the time was over before the
+    race, in which only some took part.
     """
 
     race: Race[Contender]
     chosen: Contender | None
     measured: tuple[BudgetReport, ...] = ()
+    late: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether more time would not change who won."""
+        return self.race.decided and not self.late
 
     def rows(self, contenders: Sequence[Contender], checkpoint_accuracy: float | None) -> list[Row]:
         """Return a row for each contender, fastest first.
@@ -138,7 +145,8 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
     """
     with _race(job, contenders) as race:
         looks = 0
-        considered = _considered(job, contenders)
+        late = job.deadline.is_over()
+        considered = _simplest(job, contenders) if late else contenders
         while pool := [contender for contender in considered if not contender.rejected]:
             job.check_stop()
             best = _best(job, pool, race)
@@ -160,15 +168,13 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                 if contender.numbers == best.numbers:
                     contender.verdict = verdict
             if verdict.passed:
-                return Choice(race, best, tuple(files.measured))
+                return Choice(race, best, tuple(files.measured), late)
         job.check_stop()
-    return Choice(race, None, tuple(files.measured))
+    return Choice(race, None, tuple(files.measured), late)
 
 
-def _considered(job: Job, contenders: Sequence[Contender]) -> Sequence[Contender]:
-    """Return those that take part: if the time is over, only the simplest, so that what was made is not lost."""
-    if not job.deadline.is_over():
-        return contenders
+def _simplest(job: Job, contenders: Sequence[Contender]) -> Sequence[Contender]:
+    """Return those that are raced if the time is over already, for that is better than none."""
     return [contenders[0], *(contender for contender in contenders[1:] if contender.is_simple(job.threads))]
 
 

@@ -45,14 +45,14 @@ def tune(
 ) -> TuneReport:
     """Find the fastest way to deploy a checkpoint on this machine, and write it as a folder.
 
-    Tried are its plain export, the simplified one, an int8 one, and on the CPU what
-    :func:`cnndeploy.compress` makes; on every runtime that opens them, with one thread and with all, with and
-    without spinning, and in bfloat16; on a GPU one in float16 in place of int8, all in TF32 too, with CUDA graphs and
-    without, with one thread.
-    Each runs in a process of its own; they take turns as in
-    :func:`cnndeploy.bench`, and one that is surely slower than the fastest leaves early. The fastest is deployed only
-    if it is equivalent, or if it is lossy within the budget on all test images; else the next is looked at. The report
-    has a row for each, with what became of it and why.
+    Tried are its plain export, the simplified one, an int8 one, and what :func:`cnndeploy.compress` makes. They run on
+    every runtime that opens them, with one thread and with all, with and without spinning, and in bfloat16. On a GPU
+    there is a float16 file in place of int8 and no smaller network; all run with one thread, in float32 and in TF32,
+    with CUDA graphs and without.
+
+    Each runs in a process of its own. They take turns as in :func:`cnndeploy.bench`, and one that is surely slower than
+    the fastest leaves early. The fastest is deployed only if it is equivalent, or if it is lossy within the budget on
+    all test images; else the next is looked at. The report has a row for each, with what became of it and why.
 
     Args:
         checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
@@ -75,8 +75,8 @@ def tune(
 
     Raises:
         ArtifactError, CheckpointError: The checkpoint cannot be read, or the folder not written.
-        BenchmarkError: The checkpoint does not run, or nothing that was tried can be deployed; its ``report`` is the
-            TuneReport of what was tried.
+        BenchmarkError: The checkpoint does not run, or nothing that was tried can be deployed; then its ``report`` is
+            the TuneReport of what was tried.
         Stopped: ``should_stop`` returned True; nothing was written.
         DataError, DeviceUnavailableError: The data set is missing, or the device does not work.
 
@@ -120,7 +120,7 @@ def tune(
             batch_size=size,
             budget_points=budget,
             rows=rows,
-            complete=choice.race.decided,
+            complete=choice.complete,
             seconds=time.monotonic() - job.started,
             environment=environment(),
             notes=tuple(files.notes),

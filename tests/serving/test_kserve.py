@@ -31,7 +31,7 @@ def test_a_repository_has_a_service_for_each_model(trained: Trained, tmp_path: P
     write_repository(trained.onnx, tmp_path, name="other", run=Run(threads=1))
     shoes, other = (yaml.safe_load((tmp_path / f"{name}.yaml").read_text()) for name in ("Shoes_v2", "other"))
     model = shoes["spec"]["predictor"]["model"]
-    assert (shoes["metadata"]["name"], other["metadata"]["name"]) == ("shoes-v2", "other")
+    assert (shoes["metadata"]["name"], other["metadata"]["name"]) == ("shoes-v2-a6720c", "other")
     assert model["args"] == ["--model-control-mode=explicit", "--load-model=Shoes_v2"]
     assert model["resources"] == {"requests": {"cpu": "3"}, "limits": {"cpu": "3"}}
     assert (model["runtime"], model["protocolVersion"]) == ("kserve-tritonserver", "v2")
@@ -54,8 +54,8 @@ def test_what_was_filled_in_is_kept(trained: Trained, tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_not_replaced(trained: Trained, tmp_path: Path) -> None:
-    (tmp_path / "lenet.yaml").write_text("kind: Deployment\n")
-    with pytest.raises(ServingError, match=r"lenet\.yaml is not of a model repository"):
+    (tmp_path / "lenet.yaml").write_text("apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\n")
+    with pytest.raises(ServingError, match=r"lenet\.yaml is not of cnndeploy; move it away"):
         write_repository(trained.onnx, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["lenet.yaml"]
     (tmp_path / "lenet.yaml").write_text("")
@@ -67,10 +67,10 @@ def test_a_file_of_another_kind_is_not_replaced(trained: Trained, tmp_path: Path
     ("model", "name"),
     [
         ("lenet", "lenet"),
-        ("Shoes v2.1_", "shoes-v2-1"),
-        ("3d", "model-3d"),
-        ("模型", "model"),
-        ("x" * 99, "x" * 48),
+        ("Shoes v2.1_", "shoes-v2-1-ad3e3a"),
+        ("3d", "model-3d-da0568"),
+        ("模型", "model-c98e11"),
+        ("x" * 99, f"{'x' * 41}-d0621f"),
     ],
 )
 def test_names_are_those_that_kubernetes_takes(model: str, name: str) -> None:

@@ -429,6 +429,15 @@ def test_if_the_files_took_all_the_time_the_simplest_are_raced_and_one_is_writte
     assert len(FakeTimer.most) > 2
 
 
+def test_if_nothing_simple_is_left_to_race_it_is_not_complete() -> None:
+    """Of an imported file its own export is the reference."""
+    first = _contender("imported")
+    made = choose(_job(Deadline.after(0)), Files({}, eager_image_s=0.0), [first])
+    assert made.chosen is first
+    assert made.race.decided
+    assert not made.complete
+
+
 def test_the_best_so_far_is_written_if_the_time_was_over_in_the_race(
     tried: Files,
     trained: Trained,
@@ -472,8 +481,9 @@ def test_on_a_gpu_there_are_no_doubles_and_tf32_and_float16_are_tried(trained: T
     artifact = Artifact.open(trained.onnx)
     on_gpu = list(_runs("onnxruntime", artifact, 1, "cuda", lossy=True))
     assert on_gpu == [
-        Run("onnxruntime", "cuda", 1, RuntimeOptions(precision=precision))
+        Run("onnxruntime", "cuda", 1, RuntimeOptions(precision=precision, cuda_graph=graph))
         for precision in ("float32", "tf32")
+        for graph in (False, True)
     ]
     assert len(list(_runs("eager", Artifact.open(trained.checkpoint), 1, "cuda", lossy=True))) == 1
     assert {run.choices.precision for run in _runs("onnxruntime", artifact, 2, "cpu", lossy=True)} == {
