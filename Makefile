@@ -43,12 +43,19 @@ test: setup
 test-fast: setup
 	@$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not field" $(PYTEST_OPTIONS)
 
-test-field: $(VENV)/.stamp-field
+test-field: $(VENV)/.stamp-field build/kserve
 	@$(BIN)/python -m pytest $(IN_PARALLEL) -m field $(PYTEST_OPTIONS)
 
 # With ExecuTorch and Ray, which bring some eighty packages that nothing else needs.
 $(VENV)/.stamp-field: $(VENV)/.stamp
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[executorch,ray]'
+	@touch $@
+
+# KServe's own description of what it takes, without all that its server needs.
+build/kserve: $(VENV)/.stamp
+	@rm -rf $@
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --no-deps --target $@ \
+		kserve kubernetes
 	@touch $@
 
 # Type checkers and import-linter need the folders where their import names say they are.

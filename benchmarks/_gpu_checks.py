@@ -84,6 +84,7 @@ def sessions(device: str) -> None:
     attempt("eager on the device", partial(_eager, device))
     if device == "cuda":
         attempt("a session in a forked child is refused", _forked)
+        attempt("CUDA graphs", partial(_graphs, device))
 
 
 def _on_device(device: str, images: Any, right: Any) -> str:
@@ -99,6 +100,30 @@ def _on_device(device: str, images: Any, right: Any) -> str:
         report("the device is named", model.session.device.startswith(device), model.session.device)
         times = [_seconds(partial(model.logits, images[:size])) for size in (1, 2, 1, 2)]
         return f"batches of 1 and 2 in turn: {', '.join(f'{1e6 * one:.0f} us' for one in times)}"
+
+
+def _graphs(device: str) -> str:
+    """Hold replays against calls without graphs, with another input each time: a stale one computes the first again."""
+    import numpy as np
+
+    from cnndeploy.artifact import Artifact
+    from cnndeploy.run import Run, RuntimeOptions
+    from cnndeploy.runtimes import open_session
+
+    drawn = np.random.default_rng(0)
+    artifact, graph = Artifact.open("lenet.onnx"), RuntimeOptions(cuda_graph=True)
+    plain_run, graph_run = Run(device=device), Run(device=device, options=graph)
+    with open_session(artifact, plain_run) as plain, open_session(artifact, graph_run) as graphs:
+        for size in (1, 2, 1, 64, 2, 1, 64):
+            x = {"image": drawn.random((size, 1, 28, 28), np.float32)}
+            right, given = (session.run(x)["logits"] for session in (plain, graphs))
+            agrees = bool(np.allclose(given, right, rtol=1e-4, atol=1e-4))
+            report(
+                f"a CUDA graph computes batch {size} as without", agrees, float(np.abs(given - right).max())
+            )
+        x = {"image": drawn.random((1, 1, 28, 28), np.float32)}
+        took = [_median(partial(session.run, x)) for session in (plain, graphs)]
+    return f"a call takes {1e6 * took[1]:.1f} us, without {1e6 * took[0]:.1f} us"
 
 
 def _eager(device: str) -> str:
@@ -174,7 +199,7 @@ def _weights(path: str) -> str:
 
 
 def variants(device: str, *names: str) -> None:
-    """Time ONNX Runtime with options that cnndeploy does not use yet, each held against the CPU's float32."""
+    """Time ONNX Runtime with options, most of which cnndeploy does not use, each held against the CPU's float32."""
     import onnx
 
     from cnndeploy.quantization.graph import in_float16

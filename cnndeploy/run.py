@@ -21,6 +21,7 @@ class RuntimeOptions:
     ``spinning``: threads that wait for work spin, which wakes them sooner and keeps their CPUs busy.
     ``precision``: the format of numbers in computation. A float32 file is lossy in ``bfloat16``; ``tf32``, on CUDA, has
     a wider tolerance than float32.
+    ``cuda_graph``: what a GPU does for a call is recorded once for each shape, and replayed.
 
     >>> cnndeploy.RuntimeOptions(spinning=False).changed
     {'spinning': False}
@@ -28,6 +29,12 @@ class RuntimeOptions:
 
     spinning: bool = True
     precision: Precision = "float32"
+    cuda_graph: bool = False
+
+    @property
+    def numbers(self) -> tuple[str, bool]:
+        """What logits depend on: not whether threads spin."""
+        return self.precision, self.cuda_graph
 
     @property
     def lossy(self) -> bool:
@@ -43,7 +50,7 @@ class RuntimeOptions:
     @classmethod
     def of(cls, changed: Mapping[str, Any]) -> Self:
         """Read what :attr:`changed` returned; raise ValueError if it is something else."""
-        allowed = {"spinning": (True, False), "precision": get_args(Precision)}
+        allowed = {"spinning": (True, False), "precision": get_args(Precision), "cuda_graph": (True, False)}
         if not all(value in allowed.get(name, ()) for name, value in changed.items()):
             raise ValueError(f"not options of a runtime: {changed}")
         return cls(**changed)
@@ -73,10 +80,11 @@ class Run:
     options: RuntimeOptions | None = None
 
     def over(self, planned: Run) -> Run:
-        """Fill what is left open from ``planned``; take its options only if its runtime is kept."""
-        keeps_runtime = self.runtime in ("", planned.runtime)
+        """Fill what is left open from ``planned``; take its options only if its runtime and kind of device are kept."""
+        kinds = [device.partition(":")[0] for device in (self.device, planned.device)]
+        is_kept = self.runtime in ("", planned.runtime) and kinds[0] in ("", kinds[1])
         threads = planned.threads if self.threads is None else self.threads
-        options = self.options or (planned.options if keeps_runtime else None)
+        options = self.options or (planned.options if is_kept else None)
         return Run(self.runtime or planned.runtime, self.device or planned.device, threads, options)
 
     @property

@@ -32,6 +32,7 @@ def provider_options(run: Run, *, is_float16: bool) -> dict[str, str]:
     options = {
         "use_tf32": str(int(is_float16 or run.choices.precision == "tf32")),
         "cudnn_conv_algo_search": "HEURISTIC",
+        **({"enable_cuda_graph": "1"} if run.choices.cuda_graph else {}),
     }
     # It logs a warning, as if nothing ran on the GPU, if a number is given; the default is 0.
     index = run.device.removeprefix("cuda:")

@@ -66,8 +66,10 @@ def _open(artifact: Artifact, run: Run) -> Session:
     for option, value in run.choices.changed.items():
         if value not in runtime.options.get(option, ()):
             raise ArtifactError(f"the runtime {name} does not support {option} {value}; leave it out")
-    if run.choices.precision == "tf32" and index is None:
-        raise DeviceUnavailableError("TF32 is a format of CUDA GPUs; leave it out, or use the device cuda")
+    if index is None and (run.choices.precision == "tf32" or run.choices.cuda_graph):
+        graphs, tf32 = "CUDA graphs are for CUDA GPUs; leave them", "TF32 is a format of CUDA GPUs; leave it"
+        what = graphs if run.choices.cuda_graph else tf32
+        raise DeviceUnavailableError(f"{what} out, or use the device cuda")
     run = replace(run, device="cpu" if index is None else f"cuda:{index}")
     try:
         session = runtime.open(artifact, run)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,7 +24,9 @@ from cnndeploy.devices import DeviceStatus, gpu_status, gpu_statuses, installed
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDependencyError
 from cnndeploy.files import is_utf8
 from cnndeploy.run import Run
+from cnndeploy.runtimes._bound import BoundCalls
 from cnndeploy.runtimes._cuda import INSTALL, PROBE, PROVIDER, load_libraries, provider_options
+from cnndeploy.runtimes._graphs import GraphCalls
 from cnndeploy.runtimes._session import Activation, Arrays, Session
 from cnndeploy.specs import TensorSpec
 
@@ -49,11 +52,28 @@ class OnnxRuntimeSession(Session):
         self._session: Any = session
         self._placement = _placement(session)
         self._output_names = [spec.name for spec in self.outputs]
+        binds = run.device == "cpu" and len(self.inputs) == 1
+        self._bound = BoundCalls(session, self._output_names) if binds else None
+        self._graphs = self._with_graphs(session) if run.choices.cuda_graph else None
+
+    def _with_graphs(self, session: ort.InferenceSession) -> GraphCalls:
+        if len(self.inputs) != 1:
+            raise ArtifactError(
+                f"{self.artifact.path} has {len(self.inputs)} inputs; CUDA graphs are for one"
+            )
+        return GraphCalls(session, self.device, self.inputs[0], self.outputs)
 
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
-        names = self._output_names
-        gives_back = self.device == "cpu" and self._is_large(feeds)
-        values = self._session.run(names, feeds, _giving_back() if gives_back else None)
+        names, bound, graphs = self._output_names, self._bound, self._graphs
+        if graphs is not None:
+            values: list[NDArray[Any]] | None = graphs.run(feeds)
+        else:
+            values = None if bound is None else bound.run(feeds)
+        if values is None:
+            gives_back = self.device == "cpu" and self._is_large(feeds)
+            values = self._session.run(names, feeds, _giving_back() if gives_back else None)
+            if bound is not None:
+                bound.bind(feeds, values)
         # for one output without zip, which would cost an app another microsecond
         return {names[0]: values[0]} if len(names) == 1 else dict(zip(names, values, strict=True))
 
@@ -91,7 +111,8 @@ class OnnxRuntimeSession(Session):
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in modules.keys() - outputs)
         try:
             content = model.SerializeToString()
-            session = _session(content, self.run_as, is_float16=_is_float16(self.artifact))
+            without = replace(self.run_as, options=replace(self.options, cuda_graph=False))
+            session = _session(content, without, is_float16=_is_float16(self.artifact))
             values = session.run(list(modules), feeds)
         except _ort_errors() as error:
             raise ArtifactError(
@@ -101,7 +122,7 @@ class OnnxRuntimeSession(Session):
         return [Activation(module, kind, computed) for (module, kind), computed in named]
 
     def _release(self) -> None:
-        self._session = None
+        self._session = self._bound = self._graphs = None
 
 
 class OnnxRuntimeRuntime:
@@ -109,7 +130,7 @@ class OnnxRuntimeRuntime:
 
     formats = ("onnx",)
     package = "onnxruntime"
-    options: ClassVar = {"spinning": (False,), "precision": ("tf32",)}
+    options: ClassVar = {"spinning": (False,), "precision": ("tf32",), "cuda_graph": (True,)}
 
     def devices(self) -> dict[str, DeviceStatus]:
         """Return the CPU, and each GPU on which the CUDA execution provider really computes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import cuda_stub
@@ -79,3 +80,36 @@ for known in False, True:  # as if cuDNN went away afterwards
     assert "brings them all" in output
     assert "True ONNX Runtime could not run" in output
     assert "GPU 0" in calls
+
+
+def test_a_graph_is_recorded_for_each_shape_and_replayed_on_new_inputs(stub: Path, trained: Trained) -> None:
+    code = f"""
+import threading, weakref
+import numpy as np
+from cnndeploy.artifact import Artifact
+from cnndeploy.run import Run, RuntimeOptions
+from cnndeploy.runtimes import open_session
+run = Run(device="cuda", options=RuntimeOptions(cuda_graph=True))
+with open_session(Artifact.open({str(trained.onnx)!r}), run) as session:
+    print(session.settings()["provider_options"]["enable_cuda_graph"])
+    for size in 1, 2, 1, 2, 2:
+        logits = session.run({{"image": np.ones((size, 1, 28, 28), np.float32)}})["logits"]
+        print(logits.shape, logits.flags.owndata)
+    for size in range(3, 12):
+        work = lambda: session.run({{"image": np.ones((size, 1, 28, 28), np.float32)}})
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        [thread.start() for thread in threads], [thread.join() for thread in threads]
+    held = weakref.ref(session._session)
+print(held())
+"""
+    output, calls = cuda_stub.python(stub, code)
+    assert output.splitlines() == ["1", *(f"({size}, 10) True" for size in (1, 2, 1, 2, 2)), "None"]
+    assert calls.count("recorded") == 8, "whatever thread it was"
+    replays = [number for number, call in enumerate(calls) if call == "replayed"]
+    inputs = {f"copied to the GPU: {size * 28 * 28 * 4}" for size in range(1, 9)}
+    for before, number in pairwise(replays):
+        assert inputs & set(calls[before:number]), "the input is copied before each"
+    planned = [number for number, call in enumerate(calls) if call == "plan"]
+    last = max(number for number, call in enumerate(calls) if call == "recorded")
+    assert len(replays) == (8 + 3) + 6
+    assert planned[-1] > last, "shapes beyond the eighth are computed without a graph"

@@ -57,7 +57,8 @@ def command(
 
     Each file is checked after it was saved. With --format triton, OUTPUT_DIR/NAME gets what NVIDIA Triton, KServe and
     OpenVINO Model Server serve: the ONNX file, its certificate, and a configuration with names, shapes and threads;
-    CHECKPOINT may then also be an ONNX file, or a folder that cnndeploy tune wrote.
+    OUTPUT_DIR/NAME.yaml is the InferenceService that KServe needs. CHECKPOINT may then also be an ONNX file, or a
+    folder that cnndeploy tune wrote.
 
     \b
     Examples:
@@ -151,11 +152,14 @@ def _write_repository(source: Path, folder: Path | None, changed: list[str], **s
         target = write_repository(model, folder)
     file = target / "1" / FILE
     common.say(f"Wrote {printable(str(target))}: config.pbtxt, labels.txt, 1/{FILE}")
+    common.say(f"Wrote {printable(f'{target}.yaml')} for KServe, which storageUri in it is for")
     if is_checkpoint:
         _say_next(candidate.artifact, file)
         return
     try:
-        require_certificate(Artifact.open(file), replace(candidate.run, runtime="onnxruntime"), True)
+        options = replace(candidate.run.choices, cuda_graph=False)  # of which Triton knows nothing
+        run = replace(candidate.run, runtime="onnxruntime", options=options)
+        require_certificate(Artifact.open(file), run, True)
         common.say("  with its certificate")
     except ArtifactError as error:
         common.say(f"Warning: {error}", err=True)

@@ -76,20 +76,28 @@ class Job:
         if not self._is_original(self.source):  # it was compressed before, and that is what becomes smaller
             exported = export(self.source.path, "onnx", self.folder / "source.onnx")
         whole: Files = self.source, exported
-        beyond = None
+        beyond: tuple[Files, dict[Method, Step]] | None = None
         for small in itertools.islice(self._networks(whole, original), _ATTEMPTS):
             final, report, is_beyond = self._int8(small)
             if is_beyond:
-                beyond = small
+                beyond = small, dict(self.steps)  # the next network notes its own
             elif (made := self._judged(final or small, report, original)) is not None:
                 return made
-        # without int8 it may keep the budget
-        if beyond is not None and (made := self._judged(beyond, None, original)) is not None:
-            return made
+        in_float = None
+        if beyond is not None:  # without int8 it may keep the budget
+            small, self.steps = beyond
+            in_float = self._judged(small, None, original)
+        why = "no such file keeps the budget" if in_float is None else "int8 alone is faster"
         for method in METHODS[:-1]:
-            self._give_up(method)
-        final, report, _ = self._int8(whole)
-        if final is not None and (made := self._judged(final, report, original)) is not None:
+            self._give_up(method, why)
+        try:
+            final, report, _ = self._int8(whole)
+        except Stopped:
+            if in_float is not None:
+                return in_float
+            raise
+        in_int8 = None if final is None else self._judged(final, report, original)
+        if (made := _faster_of(in_float, in_int8)) is not None:
             return made
         self.deadline.check_stop()
         raise self._nothing()
@@ -202,10 +210,10 @@ class Job:
         self.steps[last] = replace(step, reason=f"{step.reason}, repaired on {counted(taught, 'image')}")
         return small, export(small.path, "onnx")
 
-    def _give_up(self, method: Method) -> None:
+    def _give_up(self, method: Method, why: str) -> None:
         """Note that what a method made was measured in vain."""
         if (step := self.steps.get(method)) is not None and step.kept:
-            self._leave_out(method, f"{step.reason}; no such file keeps the budget")
+            self._leave_out(method, f"{step.reason}; {why}")
 
     def _int8(self, files: Files) -> tuple[Files | None, BudgetReport | None, bool]:
         """Return the int8 file of a network, and the verdict on it.
@@ -337,6 +345,14 @@ class Job:
         return CompressionError(
             f"nothing tried makes {path} faster here. {tried}. Use its export as it is. Nothing was written."
         )
+
+
+def _faster_of(one: Compressed | None, other: Compressed | None) -> Compressed | None:
+    """Return the faster of two, the first if they were not timed; None if there is none."""
+    if one is None or other is None:
+        return one or other
+    ratios = [(made.speed and made.speed.ratio) or 0.0 for made in (one, other)]
+    return other if ratios[1] > ratios[0] else one
 
 
 def _described(method: Method, sizes: Sizes) -> str:

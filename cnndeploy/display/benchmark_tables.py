@@ -117,8 +117,7 @@ def tuning_table(report: TuneReport, written: bool = True, words: Callable[[str]
         TableColumn("accuracy", right=True, setting=True, phrase="accuracy {}".format),
         TableColumn("outcome", "text", below=True, least=32),
     )
-    title = f"{report.objective}, batch {report.batch_size}"
-    title = f"Tuned for {title}" if report.timed else f"Not tuned for {title}: nothing was timed"
+    title = f"Tuned for {report.objective}, batch {report.batch_size}"
     undecided = [row for row in report.rows if row.outcome == "undecided"]
     if len(undecided) <= _MOST_UNDECIDED:
         undecided = []
@@ -127,13 +126,7 @@ def tuning_table(report: TuneReport, written: bool = True, words: Callable[[str]
     )
     minutes = f"{report.seconds / 60:.1f} minutes"
     best = ": this is the best so far" * any(row.outcome == "chosen" for row in report.rows)
-    why = (
-        "the folder could not be"
-        if best
-        else "nothing can be deployed"
-        if report.timed
-        else "nothing was timed"
-    )
+    why = "the folder could not be" if best else "nothing can be deployed"
     notes, end = list(map(words, report.notes)), f"Nothing was written after {minutes}: {why}."
     if best and written:
         end = f"Wrote {report.folder} after {minutes}."
@@ -141,7 +134,7 @@ def tuning_table(report: TuneReport, written: bool = True, words: Callable[[str]
         said = "candidates are undecided: they ran too few rounds to tell whether they are slower."
         listed = f" {Path(report.folder, 'tuning.json')} lists them." if best and written else ""
         notes.append(f"{len(undecided)} {said}{listed}")
-    if not report.complete and report.timed:
+    if not report.complete:
         notes.append(f"The time was over{best}. --max-minutes gives it more.")
     machine = Text(machine_line(report.environment))
     return Group(table, machine, *(Text(note, "yellow") for note in notes), Text(end))

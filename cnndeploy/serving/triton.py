@@ -16,6 +16,7 @@ from cnndeploy.deployment import ArtifactLike, Candidate, resolve
 from cnndeploy.errors import ArtifactError, ServingError
 from cnndeploy.files import make_folder, write_file
 from cnndeploy.run import Run
+from cnndeploy.serving.kserve import inference_service, known_address
 from cnndeploy.serving.model import DATATYPES, check_name, protocol_shape
 from cnndeploy.specs import TensorSpec
 
@@ -33,8 +34,9 @@ def write_repository(
 ) -> Path:
     """Write ``folder/NAME`` with a model, its certificate, its labels and ``config.pbtxt``; return its path.
 
-    A model that is there already is replaced. ONNX Runtime runs it, whatever runtime is planned, with the planned
-    device and number of threads: without one Triton gives each model all of a machine's.
+    Beside it ``folder/NAME.yaml`` is what KServe needs to serve it. A model that is there already is replaced. ONNX
+    Runtime runs it, whatever runtime is planned, with the planned device and number of threads: without one Triton
+    gives each model all of a machine's.
 
     Args:
         model: An ONNX file, or a folder that ``cnndeploy tune`` wrote, whose plan is kept.
@@ -61,6 +63,8 @@ def write_repository(
             f"{target} holds {held}, which is not of a model repository; choose another folder"
         )
     text = configuration(name, candidate, max_batch)
+    service = Path(folder, f"{name}.yaml")
+    service_text = inference_service(name, candidate.run, known_address(service))
     labels = "".join(f"{' '.join(label.split())}\n" for label in artifact.require_manifest().labels)
     make_folder(target / "1")
     write_file(target / "1" / FILE, artifact.path.read_bytes())
@@ -72,6 +76,7 @@ def write_repository(
     else:
         copied.unlink(missing_ok=True)
     write_file(target / LABELS, labels.encode())
+    write_file(service, service_text.encode("utf-8", "surrogateescape"))
     write_file(target / CONFIG, text.encode())  # last: with it the model is complete
     return target
 

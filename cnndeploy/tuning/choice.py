@@ -40,12 +40,19 @@ _ORDER = ("chosen", "as fast", "undecided", "slower", "failed", "not tried")  # 
 class Choice:
     """The race that was run, and the contender that is deployed, whose verdict is a pass; None if there is none.
 
-    ``measured`` is what quantization found of int8 or float16 files.
+    ``measured`` is what quantization found of int8 or float16 files. ``late`` says that the time was over before the
+    race, in which only some took part.
     """
 
     race: Race[Contender]
     chosen: Contender | None
     measured: tuple[BudgetReport, ...] = ()
+    late: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether more time would not change who won."""
+        return self.race.decided and not self.late
 
     def rows(self, contenders: Sequence[Contender], checkpoint_accuracy: float | None) -> list[Row]:
         """Return a row for each contender, fastest first.
@@ -96,13 +103,13 @@ class Choice:
     def _measured(self, contender: Contender) -> BudgetReport | None:
         """Return what is known of the same file on the same runtime: its accuracy does not depend on the threads."""
         candidate = contender.candidate
-        run = candidate.run.runtime, candidate.run.choices.precision
+        run = candidate.run.runtime, candidate.run.choices.numbers
         return next(
             (
                 report
                 for report in self.measured
                 if report.artifact.sha256 == candidate.artifact.sha256
-                and (report.runtime, RuntimeOptions.of(report.options).precision) == run
+                and (report.runtime, RuntimeOptions.of(report.options).numbers) == run
             ),
             None,
         )
@@ -131,14 +138,16 @@ def _place(row: Row, best: float) -> tuple[int, float]:
 
 
 def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
-    """Time all contenders, and verify the fastest until one passes; choose none if nothing was timed.
+    """Time all contenders, and verify the fastest until one passes; choose none if none does.
 
-    The first is eager PyTorch, which all are timed against. Raise BenchmarkError if that does not run, and Stopped if
-    the caller asks for the end.
+    The first is eager PyTorch, which all are timed against. If the time is over already, only the simplest are timed.
+    Raise BenchmarkError if the first does not run, and Stopped if the caller asks for the end.
     """
     with _race(job, contenders) as race:
         looks = 0
-        while pool := [contender for contender in contenders if not contender.rejected]:
+        late = job.deadline.is_over()
+        considered = _simplest(job, contenders) if late else contenders
+        while pool := [contender for contender in considered if not contender.rejected]:
             job.check_stop()
             best = _best(job, pool, race)
             if best is None:
@@ -159,9 +168,14 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                 if contender.numbers == best.numbers:
                     contender.verdict = verdict
             if verdict.passed:
-                return Choice(race, best, tuple(files.measured))
+                return Choice(race, best, tuple(files.measured), late)
         job.check_stop()
-    return Choice(race, None, tuple(files.measured))
+    return Choice(race, None, tuple(files.measured), late)
+
+
+def _simplest(job: Job, contenders: Sequence[Contender]) -> Sequence[Contender]:
+    """Return those that are raced if the time is over already, for that is better than none."""
+    return [contenders[0], *(contender for contender in contenders[1:] if contender.is_simple(job.threads))]
 
 
 class Entrant:
@@ -176,11 +190,6 @@ class Entrant:
         self._job, self._contender = job, contender
         self._open = contextlib.ExitStack()
         self._batches: BatchOf | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has a process that can be timed."""
-        return self._batches is not None
 
     def run(self, samples: int, repeats: int) -> list[float]:
         """Return seconds per call; raise the error that it met, in opening its file too."""
@@ -209,8 +218,8 @@ class Entrant:
 def _race(job: Job, contenders: Sequence[Contender]) -> Iterator[Race[Contender]]:
     """Yield a race of all contenders against the first of them, and end their processes afterwards.
 
-    Once it has begun its first round is finished, whatever the time: for many contenders most of it goes into opening
-    them, and would be lost.
+    Its first round is finished, whatever the time: for many contenders most of it goes into opening them, and would be
+    lost.
     """
     with contextlib.ExitStack() as stack:
         entrants = {contender: stack.enter_context(Entrant(job, contender)) for contender in contenders}
@@ -223,8 +232,7 @@ def _race(job: Job, contenders: Sequence[Contender]) -> Iterator[Race[Contender]
             job.progress(0, 0, f"Timing {running} candidates, round {rounds}")
 
         def should_stop() -> bool:
-            has_begun = any(entrant.is_open for entrant in entrants.values())
-            return job.deadline.should_stop() if has_begun and not timed else job.deadline.is_over()
+            return job.deadline.is_over() if timed else job.deadline.should_stop()
 
         yield Race(
             entrants,
@@ -236,7 +244,7 @@ def _race(job: Job, contenders: Sequence[Contender]) -> Iterator[Race[Contender]
 
 
 def _best(job: Job, pool: Sequence[Contender], race: Race[Contender]) -> Contender | None:
-    """Return the fastest that the race leaves, or a lossless one that is as fast; None if nothing was timed."""
+    """Return the fastest that the race leaves, or a lossless one that is as fast; None if none of them runs."""
     try:
         standing = race.run(pool)
     except BenchmarkError:

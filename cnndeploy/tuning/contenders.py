@@ -300,11 +300,19 @@ class Contender:
         """Whether it may not be deployed."""
         return self.verdict is not None and not self.verdict.passed
 
+    def is_simple(self, threads: int) -> bool:
+        """Whether it is an export, simplified or not, on its format's own runtime, with no option and all threads."""
+        artifact, run = self.candidate.artifact, self.candidate.run
+        default = (
+            run.runtime == FORMATS.get(artifact.format).default_runtime and run.choices == RuntimeOptions()
+        )
+        return default and run.thread_count == threads and not self.lossy
+
     @property
-    def numbers(self) -> tuple[str, str, str]:
+    def numbers(self) -> tuple[str, str, tuple[str, bool]]:
         """What its logits depend on: not the threads, nor whether they spin."""
         run = self.candidate.run
-        return self.candidate.artifact.sha256, run.runtime, run.choices.precision
+        return self.candidate.artifact.sha256, run.runtime, run.choices.numbers
 
     def row(self, outcome: Outcome, reason: str) -> Row:
         """Return its row of a report, without figures."""
@@ -367,4 +375,6 @@ def _runs(runtime: str, artifact: Artifact, threads: int, device: str, lossy: bo
     for count, chosen in product(counts, choices):
         yield Run(runtime, device, count, chosen)
         if on_cpu and False in options.get("spinning", ()) and count > 1:
-            yield Run(runtime, device, count, RuntimeOptions(False, chosen.precision))
+            yield Run(runtime, device, count, replace(chosen, spinning=False))
+        if "cuda_graph" in options and not (on_cpu or checkpoint):
+            yield Run(runtime, device, count, replace(chosen, cuda_graph=True))

@@ -80,11 +80,6 @@ class TuneReport:
         raise BenchmarkError(f"nothing tried of {self.checkpoint} can be deployed", self)
 
     @property
-    def timed(self) -> bool:
-        """Whether anything was timed."""
-        return any(row.ratio is not None for row in self.rows)
-
-    @property
     def frontier(self) -> tuple[Row, ...]:
         """Return the rows that no other row beats in both speed and accuracy, fastest first.
 

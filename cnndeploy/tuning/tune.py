@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import time
@@ -46,13 +45,14 @@ def tune(
 ) -> TuneReport:
     """Find the fastest way to deploy a checkpoint on this machine, and write it as a folder.
 
-    Tried are its plain export, the simplified one, an int8 one, and on the CPU what
-    :func:`cnndeploy.compress` makes; on every runtime that opens them, with one thread and with all, with and
-    without spinning, and in bfloat16; on a GPU one in float16 in place of int8, and all in TF32 too, with one thread.
-    Each runs in a process of its own; they take turns as in
-    :func:`cnndeploy.bench`, and one that is surely slower than the fastest leaves early. The fastest is deployed only
-    if it is equivalent, or if it is lossy within the budget on all test images; else the next is looked at. The report
-    has a row for each, with what became of it and why.
+    Tried are its plain export, the simplified one, an int8 one, and what :func:`cnndeploy.compress` makes. They run on
+    every runtime that opens them, with one thread and with all, with and without spinning, and in bfloat16. On a GPU
+    there is a float16 file in place of int8 and no smaller network; all run with one thread, in float32 and in TF32,
+    with CUDA graphs and without.
+
+    Each runs in a process of its own. They take turns as in :func:`cnndeploy.bench`, and one that is surely slower than
+    the fastest leaves early. The fastest is deployed only if it is equivalent, or if it is lossy within the budget on
+    all test images; else the next is looked at. The report has a row for each, with what became of it and why.
 
     Args:
         checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
@@ -66,8 +66,8 @@ def tune(
         threads: The most CPU threads to use, all that the process may use by default.
         device: Where everything runs.
         max_minutes: When these are over, the best so far is verified and written. The first round of the race, and a
-            verification, are finished once they have begun, and the check of a lossy file may take a tenth of the limit
-            longer. If the time is over before the race, nothing is written.
+            verification, are finished whatever the time, and the check of a lossy file may take a tenth of the limit
+            longer. If the time is over before the race, only the exports with the usual settings are in it.
         calibration, data: As :func:`cnndeploy.quantize`'s; a Reference has its own data set.
         command: To make the folder again, for its plan.
         should_stop: Asked again and again; once it returns True nothing is written.
@@ -75,8 +75,8 @@ def tune(
 
     Raises:
         ArtifactError, CheckpointError: The checkpoint cannot be read, or the folder not written.
-        BenchmarkError: Nothing was timed, or nothing that was can be deployed; its ``report`` is the TuneReport of what
-            was tried.
+        BenchmarkError: The checkpoint does not run, or nothing that was tried can be deployed; then its ``report`` is
+            the TuneReport of what was tried.
         Stopped: ``should_stop`` returned True; nothing was written.
         DataError, DeviceUnavailableError: The data set is missing, or the device does not work.
 
@@ -120,7 +120,7 @@ def tune(
             batch_size=size,
             budget_points=budget,
             rows=rows,
-            complete=choice.race.decided,
+            complete=choice.complete,
             seconds=time.monotonic() - job.started,
             environment=environment(),
             notes=tuple(files.notes),
@@ -147,13 +147,7 @@ def _deploy(job: Job, report: TuneReport, choice: Choice, command: str) -> None:
     chosen = choice.chosen
     if chosen is None or chosen.verdict is None:
         against = dict.fromkeys(row.reason for row in report.rows if row.outcome in ("rejected", "failed"))
-        if report.timed:
-            raise BenchmarkError(f"nothing can be deployed: {'; '.join(against)}", report)
-        raise BenchmarkError(
-            f"nothing was timed, so nothing was written: {job.max_minutes:g} minutes were over once the files to try "
-            f"were made; max_minutes={math.ceil(2 * job.max_minutes)} may do",
-            report,
-        )
+        raise BenchmarkError(f"nothing can be deployed: {'; '.join(against)}", report)
     if not job.reference.artifact.is_unchanged():
         raise BenchmarkError(
             f"{report.checkpoint} was replaced while it was tuned; nothing was written", report

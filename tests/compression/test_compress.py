@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,12 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.report import Result
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.compression.compress import compress
-from cnndeploy.compression.report import Compressed
+from cnndeploy.compression.job import Job
+from cnndeploy.compression.report import METHODS, Compressed, Step
 from cnndeploy.errors import ArtifactError, BudgetError, CheckpointError, CompressionError, Stopped
+from cnndeploy.progress import Deadline, silent
 from cnndeploy.quantization.quantize import quantize
+from cnndeploy.run import Run
 from cnndeploy.verification.budget import verify_budget
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.verify import verify
@@ -322,6 +326,43 @@ def test_a_method_that_is_not_faster_is_left_out(
     assert "low-rank: " in str(raised.value)
     assert "int8: " in str(raised.value)
     assert not (tmp_path / "b.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "wins"), [(1.2, "small"), (2.5, "whole"), (None, "small"), (Stopped(), "small")]
+)
+def test_a_network_that_int8_spoils_is_held_against_int8_alone(
+    ratio: Any, wins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keeps its steps, although the search went on after it."""
+
+    def networks(self: Job, _whole: object, _original: object) -> Iterator[str]:
+        self.steps["low-rank"] = Step("low-rank", True, "3 layers split")
+        yield "small"
+        self._leave_out("low-rank", "the time was over before a network was found")
+
+    def int8(self: Job, files: object) -> tuple[Any, Any, bool]:
+        if isinstance(ratio, Stopped) and files != "small":
+            raise ratio
+        self._leave_out("int8", "no setting tried keeps the budget")
+        return (None, None, True) if files == "small" else ("whole", "a report", False)
+
+    def judged(self: Job, files: str, _report: object, _original: object) -> Any:
+        steps = {step.method: step.kept for step in self.steps.values()}
+        speed = SimpleNamespace(ratio=2.0) if files == "small" else ratio and SimpleNamespace(ratio=ratio)
+        return SimpleNamespace(files=files, steps=steps, speed=speed)
+
+    for name, value in (("_networks", networks), ("_int8", int8), ("_judged", judged)):
+        monkeypatch.setattr(Job, name, value)
+    monkeypatch.setattr("cnndeploy.compression.job.export", lambda *_: None)
+    artifact: Any = SimpleNamespace(path=Path("a.pt"), sha256="a")
+    reference: Any = SimpleNamespace(artifact=artifact)
+    settings: dict[str, Any] = {"target": Path("b.onnx"), "folder": Path(), "budget": 1.0, "run": Run()}
+    settings |= {"count": 10, "seconds": 1.0, "deadline": Deadline(), "max_minutes": 1.0, "progress": silent}
+    settings["methods"] = METHODS
+    made: Any = Job(artifact, reference, **settings).made()
+    assert made.files == wins
+    assert made.steps == {"low-rank": wins == "small", "int8": False}
 
 
 def test_a_budget_that_nothing_keeps_writes_nothing(

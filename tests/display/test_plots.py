@@ -153,12 +153,6 @@ def test_what_tuning_tried_is_named_in_the_fields_terms() -> None:
     assert "16.6 µs, 87.89%" in close
 
 
-def test_a_tuning_without_any_timing_is_drawn_too() -> None:
-    report = page_reports.tuning(0.8721)
-    untimed = tuple(replace(row, p50_s=None, ratio=None) for row in report.rows)
-    assert "Nothing was timed." in _texts(tuning_plot(replace(report, rows=untimed)))
-
-
 def test_a_training_is_drawn_as_far_as_it_is_recorded() -> None:
     untrained = replace(page_reports.manifest(), training={})
     assert training_plots(untrained, {}) == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -399,27 +400,42 @@ def test_when_one_is_left_the_race_is_complete_whatever_was_not_tried(
     assert open_deployment(tmp_path / "d")[1].figures["complete"] is True
 
 
-def test_if_nothing_was_timed_nothing_is_written_and_it_says_so(
-    tried: Files, trained: Trained, tmp_path: Path, cli: Callable[..., Result]
+def test_if_the_files_took_all_the_time_the_simplest_are_raced_and_one_is_written(
+    tried: Files,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cli: Callable[..., Result],
 ) -> None:
-    folder = tmp_path / "d"
-    folder.mkdir()
-    shown: Result = cli(
-        *("tune", trained.checkpoint, "--output", folder, "--budget", 0),
-        *("--max-minutes", 1e-6, "--threads", 1, "--json", tmp_path / "tuning.json"),
+    verdict = cnndeploy.verify(trained.onnx, trained.checkpoint, images=8)
+    monkeypatch.setattr(choice, "verify", lambda *_, **__: verdict)
+    monkeypatch.setattr(
+        FakeTimer, "seconds", lambda name, _: 0.01 if name == verdict.artifact.sha256 else 0.02
     )
-    text = " ".join(shown.output.split())
-    assert shown.exit_code == 1, shown.output
-    assert "nothing was timed, so nothing was written" in text
-    assert "Not tuned for latency, batch 1: nothing was timed" in text
-    assert "best so far" not in text
-    assert list(folder.iterdir()) == []
-    with pytest.raises(BenchmarkError) as caught:
-        cnndeploy.tune(trained.checkpoint, folder, budget=0, threads=1, max_minutes=1e-6)
-    report: Any = caught.value.report
-    assert (report.timed, report.complete) == (False, False)
-    assert {(row.outcome, row.accuracy) for row in report.rows} == {("not tried", None)}
-    assert FakeTimer.most == []
+    shown: Result = cli(
+        *("tune", trained.checkpoint, "--output", tmp_path / "d", "--budget", 0),
+        *("--max-minutes", 1e-6, "--threads", 2),
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "The time was over: this is the best so far. --max-minutes gives it more." in shown.output
+    tuning = json.loads((tmp_path / "d" / "tuning.json").read_text())
+    timed = [(row["runtime"], row["threads"], row["options"]) for row in tuning["rows"] if row["ratio"]]
+    assert timed == [("onnxruntime", 2, {}), ("eager", 2, {})], "no single thread, no other runtime"
+    assert {
+        row["reason"] for row in tuning["rows"] if not row["ratio"] and row["runtime"] == "onnxruntime"
+    } == {"the time was over before it could be timed"}
+    assert tuning["rows"][0]["outcome"] == "chosen"
+    assert not tuning["complete"]
+    assert len(FakeTimer.most) > 2
+
+
+def test_if_nothing_simple_is_left_to_race_it_is_not_complete() -> None:
+    """Of an imported file its own export is the reference."""
+    first = _contender("imported")
+    made = choose(_job(Deadline.after(0)), Files({}, eager_image_s=0.0), [first])
+    assert made.chosen is first
+    assert made.race.decided
+    assert not made.complete
 
 
 def test_the_best_so_far_is_written_if_the_time_was_over_in_the_race(
@@ -465,8 +481,9 @@ def test_on_a_gpu_there_are_no_doubles_and_tf32_and_float16_are_tried(trained: T
     artifact = Artifact.open(trained.onnx)
     on_gpu = list(_runs("onnxruntime", artifact, 1, "cuda", lossy=True))
     assert on_gpu == [
-        Run("onnxruntime", "cuda", 1, RuntimeOptions(precision=precision))
+        Run("onnxruntime", "cuda", 1, RuntimeOptions(precision=precision, cuda_graph=graph))
         for precision in ("float32", "tf32")
+        for graph in (False, True)
     ]
     assert len(list(_runs("eager", Artifact.open(trained.checkpoint), 1, "cuda", lossy=True))) == 1
     assert {run.choices.precision for run in _runs("onnxruntime", artifact, 2, "cpu", lossy=True)} == {

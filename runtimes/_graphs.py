@@ -1,0 +1,112 @@
+"""Calls of ONNX Runtime as CUDA graphs: what the GPU has to do is recorded once for each shape, and then replayed.
+
+A call of a small network spends its time in starting kernels one by one; a replay starts all of them at once. A graph
+reads and writes the addresses that it was recorded with, so each call copies its input there first.
+
+Source: ONNX Runtime's documentation of the CUDA execution provider, "Using CUDA Graphs", and cuda_graph.cc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnndeploy.runtimes._session import Arrays
+from cnndeploy.specs import TensorSpec
+
+_MOST_SHAPES = 8  # each keeps memory of its own on the GPU
+_NO_GRAPH = "-1"
+Call = Callable[[NDArray[Any]], list[NDArray[Any]]]
+
+
+class GraphCalls:
+    """The recorded calls of a session on ``cuda:N``, for files with one input.
+
+    ONNX Runtime replays a graph only in the thread that recorded it, and while one is recorded nothing else may use
+    CUDA. So one thread makes all calls of all such sessions, and callers wait for it.
+    """
+
+    def __init__(self, session: Any, device: str, given: TensorSpec, outputs: Sequence[TensorSpec]) -> None:
+        self._session, self._index = session, int(device.removeprefix("cuda:"))
+        self._given, self._outputs = given, outputs
+        self._recorded: dict[tuple[int, ...], Call] = {}
+        self._attempts = 0
+
+    def run(self, feeds: Arrays) -> list[NDArray[Any]]:
+        """Return the outputs, which the caller owns; those of shapes beyond the eighth are computed without a graph."""
+        return _one_thread().submit(self._run, feeds).result()
+
+    def _run(self, feeds: Arrays) -> list[NDArray[Any]]:
+        given = feeds[self._given.name]
+        if (known := self._recorded.get(given.shape)) is not None:
+            return known(given)
+        if len(self._recorded) == _MOST_SHAPES:
+            names = [spec.name for spec in self._outputs]
+            return list(self._session.run(names, feeds, _options(_NO_GRAPH)))
+        call = self._recording(given)
+        outputs = call(given)
+        self._recorded[given.shape] = call  # if it failed, the next one tries again
+        return outputs
+
+    def _recording(self, given: NDArray[Any]) -> Call:
+        """Return a call for inputs of this shape, whose first run records."""
+        import onnxruntime as ort
+
+        session, on_gpu = self._session, ("cuda", self._index)
+        source = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(given), *on_gpu)
+        targets = [
+            ort.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(spec.dtype).type, *on_gpu)
+            for spec, shape in zip(self._outputs, self._shapes(given.shape), strict=True)
+        ]
+        binding = session.io_binding()
+        binding.bind_ortvalue_input(self._given.name, source)
+        for spec, target in zip(self._outputs, targets, strict=True):
+            binding.bind_ortvalue_output(spec.name, target)
+        self._attempts += 1
+        options = _options(str(self._attempts))
+
+        def call(images: NDArray[Any]) -> list[NDArray[Any]]:  # without self, which holds it
+            source.update_inplace(np.ascontiguousarray(images))
+            session.run_with_iobinding(binding, options)
+            return [target.numpy() for target in targets]
+
+        return call
+
+    def _shapes(self, given: tuple[int, ...]) -> list[list[int]]:
+        """Return the outputs' shapes for an input of this one, by the names of its axes.
+
+        Raise ValueError if an output has an axis whose length that does not tell.
+        """
+        lengths: dict[str, set[int]] = {}
+        for axis, length in zip(self._given.shape, given, strict=True):
+            if isinstance(axis, str):
+                lengths.setdefault(axis, set()).add(length)
+
+        def length_of(axis: int | str) -> int:
+            if isinstance(axis, int):
+                return axis
+            if len(known := lengths.get(axis, set())) != 1:
+                raise ValueError(
+                    f"CUDA graphs need outputs whose shapes are known, and the axis {axis} is not"
+                )
+            return next(iter(known))
+
+        return [[length_of(axis) for axis in spec.shape] for spec in self._outputs]
+
+
+@cache
+def _one_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "cuda-graphs")
+
+
+def _options(graph: str) -> Any:
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", graph)
+    return options
