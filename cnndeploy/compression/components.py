@@ -4,6 +4,10 @@ A layer y = W x + b is replaced by y' = U (U' W x) + c, if U has the directions 
 images, and c keeps its mean. Nothing is trained. If a batch normalisation follows and scales y by s, s y is
 approximated. Source: Zhang, Zou, He, Sun: Accelerating very deep convolutional networks for classification and
 detection, 2015, section 3.1; the mean squared error of y' is the variance left out.
+
+The channels between the two layers would vary as the components do, the first many times as much as the last, and in int8
+they share one step. So they are turned by an orthogonal matrix drawn at random, which leaves the product as it is, and
+after which they vary alike. Source: Chee, Cai, Kuleshov, De Sa: QuIP, 2023, section 4; there for weights.
 """
 
 from __future__ import annotations
@@ -115,11 +119,14 @@ def _scales(network: nn.Module, layers: Mapping[str, Layer]) -> dict[str, torch.
 
 
 def split_weights(layer: Layer, components: Components, rank: int) -> nn.Sequential:
-    """Return the two layers of a rank that come nearest to a layer; of full rank they are it, to rounding."""
+    """Return the two layers of a rank that come nearest to a layer; of full rank they are it, to rounding.
+
+    The channels between them vary alike.
+    """
     weight = layer.weight.detach().double().flatten(1)  # (channels, inputs)
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()
-    kept, scale = components.directions[:, :rank], components.scale[:, None]
-    down, up = (kept * scale).T @ weight, kept / scale
+    turned, scale = components.directions[:, :rank] @ _orthogonal(rank), components.scale[:, None]
+    down, up = (turned * scale).T @ weight, turned / scale
     across, offset = components.projection(rank)
     first, second = pair = split(layer, rank)
     assert isinstance(first, nn.Conv2d | nn.Linear) and isinstance(second, nn.Conv2d | nn.Linear)  # noqa: S101, PT018
@@ -129,6 +136,13 @@ def split_weights(layer: Layer, components: Components, rank: int) -> nn.Sequent
         second.weight.copy_(up.reshape(second.weight.shape))
         second.bias.copy_(across @ bias + offset)
     return pair.eval()
+
+
+def _orthogonal(size: int) -> torch.Tensor:
+    """Return an orthogonal matrix, drawn at random but always the same one."""
+    drawn = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    orthogonal: torch.Tensor = torch.linalg.qr(drawn)[0]
+    return orthogonal
 
 
 @contextlib.contextmanager

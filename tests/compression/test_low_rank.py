@@ -75,6 +75,19 @@ def test_the_directions_are_the_best_there_are() -> None:
 
 
 @torch.no_grad()
+def test_the_channels_between_two_layers_vary_alike() -> None:
+    """In int8 they share one step. The components themselves vary as their share of the outputs does."""
+    layer = nn.Linear(40, 40)
+    images = torch.randn(400, 40) @ torch.diag(torch.logspace(1, -2, 40))
+    components = _components(nn.Sequential(layer), "0", images)
+    first, _ = split_weights(layer, components, 16)
+    spread = first(images).std(0)
+    of_components = (layer(images) @ components.directions[:, :16].float()).std(0)
+    assert float(of_components.max() / of_components.min()) > 4
+    assert float(spread.max() / spread.min()) < 2
+
+
+@torch.no_grad()
 def test_all_places_of_an_image_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each sixteenth place of 256 would be the first column alone, in which nothing varies here."""
     monkeypatch.setattr("cnndeploy.compression.components._VALUES", 64)
