@@ -5,9 +5,9 @@ images, and c keeps its mean. Nothing is trained. If a batch normalisation follo
 approximated. Source: Zhang, Zou, He, Sun: Accelerating very deep convolutional networks for classification and
 detection, 2015, section 3.1; the mean squared error of y' is the variance left out.
 
-The channels between the two layers would vary as the components do, the first many times as much as the last, and in int8
-they share one step. So they are turned by an orthogonal matrix drawn at random, which leaves the product as it is, and
-after which they vary alike. Source: Chee, Cai, Kuleshov, De Sa: QuIP, 2023, section 4; there for weights.
+The channels between the two layers would vary as the components do, the first many times as much as the last, and in
+int8 they share one step. So they are turned by an orthogonal matrix drawn at random, which leaves the product as it is,
+and after which they vary alike. Source: Chee, Cai, Kuleshov, De Sa: QuIP, 2023, section 4; there for weights.
 """
 
 from __future__ import annotations
