@@ -91,7 +91,7 @@ def groups_of(network: nn.Module, image: torch.Tensor) -> list[Group]:
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
-            # in a tuple, for of a tensor it would give the network each image by itself
+            # in a tuple, because Torch-Pruning would pass the images of a bare tensor one by one
             inputs = (image.clone().requires_grad_(),)
             graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=inputs)
             found = list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
