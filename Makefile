@@ -51,7 +51,7 @@ $(VENV)/.stamp-field: $(VENV)/.stamp
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[executorch,ray]'
 	@touch $@
 
-# KServe's own description of what it takes, without all that its server needs.
+# The Python classes of KServe and Kubernetes, without the packages that KServe's server needs.
 build/kserve: $(VENV)/.stamp
 	@rm -rf $@
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --no-deps --target $@ \

@@ -103,7 +103,10 @@ def _on_device(device: str, images: Any, right: Any) -> str:
 
 
 def _graphs(device: str) -> str:
-    """Hold replays against calls without graphs, with another input each time: a stale one computes the first again."""
+    """Compare calls with and without CUDA graphs.
+
+    Each call has a new input, because a stale replay would return an earlier result.
+    """
     import numpy as np
 
     from cnndeploy.artifact import Artifact
@@ -119,7 +122,9 @@ def _graphs(device: str) -> str:
             right, given = (session.run(x)["logits"] for session in (plain, graphs))
             agrees = bool(np.allclose(given, right, rtol=1e-4, atol=1e-4))
             report(
-                f"a CUDA graph computes batch {size} as without", agrees, float(np.abs(given - right).max())
+                f"batch {size} gives the same logits with a CUDA graph as without",
+                agrees,
+                float(np.abs(given - right).max()),
             )
         x = {"image": drawn.random((1, 1, 28, 28), np.float32)}
         took = [_median(partial(session.run, x)) for session in (plain, graphs)]

@@ -2,8 +2,8 @@
 
 It names both files by SHA-256, so that it says nothing about any other file of the same name. Its verdict is
 ``equivalent``, or for a file that gives up accuracy on purpose ``within budget``. A file may be right on one runtime
-and wrong on another, so there is a certificate for each runtime, precision and kind of device, on a GPU also for CUDA
-graphs, all in this one file: the newest, and under ``others`` those before it.
+and wrong on another, so there is one for each combination of runtime, precision and kind of device, and on CUDA one
+each with and without CUDA graphs. All are in this one file: the newest, and under ``others`` those before it.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ def _run_of(verdict: Mapping[str, Any]) -> Run:
 
 
 def _covers(certificate: Mapping[str, Any], run: Run) -> bool:
-    """Return whether the certificate is by this runtime, on the same kind of device, computing alike."""
+    """Return whether the certificate is for this runtime, kind of device, precision and use of CUDA graphs."""
     its = _run_of(certificate)
     its_own, own = ((one.runtime, one.choices.numbers, _kind(one.device)) for one in (its, run))
     return its_own == own

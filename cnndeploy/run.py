@@ -33,7 +33,7 @@ class RuntimeOptions:
 
     @property
     def numbers(self) -> tuple[str, bool]:
-        """What logits depend on: not whether threads spin."""
+        """The options that change logits; spinning does not."""
         return self.precision, self.cuda_graph
 
     @property

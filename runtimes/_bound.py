@@ -19,7 +19,7 @@ _MOST_BYTES = 2**15  # of input and outputs: to copy more takes longer than is s
 
 
 class BoundCalls:
-    """The bound arrays of a session's threads, for files with one input; all are released with it."""
+    """The bound arrays of a session's threads, for files with one input; they are released with this object."""
 
     def __init__(self, session: Any, output_names: Sequence[str]) -> None:
         self._session, self._output_names = session, output_names
@@ -43,7 +43,8 @@ class BoundCalls:
     def bind(self, feeds: Arrays, outputs: Sequence[NDArray[Any]]) -> None:
         """Bind arrays for calls like one with ``feeds`` that returned ``outputs``, if that pays.
 
-        It does for small inputs of numbers, if two calls in a row have the same shape that no arrays are bound for.
+        It pays if inputs and outputs are small and numeric, and two calls in a row have the same shape, for which
+        nothing is bound yet.
         """
         ((name, given),) = feeds.items()
         arrays = [given, *outputs]
@@ -52,7 +53,7 @@ class BoundCalls:
             return
         last, self._of_thread.last = getattr(self._of_thread, "last", None), given.shape
         if (bound := getattr(self._of_thread, "arrays", None)) is not None and bound.was_used:
-            bound.was_used, last = False, None  # it was not the last call
+            bound.was_used, last = False, None  # a bound call came between
         of_numbers = all(isinstance(one, np.ndarray) and one.dtype.kind in "fiub" for one in arrays)
         if last != given.shape or not of_numbers or sum(one.nbytes for one in arrays) > _MOST_BYTES:
             return
@@ -66,7 +67,7 @@ class BoundCalls:
 
 
 class _Arrays:
-    """An input and outputs of certain shapes, of one thread."""
+    """The bound input and outputs of one thread, for one set of shapes."""
 
     def __init__(
         self,
@@ -88,7 +89,10 @@ class _Arrays:
             self._binding.bind_ortvalue_output(output, ort.OrtValue.ortvalue_from_numpy(target))
 
     def fits(self, given: NDArray[Any]) -> bool:
-        """Return whether an input is of the shape and dtype, and the arrays are free: a signal may come in between."""
+        """Return whether an input has the bound shape and dtype, and no call uses the arrays.
+
+        A signal handler may call in the middle of a call.
+        """
         return not self._busy and given.shape == self._source.shape and given.dtype == self._source.dtype
 
     def run(self, given: NDArray[Any]) -> list[NDArray[Any]]:

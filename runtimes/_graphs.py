@@ -78,9 +78,9 @@ class GraphCalls:
         return call
 
     def _shapes(self, given: tuple[int, ...]) -> list[list[int]]:
-        """Return the outputs' shapes for an input of this one, by the names of its axes.
+        """Return the shapes of the outputs for an input of the shape ``given``.
 
-        Raise ValueError if an output has an axis whose length that does not tell.
+        Axes of the same name have the same length. Raise ValueError if the length of an output's axis does not follow.
         """
         lengths: dict[str, set[int]] = {}
         for axis, length in zip(self._given.shape, given, strict=True):
@@ -92,7 +92,8 @@ class GraphCalls:
                 return axis
             if len(known := lengths.get(axis, set())) != 1:
                 raise ValueError(
-                    f"CUDA graphs need outputs whose shapes are known, and the axis {axis} is not"
+                    "CUDA graphs need output shapes that follow from the input's shape; "
+                    f"the length of the axis {axis} does not"
                 )
             return next(iter(known))
 

@@ -59,7 +59,7 @@ class OnnxRuntimeSession(Session):
     def _with_graphs(self, session: ort.InferenceSession) -> GraphCalls:
         if len(self.inputs) != 1:
             raise ArtifactError(
-                f"{self.artifact.path} has {len(self.inputs)} inputs; CUDA graphs are for one"
+                f"{self.artifact.path} has {len(self.inputs)} inputs; CUDA graphs are for files with one"
             )
         return GraphCalls(session, self.device, self.inputs[0], self.outputs)
 

@@ -88,7 +88,7 @@ def test_the_shapes_of_outputs_follow_from_the_inputs() -> None:
     free = TensorSpec("image", "float32", ("unknown", 3, "unknown", 5))
     for given, axis in ((GIVEN, "found"), (free, "unknown")):
         strange = GraphCalls(None, "cuda:0", given, [TensorSpec("logits", "float32", (axis, 10))])
-        with pytest.raises(ValueError, match=f"the axis {axis} is not"):
+        with pytest.raises(ValueError, match=f"the axis {axis} does not"):
             strange._shapes((7, 3, 28, 5))
     assert GraphCalls(None, "cuda:0", free, [TensorSpec("y", "float32", ("unknown",))])._shapes(
         (7, 3, 7, 5)

@@ -152,12 +152,14 @@ def _write_repository(source: Path, folder: Path | None, changed: list[str], **s
         target = write_repository(model, folder)
     file = target / "1" / FILE
     common.say(f"Wrote {printable(str(target))}: config.pbtxt, labels.txt, 1/{FILE}")
-    common.say(f"Wrote {printable(f'{target}.yaml')} for KServe, which storageUri in it is for")
+    common.say(
+        f"Wrote {printable(f'{target}.yaml')} for KServe; check that its storageUri is where you put the repository"
+    )
     if is_checkpoint:
         _say_next(candidate.artifact, file)
         return
     try:
-        options = replace(candidate.run.choices, cuda_graph=False)  # of which Triton knows nothing
+        options = replace(candidate.run.choices, cuda_graph=False)  # config.pbtxt does not ask for them
         run = replace(candidate.run, runtime="onnxruntime", options=options)
         require_certificate(Artifact.open(file), run, True)
         common.say("  with its certificate")

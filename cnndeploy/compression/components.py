@@ -5,9 +5,9 @@ images, and c keeps its mean. Nothing is trained. If a batch normalisation follo
 approximated. Source: Zhang, Zou, He, Sun: Accelerating very deep convolutional networks for classification and
 detection, 2015, section 3.1; the mean squared error of y' is the variance left out.
 
-The channels between the two layers would vary as the components do, the first many times as much as the last, and in
-int8 they share one step. So they are turned by an orthogonal matrix drawn at random, which leaves the product as it is,
-and after which they vary alike. Source: Chee, Cai, Kuleshov, De Sa: QuIP, 2023, section 4; there for weights.
+In int8 the channels between the two layers share one scale, but the first components vary many times as much as the
+last. So U is multiplied by a random orthogonal matrix, which leaves the product as it is, and after which all these
+channels vary about equally. Source: Chee, Cai, Kuleshov, De Sa: QuIP, 2023, section 4; there for weights.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _scales(network: nn.Module, layers: Mapping[str, Layer]) -> dict[str, torch.
 def split_weights(layer: Layer, components: Components, rank: int) -> nn.Sequential:
     """Return the two layers of a rank that come nearest to a layer; of full rank they are it, to rounding.
 
-    The channels between them vary alike.
+    The channels between the two layers vary about equally.
     """
     weight = layer.weight.detach().double().flatten(1)  # (channels, inputs)
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().double()

@@ -91,9 +91,9 @@ def groups_of(network: nn.Module, image: torch.Tensor) -> list[Group]:
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")
         try:
-            graph = torch_pruning.DependencyGraph().build_dependency(
-                network, example_inputs=image.clone().requires_grad_()
-            )
+            # in a tuple, because Torch-Pruning would pass the images of a bare tensor one by one
+            inputs = (image.clone().requires_grad_(),)
+            graph = torch_pruning.DependencyGraph().build_dependency(network, example_inputs=inputs)
             found = list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
         except Exception as error:  # it may fail in any way on a network that it does not know
             raise CompressionError(f"Torch-Pruning cannot follow the network: {error}") from error

@@ -87,7 +87,7 @@ class Job:
         if beyond is not None:  # without int8 it may keep the budget
             small, self.steps = beyond
             in_float = self._judged(small, None, original)
-        why = "no such file keeps the budget" if in_float is None else "int8 alone is faster"
+        why = "no such file keeps the budget" if in_float is None else "int8 of the whole network is faster"
         for method in METHODS[:-1]:
             self._give_up(method, why)
         try:
@@ -211,7 +211,7 @@ class Job:
         return small, export(small.path, "onnx")
 
     def _give_up(self, method: Method, why: str) -> None:
-        """Note that what a method made was measured in vain."""
+        """Note why what a method made is not used."""
         if (step := self.steps.get(method)) is not None and step.kept:
             self._leave_out(method, f"{step.reason}; {why}")
 

@@ -14,31 +14,31 @@ from pathlib import Path
 from cnndeploy.errors import ArtifactError, ServingError
 from cnndeploy.run import Run
 
-# Where the repository is, is known to its owner alone; what is there once is kept.
+# Only the user knows where the repository is. An address that was filled in is kept.
 UNKNOWN = "pvc://CLAIM/models"
 _ADDRESS = re.compile(r"^ +storageUri: (\S.*)$", re.MULTILINE)
 _OURS = "# cnndeploy export --format triton wrote this."
-_MOST_NAME = 48  # KServe makes longer names of it, which have 63 characters at most
+_MOST_NAME = 48  # KServe appends to it, and the result may have 63 characters at most
 
 
 def known_address(path: Path) -> str:
-    """Return the ``storageUri`` of a service's YAML that is there, or one to be filled in.
+    """Return the ``storageUri`` of the YAML at ``path``, or a placeholder if there is none.
 
-    Raise ServingError if something else is there, ArtifactError if it cannot be read.
+    Raise ServingError if cnndeploy did not write the file, ArtifactError if it cannot be read.
     """
     try:
         held = path.read_text("utf-8", "surrogateescape") if path.exists() else _OURS
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
     if not held.startswith(_OURS):
-        raise ServingError(f"{path} is not of cnndeploy; move it away, or choose another folder")
+        raise ServingError(f"{path} was not written by cnndeploy; move it, or choose another folder")
     return next(iter(_ADDRESS.findall(held)), UNKNOWN)
 
 
 def inference_service(model: str, run: Run, address: str) -> str:
     """Return the YAML of a service of one model of the repository at ``address``.
 
-    It has as many CPUs as ``run`` has threads, and GPUs up to the one that ``run`` names.
+    It asks for as many CPUs as ``run`` has threads. If ``run`` names GPU N, it asks for N + 1 GPUs.
     """
     device, _, number = run.device.partition(":")
     # the runtime allows one CPU, whatever the number of threads
@@ -50,7 +50,7 @@ def inference_service(model: str, run: Run, address: str) -> str:
 {_OURS}
 # Upload the model repository in this folder, set storageUri to where it is, then:
 #   kubectl apply --filename FILE
-# If the model is exported again, only storageUri is kept of this file.
+# Exporting the model again rewrites this file and keeps only storageUri.
 apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:
@@ -77,7 +77,7 @@ spec:
 def service_name(model: str) -> str:
     """Return a name that Kubernetes takes: small letters, digits and hyphens, with a letter at its start.
 
-    One that is not the model's own ends with a part of its hash, for others may become alike.
+    If it differs from the model's name, it ends with part of that name's hash, so that two models never share a name.
     """
     name = re.sub("[^a-z0-9]+", "-", model.lower()).strip("-")
     name = name if name[:1].isalpha() else f"model-{name}".strip("-")

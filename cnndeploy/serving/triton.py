@@ -34,9 +34,9 @@ def write_repository(
 ) -> Path:
     """Write ``folder/NAME`` with a model, its certificate, its labels and ``config.pbtxt``; return its path.
 
-    Beside it ``folder/NAME.yaml`` is what KServe needs to serve it. A model that is there already is replaced. ONNX
-    Runtime runs it, whatever runtime is planned, with the planned device and number of threads: without one Triton
-    gives each model all of a machine's.
+    It writes ``folder/NAME.yaml`` too, for KServe. A model that is there already is replaced. ONNX Runtime runs it,
+    whatever runtime is planned, with the planned device and number of threads. If no number were set, Triton would give
+    each model one thread for every core of the machine.
 
     Args:
         model: An ONNX file, or a folder that ``cnndeploy tune`` wrote, whose plan is kept.
@@ -46,7 +46,8 @@ def write_repository(
         run: How it is run; what this leaves open is as planned, or the default.
 
     Raises:
-        ServingError: The model is no ONNX file, or its name is not valid.
+        ServingError: The model is no ONNX file, its name is not valid, or the folder holds files in the places of these
+            that cnndeploy did not write.
         ArtifactError: The model cannot be read, or the folder not written.
     """
     candidate = resolve(model, run)

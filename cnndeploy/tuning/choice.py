@@ -41,7 +41,7 @@ class Choice:
     """The race that was run, and the contender that is deployed, whose verdict is a pass; None if there is none.
 
     ``measured`` is what quantization found of int8 or float16 files. ``late`` says that the time was over before the
-    race, in which only some took part.
+    race; then only the simplest contenders raced.
     """
 
     race: Race[Contender]
@@ -51,7 +51,7 @@ class Choice:
 
     @property
     def complete(self) -> bool:
-        """Whether more time would not change who won."""
+        """Whether the race was decided and all contenders were in it."""
         return self.race.decided and not self.late
 
     def rows(self, contenders: Sequence[Contender], checkpoint_accuracy: float | None) -> list[Row]:
@@ -174,7 +174,7 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
 
 
 def _simplest(job: Job, contenders: Sequence[Contender]) -> Sequence[Contender]:
-    """Return those that are raced if the time is over already, for that is better than none."""
+    """Return the contenders that race if the time is already over: a few rather than none."""
     return [contenders[0], *(contender for contender in contenders[1:] if contender.is_simple(job.threads))]
 
 
@@ -218,8 +218,7 @@ class Entrant:
 def _race(job: Job, contenders: Sequence[Contender]) -> Iterator[Race[Contender]]:
     """Yield a race of all contenders against the first of them, and end their processes afterwards.
 
-    Its first round is finished, whatever the time: for many contenders most of it goes into opening them, and would be
-    lost.
+    Its first round is always finished. Opening the contenders takes most of that round, and would be wasted otherwise.
     """
     with contextlib.ExitStack() as stack:
         entrants = {contender: stack.enter_context(Entrant(job, contender)) for contender in contenders}
@@ -244,7 +243,10 @@ def _race(job: Job, contenders: Sequence[Contender]) -> Iterator[Race[Contender]
 
 
 def _best(job: Job, pool: Sequence[Contender], race: Race[Contender]) -> Contender | None:
-    """Return the fastest that the race leaves, or a lossless one that is as fast; None if none of them runs."""
+    """Return the fastest that the race leaves, or a lossless one that is as fast.
+
+    Return None if those left have failed and there is no other, or no time for one.
+    """
     try:
         standing = race.run(pool)
     except BenchmarkError:

@@ -45,10 +45,10 @@ def tune(
 ) -> TuneReport:
     """Find the fastest way to deploy a checkpoint on this machine, and write it as a folder.
 
-    Tried are its plain export, the simplified one, an int8 one, and what :func:`cnndeploy.compress` makes. They run on
-    every runtime that opens them, with one thread and with all, with and without spinning, and in bfloat16. On a GPU
-    there is a float16 file in place of int8 and no smaller network; all run with one thread, in float32 and in TF32,
-    with CUDA graphs and without.
+    It tries the checkpoint, its plain export, the simplified one, an int8 one and what :func:`cnndeploy.compress`
+    makes, on every runtime that opens them. On the CPU each export runs with one thread and with all, with and without
+    spinning, and in bfloat16. On a GPU everything runs with one thread, a float16 file takes the place of int8, and
+    there is no smaller network. Exports in float32 also run in TF32, and ONNX files with and without CUDA graphs.
 
     Each runs in a process of its own. They take turns as in :func:`cnndeploy.bench`, and one that is surely slower than
     the fastest leaves early. The fastest is deployed only if it is equivalent, or if it is lossy within the budget on
@@ -65,9 +65,9 @@ def tune(
         batch_size: Images in a call, 1 for latency and 64 for throughput by default.
         threads: The most CPU threads to use, all that the process may use by default.
         device: Where everything runs.
-        max_minutes: When these are over, the best so far is verified and written. The first round of the race, and a
-            verification, are finished whatever the time, and the check of a lossy file may take a tenth of the limit
-            longer. If the time is over before the race, only the exports with the usual settings are in it.
+        max_minutes: When these are over, the best so far is verified and written. The first round of the race and a
+            verification are always finished. The check of a lossy file may take a tenth of the limit longer. If the
+            time is over before the race, only the checkpoint and its exports with default settings race.
         calibration, data: As :func:`cnndeploy.quantize`'s; a Reference has its own data set.
         command: To make the folder again, for its plan.
         should_stop: Asked again and again; once it returns True nothing is written.

@@ -171,6 +171,13 @@ def test_what_moves_the_readers_most_goes_last(monkeypatch: pytest.MonkeyPatch) 
     assert order[-1] == 7
 
 
+def test_a_network_that_would_take_an_image_without_a_batch_is_followed_too() -> None:
+    """Torch-Pruning would give it each image of a tensor by itself, and could not follow that."""
+    layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    groups = groups_of(nn.Sequential(*layers).eval(), torch.rand(1, 1, 8, 8))
+    assert [(group.root, group.count) for group in groups] == [("0", 8)]
+
+
 def test_a_network_that_counts_its_channels_keeps_them() -> None:
     network = _network(_Counting)
     before = {name: id(module) for name, module in network.named_modules()}

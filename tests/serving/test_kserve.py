@@ -55,7 +55,7 @@ def test_what_was_filled_in_is_kept(trained: Trained, tmp_path: Path) -> None:
 
 def test_a_file_of_another_kind_is_not_replaced(trained: Trained, tmp_path: Path) -> None:
     (tmp_path / "lenet.yaml").write_text("apiVersion: serving.kserve.io/v1beta1\nkind: InferenceService\n")
-    with pytest.raises(ServingError, match=r"lenet\.yaml is not of cnndeploy; move it away"):
+    with pytest.raises(ServingError, match=r"lenet\.yaml was not written by cnndeploy; move it"):
         write_repository(trained.onnx, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["lenet.yaml"]
     (tmp_path / "lenet.yaml").write_text("")
