@@ -42,6 +42,7 @@ _FOR_REPAIR, _FOR_SEARCH, _FOR_FIRST = 0.7, 0.8, 0.6
 # What a network may be predicted to lose, as shares of the budget: before it is repaired, and if it needs no repair.
 # Few images predict, and int8 loses some too. The first of two methods may take the share FIRST of that.
 _BEFORE_REPAIR, _SAFE, _SAFER, _FIRST = (10.0, 3.0), 0.7, 0.3, 0.7
+_BOLDER = 30.0  # once a network keeps the budget, one that may be predicted to lose so much is repaired too
 _BEYOND = "no layer can be smaller within the budget, by training images"
 _OVER = "the time was over before a network was found"
 
@@ -67,6 +68,7 @@ class Job:
     searches: dict[tuple[Method, str], Smaller] = field(default_factory=dict)
     slow: set[Method] = field(default_factory=set)  # methods that were not seen to make a network faster
     late: bool = False  # whether the time was over before a method was tried to its end
+    best: Compressed | None = None
 
     def made(self) -> Compressed:
         """Return what was made, in a file in the folder; raise if there is nothing."""
@@ -78,13 +80,25 @@ class Job:
         whole: Files = self.source, exported
         beyond: tuple[Files, dict[Method, Step]] | None = None
         for small in itertools.islice(self._networks(whole, original), _ATTEMPTS):
+            if self.best is not None and self.deadline.should_stop():
+                break
             final, report, is_beyond = self._int8(small)
             if is_beyond:
                 beyond = small, dict(self.steps)  # the next network notes its own
-            elif (made := self._judged(final or small, report, original)) is not None:
-                return made
+            else:
+                self.best = _faster_of(self.best, self._judged(final or small, report, original))
+        made = self.best or self._otherwise(whole, beyond, original)
+        if made is None:
+            self.deadline.check_stop()
+            raise self._nothing()
+        return made
+
+    def _otherwise(
+        self, whole: Files, beyond: tuple[Files, dict[Method, Step]] | None, original: Artifact
+    ) -> Compressed | None:
+        """Return the faster of a network that int8 puts beyond the budget, without int8, and of int8 alone."""
         in_float = None
-        if beyond is not None:  # without int8 it may keep the budget
+        if beyond is not None:
             small, self.steps = beyond
             in_float = self._judged(small, None, original)
         why = "no such file keeps the budget" if in_float is None else "int8 of the whole network is faster"
@@ -97,10 +111,7 @@ class Job:
                 return in_float
             raise
         in_int8 = None if final is None else self._judged(final, report, original)
-        if (made := _faster_of(in_float, in_int8)) is not None:
-            return made
-        self.deadline.check_stop()
-        raise self._nothing()
+        return _faster_of(in_float, in_int8)
 
     def _is_original(self, checkpoint: Artifact) -> bool:
         return checkpoint.sha256 == self.reference.artifact.sha256
@@ -117,7 +128,8 @@ class Job:
     def _networks(self, whole: Files, original: Artifact) -> Iterator[Files]:
         """Yield smaller checkpoints and their exports that should keep the budget, the smallest first.
 
-        The first may lose more, and are repaired; for those after them no time may be left for that.
+        The first may lose more, and are repaired; for those after them no time may be left for that. If one keeps the
+        budget, there is only one more, which is smaller.
         """
         methods = [method for method in self.methods if method != "int8"]
         if not methods:
@@ -130,10 +142,18 @@ class Job:
             part = 1.0 if times == _BEFORE_REPAIR[-1] else _FOR_FIRST
             if small is not None and (better := self._repaired(small, material, part)) is not None:
                 yield better
+            if self.best is not None:
+                bolder = self._shrunk(methods, whole, material, _BOLDER * self.budget)
+                if bolder is None or small is None or bolder[0].sha256 == small[0].sha256:
+                    return
+                if (better := self._repaired(bolder, material, 1.0)) is not None:
+                    yield better
+                return
         material = replace(material, deadline=self._part(_FOR_SEARCH))
         for share in (_SAFE, _SAFER):
-            if (small := self._shrunk(methods, whole, material, share * self.budget)) is not None:
-                yield small
+            if self.best is None:
+                small = self._shrunk(methods, whole, material, share * self.budget)
+                yield from () if small is None else (small,)
 
     def _material(self, original: Artifact, methods: Sequence[Method]) -> Material | None:
         try:
@@ -228,7 +248,7 @@ class Job:
         try:
             quantized = quantize(
                 checkpoint if against else self.reference,
-                self.folder / "int8.onnx",
+                self.folder / f"int8-{len(list(self.folder.glob('*.onnx')))}.onnx",
                 against=against,
                 budget=self.budget,
                 run=self.run,

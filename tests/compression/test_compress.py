@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -354,15 +354,60 @@ def test_a_network_that_int8_spoils_is_held_against_int8_alone(
 
     for name, value in (("_networks", networks), ("_int8", int8), ("_judged", judged)):
         monkeypatch.setattr(Job, name, value)
+    made: Any = _job(monkeypatch).made()
+    assert made.files == wins
+    assert made.steps == {"low-rank": wins == "small", "int8": False}
+
+
+@pytest.mark.parametrize(
+    ("ratios", "wins", "cuts"),
+    [
+        ({"5": 2.0, "15": 2.5}, "5", ["5"]),  # the same network again
+        ({"5": 2.0, "15": 2.5}, "15", ["5", "15"]),
+        ({"5": 2.0, "15": 1.9}, "5", ["5", "15"]),
+        ({"5": 2.0}, "5", ["5", "15"]),  # the bolder one does not keep the budget
+        ({"1.5": 2.0, "15": 3.0}, "15", ["5", "1.5", "15"]),
+        ({"0.35": 1.5}, "0.35", ["5", "1.5", "0.35"]),
+    ],
+)
+def test_once_a_network_keeps_the_budget_a_bolder_one_is_repaired_too(
+    ratios: dict[str, float], wins: str, cuts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[str]()
+
+    @dataclass(frozen=True)
+    class Material:
+        deadline: Deadline
+
+    def shrunk(_: Job, __: object, ___: object, ____: object, points: float) -> Any:
+        name = f"{points:g}"
+        return SimpleNamespace(name=name, sha256="5" if cuts == ["5"] else name), None
+
+    def judged(_: Job, files: Any, *__: object) -> Any:
+        name = files[0].name
+        seen.append(name)
+        return ratios.get(name) and SimpleNamespace(name=name, speed=SimpleNamespace(ratio=ratios[name]))
+
+    for name, value in (
+        ("_material", lambda *_: Material(Deadline())),
+        ("_shrunk", shrunk),
+        ("_repaired", lambda _, files, *__: files),
+        ("_int8", lambda *_: (None, None, False)),
+        ("_judged", judged),
+    ):
+        monkeypatch.setattr(Job, name, value)
+    made: Any = _job(monkeypatch).made()
+    assert (made.name, seen) == (wins, cuts)
+
+
+def _job(monkeypatch: pytest.MonkeyPatch) -> Job:
+    """Return a compression of nothing."""
     monkeypatch.setattr("cnndeploy.compression.job.export", lambda *_: None)
     artifact: Any = SimpleNamespace(path=Path("a.pt"), sha256="a")
     reference: Any = SimpleNamespace(artifact=artifact)
-    settings: dict[str, Any] = {"target": Path("b.onnx"), "folder": Path(), "budget": 1.0, "run": Run()}
+    settings: dict[str, Any] = {"target": Path("b.onnx"), "folder": Path(), "budget": 0.5, "run": Run()}
     settings |= {"count": 10, "seconds": 1.0, "deadline": Deadline(), "max_minutes": 1.0, "progress": silent}
-    settings["methods"] = METHODS
-    made: Any = Job(artifact, reference, **settings).made()
-    assert made.files == wins
-    assert made.steps == {"low-rank": wins == "small", "int8": False}
+    return Job(artifact, reference, methods=METHODS, **settings)
 
 
 def test_a_budget_that_nothing_keeps_writes_nothing(
