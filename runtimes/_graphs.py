@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from cnndeploy.specs import TensorSpec
 
 _MOST_SHAPES = 8  # each keeps memory of its own on the GPU
 _NO_GRAPH = "-1"
+_THREAD = ThreadPoolExecutor(1, "cuda-graphs")  # which it starts at the first call
 Call = Callable[[NDArray[Any]], list[NDArray[Any]]]
 
 
@@ -39,7 +39,7 @@ class GraphCalls:
 
     def run(self, feeds: Arrays) -> list[NDArray[Any]]:
         """Return the outputs, which the caller owns; those of shapes beyond the eighth are computed without a graph."""
-        return _one_thread().submit(self._run, feeds).result()
+        return _THREAD.submit(self._run, feeds).result()
 
     def _run(self, feeds: Arrays) -> list[NDArray[Any]]:
         given = feeds[self._given.name]
@@ -98,11 +98,6 @@ class GraphCalls:
             return next(iter(known))
 
         return [[length_of(axis) for axis in spec.shape] for spec in self._outputs]
-
-
-@cache
-def _one_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "cuda-graphs")
 
 
 def _options(graph: str) -> Any:

@@ -48,8 +48,9 @@ def compress(
     repaired: it is trained on training images, by their labels and the checkpoint's outputs. Then it is quantised to
     int8, as by :func:`cnndeploy.quantize`. A method that does not make the file faster on this machine is left out.
 
-    Test images measure at most seven files against the checkpoint, until one keeps the budget; each time the upper end
-    of a 95% interval errs in 2.5% of cases. Beside the file lies its certificate.
+    Test images measure at most seven files against the checkpoint; each time the upper end of a 95% interval errs in
+    2.5% of cases. If a network keeps the budget and time is left, one that is cut further is tried too. Beside the file
+    lies its certificate.
 
     Args:
         checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it

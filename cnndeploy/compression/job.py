@@ -79,14 +79,18 @@ class Job:
             exported = export(self.source.path, "onnx", self.folder / "source.onnx")
         whole: Files = self.source, exported
         beyond: tuple[Files, dict[Method, Step]] | None = None
-        for small in itertools.islice(self._networks(whole, original), _ATTEMPTS):
-            if self.best is not None and self.deadline.should_stop():
-                break
-            final, report, is_beyond = self._int8(small)
-            if is_beyond:
-                beyond = small, dict(self.steps)  # the next network notes its own
-            else:
-                self.best = _faster_of(self.best, self._judged(final or small, report, original))
+        try:
+            for small in itertools.islice(self._networks(whole, original), _ATTEMPTS):
+                final, report, is_beyond = self._int8(small)
+                if self.best is not None and final is None and "int8" in self.methods:
+                    break  # in float it is hardly faster
+                if is_beyond:
+                    beyond = small, dict(self.steps)  # the next network notes its own
+                else:
+                    self.best = _faster_of(self.best, self._judged(final or small, report, original))
+        except CnndeployError:
+            if self.best is None:
+                raise
         made = self.best or self._otherwise(whole, beyond, original)
         if made is None:
             self.deadline.check_stop()
@@ -143,17 +147,25 @@ class Job:
             if small is not None and (better := self._repaired(small, material, part)) is not None:
                 yield better
             if self.best is not None:
-                bolder = self._shrunk(methods, whole, material, _BOLDER * self.budget)
-                if bolder is None or small is None or bolder[0].sha256 == small[0].sha256:
-                    return
-                if (better := self._repaired(bolder, material, 1.0)) is not None:
-                    yield better
+                if times == _BEFORE_REPAIR[0] and self.seconds:
+                    yield from self._bolder(methods, whole, material, small)
                 return
         material = replace(material, deadline=self._part(_FOR_SEARCH))
         for share in (_SAFE, _SAFER):
             if self.best is None:
                 small = self._shrunk(methods, whole, material, share * self.budget)
                 yield from () if small is None else (small,)
+
+    def _bolder(
+        self, methods: Sequence[Method], whole: Files, material: Material, small: Files | None
+    ) -> Iterator[Files]:
+        """Yield a network that is smaller than one which kept the budget, once it is repaired, if there is time."""
+        self.slow.clear()  # what was not faster for that one may be for this
+        bolder = self._shrunk(methods, whole, material, _BOLDER * self.budget)
+        if bolder is None or small is None or bolder[0].sha256 == small[0].sha256:
+            return
+        if (better := self._repaired(bolder, material, 1.0)) is not None:
+            yield better
 
     def _material(self, original: Artifact, methods: Sequence[Method]) -> Material | None:
         try:
@@ -225,7 +237,7 @@ class Job:
         if of_it.predicted_high_points > points:
             return None
         small = write_smaller(checkpoint, self._next("repaired"), self.reference, self.budget, taught=taught)
-        last = [method for method in METHODS if method in self.steps and self.steps[method].kept][-1]
+        last = [method for method in METHODS[:-1] if method in self.steps and self.steps[method].kept][-1]
         step = self.steps[last]
         self.steps[last] = replace(step, reason=f"{step.reason}, repaired on {counted(taught, 'image')}")
         return small, export(small.path, "onnx")
@@ -368,11 +380,12 @@ class Job:
 
 
 def _faster_of(one: Compressed | None, other: Compressed | None) -> Compressed | None:
-    """Return the faster of two, the first if they were not timed; None if there is none."""
+    """Return the other if it was seen to be faster, else the first; None if there is neither."""
     if one is None or other is None:
         return one or other
-    ratios = [(made.speed and made.speed.ratio) or 0.0 for made in (one, other)]
-    return other if ratios[1] > ratios[0] else one
+    if one.speed is None or other.speed is None or one.speed.ratio is None or other.speed.ratio_low is None:
+        return one
+    return other if other.speed.ratio_low > one.speed.ratio else one
 
 
 def _described(method: Method, sizes: Sizes) -> str:

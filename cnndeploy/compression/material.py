@@ -26,7 +26,7 @@ from cnndeploy.verification.reference import Reference
 # Multiply-adds of the original on the images that judge a network, and on those that it is repaired on; fewer images
 # for larger networks.
 _TO_JUDGE, _FEWEST_TO_JUDGE, _MOST_TO_JUDGE = 2e12, 256, 4000
-_TO_TEACH, _FEWEST_TO_TEACH, _MOST_TO_TEACH = 4e13, 1000, 20_000
+_TO_TEACH, _FEWEST_TO_TEACH, _MOST_TO_TEACH = 2.4e13, 1000, 20_000
 # Images that say what layers compute. Of few, what a linear layer of thousands of outputs does holds for these only.
 _KNOWN = 2048
 _BATCH, _BATCH_VALUES = 64, 2**23  # images at once, and values of the network's input

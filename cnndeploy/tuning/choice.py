@@ -175,7 +175,9 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
 
 def _simplest(job: Job, contenders: Sequence[Contender]) -> Sequence[Contender]:
     """Return the contenders that race if the time is already over: a few rather than none."""
-    return [contenders[0], *(contender for contender in contenders[1:] if contender.is_simple(job.threads))]
+    first, *others = contenders
+    passed = {one for one in others if one.verdict is not None and one.verdict.passed}
+    return [first, *(one for one in others if one in passed or one.is_simple(job.threads))]
 
 
 class Entrant:

@@ -301,7 +301,7 @@ class Contender:
         return self.verdict is not None and not self.verdict.passed
 
     def is_simple(self, threads: int) -> bool:
-        """Whether it is an export, simplified or not, on its format's own runtime, with no option and all threads."""
+        """Return whether it is a lossless export on its format's own runtime, with no option and all threads."""
         artifact, run = self.candidate.artifact, self.candidate.run
         default = (
             run.runtime == FORMATS.get(artifact.format).default_runtime and run.choices == RuntimeOptions()

@@ -349,7 +349,7 @@ def test_a_network_that_int8_spoils_is_held_against_int8_alone(
 
     def judged(self: Job, files: str, _report: object, _original: object) -> Any:
         steps = {step.method: step.kept for step in self.steps.values()}
-        speed = SimpleNamespace(ratio=2.0) if files == "small" else ratio and SimpleNamespace(ratio=ratio)
+        speed = _speed(2.0) if files == "small" else ratio and _speed(ratio)
         return SimpleNamespace(files=files, steps=steps, speed=speed)
 
     for name, value in (("_networks", networks), ("_int8", int8), ("_judged", judged)):
@@ -366,7 +366,9 @@ def test_a_network_that_int8_spoils_is_held_against_int8_alone(
         ({"5": 2.0, "15": 2.5}, "15", ["5", "15"]),
         ({"5": 2.0, "15": 1.9}, "5", ["5", "15"]),
         ({"5": 2.0}, "5", ["5", "15"]),  # the bolder one does not keep the budget
-        ({"1.5": 2.0, "15": 3.0}, "15", ["5", "1.5", "15"]),
+        ({"5": 2.0, "15": 2.04}, "5", ["5", "15"]),  # not surely faster
+        ({"5": 2.0, "15": 0.0}, "5", ["5"]),  # the disk is full
+        ({"1.5": 2.0, "15": 3.0}, "1.5", ["5", "1.5"]),  # one that was cut as far as that has failed
         ({"0.35": 1.5}, "0.35", ["5", "1.5", "0.35"]),
     ],
 )
@@ -386,13 +388,18 @@ def test_once_a_network_keeps_the_budget_a_bolder_one_is_repaired_too(
     def judged(_: Job, files: Any, *__: object) -> Any:
         name = files[0].name
         seen.append(name)
-        return ratios.get(name) and SimpleNamespace(name=name, speed=SimpleNamespace(ratio=ratios[name]))
+        return ratios.get(name) and SimpleNamespace(name=name, speed=_speed(ratios[name]))
+
+    def repaired(_: Job, files: Any, *__: object) -> Any:
+        if ratios.get(files[0].name) == 0:
+            raise ArtifactError("no space left")
+        return files
 
     for name, value in (
         ("_material", lambda *_: Material(Deadline())),
         ("_shrunk", shrunk),
-        ("_repaired", lambda _, files, *__: files),
-        ("_int8", lambda *_: (None, None, False)),
+        ("_repaired", repaired),
+        ("_int8", lambda _, files: (files, None, False)),
         ("_judged", judged),
     ):
         monkeypatch.setattr(Job, name, value)
@@ -400,9 +407,16 @@ def test_once_a_network_keeps_the_budget_a_bolder_one_is_repaired_too(
     assert (made.name, seen) == (wins, cuts)
 
 
+def _speed(ratio: float) -> Any:
+    return SimpleNamespace(ratio=ratio, ratio_low=ratio - 0.05)
+
+
 def _job(monkeypatch: pytest.MonkeyPatch) -> Job:
     """Return a compression of nothing."""
     monkeypatch.setattr("cnndeploy.compression.job.export", lambda *_: None)
+    monkeypatch.setattr(
+        "cnndeploy.compression.job._BEFORE_REPAIR", (10.0, 3.0)
+    )  # others of these tests have none
     artifact: Any = SimpleNamespace(path=Path("a.pt"), sha256="a")
     reference: Any = SimpleNamespace(artifact=artifact)
     settings: dict[str, Any] = {"target": Path("b.onnx"), "folder": Path(), "budget": 0.5, "run": Run()}
