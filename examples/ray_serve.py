@@ -3,8 +3,8 @@
 python examples/ray_serve.py lenet.onnx
 curl --data-binary @shoe.png 'localhost:8000/lenet?top=3'
 
-On a cluster, run it on one of its machines with `--address auto`; each machine needs the file at its path. Ctrl-C ends
-this application and no other.
+On a cluster, run it on one of its machines with `--address auto`; each machine needs the file at its path. Ctrl-C and
+SIGTERM end this application and no other.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -91,6 +92,8 @@ def main() -> None:
     name = arguments.model.stem
     serve.run(application(path, arguments.replicas), name=name, route_prefix=f"/{name}")
     print(f"Ready: http://{arguments.host}:{arguments.port}/{name}", flush=True)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell may have left Ctrl-C ignored in the background
+        signal.signal(number, signal.default_int_handler)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:
