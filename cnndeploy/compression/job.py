@@ -82,8 +82,8 @@ class Job:
         try:
             for small in itertools.islice(self._networks(whole, original), _ATTEMPTS):
                 final, report, is_beyond = self._int8(small)
-                if self.best is not None and final is None and "int8" in self.methods:
-                    break  # in float it is hardly faster
+                if self.best is not None and final is None and self.deadline.is_over():
+                    break  # there is no time to measure it without int8
                 if is_beyond:
                     beyond = small, dict(self.steps)  # the next network notes its own
                 else:
