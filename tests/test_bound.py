@@ -104,7 +104,7 @@ def test_a_call_in_the_middle_of_another_does_not_change_its_result(
     came = []
 
     class Interrupted:
-        """Of a session: another call comes once the input has been copied."""
+        """A session that is called again once the input of a call has been copied."""
 
         def __init__(self, inner: Any) -> None:
             self._inner = inner

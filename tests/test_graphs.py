@@ -29,7 +29,7 @@ GRAPH = RuntimeOptions(cuda_graph=True)
 
 
 class FakeSession:
-    """Of ONNX Runtime, which is asked for what was not recorded."""
+    """A session of ONNX Runtime that runs what was not recorded."""
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []

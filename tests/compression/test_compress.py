@@ -334,7 +334,7 @@ def test_a_method_that_is_not_faster_is_left_out(
 def test_a_network_that_int8_spoils_is_held_against_int8_alone(
     ratio: Any, wins: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And keeps its steps, although the search went on after it."""
+    """Its steps are its own, although the search went on after it."""
 
     def networks(self: Job, _whole: object, _original: object) -> Iterator[str]:
         self.steps["low-rank"] = Step("low-rank", True, "3 layers split")
@@ -414,9 +414,8 @@ def _speed(ratio: float) -> Any:
 def _job(monkeypatch: pytest.MonkeyPatch) -> Job:
     """Return a compression of nothing."""
     monkeypatch.setattr("cnndeploy.compression.job.export", lambda *_: None)
-    monkeypatch.setattr(
-        "cnndeploy.compression.job._BEFORE_REPAIR", (10.0, 3.0)
-    )  # others of these tests have none
+    # other tests of this file leave repair out
+    monkeypatch.setattr("cnndeploy.compression.job._BEFORE_REPAIR", (10.0, 3.0))
     artifact: Any = SimpleNamespace(path=Path("a.pt"), sha256="a")
     reference: Any = SimpleNamespace(artifact=artifact)
     settings: dict[str, Any] = {"target": Path("b.onnx"), "folder": Path(), "budget": 0.5, "run": Run()}

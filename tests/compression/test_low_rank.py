@@ -76,7 +76,7 @@ def test_the_directions_are_the_best_there_are() -> None:
 
 @torch.no_grad()
 def test_the_channels_between_two_layers_vary_alike() -> None:
-    """In int8 they share one step. The components themselves vary as their share of the outputs does."""
+    """In int8 they share one scale. The components themselves vary as their share of the outputs does."""
     layer = nn.Linear(40, 40)
     images = torch.randn(400, 40) @ torch.diag(torch.logspace(1, -2, 40))
     components = _components(nn.Sequential(layer), "0", images)

@@ -430,7 +430,7 @@ def test_if_the_files_took_all_the_time_the_simplest_are_raced_and_one_is_writte
 
 
 def test_if_nothing_simple_is_left_to_race_it_is_not_complete() -> None:
-    """Of an imported file its own export is the reference."""
+    """An imported file is its own export, so nothing else races with the reference."""
     first = _contender("imported")
     made = choose(_job(Deadline.after(0)), Files({}, eager_image_s=0.0), [first])
     assert made.chosen is first
