@@ -37,6 +37,7 @@ def compress(
     data: Data | None = None,
     seconds: float = 3.0,
     max_minutes: float = 20.0,
+    smaller_only: bool = False,
     command: str = "",
     should_stop: ShouldStop = never,
     progress: Progress = silent,
@@ -67,6 +68,7 @@ def compress(
         seconds: Of timing for each of two files that are compared. With 0 nothing is timed, and no method is left out
             as too slow.
         max_minutes: When these are over, the best network so far is measured and written.
+        smaller_only: Whether int8 of the whole network, which :func:`cnndeploy.quantize` makes, does not count.
         command: The command that repeats the measurement, for the certificate.
         should_stop: Asked again and again; once it returns True the search ends, and the smallest network so far is
             measured and written. If there is none, or it is being measured, nothing is written.
@@ -106,6 +108,7 @@ def compress(
             seconds,
             deadline,
             max_minutes,
+            smaller_only,
             progress,
         )
         made = job.made()

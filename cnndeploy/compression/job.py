@@ -62,6 +62,7 @@ class Job:
     seconds: float
     deadline: Deadline
     max_minutes: float
+    smaller_only: bool
     progress: Progress
     steps: dict[Method, Step] = field(default_factory=dict)
     failed: list[BudgetReport] = field(default_factory=list)
@@ -108,6 +109,8 @@ class Job:
         why = "no such file keeps the budget" if in_float is None else "int8 of the whole network is faster"
         for method in METHODS[:-1]:
             self._give_up(method, why)
+        if self.smaller_only:
+            return in_float
         try:
             final, report, _ = self._int8(whole)
         except Stopped:

@@ -218,6 +218,7 @@ def _compress(job: Job, files: Files, target: Path) -> None:
             run=Run(threads=job.threads),
             seconds=_TO_COMPARE_S,
             max_minutes=job.search.left_s / 60,
+            smaller_only=True,  # int8 of the whole network is a contender anyway
             should_stop=stopped,
             progress=job.progress,
         )
@@ -236,9 +237,8 @@ def _compress(job: Job, files: Files, target: Path) -> None:
             kept.append(step.method)
         else:  # on what the methods before it made
             files.rows.append(_lost(job, ", ".join([*kept, step.method]), "rejected", step.reason))
-    if kept != ["int8"]:  # that of the whole network has a row
-        files.by_variant[", ".join(kept)] = [compressed.artifact]
-        files.measured.append(compressed.report)
+    files.by_variant[", ".join(kept)] = [compressed.artifact]
+    files.measured.append(compressed.report)
 
 
 def _lost(job: Job, variant: str, outcome: Outcome, reason: str) -> Row:

@@ -357,6 +357,10 @@ def test_a_network_that_int8_spoils_is_held_against_int8_alone(
     made: Any = _job(monkeypatch).made()
     assert made.files == wins
     assert made.steps == {"low-rank": wins == "small", "int8": False}
+    job = _job(monkeypatch)
+    job.smaller_only = True
+    made = job.made()
+    assert made.files == "small"
 
 
 @pytest.mark.parametrize(
@@ -420,7 +424,7 @@ def _job(monkeypatch: pytest.MonkeyPatch) -> Job:
     reference: Any = SimpleNamespace(artifact=artifact)
     settings: dict[str, Any] = {"target": Path("b.onnx"), "folder": Path(), "budget": 0.5, "run": Run()}
     settings |= {"count": 10, "seconds": 1.0, "deadline": Deadline(), "max_minutes": 1.0, "progress": silent}
-    return Job(artifact, reference, methods=METHODS, **settings)
+    return Job(artifact, reference, methods=METHODS, smaller_only=False, **settings)
 
 
 def test_a_budget_that_nothing_keeps_writes_nothing(
