@@ -61,6 +61,41 @@ for path in {str(trained.onnx)!r}, {str(half)!r}:
     assert (probed, set(lenet[:2]), set(lenet[2:])) == ("plain cores", {"plain cores"}, {"tensor cores"})
 
 
+def test_the_driver_is_asked_for_its_version_without_cuda(stub: Path) -> None:
+    code = """
+from cnndeploy import nvml
+print(nvml.driver_version(), nvml.utilization("0000:10:00.0"))
+from cnndeploy.machine import environment
+print(environment()["nvidia_driver"], environment()["cuda_driver"])
+"""
+    output, calls = cuda_stub.python(stub, code)
+    assert output == "580.95.05 0.0\n580.95.05 13.0\n"
+    assert calls == ["NVML", "NVML 0000:10:00.0", "cuInit"]
+    output, calls = cuda_stub.python(stub, code, gpus=0, nvml="no-driver")
+    assert output == "None None\nNone None\n"
+
+
+def test_a_benchmark_says_what_went_on_at_its_gpu(stub: Path, trained: Trained) -> None:
+    code = f"""
+import json
+from cnndeploy import bench
+from cnndeploy.benchmark import conditions, engine
+engine.PAUSE_S, conditions._GPU_LISTEN_S = 0.0, 0.1
+report = bench([{str(trained.onnx)!r}], device="cuda:1", threads=[1], seconds=0.01, cold_starts=0)
+row, facts = report.to_dict()["results"][0], report.environment
+print(row["failure"], row["gpu_memory_bytes"], facts["busy_gpu"], facts["gpu_slowed"])
+print(*report.warnings, sep="\\n")
+"""
+    output, calls = cuda_stub.python(stub, code, gpus=2, nvml="busy hot capped")
+    assert f" {300 << 20} 0.4 ['heat', 'power']\n" in output
+    assert "Other programs kept the GPU busy for 40% of the time" in output
+    assert "The GPU lowered its clock because of heat and power." in output
+    assert {call for call in calls if call.startswith("NVML ")} == {"NVML 0000:11:00.0"}
+    output, calls = cuda_stub.python(stub, code.replace("cuda:1", "cpu"), gpus=2, nvml="busy hot")
+    assert "KeyError: 'gpu_memory_bytes'" in output
+    assert "NVML 0000:11:00.0" not in calls
+
+
 def test_a_gpu_without_cudnn_is_not_usable_and_no_fault_of_the_file(stub: Path, trained: Trained) -> None:
     code = f"""
 import cnndeploy

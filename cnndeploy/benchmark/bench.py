@@ -149,14 +149,15 @@ def bench_candidates(
         errors = [error for timer in timers if (error := timer.try_to_open()) is not None]
         if len(errors) == len(timers):
             raise errors[0]
-        watch = Watch()  # all candidates wait now, so whatever works is somebody else
+        gpus = {gpu for timer in timers if (gpu := timer.facts.get("gpu")) is not None}
+        watch = Watch(gpus)  # all candidates wait now, so whatever works is somebody else
         for batch_size in sizes:
             for index, timer in enumerate(timers):
                 if timer.failure and batch_size != sizes[0] and not should_stop():
                     # what failed at one batch size may run at the next
                     timers[index] = stack.enter_context(start(timer.candidate))
                     timers[index].try_to_open()
-            rows += compared(_rows(batch_size, timers, run, progress), comparisons)
+            rows += compared(_rows(batch_size, timers, run, watch, progress), comparisons)
             if not should_stop():
                 watch.listen()  # what began in between is still there, mostly
         conditions = watch.conditions()
@@ -175,18 +176,27 @@ def bench_candidates(
 
 
 def _rows(
-    batch_size: int, timers: Sequence[Timer], run: Callable[..., list[Measurement]], progress: Progress
+    batch_size: int,
+    timers: Sequence[Timer],
+    run: Callable[..., list[Measurement]],
+    watch: Watch,
+    progress: Progress,
 ) -> list[Result]:
     """Measure those that still run at one batch size; return a row for each."""
     text = f"Timing batch {batch_size}, round"
     batches = {timer: BatchOf(timer, batch_size) for timer in timers if not timer.failure}
     rows = {timer: timer.row(batch_size) for timer in timers}
-    measurements = run(
-        list(batches.values()), on_round=lambda done, used: progress(int(1000 * used), 1000, f"{text} {done}")
-    )
+
+    def on_round(done: int, used: float) -> None:
+        watch.look()
+        progress(int(1000 * used), 1000, f"{text} {done}")
+
+    measurements = run(list(batches.values()), on_round=on_round)
     for (timer, batch), measured in zip(batches.items(), measurements, strict=True):
         timer.failure = measured.failure  # its process has ended with it
-        rows[timer] = summarise(replace(rows[timer], peak_memory_bytes=batch.peak_memory_bytes), measured)
+        host, gpu = batch.peak_memory_bytes, timer.gpu_memory_bytes()
+        row = replace(rows[timer], peak_memory_bytes=host, gpu_memory_bytes=gpu)
+        rows[timer] = summarise(row, measured)
     return list(rows.values())
 
 

@@ -22,7 +22,7 @@ from cnndeploy.benchmark.raw import RAW
 from cnndeploy.classifier import Classifier
 from cnndeploy.datasets import Batch, open_dataset
 from cnndeploy.errors import ArtifactError, BenchmarkError, missing_dependency
-from cnndeploy.machine import peak_memory_bytes, reset_peak_memory
+from cnndeploy.machine import cuda_driver, peak_memory_bytes, reset_peak_memory
 from cnndeploy.preprocessing import RAW_SIDE
 from cnndeploy.process import Message, serve
 from cnndeploy.run import Run
@@ -52,6 +52,8 @@ def main(path: str, settings: str) -> None:
                 "open_s": time.time() - imported,
                 "clock_s": _clock_s(),
                 "device": subject.device,
+                # not asked on the CPU, where nothing may start CUDA
+                "gpu": None if subject.device == "cpu" else cuda_driver().bus_id(subject.device),
                 "threads": subject.threads,
                 "settings": subject.settings,
             }
