@@ -417,6 +417,22 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, trained: Trained) -
         _quick([trained.onnx], runtimes=["raw-onnxruntime"], end_to_end=True)
 
 
+def test_a_plain_script_computes_in_tf32_on_cuda_and_openvinos_runs_on_the_cpu(trained: Trained) -> None:
+    def precisions(runtime: str, **settings: Any) -> list[str]:
+        found = candidates_of([trained.onnx], runtimes=[runtime, "onnxruntime"], **settings)
+        return [one.run.choices.precision for one in found if one.run.runtime == runtime]
+
+    assert precisions("raw-onnxruntime") == ["float32"]
+    assert precisions("raw-onnxruntime", precisions=["float32"]) == ["float32"]
+    assert precisions("raw-onnxruntime", device="cuda") == ["tf32"]
+    assert precisions("raw-onnxruntime", device="cuda", precisions=["float32", "tf32"]) == ["tf32"]
+    assert precisions("raw-onnxruntime", device="cuda", precisions=["float32"]) == []
+    with pytest.raises(
+        BenchmarkError, match="raw-openvino runs on the CPU alone, not on cuda:1; leave it out"
+    ):
+        precisions("raw-openvino", device="cuda:1")
+
+
 def test_a_folder_runs_as_planned_unless_told_otherwise(trained: Trained, tmp_path: Path) -> None:
     folder = tmp_path / "lenet.deploy"
     folder.mkdir()

@@ -19,14 +19,14 @@ from pathlib import Path
 import pytest
 
 _HERE = Path(__file__).parent
-NVML = "libnvidia-ml.so.1"
+CUDNN, NVML = "libcudnn.so.9", "libnvidia-ml.so.1"
 _SOURCES = {
     "libcuda.so.1": "driver.c",
     "libcudart.so.13": "runtime.c",
     "libcublas.so.13": "blas.c",
     "libcublasLt.so.13": "blas.c",
     "libcurand.so.10": "",
-    "libcudnn.so.9": "cudnn.c",
+    CUDNN: "cudnn.c",
     NVML: "nvml.c",
 }
 # The libraries that nvidia's packages brought stay out of it, in worker processes too.
@@ -72,21 +72,21 @@ def build_one(folder: Path, library: str, names: Sequence[str] = ()) -> None:
 
 
 def python(
-    folder: Path, code: str, *, gpus: int = 1, cudnn: bool = True, nvml: str = ""
+    folder: Path, code: str, *, gpus: int = 1, missing: str = "", nvml: str = ""
 ) -> tuple[str, list[str]]:
     """Run Python on a machine with GPUs; return what it prints, errors too, and the calls of CUDA that were noted.
 
-    ``nvml`` says what is unusual about the management library.
+    A library may be ``missing``; ``nvml`` says what is unusual about the management library.
     """
     log = folder / "log"
     log.unlink(missing_ok=True)
     without = folder / "without"
     without.mkdir(exist_ok=True)
-    loaded = [str(folder / library) for library in _SOURCES if library != "libcudnn.so.9"]
+    loaded = [str(folder / library) for library in _SOURCES if library not in (CUDNN, missing)]
     environment = {
         **os.environ,
         "LD_PRELOAD": ":".join(loaded),
-        "LD_LIBRARY_PATH": str(folder if cudnn else without),
+        "LD_LIBRARY_PATH": str(without if missing else folder),
         "PYTHONPATH": str(folder),
         "CUDA_STUB_GPUS": str(gpus),
         "CUDA_STUB_NVML": nvml,
