@@ -204,9 +204,8 @@ def stages(machine: Machine) -> Iterator[Stage]:
     yield Stage("sessions", 90, [_check("sessions", device)])
     yield Stage("lenet: proof", 120, [*_proofs("lenet", device, few, ("onnx", "torchscript", "pt"))])
     yield Stage("lenet: float16", 90, [*_half("lenet", machine)])
-    yield Stage(
-        "lenet: speed", 150, [_bench("lenet", machine, "eager", "compiled", "torchscript", "onnxruntime")]
-    )
+    runtimes = ("eager", "compiled", "torchscript", "onnxruntime", "raw-onnxruntime")
+    yield Stage("lenet: speed", 150, [_bench("lenet", machine, *runtimes)])
     yield Stage("training is repeatable", 60, [_check("training", device, *(("--dry",) if dry else ()))])
     yield Stage(
         "googlenet: train and export",

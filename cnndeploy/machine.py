@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from cnndeploy import nvml
+
 _PACKAGES = "numpy torch torchvision onnx onnxscript onnxruntime onnxruntime-gpu openvino executorch"
 # The CUDA libraries and the compiler that torch and ONNX Runtime call; which kernel computes what is up to them.
 _PACKAGES += " nvidia-cublas nvidia-cudnn-cu12 nvidia-cudnn-cu13 triton"
@@ -213,20 +215,27 @@ def keep_freed_memory() -> None:
 class CudaDriver:
     """The names of the GPUs that the NVIDIA driver shows; if there are none, ``reason`` says why.
 
-    ``process`` is the one that asked it; the driver does not work in those that are forked from it.
+    ``bus_ids`` say where they are on the PCI bus. ``process`` is the one that asked the driver, which does not work in
+    those that are forked from it.
     """
 
     gpus: tuple[str, ...]
     version: str | None = None
     reason: str = ""
     process: int = field(default_factory=os.getpid)
+    bus_ids: tuple[str, ...] = ()
+
+    def bus_id(self, device: str) -> str | None:
+        """Return where a device, ``cuda:N``, is on the PCI bus; None for the CPU, and if it is unknown."""
+        known = {f"cuda:{index}": bus_id for index, bus_id in enumerate(self.bus_ids)}
+        return known.get(device) or None
 
 
 @cache
 def cuda_driver() -> CudaDriver:
     """Ask the NVIDIA driver itself, so that neither torch nor onnxruntime has to be imported.
 
-    Source: CUDA Driver API, cuInit, cuDriverGetVersion, cuDeviceGetCount, cuDeviceGetName.
+    Source: CUDA Driver API, cuInit, cuDriverGetVersion, cuDeviceGetCount, cuDeviceGetName, cuDeviceGetPCIBusId.
     """
     try:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
@@ -237,13 +246,16 @@ def cuda_driver() -> CudaDriver:
         reason = f"the NVIDIA driver does not start (CUDA error {status})"
         return CudaDriver((), reason=_CUDA_ERRORS.get(status, reason))
     driver.cuDriverGetVersion(ctypes.byref(version))
-    name = ctypes.create_string_buffer(256)
-    gpus = []
+    text = ctypes.create_string_buffer(256)
+    gpus, bus_ids = [], []
     for index in range(count.value):
-        driver.cuDeviceGetName(name, len(name), index)
-        gpus.append(name.value.decode())
+        driver.cuDeviceGetName(text, len(text), index)
+        gpus.append(text.value.decode())
+        unknown = driver.cuDeviceGetPCIBusId(text, len(text), index)
+        bus_ids.append("" if unknown else text.value.decode())
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return CudaDriver(tuple(gpus), cuda, "" if gpus else "the NVIDIA driver shows no GPU")
+    reason = "" if gpus else "the NVIDIA driver shows no GPU"
+    return CudaDriver(tuple(gpus), cuda, reason, bus_ids=tuple(bus_ids))
 
 
 def versions() -> dict[str, str]:
@@ -259,12 +271,14 @@ def versions() -> dict[str, str]:
 
 def environment() -> dict[str, Any]:
     """Return what a figure depends on: processor, CPUs, memory in bytes, GPUs, system, versions."""
+    driver = cuda_driver()
     return {
         "cpu": cpu_model(),
         "usable_cpus": usable_cpus(),
         "memory_bytes": _memory_bytes(),
-        "gpus": list(cuda_driver().gpus),
-        "cuda_driver": cuda_driver().version,
+        "gpus": list(driver.gpus),
+        "cuda_driver": driver.version,  # of CUDA, as in 13.0
+        "nvidia_driver": nvml.driver_version() if driver.gpus else None,
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "versions": versions(),
     }

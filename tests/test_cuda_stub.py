@@ -9,6 +9,7 @@ from pathlib import Path
 import cuda_stub
 import onnx
 import pytest
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.quantization.graph import in_float16, with_manifest
@@ -61,6 +62,84 @@ for path in {str(trained.onnx)!r}, {str(half)!r}:
     assert (probed, set(lenet[:2]), set(lenet[2:])) == ("plain cores", {"plain cores"}, {"tensor cores"})
 
 
+def test_the_driver_is_asked_for_its_version_without_cuda(stub: Path) -> None:
+    code = """
+from cnndeploy import nvml
+print(nvml.driver_version(), nvml.utilization("0000:10:00.0"))
+from cnndeploy.machine import environment
+print(environment()["nvidia_driver"], environment()["cuda_driver"])
+"""
+    output, calls = cuda_stub.python(stub, code)
+    assert output == "580.95.05 0.0\n580.95.05 13.0\n"
+    assert calls == ["NVML", "NVML 0000:10:00.0", "cuInit"]
+    output, calls = cuda_stub.python(stub, code, gpus=0, nvml="no-driver")
+    assert output == "None None\nNone None\n"
+
+
+def test_a_benchmark_says_what_went_on_at_its_gpu(stub: Path, trained: Trained) -> None:
+    code = f"""
+import json
+from cnndeploy import bench
+from cnndeploy.benchmark import conditions, engine
+engine.PAUSE_S, conditions._GPU_LISTEN_S = 0.0, 0.1
+how = {{"runtimes": ["raw-onnxruntime", "onnxruntime"], "threads": [1], "seconds": 0.01, "cold_starts": 0}}
+report = bench([{str(trained.onnx)!r}], device="cuda:1", **how)
+for row in report.to_dict()["results"]:
+    print(row["device"], row["options"], row["rounds"] > 0, row["gpu_memory_bytes"])
+print(report.environment["busy_gpu"], report.environment["gpu_slowed"])
+print(*report.warnings, sep="\\n")
+"""
+    output, calls = cuda_stub.python(stub, code, gpus=2, nvml="busy hot capped")
+    assert f"cuda:1 {{'precision': 'tf32'}} True {300 << 20}\n" in output, "as plain scripts leave it"
+    assert f"cuda:1 {{}} True {300 << 20}\n0.4 ['heat', 'power']\n" in output
+    assert {call for call in calls if call.startswith("GPU")} == {"GPU 1"}
+    assert "Other programs kept the GPU busy for 40% of the time" in output
+    assert "The GPU lowered its clock because of heat and power." in output
+    assert {call for call in calls if call.startswith("NVML ")} == {"NVML 0000:11:00.0"}
+    output, calls = cuda_stub.python(stub, code.replace("cuda:1", "cpu"), gpus=2, nvml="busy hot")
+    assert "KeyError: 'gpu_memory_bytes'" in output
+    assert "NVML 0000:11:00.0" not in calls
+
+
+def test_what_a_plain_script_would_run_on_the_cpu_is_refused(
+    stub: Path, trained: Trained, tmp_path: Path
+) -> None:
+    """The session's list of providers does not tell: that of a file with a CPU's operator begins with CUDA."""
+    matrices = make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3, 3])
+    nodes = [make_node("Relu", ["x"], ["y"]), make_node("Det", ["y"], ["z"])]
+    graph = make_graph(nodes, "g", [matrices], [make_tensor_value_info("z", onnx.TensorProto.FLOAT, [2])])
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8), tmp_path / "half.onnx")
+    code = f"""
+import onnxruntime as ort
+from cnndeploy.benchmark.worker import _open
+from cnndeploy.errors import DeviceUnavailableError
+from cnndeploy.run import Run
+def attempt(path, device):
+    try:
+        print(_open(path, Run("raw-onnxruntime", device, 1), False, None).device)
+    except DeviceUnavailableError as error:
+        print("refused:", *str(error).split())
+mixed, lenet = {str(tmp_path / "half.onnx")!r}, {str(trained.onnx)!r}
+print(ort.InferenceSession(mixed, providers=["CUDAExecutionProvider"]).get_providers())
+for path, device in (mixed, "cuda"), (lenet, "cuda:0"), (lenet, "cuda:7"):
+    attempt(path, device)
+"""
+
+    def told(missing: str = "") -> list[str]:
+        output, _ = cuda_stub.python(stub, code, missing=missing)
+        return [line for line in output.splitlines() if line.startswith(("['C", "refused", "cuda"))]
+
+    plain, mixed, lenet, unknown = told()
+    assert plain == "['CUDAExecutionProvider', 'CPUExecutionProvider']"
+    assert "nodes that are assigned to the default CPU EP" in mixed
+    assert lenet == "cuda:0"
+    assert "'cuda:7' is not available to raw-onnxruntime: this machine has no such GPU" in unknown
+    plain, _, lenet, _ = told(missing="libcudart.so.13")
+    assert plain == "['CPUExecutionProvider']"
+    assert "lenet.onnx on cuda:0: " in lenet
+    assert "Nothing was run on the CPU instead" in lenet
+
+
 def test_a_gpu_without_cudnn_is_not_usable_and_no_fault_of_the_file(stub: Path, trained: Trained) -> None:
     code = f"""
 import cnndeploy
@@ -74,7 +153,7 @@ for known in False, True:  # as if cuDNN went away afterwards
     except DeviceUnavailableError as error:
         print(known, error)
 """
-    output, calls = cuda_stub.python(stub, code, cudnn=False)
+    output, calls = cuda_stub.python(stub, code, missing=cuda_stub.CUDNN)
     assert "False The device 'cuda' is not available to onnxruntime" in output
     assert "cuDNN is unavailable" in output
     assert "brings them all" in output

@@ -15,7 +15,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.conditions import Watch, doubts
 from cnndeploy.benchmark.engine import Measurement, measure
 from cnndeploy.benchmark.intervals import ratio_interval, rounds_needed
-from cnndeploy.benchmark.raw import RAW
+from cnndeploy.benchmark.raw import RAW, RAW_ONNXRUNTIME, RAW_OPENVINO
 from cnndeploy.benchmark.report import BenchmarkReport, Result, compared, summarise, unjudged
 from cnndeploy.benchmark.timer import BatchOf, Timer, cold_starts
 from cnndeploy.datasets import Data
@@ -73,7 +73,8 @@ def bench(
         sources: Checkpoints, exported files, opened artifacts, and folders that ``cnndeploy tune`` wrote. A folder
             runs as its plan says, unless ``runtimes``, ``threads`` or ``device`` say something else.
         runtimes: What runs them: each file on each of these that opens its format; ``raw-onnxruntime`` and
-            ``raw-openvino`` are as plain scripts use them, without our own layer. By default each format's own.
+            ``raw-openvino`` are as plain scripts use them, without our own layer; on CUDA ``raw-onnxruntime`` computes
+            in TF32, its default, and ``raw-openvino`` does not run. By default each format's own.
         batch_sizes: Images in one call; measured from the smallest up.
         threads: CPU threads, a candidate for each number, or ``auto``; by default all that the process may use.
         device: ``cpu``, the default, ``cuda`` or ``cuda:N``, the same for all.
@@ -149,14 +150,15 @@ def bench_candidates(
         errors = [error for timer in timers if (error := timer.try_to_open()) is not None]
         if len(errors) == len(timers):
             raise errors[0]
-        watch = Watch()  # all candidates wait now, so whatever works is somebody else
+        gpus = {gpu for timer in timers if (gpu := timer.facts.get("gpu")) is not None}
+        watch = Watch(gpus)  # all candidates wait now, so whatever works is somebody else
         for batch_size in sizes:
             for index, timer in enumerate(timers):
                 if timer.failure and batch_size != sizes[0] and not should_stop():
                     # what failed at one batch size may run at the next
                     timers[index] = stack.enter_context(start(timer.candidate))
                     timers[index].try_to_open()
-            rows += compared(_rows(batch_size, timers, run, progress), comparisons)
+            rows += compared(_rows(batch_size, timers, run, watch, progress), comparisons)
             if not should_stop():
                 watch.listen()  # what began in between is still there, mostly
         conditions = watch.conditions()
@@ -175,18 +177,27 @@ def bench_candidates(
 
 
 def _rows(
-    batch_size: int, timers: Sequence[Timer], run: Callable[..., list[Measurement]], progress: Progress
+    batch_size: int,
+    timers: Sequence[Timer],
+    run: Callable[..., list[Measurement]],
+    watch: Watch,
+    progress: Progress,
 ) -> list[Result]:
     """Measure those that still run at one batch size; return a row for each."""
     text = f"Timing batch {batch_size}, round"
     batches = {timer: BatchOf(timer, batch_size) for timer in timers if not timer.failure}
     rows = {timer: timer.row(batch_size) for timer in timers}
-    measurements = run(
-        list(batches.values()), on_round=lambda done, used: progress(int(1000 * used), 1000, f"{text} {done}")
-    )
+
+    def on_round(done: int, used: float) -> None:
+        watch.look()
+        progress(int(1000 * used), 1000, f"{text} {done}")
+
+    measurements = run(list(batches.values()), on_round=on_round)
     for (timer, batch), measured in zip(batches.items(), measurements, strict=True):
         timer.failure = measured.failure  # its process has ended with it
-        rows[timer] = summarise(replace(rows[timer], peak_memory_bytes=batch.peak_memory_bytes), measured)
+        host, gpu = batch.peak_memory_bytes, timer.gpu_memory_bytes()
+        row = replace(rows[timer], peak_memory_bytes=host, gpu_memory_bytes=gpu)
+        rows[timer] = summarise(row, measured)
     return list(rows.values())
 
 
@@ -228,7 +239,7 @@ def candidates_of(
         _candidate(candidate, Run(runtime, threads=count, options=options), end_to_end)
         for count, candidate in product(dict.fromkeys(threads) or [None], resolved)
         for runtime in _fitting(candidate.artifact, runtimes)
-        for options in _options(runtime or candidate.run.runtime, precisions)
+        for options in _options(runtime or candidate.run.runtime, candidate.run.device, precisions)
     ]
     for source in resolved:
         if source.artifact not in [candidate.artifact for candidate in candidates]:
@@ -240,8 +251,12 @@ def candidates_of(
     return candidates
 
 
-def _options(runtime: str, precisions: Sequence[Precision]) -> list[RuntimeOptions | None]:
+def _options(runtime: str, device: str, precisions: Sequence[Precision]) -> list[RuntimeOptions | None]:
     """Return options for each precision that a runtime can compute in; None, as planned, if none is given."""
+    if (
+        runtime == RAW_ONNXRUNTIME and device != "cpu"
+    ):  # ONNX Runtime's default there, as plain scripts leave it
+        return [RuntimeOptions(precision="tf32")] if not precisions or "tf32" in precisions else []
     can = ("float32",) if runtime in RAW else ("float32", *RUNTIMES.get(runtime).options.get("precision", ()))
     fitting = [precision for precision in dict.fromkeys(precisions) if precision in can]
     return [RuntimeOptions(precision=precision) for precision in fitting] if precisions else [None]
@@ -264,6 +279,8 @@ def _fitting(artifact: Artifact, runtimes: Sequence[str]) -> list[str]:
 def _candidate(resolved: Candidate, run: Run, end_to_end: bool) -> Candidate:
     run = run.over(resolved.run)
     run = replace(run, threads=run.threads or run.thread_count)
-    if run.runtime in RAW and (run.device != "cpu" or end_to_end or run.threads == "auto"):
-        raise BenchmarkError(f"{run.runtime} runs the model alone, on the CPU, with a number of threads")
+    if run.runtime in RAW and (end_to_end or run.threads == "auto"):
+        raise BenchmarkError(f"{run.runtime} runs the model alone, with a number of threads")
+    if run.runtime == RAW_OPENVINO and run.device != "cpu":
+        raise BenchmarkError(f"{RAW_OPENVINO} runs on the CPU alone, not on {run.device}; leave it out")
     return replace(resolved, run=run)

@@ -6,23 +6,31 @@ import contextlib
 import math
 import os
 import statistics
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cnndeploy import nvml
 from cnndeploy.benchmark.report import BUSY_CPUS, BenchmarkReport, Result
 from cnndeploy.machine import busy_cpus, cpu_ticks, usable_cpus
 
 _LISTEN_S = 0.5
+_GPU_LISTEN_S, _GPU_STEP_S = 1.5, 0.1
+_BUSY_GPU = 0.05
 _SLOW_FIRST_S, _SLOW_FIRST_TIMES = 0.2, 20
 _MOST_TIMES_LONGER = 30.0
 
 
 class Watch:
-    """A watch over the machine from now on, while all candidates wait."""
+    """A watch over the machine from now on, while all candidates wait.
 
-    def __init__(self) -> None:
+    ``gpus`` are the PCI bus ids of those that the candidates use.
+    """
+
+    def __init__(self, gpus: Collection[str] = ()) -> None:
+        self._gpus, self._busy_gpus, self._gpu_slowed = gpus, list[float](), set[str]()
         self._load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         self._busy: float | None = None
         self.listen()
@@ -32,19 +40,41 @@ class Watch:
         """Listen for other programs; no candidate may be at work."""
         heard = busy_cpus(_LISTEN_S)
         self._busy = max((one for one in (self._busy, heard) if one is not None), default=None)
+        self._busy_gpus += [use for gpu in self._gpus if (use := _gpu_use(gpu)) is not None]
+
+    def look(self) -> None:
+        """Look at the clocks of the GPUs; right after a candidate's work, because one that idles hides its reasons."""
+        for gpu in self._gpus:
+            self._gpu_slowed |= nvml.slowed_by(gpu)
 
     def conditions(self) -> dict[str, Any]:
         """Return the conditions until now, JSON-ready.
 
         They are ``busy_cpus``, the most that was heard at any time, ``load_average`` of the minute before, ``steal`` as
-        a share of all CPU time, and how often a CPU was ``throttled``; None if the machine does not say.
+        a share of all CPU time, and how often a CPU was ``throttled``; None if the machine does not say. With GPUs
+        also ``busy_gpu``, the largest share of the time that others used one, and what ``gpu_slowed`` one down.
         """
         after, steal = cpu_ticks(), None
         if self._before is not None and after is not None:
             passed = {name: after[name] - self._before[name] for name in after}
             steal = passed["steal"] / max(1, sum(passed.values()))
         slowed = _throttled() - self._throttled
-        return {"busy_cpus": self._busy, "load_average": self._load, "steal": steal, "throttled": slowed}
+        found = {"busy_cpus": self._busy, "load_average": self._load, "steal": steal, "throttled": slowed}
+        if not self._gpus:
+            return found
+        busy_gpu = max(self._busy_gpus, default=None)
+        return {**found, "busy_gpu": busy_gpu, "gpu_slowed": sorted(self._gpu_slowed)}
+
+
+def _gpu_use(gpu: str) -> float | None:
+    """Return the share of the time that a GPU is used while nobody here does; None if it does not say.
+
+    Wait until it is idle, but not for long: at first the share may be that of a candidate's last work.
+    """
+    ends = time.monotonic() + _GPU_LISTEN_S
+    while (use := nvml.utilization(gpu)) and time.monotonic() < ends:
+        time.sleep(_GPU_STEP_S)
+    return use
 
 
 def _throttled() -> int:
@@ -57,7 +87,7 @@ def _throttled() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The figures of a report that doubts are about; the first four are of the machine, and 0 if it does not say.
+    """The figures of a report that doubts are about; the first six are of the machine, and 0 if it does not say.
 
     ``drift`` is how much slower rows became from their first third of rounds to the last, ``threads`` the most that a
     row has. ``slow_starts`` names rows whose first call took far longer than a later one. Of all ``rows`` with figures,
@@ -68,6 +98,8 @@ class Facts:
     busy_cpus: float
     steal: float
     throttled: int
+    busy_gpu: float
+    gpu_slowed: str
     drift: float
     threads: int
     cpus: int
@@ -110,6 +142,16 @@ DOUBTS = (
     Doubt(
         lambda facts: facts.throttled > 0,
         "The CPU throttled itself {throttled} times for heat; let it cool, and repeat.",
+    ),
+    Doubt(
+        lambda facts: facts.busy_gpu > _BUSY_GPU,
+        "Other programs kept the GPU busy for {busy_gpu:.0%} of the time just before or after the rounds, so the "
+        "figures may be far off; end those programs, or wait, and measure again.",
+    ),
+    Doubt(
+        lambda facts: facts.gpu_slowed != "",
+        "The GPU lowered its clock because of {gpu_slowed}. That affects times more than speed-ups; let it cool or "
+        "raise its power limit, and repeat.",
     ),
     Doubt(
         lambda facts: abs(facts.drift) > 0.05,
@@ -178,6 +220,8 @@ def _facts(report: BenchmarkReport) -> Facts:
         busy_cpus=machine["busy_cpus"] or 0.0,
         steal=machine["steal"] or 0.0,
         throttled=machine["throttled"] or 0,
+        busy_gpu=machine.get("busy_gpu") or 0.0,
+        gpu_slowed=" and ".join(machine.get("gpu_slowed") or ()),
         drift=statistics.median(drifts or [0.0]),
         threads=max((row.threads or 0 for row in report.results), default=0),
         cpus=usable_cpus(),

@@ -90,7 +90,8 @@ class Result:
 
     ``options`` are those of the runtime that differ from their defaults, such as a precision. ``threads`` were chosen
     by measuring if ``auto_threads``. ``peak_memory_bytes`` is of the whole process at this batch size, ``first_call_s``
-    its first call there. ``quantiles_s`` are the samples' 0th to 100th percentiles,
+    its first call there. ``gpu_memory_bytes`` is what the process held of the GPU's memory after its last call; None on
+    the CPU, and if it is unknown. ``quantiles_s`` are the samples' 0th to 100th percentiles,
     ``round_p50_s`` the median of each round. ``accuracy`` is that of
     :func:`cnndeploy.certificate.known_accuracy`, on ``accuracy_images`` test images; None if it is not known.
     """
@@ -121,6 +122,7 @@ class Result:
     verdict: Verdict | None = None
     first_call_s: float | None = None
     peak_memory_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
     file_bytes: int | None = None
     cold_start: ColdStart | None = None
     accuracy: float | None = None
@@ -157,8 +159,14 @@ class BenchmarkReport:
     interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it JSON-ready, field by field, with the old names of keys beside the new ones."""
+        """Return it JSON-ready, field by field, with the old names of keys beside the new ones.
+
+        ``gpu_memory_bytes`` is left out unless a row has it.
+        """
         values: dict[str, Any] = jsonable(self)
+        if not any(row.gpu_memory_bytes for row in self.results):
+            for row in values["results"]:
+                del row["gpu_memory_bytes"]
         values["results"] = list(map(with_old_keys, values["results"]))
         if values["settings"] is not None:
             values["settings"] = with_old_keys(values["settings"])

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
+from cnndeploy import nvml
 from cnndeploy.benchmark.report import ColdStart, Result
 from cnndeploy.certificate import known_accuracy
 from cnndeploy.deployment import Candidate
@@ -59,6 +60,11 @@ class Timer(WorkerProcess):
         """Return ``seconds`` per call for each sample of ``repeats`` calls, and ``peak_memory_bytes`` at this size."""
         self.send({"batch_size": batch_size, "samples": samples, "repeats": repeats})
         return self.receive(*self._wait)
+
+    def gpu_memory_bytes(self) -> int | None:
+        """Return how much of the GPU's memory its process holds; None on the CPU, and if it is unknown."""
+        gpu: str | None = self.facts.get("gpu")
+        return None if gpu is None else nvml.memory_bytes(gpu, self._process.pid)
 
     def row(self, batch_size: int) -> Result:
         """Return its row of a report, without figures."""

@@ -18,15 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.benchmark.raw import RAW
+from cnndeploy.benchmark.raw import RAW, RAW_ONNXRUNTIME
 from cnndeploy.classifier import Classifier
 from cnndeploy.datasets import Batch, open_dataset
-from cnndeploy.errors import ArtifactError, BenchmarkError, missing_dependency
-from cnndeploy.machine import peak_memory_bytes, reset_peak_memory
+from cnndeploy.devices import device_index, gpu_status, gpu_statuses
+from cnndeploy.errors import ArtifactError, BenchmarkError, DeviceUnavailableError, missing_dependency
+from cnndeploy.machine import cuda_driver, peak_memory_bytes, reset_peak_memory
 from cnndeploy.preprocessing import RAW_SIDE
 from cnndeploy.process import Message, serve
 from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES, open_session
+from cnndeploy.runtimes._cuda import PROVIDER, load_libraries
 from cnndeploy.specs import TensorSpec
 
 _PHOTO = (375, 500, 3)  # as many of ImageNet are
@@ -52,6 +54,8 @@ def main(path: str, settings: str) -> None:
                 "open_s": time.time() - imported,
                 "clock_s": _clock_s(),
                 "device": subject.device,
+                # not asked on the CPU, where nothing may start CUDA
+                "gpu": None if subject.device == "cpu" else cuda_driver().bus_id(subject.device),
                 "threads": subject.threads,
                 "settings": subject.settings,
             }
@@ -110,7 +114,7 @@ class _Subject:
 def _open(path: str, run: Run, end_to_end: bool, data: str | None) -> _Subject:
     """Open a file as a candidate is run; raise what :func:`open_session` raises."""
     if run.runtime in RAW:
-        return _raw(path, RAW[run.runtime], run.thread_count)
+        return _raw(path, RAW[run.runtime], run)
     session = open_session(Artifact.open(path), run)
 
     def prepare(batch_size: int) -> Call:
@@ -136,15 +140,20 @@ def _raw_images(artifact: Artifact, data: str | None, batch_size: int) -> Batch:
     return dataset.split("test", channels, manifest.labels).first(batch_size).read(slice(None))
 
 
-def _raw(path: str, package: str, threads: int) -> _Subject:
+def _raw(path: str, package: str, run: Run) -> _Subject:
     """Open a file as a plain script does: what our own layer costs is the distance to this."""
+    device, threads = "cpu", run.thread_count
     settings: dict[str, Any] = {"threads": threads}
     if package == "onnxruntime":
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        model = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        if run.device == "cpu":
+            model = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        else:
+            model, device = _raw_on_cuda(path, options, run.device)
+            settings["provider_options"] = model.get_provider_options()[PROVIDER]
     else:
         import openvino
 
@@ -162,7 +171,26 @@ def _raw(path: str, package: str, threads: int) -> _Subject:
         request = model.create_infer_request()
         return lambda: request.infer(feeds).values()
 
-    return _Subject("cpu", threads, settings, prepare)
+    return _Subject(device, threads, settings, prepare)
+
+
+def _raw_on_cuda(path: str, options: Any, device: str) -> tuple[Any, str]:
+    """Open a file on a GPU as a plain script does, but never on the CPU instead; return the device's full name too."""
+    import onnxruntime
+
+    index = device_index(device, RAW_ONNXRUNTIME, gpu_statuses(gpu_status))
+    load_libraries()
+    # By default it runs on the CPU what it cannot run on the GPU; that may be all of the file.
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    provider = (PROVIDER, {"device_id": str(index)} if index else {})
+    try:
+        model = onnxruntime.InferenceSession(path, options, providers=[provider], enable_fallback=0)
+    except Exception as error:
+        raise DeviceUnavailableError(
+            f"ONNX Runtime does not run all of {path} on {device}: {str(error).rstrip('.')}. "
+            "Nothing was run on the CPU instead. To see whether ONNX Runtime works on this GPU at all: cnndeploy list"
+        ) from error
+    return model, f"cuda:{index}"
 
 
 def _random_feeds(inputs: Iterable[TensorSpec], batch_size: int) -> dict[str, NDArray[Any]]:

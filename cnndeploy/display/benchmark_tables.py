@@ -12,7 +12,7 @@ from cnndeploy.benchmark.baseline import Comparison
 from cnndeploy.benchmark.report import BenchmarkReport, Result
 from cnndeploy.display import rows
 from cnndeploy.display.cells import NOTHING, duration, machine_line, settings_line
-from cnndeploy.display.rows import DEPLOYMENT, FILE, LATENCY, RUNTIME, Column
+from cnndeploy.display.rows import FILE, LATENCY, RUNTIME, Column
 from cnndeploy.display.tables import Cell, FittedTable, TableColumn, table_of
 from cnndeploy.tuning.report import Row, TuneReport
 
@@ -26,7 +26,7 @@ def benchmark_table(report: BenchmarkReport) -> Group:
     tables = [_of_rows(LATENCY, report.results)]
     candidates = rows.candidates(report)
     if any(row.cold_start or row.peak_memory_bytes for row in candidates):
-        tables.append(_of_rows(DEPLOYMENT, candidates))
+        tables.append(_of_rows(rows.deployment_columns(candidates), candidates))
     failures = (Text(line, "red") for line in rows.failure_lines(report))
     warnings = (Text(f"Warning: {warning}", "yellow") for warning in report.warnings)
     ended = "Interrupted: the figures are of what was measured until then."
@@ -58,7 +58,9 @@ def benchmark_markdown(report: BenchmarkReport) -> str:
     notes = [machine_line(report.environment), *(f"Warning: {warning}" for warning in report.warnings)]
     if any(map(rows.is_unsure, report.results)):
         notes.insert(0, rows.UNSURE_NOTE)
-    tables = (_as_markdown(LATENCY, report.results), _as_markdown(DEPLOYMENT, rows.candidates(report)))
+    candidates = rows.candidates(report)
+    deployment = _as_markdown(rows.deployment_columns(candidates), candidates)
+    tables = (_as_markdown(LATENCY, report.results), deployment)
     return "\n".join([*tables, *(f"{note}\n" for note in (*notes, *rows.failure_lines(report)))])
 
 

@@ -14,10 +14,10 @@ from cnndeploy.display.document import document, sortable, table
 from cnndeploy.display.headline import headline
 from cnndeploy.display.plots import Plot, benchmark_plots, training_plots
 from cnndeploy.display.rows import (
-    DEPLOYMENT,
     LATENCY,
     UNSURE_NOTE,
     candidates,
+    deployment_columns,
     failure_lines,
     is_unsure,
     shortened,
@@ -88,11 +88,12 @@ def _speed(report: BenchmarkReport) -> Sequence[str]:
     groups: dict[str, list[Result]] = {}
     for row in report.results:
         groups.setdefault(f"Batch {row.batch_size}", []).append(row)
+    first = candidates(report)
     return (
         f"<h2>Speed</h2>{failures}{warnings}{sortable(_COLUMNS, groups.items())}",
         f"{unsure}<p>{_NOTE}</p>",
         f'<div class="plots">{"".join(plots)}</div>',
-        f"<h2>Cold start and size</h2>{sortable(DEPLOYMENT, [('', candidates(report))])}",
+        f"<h2>Cold start and size</h2>{sortable(deployment_columns(first), [('', first)])}",
     )
 
 

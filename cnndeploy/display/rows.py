@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -143,13 +143,21 @@ LATENCY = (
     *(_quantile(name, drop) for name, drop in (("p50", 0), ("p90", 4), ("p99", 3))),
     _number("images/s", lambda row: row.images_per_s, "{:,.0f}".format, "throughput", drop=2),
 )
-DEPLOYMENT = (
+_GPU_MEMORY = _number("GPU memory", lambda row: row.gpu_memory_bytes, size, "memory", drop=6)
+_DEPLOYMENT = (
     *_WHO,
     *map(_cold, ("import_s", "open_s", "first_run_s", "second_run_s"), (5, 3, 7, 2)),
     _number("peak memory", lambda row: row.peak_memory_bytes, size, "memory", drop=6),
+    _GPU_MEMORY,
     _number("file size", lambda row: row.file_bytes, size, "size", drop=4),
     _number("accuracy", lambda row: row.accuracy, "{:.4f}".format, "accuracy", drop=8),
 )
+
+
+def deployment_columns(rows: Sequence[Result]) -> list[Column]:
+    """Return the columns on starting and size; that of GPU memory only if a row has it."""
+    has_gpu_memory = any(row.gpu_memory_bytes for row in rows)
+    return [column for column in _DEPLOYMENT if has_gpu_memory or column is not _GPU_MEMORY]
 
 
 def is_unsure(row: Result) -> bool:

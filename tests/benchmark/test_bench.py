@@ -417,6 +417,22 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, trained: Trained) -
         _quick([trained.onnx], runtimes=["raw-onnxruntime"], end_to_end=True)
 
 
+def test_a_plain_script_computes_in_tf32_on_cuda_and_openvinos_runs_on_the_cpu(trained: Trained) -> None:
+    def precisions(runtime: str, **settings: Any) -> list[str]:
+        found = candidates_of([trained.onnx], runtimes=[runtime, "onnxruntime"], **settings)
+        return [one.run.choices.precision for one in found if one.run.runtime == runtime]
+
+    assert precisions("raw-onnxruntime") == ["float32"]
+    assert precisions("raw-onnxruntime", precisions=["float32"]) == ["float32"]
+    assert precisions("raw-onnxruntime", device="cuda") == ["tf32"]
+    assert precisions("raw-onnxruntime", device="cuda", precisions=["float32", "tf32"]) == ["tf32"]
+    assert precisions("raw-onnxruntime", device="cuda", precisions=["float32"]) == []
+    with pytest.raises(
+        BenchmarkError, match="raw-openvino runs on the CPU alone, not on cuda:1; leave it out"
+    ):
+        precisions("raw-openvino", device="cuda:1")
+
+
 def test_a_folder_runs_as_planned_unless_told_otherwise(trained: Trained, tmp_path: Path) -> None:
     folder = tmp_path / "lenet.deploy"
     folder.mkdir()
@@ -450,6 +466,8 @@ QUIET = Facts(
     busy_cpus=0.0,
     steal=0.0,
     throttled=0,
+    busy_gpu=0.0,
+    gpu_slowed="",
     drift=0.0,
     threads=1,
     cpus=2,
@@ -473,14 +491,16 @@ QUIET = Facts(
         (0, {"busy_cpus": 0.3}, {"busy_cpus": 0.25}),
         (1, {"steal": 0.03}, {"steal": 0.02}),
         (2, {"throttled": 1}, {"throttled": 0}),
-        (3, {"drift": -0.06}, {"drift": 0.05}),
-        (4, {"threads": 3}, {"threads": 2}),
-        (5, {"slow_starts": "x"}, {"slow_starts": ""}),
-        (6, {"slow_starts": "x", "cold_starts": 0}, {"slow_starts": "x"}),
-        (7, {"grouped": 1, "calls": 2}, {"grouped": 0}),
-        (8, {"few": 1}, {"few": 1, "interrupted": True}),
-        (9, {"unclear": 1, "width": 0.03}, {"unclear": 1, "width": 0.02}),
-        (10, {"unclear": 1, "width": 0.01}, {"unclear": 1, "width": 0.01, "interrupted": True}),
+        (3, {"busy_gpu": 0.06}, {"busy_gpu": 0.05}),
+        (4, {"gpu_slowed": "heat"}, {"gpu_slowed": ""}),
+        (5, {"drift": -0.06}, {"drift": 0.05}),
+        (6, {"threads": 3}, {"threads": 2}),
+        (7, {"slow_starts": "x"}, {"slow_starts": ""}),
+        (8, {"slow_starts": "x", "cold_starts": 0}, {"slow_starts": "x"}),
+        (9, {"grouped": 1, "calls": 2}, {"grouped": 0}),
+        (10, {"few": 1}, {"few": 1, "interrupted": True}),
+        (11, {"unclear": 1, "width": 0.03}, {"unclear": 1, "width": 0.02}),
+        (12, {"unclear": 1, "width": 0.01}, {"unclear": 1, "width": 0.01, "interrupted": True}),
     ],
 )
 def test_each_doubt_is_said_beyond_its_limit_and_not_at_it(
@@ -489,7 +509,7 @@ def test_each_doubt_is_said_beyond_its_limit_and_not_at_it(
     assert not any(doubt.applies(QUIET) for doubt in DOUBTS)
     assert DOUBTS[number].applies(replace(QUIET, **facts))
     assert not DOUBTS[number].applies(replace(QUIET, **limit))
-    assert len(DOUBTS) == 11
+    assert len(DOUBTS) == 13
 
 
 def test_no_doubt_names_an_option_of_the_command_line() -> None:

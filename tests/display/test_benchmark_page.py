@@ -15,6 +15,7 @@ from cnndeploy.display.page import render_benchmark
 from cnndeploy.display.plots import benchmark_plots
 from cnndeploy.display.rows import as_csv
 from cnndeploy.machine import environment
+from cnndeploy.serial import dumps
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,22 @@ def report() -> BenchmarkReport:
         rows += compared(group, 6)
     facts = {**environment(), "busy_cpus": 0.0, "load_average": 0.1, "steal": 0.0, "throttled": 0}
     return BenchmarkReport(tuple(rows), facts, warnings=("mind the <gap>",))
+
+
+def test_memory_of_a_gpu_is_shown_if_a_row_has_it(report: BenchmarkReport) -> None:
+    first, *others = report.results
+    on_gpu = replace(report, results=(replace(first, gpu_memory_bytes=312_000_000), *others))
+    shown = (render_benchmark, benchmark_markdown, as_csv)
+    for show, heading, figure in zip(
+        shown,
+        ("GPU memory", "GPU memory", "gpu_memory_bytes"),
+        ("312.0 MB", "312.0 MB", "312000000"),
+        strict=True,
+    ):
+        assert heading in show(on_gpu)
+        assert figure in show(on_gpu)
+        assert heading not in show(report)
+    assert BenchmarkReport.from_json(dumps(on_gpu.to_dict())) == on_gpu
 
 
 def test_the_page_stands_alone_and_shows_every_row(report: BenchmarkReport) -> None:
