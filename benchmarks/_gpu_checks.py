@@ -84,7 +84,8 @@ def sessions(device: str) -> None:
     attempt("eager on the device", partial(_eager, device))
     if device == "cuda":
         attempt("a session in a forked child is refused", _forked)
-        attempt("CUDA graphs", partial(_graphs, device))
+        for file, runtime in (("lenet.onnx", "onnxruntime"), ("lenet.pt", "eager"), ("lenet.pt", "compiled")):
+            attempt(f"CUDA graphs of {runtime}", partial(_graphs, device, file, runtime))
 
 
 def _on_device(device: str, images: Any, right: Any) -> str:
@@ -102,8 +103,8 @@ def _on_device(device: str, images: Any, right: Any) -> str:
         return f"batches of 1 and 2 in turn: {', '.join(f'{1e6 * one:.0f} us' for one in times)}"
 
 
-def _graphs(device: str) -> str:
-    """Compare calls with and without CUDA graphs.
+def _graphs(device: str, file: str, runtime: str) -> str:
+    """Compare calls by a runtime with CUDA graphs, and by the file's own without.
 
     Each call has a new input, because a stale replay would return an earlier result.
     """
@@ -114,15 +115,15 @@ def _graphs(device: str) -> str:
     from cnndeploy.runtimes import open_session
 
     drawn = np.random.default_rng(0)
-    artifact, graph = Artifact.open("lenet.onnx"), RuntimeOptions(cuda_graph=True)
-    plain_run, graph_run = Run(device=device), Run(device=device, options=graph)
+    artifact, graph = Artifact.open(file), RuntimeOptions(cuda_graph=True)
+    plain_run, graph_run = Run(device=device), Run(runtime, device, options=graph)
     with open_session(artifact, plain_run) as plain, open_session(artifact, graph_run) as graphs:
         for size in (1, 2, 1, 64, 2, 1, 64):
             x = {"image": drawn.random((size, 1, 28, 28), np.float32)}
             right, given = (session.run(x)["logits"] for session in (plain, graphs))
             agrees = bool(np.allclose(given, right, rtol=1e-4, atol=1e-4))
             report(
-                f"batch {size} gives the same logits with a CUDA graph as without",
+                f"{runtime}: batch {size} gives the same logits with a CUDA graph as without",
                 agrees,
                 float(np.abs(given - right).max()),
             )

@@ -291,10 +291,10 @@ def _short(machine: Machine) -> Sequence[object]:
 
 
 def _bench(name: str, machine: Machine, *runtimes: str) -> Command:
-    """Return the benchmark of a network on these runtimes, in float32 and on a GPU in TF32."""
+    """Return the benchmark of a network on these runtimes, in float32 and on a GPU in TF32 and with CUDA graphs."""
     by = [word for runtime in runtimes for word in ("--runtime", runtime)]
     files = [f"{name}.pt", f"{name}.onnx", *([f"{name}.torchscript"] if "torchscript" in runtimes else [])]
-    precisions = () if machine.dry else ("--precision", "float32,tf32")
+    precisions = () if machine.dry else ("--precision", "float32,tf32", "--cuda-graphs")
     report = ("--markdown", f"{name}.md", "--json", f"{name}.bench.json")
     return _of("bench", *files, *by, *precisions, *_short(machine), "--device", machine.device, *report)
 

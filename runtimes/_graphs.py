@@ -1,4 +1,6 @@
-"""Calls of ONNX Runtime as CUDA graphs: what the GPU has to do is recorded once for each shape, and then replayed.
+"""Calls as CUDA graphs, of ONNX Runtime and of torch: what the GPU has to do is recorded once for each shape.
+
+Later calls with that shape replay it.
 
 A call of a small network spends its time in starting kernels one by one; a replay starts all of them at once. A graph
 reads and writes the addresses that it was recorded with, so each call copies its input there first.
@@ -24,34 +26,55 @@ _THREAD = ThreadPoolExecutor(1, "cuda-graphs")  # which it starts at the first c
 Call = Callable[[NDArray[Any]], list[NDArray[Any]]]
 
 
-class GraphCalls:
-    """The recorded calls of a session on ``cuda:N``, for files with one input.
+class Recorded:
+    """The recorded calls of a session with one input.
 
     ONNX Runtime replays a graph only in the thread that recorded it, and while one is recorded nothing else may use
     CUDA. So one thread makes all calls of all such sessions, and callers wait for it.
     """
 
+    def __init__(self) -> None:
+        self._calls: dict[tuple[int, ...], Call] = {}
+
+    def run(
+        self, given: NDArray[Any], recording: Callable[[NDArray[Any]], Call], without: Call
+    ) -> list[NDArray[Any]]:
+        """Return the outputs for an input, which the caller owns.
+
+        ``recording`` returns the call for inputs of one shape. Shapes beyond the eighth are left to ``without``, which
+        uses no graph.
+        """
+        return _THREAD.submit(self._run, given, recording, without).result()
+
+    def _run(
+        self, given: NDArray[Any], recording: Callable[[NDArray[Any]], Call], without: Call
+    ) -> list[NDArray[Any]]:
+        if (known := self._calls.get(given.shape)) is not None:
+            return known(given)
+        if len(self._calls) == _MOST_SHAPES:
+            return without(given)
+        call = recording(given)
+        outputs = call(given)
+        self._calls[given.shape] = call  # if it failed, the next one tries again
+        return outputs
+
+
+class GraphCalls:
+    """The calls of a session of ONNX Runtime on ``cuda:N``, for files with one input."""
+
     def __init__(self, session: Any, device: str, given: TensorSpec, outputs: Sequence[TensorSpec]) -> None:
         self._session, self._index = session, int(device.removeprefix("cuda:"))
         self._given, self._outputs = given, outputs
-        self._recorded: dict[tuple[int, ...], Call] = {}
+        self._recorded = Recorded()
         self._attempts = 0
 
     def run(self, feeds: Arrays) -> list[NDArray[Any]]:
-        """Return the outputs, which the caller owns; those of shapes beyond the eighth are computed without a graph."""
-        return _THREAD.submit(self._run, feeds).result()
+        """Return the outputs, which the caller owns."""
+        return self._recorded.run(feeds[self._given.name], self._recording, self._without)
 
-    def _run(self, feeds: Arrays) -> list[NDArray[Any]]:
-        given = feeds[self._given.name]
-        if (known := self._recorded.get(given.shape)) is not None:
-            return known(given)
-        if len(self._recorded) == _MOST_SHAPES:
-            names = [spec.name for spec in self._outputs]
-            return list(self._session.run(names, feeds, _options(_NO_GRAPH)))
-        call = self._recording(given)
-        outputs = call(given)
-        self._recorded[given.shape] = call  # if it failed, the next one tries again
-        return outputs
+    def _without(self, given: NDArray[Any]) -> list[NDArray[Any]]:
+        names = [spec.name for spec in self._outputs]
+        return list(self._session.run(names, {self._given.name: given}, _options(_NO_GRAPH)))
 
     def _recording(self, given: NDArray[Any]) -> Call:
         """Return a call for inputs of this shape, whose first run records."""

@@ -1,4 +1,8 @@
-"""Compiled: torch.compile of a checkpoint's network. The first run of each batch size compiles for that size alone."""
+"""Compiled: torch.compile of a checkpoint's network. The first run of each batch size compiles for that size alone.
+
+With CUDA graphs the compiled network is recorded as an eager one is, in one thread and for eight shapes. torch.compile
+has CUDA graphs of its own, which have neither limit.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import logging
 import os
 import shutil
 import warnings
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from cnndeploy.artifact import Artifact
@@ -21,6 +26,7 @@ if TYPE_CHECKING:
 # Source: triton/runtime/build.py; torch/_inductor/cpp_builder.py.
 _COMPILERS = ("C", "CC", ("gcc", "clang")), ("C++", "CXX", ("g++", "clang++", "c++"))
 _BATCH_SIZES = 64
+_are_allowed: ContextVar[bool] = ContextVar("batch_sizes_are_allowed", default=False)
 
 
 class CompiledSession(EagerSession):
@@ -29,6 +35,11 @@ class CompiledSession(EagerSession):
     def activations(self, feeds: Arrays) -> list[Activation]:  # noqa: ARG002 - as every session's
         """Return nothing, because fused code has no inner outputs."""
         return []
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        if not _are_allowed.get():
+            _allow_batch_sizes()
 
 
 class CompiledRuntime(TorchRuntime):
@@ -49,11 +60,7 @@ class CompiledRuntime(TorchRuntime):
 
 def _load(artifact: Artifact, device: torch.device) -> torch.nn.Module:
     """Load the network and mark it to be compiled as a whole; it never falls back to eager."""
-    import torch._dynamo
-
     network = network_of(artifact, device)
-    # by default eight batch sizes are too many
-    torch._dynamo.config.recompile_limit = max(_BATCH_SIZES, torch._dynamo.config.recompile_limit)
     # it warns of a CUDA toolkit without a GPU, which does not matter on a CPU
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # float32 is asked for on purpose; older versions of torch warn of it at the first run
@@ -63,4 +70,15 @@ def _load(artifact: Artifact, device: torch.device) -> torch.nn.Module:
     return network
 
 
-RUNTIME = CompiledRuntime("compiled", ("checkpoint",), _load, CompiledSession)
+def _allow_batch_sizes() -> None:
+    """Let torch compile for more batch sizes than eight; the limit is one of each thread, or context, that calls it.
+
+    Source: torch/utils/_config_module.py, whose overrides are context variables.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(_BATCH_SIZES, torch._dynamo.config.recompile_limit)
+    _are_allowed.set(True)
+
+
+RUNTIME = CompiledRuntime("compiled", ("checkpoint",), _load, CompiledSession, graphs=True)

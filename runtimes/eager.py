@@ -49,9 +49,11 @@ class EagerSession(TorchSession):
             for name, module in self._module.named_modules()
             if name and not isinstance(module, torch.nn.Identity)  # which computes nothing
         ]
+        graphs, self._graphs = self._graphs, None  # a replay calls no module
         try:
             self.run(feeds)
         finally:
+            self._graphs = graphs
             for hook in hooks:
                 hook.remove()
         return activations
@@ -116,4 +118,4 @@ def network_of(artifact: Artifact, device: torch.device) -> torch.nn.Module:
         raise DeviceUnavailableError(f"{artifact.path} does not fit into the memory of {device}") from error
 
 
-RUNTIME = TorchRuntime("eager", ("checkpoint",), network_of, EagerSession)
+RUNTIME = TorchRuntime("eager", ("checkpoint",), network_of, EagerSession, graphs=True)

@@ -53,6 +53,7 @@ def bench(
     threads: Sequence[Threads] = (),
     device: str = "",
     precisions: Sequence[Precision] = (),
+    cuda_graphs: bool = False,
     end_to_end: bool = False,
     data: Data | None = None,
     until: float = 0.02,
@@ -80,6 +81,7 @@ def bench(
         device: ``cpu``, the default, ``cuda`` or ``cuda:N``, the same for all.
         precisions: What float32 files are computed in, a candidate for each that its runtime can: ``float32``, ``tf32``
             on CUDA, ``bfloat16`` by OpenVINO. By default as a folder's plan says, else float32.
+        cuda_graphs: On a GPU, time each candidate with CUDA graphs too, if its runtime has them.
         end_to_end: Time the whole way from raw uint8 images to labels, not the model alone.
         data: With ``end_to_end``, whose test images are classified: ``fashion-mnist`` or a folder of images; by default
             what the file was made on, if it says so, else random images.
@@ -103,6 +105,8 @@ def bench(
     """
     limits = Limits(until, seconds, timeout_s, cold_starts, seed)
     candidates = candidates_of(sources, runtimes, threads, device, end_to_end, precisions)
+    if cuda_graphs:
+        candidates = _with_graphs(candidates)
     if any(size < 1 for size in batch_sizes) or not batch_sizes:
         raise BenchmarkError(f"batch sizes are at least 1, got {list(batch_sizes)}")
     sizes = sorted(set(batch_sizes))
@@ -260,6 +264,22 @@ def _options(runtime: str, device: str, precisions: Sequence[Precision]) -> list
     can = ("float32",) if runtime in RAW else ("float32", *RUNTIMES.get(runtime).options.get("precision", ()))
     fitting = [precision for precision in dict.fromkeys(precisions) if precision in can]
     return [RuntimeOptions(precision=precision) for precision in fitting] if precisions else [None]
+
+
+def _with_graphs(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return each candidate and, if it can have CUDA graphs and has none, itself with them."""
+    can = [name for name in RUNTIMES.names() if "cuda_graph" in RUNTIMES.get(name).options]
+    both = list[Candidate]()
+    for candidate in candidates:
+        run = candidate.run
+        both.append(candidate)
+        if run.device != "cpu" and run.runtime in can and not run.choices.cuda_graph:
+            both.append(replace(candidate, run=replace(run, options=replace(run.choices, cuda_graph=True))))
+    if not any(candidate.run.choices.cuda_graph for candidate in both):
+        raise BenchmarkError(
+            f"CUDA graphs are for CUDA GPUs and the runtimes {', '.join(can)}; use device='cuda' and one of these"
+        )
+    return both
 
 
 def _formats(runtime: str) -> tuple[str, ...]:

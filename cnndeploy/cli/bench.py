@@ -70,6 +70,11 @@ class _Threads(click.ParamType[int | str]):
     help="What float32 files are computed in, each where a runtime can.  [default: as planned, else float32]",
 )
 @click.option(
+    "--cuda-graphs",
+    is_flag=True,
+    help="On a GPU, time each file with CUDA graphs too, if its runtime has them.",
+)
+@click.option(
     "--end-to-end", is_flag=True, help="Time the way from raw images to labels, not the model alone."
 )
 @click.option(
@@ -151,8 +156,12 @@ def command(
 
     counts = list(chain(*threads))
     several = (settings["runtimes"], counts, [*chain(*precisions)])
-    if self_test and (len(sources) != 1 or any(len(given) > 1 for given in several)):
-        raise click.UsageError("--self-test takes one file, --runtime, --precision and number of --threads")
+    if self_test and (
+        len(sources) != 1 or any(len(given) > 1 for given in several) or settings["cuda_graphs"]
+    ):
+        raise click.UsageError(
+            "--self-test takes one file, --runtime, --precision and number of --threads, and no --cuda-graphs"
+        )
     outputs = {name: path for name in _OUTPUTS if (path := settings.pop(name)) is not None}
     _check(outputs, json_file, sources if baseline is None else (*sources, baseline))
     before = None if baseline is None else _read_baseline(baseline, any_machine)

@@ -69,15 +69,15 @@ class Batches:
             batch = order[step * size : None if step == steps - 1 else (step + 1) * size]
             draw = generator("variation", self._seed, epoch, step)
             mine = self._processes.share(batch)
-            images = self._images[mine.to(self._images.device)].to(self._device)
+            images = _sent(self._images[_sent(mine, self._images.device)], self._device)
             images = self._prepare(self._varied(images, len(batch), draw))
-            yield images, self._labels[mine.to(self._device)], len(batch)
+            yield images, self._labels[_sent(mine, self._device)], len(batch)
 
     def _varied(self, images: torch.Tensor, count: int, draw: torch.Generator) -> torch.Tensor:
         """Vary this process's share of a batch of ``count`` images, (share, h, w) or (share, h, w, 3)."""
 
         def share(values: torch.Tensor) -> torch.Tensor:
-            return self._processes.share(values).to(images.device)
+            return _sent(self._processes.share(values), images.device)
 
         if self._recipe.flip:
             flipped = share(torch.rand(count, generator=draw) < 0.5)
@@ -144,6 +144,14 @@ def generator(purpose: str, *numbers: int) -> torch.Generator:
     """Return a generator of random numbers that depend only on these arguments, on every machine."""
     digest = hashlib.sha256(repr((purpose, *numbers)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def _sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return values on a device; they are copied there, if need be, without waiting for the GPU.
+
+    The memory that they are copied from is pinned, else the host would wait; torch keeps it until the copy is done.
+    """
+    return values if values.device == device else values.pin_memory().to(device, non_blocking=True)
 
 
 def _cut(images: torch.Tensor, corners: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,37 @@ class Calls:
     should_stop: Callable[[], bool]
     on_step: Callable[[Step], None] | None
     on_epoch: Callable[[Epoch], None] | None
+
+
+def steps_between_reads(device: torch.device, processes: Processes) -> int:
+    """Return after how many steps the loss is read; to read it is to wait for a GPU, which may be slower than the step.
+
+    Several processes tell each other after every step whether they go on, so they wait anyway.
+    """
+    return 50 if device.type == "cuda" and processes.count == 1 else 1
+
+
+class Sums:
+    """Loss, right answers and images of the steps of an epoch so far, added up on the device.
+
+    In float64 they are the same numbers however often they are read.
+    """
+
+    def __init__(self, values: Sequence[float], device: torch.device) -> None:
+        loss, right, self._images = values
+        self._loss = torch.tensor(loss, dtype=torch.float64, device=device)
+        self._right = torch.tensor(right, dtype=torch.float64, device=device)
+
+    def add(self, loss: torch.Tensor, right: torch.Tensor, images: int) -> None:
+        """Add the sums of a step; a GPU is not waited for."""
+        self._loss += loss
+        self._right += right
+        self._images += images
+
+    def read(self) -> tuple[float, float, float]:
+        """Return the sums; a GPU finishes all its steps first."""
+        loss, right = torch.stack((self._loss, self._right)).tolist()
+        return loss, right, self._images
 
 
 @dataclass
@@ -85,6 +115,7 @@ class Loop:
                     f"{state_path(self.output)} holds weights of another network, perhaps of another version. "
                     "Train with overwrite=True to begin again."
                 ) from error
+        self.read_every = steps_between_reads(self.device, self.processes)
         if self.processes.rank > 0:  # the sums of what was done before count once
             self.state.sums = (0.0, 0.0, 0.0)
 
@@ -108,28 +139,43 @@ class Loop:
 
     def _train_epoch(self, network: torch.nn.Module, number: int) -> None:
         state, steps = self.state, len(self.batches)
-        start, images_done = time.perf_counter(), 0
+        start, images_done, first = time.perf_counter(), 0, state.step + 1
+        sums = Sums(state.sums, self.device)
         network.train()
         for batch in self.batches.epoch(number, state.step):
-            sums = self._step(network, batch, (number - 1) * steps + state.step)
-            loss, right, seen = state.sums = tuple(map(operator.add, state.sums, sums))
+            sums.add(*self._step(network, batch, (number - 1) * steps + state.step))
             state.step += 1
             images_done += batch[2]
-            if self.calls.on_step is not None and self.processes.rank == 0:
+            if is_read := state.step in (first, steps) or state.step % self.read_every == 0:
+                loss, right, seen = state.sums = sums.read()
                 means = (loss / seen, right / seen, images_done / (time.perf_counter() - start))
+            if self.calls.on_step is not None and self.processes.rank == 0:
                 self.calls.on_step(Step(number, self.recipe.epochs, state.step, steps, *means))
-            # all processes learn of both, so that they go on or end together
-            loss, stops = self.processes.total([sums[0], float(self.calls.should_stop())], self.device)
-            where = f"step {state.step} of epoch {number}"
-            if not math.isfinite(loss):
-                raise self._diverged(f"The loss is {loss / batch[2]} at {where}")
-            if stops:
-                state.sums = tuple(self.processes.total(state.sums, self.device))
-                self._save_state()
-                raise Stopped(f"Training stopped at {where}; train with resume=True to go on.")
+            stops = self.calls.should_stop()
+            if stops and not is_read:
+                state.sums = sums.read()
+            if is_read or stops:
+                self._check(f"step {state.step} of epoch {number}", stops)
 
-    def _step(self, network: torch.nn.Module, batch: Batch, number: int) -> tuple[float, int, int]:
-        """Train on a share of a batch, step ``number`` from 0; return its summed loss, right answers and images."""
+    def _check(self, where: str, stops: bool) -> None:
+        """Raise TrainingError if the loss is infinite or NaN, or was; save and raise Stopped if a process ``stops``."""
+        state = self.state
+        # all processes learn of both, so that they go on or end together
+        loss, seen, stopping = self.processes.total([state.sums[0], state.sums[2], float(stops)], self.device)
+        if not math.isfinite(loss):  # a sum stays so
+            raise self._diverged(f"The loss is {loss / seen} at {where}")
+        if stopping:
+            state.sums = tuple(self.processes.total(state.sums, self.device))
+            self._save_state()
+            raise Stopped(f"Training stopped at {where}; train with resume=True to go on.")
+
+    def _step(
+        self, network: torch.nn.Module, batch: Batch, number: int
+    ) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Train on a share of a batch, step ``number`` from 0; return its summed loss, right answers and images.
+
+        The first two stay on the device.
+        """
         images, labels, batch_size = batch
         recipe, rank = self.recipe, self.processes.rank
         for group in self.optimizer.param_groups:
@@ -144,8 +190,7 @@ class Loop:
         # gradients are averaged over the processes, whose shares may differ by one
         (summed * (self.processes.count / batch_size)).backward()
         self.optimizer.step()
-        right = int((logits.argmax(dim=1) == labels).sum())
-        return summed.item(), right, len(labels)
+        return summed.detach(), (logits.argmax(dim=1) == labels).sum(), len(labels)
 
     def _diverged(self, what: str) -> TrainingError:
         return TrainingError(
