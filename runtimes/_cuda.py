@@ -25,13 +25,20 @@ def provider_options(run: Run, *, is_float16: bool) -> dict[str, str]:
     """Return the options of the CUDA provider for a run on ``cuda:N``.
 
     Without TF32 no convolution may use tensor cores, not even in float16, where they lose nothing: so a file in float16
-    always may. HEURISTIC is cuDNN's quick search; the default takes its fallback, which can be many times as slow.
+    always may. They compute with channels last, NHWC. In another layout cuDNN would transpose around each convolution;
+    so ONNX Runtime does it for a file in float16, at both ends of the network. HEURISTIC is cuDNN's quick search; the
+    default takes its fallback, which can be many times as slow.
+
+    ``fuse_conv_bias`` is left out, because ONNX Runtime 1.31.1 then computes something else. With channels first, cuDNN
+    also adds what lies in the output's memory, which is set to zero before the first run only. If cuDNN finds no way to
+    fuse, the run fails, or ONNX Runtime adds the convolution's result to itself and lets cuDNN round to TF32.
 
     Source: ONNX Runtime, core/providers/cuda/nn/conv.cc.
     """
     options = {
         "use_tf32": str(int(is_float16 or run.choices.precision == "tf32")),
         "cudnn_conv_algo_search": "HEURISTIC",
+        **({"prefer_nhwc": "1"} if is_float16 else {}),
         **({"enable_cuda_graph": "1"} if run.choices.cuda_graph else {}),
     }
     # It logs a warning, as if nothing ran on the GPU, if a number is given; the default is 0.

@@ -37,12 +37,18 @@ with cnndeploy.load({str(trained.onnx)!r}, device="cpu") as model:
     assert calls == []
 
 
-def test_only_the_gpu_asked_for_is_used_and_float16_may_use_its_tensor_cores(
-    stub: Path, trained: Trained, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> Path:
+    """LeNet in float16."""
     manifest = replace(Artifact.open(trained.onnx).require_manifest(), quantization={"precision": "float16"})
-    half = tmp_path / "half.onnx"
-    half.write_bytes(with_manifest(in_float16(onnx.load(trained.onnx)), manifest.to_json()))
+    path = tmp_path_factory.mktemp("half") / "half.onnx"
+    path.write_bytes(with_manifest(in_float16(onnx.load(trained.onnx)), manifest.to_json()))
+    return path
+
+
+def test_only_the_gpu_asked_for_is_used_and_float16_may_use_its_tensor_cores(
+    stub: Path, trained: Trained, half: Path
+) -> None:
     code = f"""
 import cnndeploy
 for path in {str(trained.onnx)!r}, {str(half)!r}:
@@ -59,6 +65,31 @@ for path in {str(trained.onnx)!r}, {str(half)!r}:
     computed = [call.removeprefix("convolution on ") for call in calls if call.startswith("conv")]
     probed, *lenet = computed
     assert (probed, set(lenet[:2]), set(lenet[2:])) == ("plain cores", {"plain cores"}, {"tensor cores"})
+
+
+def test_float16_has_channels_last_on_the_gpu_and_channels_first_outside(
+    stub: Path, trained: Trained, half: Path
+) -> None:
+    code = f"""
+import numpy as np
+from cnndeploy.artifact import Artifact
+from cnndeploy.run import Run
+from cnndeploy.runtimes import open_session
+images = {{"image": np.zeros((2, 1, 28, 28), np.float32)}}
+for path in {str(trained.onnx)!r}, {str(half)!r}:
+    with open_session(Artifact.open(path), Run(device="cuda")) as session:
+        placed = session.placement()
+        print(set(placed.values()), sum("Transpose" in part for part in placed))
+        print(session.run(images)["logits"].shape, [one.values.shape for one in session.activations(images)][:2])
+"""
+    output, calls = cuda_stub.python(stub, code)
+    shapes = "(2, 10) [(2, 6, 24, 24), (2, 6, 12, 12)]"
+    on_the_gpu = "{'CUDAExecutionProvider'}"
+    assert output.splitlines() == [f"{on_the_gpu} 0", shapes, f"{on_the_gpu} 2", shapes]
+    layouts = [call for call in calls if call.startswith(("convolution", "channels"))]
+    start = layouts.index("channels last")
+    assert set(layouts[:start]) == {"convolution on plain cores"}
+    assert set(layouts[start:]) == {"channels last", "convolution on tensor cores"}
 
 
 def test_a_gpu_without_cudnn_is_not_usable_and_no_fault_of_the_file(stub: Path, trained: Trained) -> None:
