@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import io
+import os
 import re
 from pathlib import Path
 
@@ -60,6 +62,31 @@ def load_libraries() -> str:
         _preload(Path(base, "cudnn", "lib"), cudnn=True)
     # of a path that failed it goes on to try the name alone
     return ", ".join(re.findall(r"^Failed to load ([^/\\\s]+):", _preload(None), re.MULTILINE))
+
+
+def wait_for(device: str) -> None:
+    """Wait until a GPU, ``cuda:N``, has done all that any library of this process asked of it.
+
+    ``IOBinding.synchronize_inputs`` waits for the GPU that the thread used last, which may be another.
+
+    Source: CUDA Driver API, cuDevicePrimaryCtxRetain, cuCtxPushCurrent, cuCtxSynchronize.
+    """
+    driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    index, context, pushed = int(device.removeprefix("cuda:")), ctypes.c_void_p(), ctypes.c_void_p()
+    _succeeds(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), index))
+    try:
+        _succeeds(driver.cuCtxPushCurrent_v2(context))
+        try:
+            _succeeds(driver.cuCtxSynchronize())
+        finally:
+            driver.cuCtxPopCurrent_v2(ctypes.byref(pushed))
+    finally:
+        driver.cuDevicePrimaryCtxRelease_v2(index)
+
+
+def _succeeds(status: int) -> None:
+    if status:
+        raise RuntimeError(f"CUDA error {status}")
 
 
 def _preload(folder: Path | None, *, cudnn: bool = True) -> str:

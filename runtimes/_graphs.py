@@ -41,6 +41,10 @@ class GraphCalls:
         """Return the outputs, which the caller owns; those of shapes beyond the eighth are computed without a graph."""
         return _THREAD.submit(self._run, feeds).result()
 
+    def without(self, run: Callable[..., list[Any]]) -> list[Any]:
+        """Return what ``run`` does with ``options`` that leave graphs out, in the thread that makes all calls."""
+        return _THREAD.submit(run, options=_options(_NO_GRAPH)).result()
+
     def _run(self, feeds: Arrays) -> list[NDArray[Any]]:
         given = feeds[self._given.name]
         if (known := self._recorded.get(given.shape)) is not None:
