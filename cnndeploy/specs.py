@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -38,9 +38,13 @@ class TensorSpec:
 
     def accepts(self, array: NDArray[Any]) -> bool:
         """Return whether dtype, rank and every fixed axis agree."""
-        if array.dtype != self.dtype or array.ndim != len(self.shape):
+        return self.fits(array.dtype, array.shape)
+
+    def fits(self, dtype: object, shape: Sequence[int]) -> bool:
+        """Return what :meth:`accepts` does, for an array that numpy cannot see."""
+        if dtype != self.dtype or len(shape) != len(self.shape):
             return False
-        pairs = zip(self.shape, array.shape, strict=True)
+        pairs = zip(self.shape, shape, strict=True)
         return all(isinstance(axis, str) or axis == length for axis, length in pairs)
 
     def with_batch(self, batch_size: int, side: int | None = None) -> tuple[int, ...]:

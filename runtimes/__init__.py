@@ -11,12 +11,13 @@ if __name__ != "cnndeploy.runtimes":
 from cnndeploy.devices import DeviceStatus, device_index
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes._open import open_session
-from cnndeploy.runtimes._session import RUNTIMES, Activation, Arrays, Runtime, Session
+from cnndeploy.runtimes._session import RUNTIMES, Activation, Arrays, DeviceArray, Runtime, Session
 
 __all__ = [
     "RUNTIMES",
     "Activation",
     "Arrays",
+    "DeviceArray",
     "DeviceStatus",
     "Run",
     "Runtime",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import io
+import os
 import re
 from pathlib import Path
 
@@ -25,13 +27,20 @@ def provider_options(run: Run, *, is_float16: bool) -> dict[str, str]:
     """Return the options of the CUDA provider for a run on ``cuda:N``.
 
     Without TF32 no convolution may use tensor cores, not even in float16, where they lose nothing: so a file in float16
-    always may. HEURISTIC is cuDNN's quick search; the default takes its fallback, which can be many times as slow.
+    always may. They compute with channels last, NHWC. In another layout cuDNN would transpose around each convolution;
+    so ONNX Runtime does it for a file in float16, at both ends of the network. HEURISTIC is cuDNN's quick search; the
+    default takes its fallback, which can be many times as slow.
+
+    ``fuse_conv_bias`` is left out, because ONNX Runtime 1.31.1 then computes something else. With channels first, cuDNN
+    also adds what lies in the output's memory, which is set to zero before the first run only. If cuDNN finds no way to
+    fuse, the run fails, or ONNX Runtime adds the convolution's result to itself and lets cuDNN round to TF32.
 
     Source: ONNX Runtime, core/providers/cuda/nn/conv.cc.
     """
     options = {
         "use_tf32": str(int(is_float16 or run.choices.precision == "tf32")),
         "cudnn_conv_algo_search": "HEURISTIC",
+        **({"prefer_nhwc": "1"} if is_float16 else {}),
         **({"enable_cuda_graph": "1"} if run.choices.cuda_graph else {}),
     }
     # It logs a warning, as if nothing ran on the GPU, if a number is given; the default is 0.
@@ -53,6 +62,31 @@ def load_libraries() -> str:
         _preload(Path(base, "cudnn", "lib"), cudnn=True)
     # of a path that failed it goes on to try the name alone
     return ", ".join(re.findall(r"^Failed to load ([^/\\\s]+):", _preload(None), re.MULTILINE))
+
+
+def wait_for(device: str) -> None:
+    """Wait until a GPU, ``cuda:N``, has done all that any library of this process asked of it.
+
+    ``IOBinding.synchronize_inputs`` waits for the GPU that the thread used last, which may be another.
+
+    Source: CUDA Driver API, cuDevicePrimaryCtxRetain, cuCtxPushCurrent, cuCtxSynchronize.
+    """
+    driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    index, context, pushed = int(device.removeprefix("cuda:")), ctypes.c_void_p(), ctypes.c_void_p()
+    _succeeds(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), index))
+    try:
+        _succeeds(driver.cuCtxPushCurrent_v2(context))
+        try:
+            _succeeds(driver.cuCtxSynchronize())
+        finally:
+            driver.cuCtxPopCurrent_v2(ctypes.byref(pushed))
+    finally:
+        driver.cuDevicePrimaryCtxRelease_v2(index)
+
+
+def _succeeds(status: int) -> None:
+    if status:
+        raise RuntimeError(f"CUDA error {status}")
 
 
 def _preload(folder: Path | None, *, cudnn: bool = True) -> str:

@@ -72,6 +72,10 @@ class GraphCalls:
         """Return the outputs, which the caller owns."""
         return self._recorded.run(feeds[self._given.name], self._recording, self._without)
 
+    def without(self, run: Callable[..., list[Any]]) -> list[Any]:
+        """Return what ``run`` does with ``options`` that leave graphs out, in the thread that makes all calls."""
+        return _THREAD.submit(run, options=_options(_NO_GRAPH)).result()
+
     def _without(self, given: NDArray[Any]) -> list[NDArray[Any]]:
         names = [spec.name for spec in self._outputs]
         return list(self._session.run(names, {self._given.name: given}, _options(_NO_GRAPH)))

@@ -6,7 +6,7 @@ import os
 import re
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, Self
 
@@ -21,6 +21,15 @@ from cnndeploy.run import Run
 from cnndeploy.specs import TensorSpec
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+class DeviceArray(Protocol):
+    """An array that other libraries can use where it lies, by DLPack; tensors of torch and arrays of CuPy are such."""
+
+    def __dlpack__(self, *, stream: Any = None) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[Any, Any]: ...
+
 
 # Raw images of so many bytes leave a runtime with several times as much memory that small ones never need again.
 _LARGE_BYTES = 4 * 2**20
@@ -101,13 +110,8 @@ class Session(ABC):
             ArtifactError: The session is closed, belongs to another process, or failed on this batch.
             DeviceUnavailableError: The GPU failed, or has not enough memory, or lacks a library.
         """
-        if self._closed:
-            raise self._failure()
-        if self._forks != fork_count():
-            raise ArtifactError(
-                f"{self.artifact.path} was opened before this process was forked, and a runtime's threads do not "
-                "survive a fork. Open it in this process, or start processes with multiprocessing's 'spawn'."
-            )
+        if self._closed or self._forks != fork_count():
+            raise self._unusable()
         for spec in self.inputs:
             array = feeds.get(spec.name)
             if array is None:
@@ -129,11 +133,39 @@ class Session(ABC):
         except CnndeployError:
             raise
         except Exception as error:  # a runtime may raise anything for a file that may be anybody's
-            raise self._failure(feeds, error) from error
+            raise self._failure({name: array.shape for name, array in feeds.items()}, error) from error
+
+    def run_on_device(self, feeds: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
+        """Run one batch that lies on the session's GPU, without copying it; the outputs lie there too.
+
+        Args:
+            feeds: For each input name an array that supports DLPack, such as a tensor of torch, of the dtype and shape
+                that :meth:`run` takes. What still writes it is waited for.
+
+        Returns:
+            For each output name an array that supports DLPack: ``torch.from_dlpack(outputs["logits"])`` does not copy
+            it either. It is complete. Keep it until what you do with it is done, because ONNX Runtime then uses its
+            memory again; closing the session does not matter.
+
+        Raises:
+            InputMismatchError: As in :meth:`run`, or an array is not contiguous or lies elsewhere.
+            ArtifactError: As in :meth:`run`.
+            DeviceUnavailableError: As in :meth:`run`, or this is not a session of ONNX Runtime on a GPU.
+        """
+        if self._closed or self._forks != fork_count():
+            raise self._unusable()
+        return self._run_on_device(feeds)
 
     @abstractmethod
     def _run(self, feeds: Arrays) -> dict[str, NDArray[Any]]:
         """Run feeds that fit; :meth:`run` turns whatever this raises into an ArtifactError."""
+
+    def _run_on_device(self, feeds: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
+        """Do what :meth:`run_on_device` says; most runtimes cannot."""
+        raise DeviceUnavailableError(
+            f"the session of {self.artifact.path} is one of {self.run_as.runtime} on {self.device}, which takes numpy "
+            f"arrays only, not {sorted(feeds)} on a device. Use run(), or open the file by onnxruntime on cuda."
+        )
 
     def _is_large(self, feeds: Arrays) -> bool:
         """Return whether these are large images, in a file that takes any size, so that the next may be small."""
@@ -167,10 +199,18 @@ class Session(ABC):
     def _release(self) -> None:  # noqa: B027 - a runtime that holds nothing needs none
         """Release the model, its memory and its threads; may be called twice."""
 
-    def _failure(self, feeds: Arrays | None = None, error: Exception | None = None) -> CnndeployError:
-        if self._closed or error is None:  # perhaps by another thread, just now
+    def _unusable(self) -> CnndeployError:
+        """Say why a session that is closed, or belongs to another process, does not run."""
+        if self._closed:
             return ArtifactError(f"the session of {self.artifact.path} is closed; open it again")
-        shapes = {name: array.shape for name, array in (feeds or {}).items()}
+        return ArtifactError(
+            f"{self.artifact.path} was opened before this process was forked, and a runtime's threads do not "
+            "survive a fork. Open it in this process, or start processes with multiprocessing's 'spawn'."
+        )
+
+    def _failure(self, shapes: Mapping[str, Sequence[int]], error: Exception) -> CnndeployError:
+        if self._closed:  # perhaps by another thread, just now
+            return self._unusable()
         where, reason = f"{self.artifact.path} on inputs of shape {shapes}", words_of(error, self._words)
         if self.device != "cpu" and _OF_A_GPU.search(str(error)):  # which says nothing about the file
             return DeviceUnavailableError(f"{self._library} could not run {where} on {self.device}: {reason}")

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,16 +26,16 @@ from cnndeploy.errors import ArtifactError, DeviceUnavailableError, MissingDepen
 from cnndeploy.files import is_utf8
 from cnndeploy.run import Run
 from cnndeploy.runtimes._bound import BoundCalls
-from cnndeploy.runtimes._cuda import INSTALL, PROBE, PROVIDER, load_libraries, provider_options
+from cnndeploy.runtimes._cuda import INSTALL, PROBE, PROVIDER, load_libraries, provider_options, wait_for
 from cnndeploy.runtimes._graphs import GraphCalls
-from cnndeploy.runtimes._session import Activation, Arrays, Session
+from cnndeploy.runtimes._on_device import dtype_of, run_bound, taken
+from cnndeploy.runtimes._session import Activation, Arrays, DeviceArray, Session
 from cnndeploy.specs import TensorSpec
 
 if TYPE_CHECKING:
     import onnx
     import onnxruntime as ort
 
-_DTYPES = {"float": "float32", "double": "float64"}  # the others have numpy's names
 # torch's exporter notes these on a node: the modules that it is in, from the network down, and their classes.
 _SCOPES, _CLASSES = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"
 _FATAL = 4  # of what ONNX Runtime logs: whatever is wrong, it also raises as an error
@@ -76,6 +77,19 @@ class OnnxRuntimeSession(Session):
                 bound.bind(feeds, values)
         # for one output without zip, which would cost an app another microsecond
         return {names[0]: values[0]} if len(names) == 1 else dict(zip(names, values, strict=True))
+
+    def _run_on_device(self, feeds: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
+        """Run without a CUDA graph, which would read and write other memory than that of the arrays."""
+        if self.device == "cpu":
+            return super()._run_on_device(feeds)
+        given, graphs = taken(feeds, self.inputs, self.device), self._graphs
+        try:
+            wait_for(self.device)
+            run = partial(run_bound, self._session, given, self._output_names, self.device)
+            values = run() if graphs is None else graphs.without(run)
+        except Exception as error:  # as in run()
+            raise self._failure({name: value.shape() for name, value in given.items()}, error) from error
+        return dict(zip(self._output_names, values, strict=True))
 
     def placement(self) -> dict[str, str]:
         """Return the execution provider of each node, by name."""
@@ -281,8 +295,7 @@ def tensor_spec(argument: Any) -> TensorSpec:
     shape = tuple(
         axis if is_fixed else name for axis, is_fixed, name in zip(argument.shape, fixed, named, strict=True)
     )
-    kind = argument.type.removeprefix("tensor(").removesuffix(")")
-    return TensorSpec(argument.name, _DTYPES.get(kind, kind), shape)
+    return TensorSpec(argument.name, dtype_of(argument.type), shape)
 
 
 RUNTIME = OnnxRuntimeRuntime()

@@ -38,12 +38,18 @@ with cnndeploy.load({str(trained.onnx)!r}, device="cpu") as model:
     assert calls == []
 
 
-def test_only_the_gpu_asked_for_is_used_and_float16_may_use_its_tensor_cores(
-    stub: Path, trained: Trained, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> Path:
+    """LeNet in float16."""
     manifest = replace(Artifact.open(trained.onnx).require_manifest(), quantization={"precision": "float16"})
-    half = tmp_path / "half.onnx"
-    half.write_bytes(with_manifest(in_float16(onnx.load(trained.onnx)), manifest.to_json()))
+    path = tmp_path_factory.mktemp("half") / "half.onnx"
+    path.write_bytes(with_manifest(in_float16(onnx.load(trained.onnx)), manifest.to_json()))
+    return path
+
+
+def test_only_the_gpu_asked_for_is_used_and_float16_may_use_its_tensor_cores(
+    stub: Path, trained: Trained, half: Path
+) -> None:
     code = f"""
 import cnndeploy
 for path in {str(trained.onnx)!r}, {str(half)!r}:
@@ -140,6 +146,31 @@ for path, device in (mixed, "cuda"), (lenet, "cuda:0"), (lenet, "cuda:7"):
     assert "Nothing was run on the CPU instead" in lenet
 
 
+def test_float16_has_channels_last_on_the_gpu_and_channels_first_outside(
+    stub: Path, trained: Trained, half: Path
+) -> None:
+    code = f"""
+import numpy as np
+from cnndeploy.artifact import Artifact
+from cnndeploy.run import Run
+from cnndeploy.runtimes import open_session
+images = {{"image": np.zeros((2, 1, 28, 28), np.float32)}}
+for path in {str(trained.onnx)!r}, {str(half)!r}:
+    with open_session(Artifact.open(path), Run(device="cuda")) as session:
+        placed = session.placement()
+        print(set(placed.values()), sum("Transpose" in part for part in placed))
+        print(session.run(images)["logits"].shape, [one.values.shape for one in session.activations(images)][:2])
+"""
+    output, calls = cuda_stub.python(stub, code)
+    shapes = "(2, 10) [(2, 6, 24, 24), (2, 6, 12, 12)]"
+    on_the_gpu = "{'CUDAExecutionProvider'}"
+    assert output.splitlines() == [f"{on_the_gpu} 0", shapes, f"{on_the_gpu} 2", shapes]
+    layouts = [call for call in calls if call.startswith(("convolution", "channels"))]
+    start = layouts.index("channels last")
+    assert set(layouts[:start]) == {"convolution on plain cores"}
+    assert set(layouts[start:]) == {"channels last", "convolution on tensor cores"}
+
+
 def test_a_gpu_without_cudnn_is_not_usable_and_no_fault_of_the_file(stub: Path, trained: Trained) -> None:
     code = f"""
 import cnndeploy
@@ -192,3 +223,94 @@ print(held())
     last = max(number for number, call in enumerate(calls) if call == "recorded")
     assert len(replays) == (8 + 3) + 6
     assert planned[-1] > last, "shapes beyond the eighth are computed without a graph"
+
+
+_ON_THE_GPU = """
+import os
+import numpy as np
+import onnxruntime as ort
+from cnndeploy.artifact import Artifact
+from cnndeploy.errors import CnndeployError
+from cnndeploy.run import Run, RuntimeOptions
+from cnndeploy.runtimes import open_session
+
+def mark(text):
+    with open(os.environ["CUDA_STUB_LOG"], "a") as log:
+        log.write(text + "\\n")
+
+class Foreign:  # an array of another library
+    def __init__(self, array, gpu=0):
+        self.value = ort.OrtValue.ortvalue_from_numpy(array, "cuda", gpu)
+    def __dlpack__(self, *, stream=None):
+        mark(f"asked for on stream {stream}")
+        return self.value.__dlpack__(stream=stream)
+    def __dlpack_device__(self):
+        return self.value.__dlpack_device__()
+"""
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_arrays_on_the_gpu_are_used_where_they_lie(stub: Path, trained: Trained, graph: bool) -> None:
+    code = f"""{_ON_THE_GPU}
+artifact, options = Artifact.open({str(trained.onnx)!r}), RuntimeOptions(cuda_graph={graph})
+sessions = [open_session(artifact, Run(device=f"cuda:{{gpu}}", options=options)) for gpu in range(2)]
+for gpu in 1, 0, 1, 0:
+    given = Foreign(np.zeros((2, 1, 28, 28), np.float32), gpu)
+    mark("call")
+    logits = sessions[gpu].run_on_device({{"image": given}})["logits"]
+    mark("end")
+    print("logits on", logits.__dlpack_device__())
+sessions[0].close()
+again = ort.OrtValue.from_dlpack(logits.__dlpack__(stream=1))
+print("the same" if again.data_ptr() == logits.data_ptr() else "a copy", again.numpy().shape)
+"""
+    output, calls = cuda_stub.python(stub, code, gpus=2)
+    said = [line for line in output.splitlines() if line.startswith(("logits on", "the same"))]
+    assert said == [*("logits on (2, 1)", "logits on (2, 0)") * 2, "the same (2, 10)"], output
+    starts, ends = ([number for number, call in enumerate(calls) if call == mark] for mark in ("call", "end"))
+    for gpu, start, end in zip((1, 0, 1, 0), starts, ends, strict=True):
+        made = calls[start + 1 : end]
+        assert made[:2] == ["asked for on stream 1", f"waited for GPU {gpu}"], "before anything is computed"
+        assert made.count("convolution on plain cores") == 2
+        assert f"GPU {1 - gpu}" not in made
+        assert not [call for call in made if call.startswith(("copied", "recorded", "replayed"))]
+
+
+def test_arrays_that_do_not_fit_or_lie_elsewhere_are_refused(stub: Path, trained: Trained) -> None:
+    code = f"""{_ON_THE_GPU}
+class Turned(Foreign):
+    def __dlpack__(self, *, stream=None):
+        return np.zeros((28, 28, 1, 1), np.float32).T.__dlpack__()
+
+image = np.zeros((1, 1, 28, 28), np.float32)
+session = open_session(Artifact.open({str(trained.onnx)!r}), Run(device="cuda"))
+def refused(**feeds):
+    try:
+        session.run_on_device(feeds)
+    except CnndeployError as error:
+        print(type(error).__name__, error)
+refused(image=image)
+refused(image=Foreign(image, 1))
+refused(image=[[0.0]])
+refused(image=Foreign(image.astype(np.uint8)))
+refused(image=Foreign(image[:, :, :27]))
+refused(image=Turned(image))
+refused(picture=Foreign(image))
+session.close()
+refused(image=Foreign(image))
+"""
+    output, _ = cuda_stub.python(stub, code, gpus=2)
+    said = [line for line in output.splitlines() if "Error " in line]
+    expected = [
+        "InputMismatchError input 'image' lies on the CPU, but the session runs on cuda:0. Move it there first",
+        "InputMismatchError input 'image' lies on cuda:1, but the session runs on cuda:0",
+        "InputMismatchError input 'image' is a list, which does not support DLPack",
+        "InputMismatchError input 'image': expected float32 (batch, 1, 28, 28), got uint8 (1, 1, 28, 28)",
+        "InputMismatchError input 'image': expected float32 (batch, 1, 28, 28), got float32 (1, 1, 27, 28)",
+        "InputMismatchError input 'image' cannot be used where it lies: ORT only supports contiguous tensor for now. ",
+        "InputMismatchError expected the inputs ['image'], got ['picture']",
+        "ArtifactError the session of",
+    ]
+    assert len(said) == len(expected), output
+    for line, start in zip(said, expected, strict=True):
+        assert line.startswith(start)

@@ -144,3 +144,13 @@ def test_modules_are_named_as_in_the_simplified_network(trained: Trained) -> Non
     assert [(each.module, each.kind, each.values.shape) for each in found] == [
         (each.module, each.kind, each.values.shape) for each in expected
     ]
+
+
+def test_arrays_on_a_device_are_for_sessions_of_onnx_runtime_on_a_gpu(trained: Trained) -> None:
+    for path in (trained.onnx, trained.torchscript):
+        session = open_session(Artifact.open(path))
+        with pytest.raises(DeviceUnavailableError, match=r"takes numpy arrays only.*by onnxruntime on cuda"):
+            session.run_on_device({"image": np.zeros((1, 1, 28, 28), np.float32)})
+        session.close()
+        with pytest.raises(ArtifactError, match="is closed; open it again"):
+            session.run_on_device({})

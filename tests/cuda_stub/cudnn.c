@@ -5,7 +5,7 @@ enum { TENSOR_CORES, PLAIN, ENGINES };
 /* cudnn_graph.h: cudnnBackendDescriptorType_t and cudnnBackendAttributeName_t */
 enum { PLAN = 5 };
 enum { RESULTS = 202, ENGINE = 300, WORKSPACE = 303, SHARED_MEMORY = 304, ENGINE_OF_PLAN = 401 };
-enum { WORKSPACE_OF_PLAN = 402, INDEX = 1301, NUMERIC_NOTES = 1303 };
+enum { WORKSPACE_OF_PLAN = 402, STRIDES = 903, INDEX = 1301, NUMERIC_NOTES = 1303 };
 typedef struct { int type, engine; } Descriptor;
 
 size_t cudnnGetVersion(void) { return 92400; }
@@ -24,6 +24,8 @@ int cudnnBackendDestroyDescriptor(void *descriptor) { free(descriptor); return 0
 int cudnnBackendSetAttribute(Descriptor *own, int name, int type, int64_t count, const void *values) {
     if (name == ENGINE || name == ENGINE_OF_PLAN) own->engine = (*(Descriptor *const *)values)->engine;
     if (name == INDEX) own->engine = (int)*(const int64_t *)values;
+    const int64_t *strides = values; /* of batch, channels, height, width */
+    if (name == STRIDES && count == 4 && strides[1] == 1 && strides[3] > 1) note("channels last");
     return 0;
 }
 

@@ -28,6 +28,7 @@ int cudaFree(void *memory) { free(memory); return 0; }
 int cudaFreeHost(void *memory) { free(memory); return 0; }
 int cudaMemcpy(void *to, const void *from, size_t size, int kind) {
     if (kind == 1) note("copied to the GPU: %zu", size);
+    if (kind == 2) note("copied from the GPU: %zu", size);
     memcpy(to, from, size);
     return 0;
 }
