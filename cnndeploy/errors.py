@@ -16,7 +16,7 @@ A message says what failed, what came, what was expected, and what to do next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _LISTED = 20  # names in a message
@@ -155,7 +155,11 @@ class QuantizationError(CnndeployError):
 
 
 class CompressionError(CnndeployError):
-    """A smaller network could not be made."""
+    """A smaller network could not be made; ``reasons`` say why each method made none, if they were tried."""
+
+    def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.reasons = dict(reasons or {})
 
 
 class Stopped(CnndeployError):  # noqa: N818 - an outcome that was asked for

@@ -62,7 +62,10 @@ def slowed_by(bus_id: str) -> set[str]:
 
 
 def _ask(name: str, bus_id: str, *results: object) -> bool:
-    """Ask about one GPU; return whether it answers; one that is divided by MIG would not answer for a part."""
+    """Ask about one GPU, and return whether it answers.
+
+    One that is divided by MIG is not asked: it would answer for all its parts together.
+    """
     device, mode, later = ctypes.c_void_p(), ctypes.c_uint(), ctypes.c_uint()
     if not _call("nvmlDeviceGetHandleByPciBusId_v2", bus_id.encode(), ctypes.byref(device)):
         return False

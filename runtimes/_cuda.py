@@ -8,6 +8,7 @@ import importlib.util
 import io
 import os
 import re
+from functools import cache
 from pathlib import Path
 
 from cnndeploy.run import Run
@@ -71,7 +72,7 @@ def wait_for(device: str) -> None:
 
     Source: CUDA Driver API, cuDevicePrimaryCtxRetain, cuCtxPushCurrent, cuCtxSynchronize.
     """
-    driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    driver = _driver()
     index, context, pushed = int(device.removeprefix("cuda:")), ctypes.c_void_p(), ctypes.c_void_p()
     _succeeds(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), index))
     try:
@@ -82,6 +83,11 @@ def wait_for(device: str) -> None:
             driver.cuCtxPopCurrent_v2(ctypes.byref(pushed))
     finally:
         driver.cuDevicePrimaryCtxRelease_v2(index)
+
+
+@cache
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
 
 
 def _succeeds(status: int) -> None:

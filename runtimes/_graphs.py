@@ -70,13 +70,13 @@ class GraphCalls:
 
     def run(self, feeds: Arrays) -> list[NDArray[Any]]:
         """Return the outputs, which the caller owns."""
-        return self._recorded.run(feeds[self._given.name], self._recording, self._without)
+        return self._recorded.run(feeds[self._given.name], self._recording, self._beyond)
 
-    def without(self, run: Callable[..., list[Any]]) -> list[Any]:
-        """Return what ``run`` does with ``options`` that leave graphs out, in the thread that makes all calls."""
-        return _THREAD.submit(run, options=_options(_NO_GRAPH)).result()
+    def without(self, work: Callable[..., Any]) -> Any:
+        """Return what ``work`` returns, with ``options`` that leave graphs out, in the thread that makes all calls."""
+        return _THREAD.submit(work, options=_options(_NO_GRAPH)).result()
 
-    def _without(self, given: NDArray[Any]) -> list[NDArray[Any]]:
+    def _beyond(self, given: NDArray[Any]) -> list[NDArray[Any]]:
         names = [spec.name for spec in self._outputs]
         return list(self._session.run(names, {self._given.name: given}, _options(_NO_GRAPH)))
 

@@ -144,8 +144,8 @@ class Session(ABC):
 
         Returns:
             For each output name an array that supports DLPack: ``torch.from_dlpack(outputs["logits"])`` does not copy
-            it either. It is complete. Keep it until what you do with it is done, because ONNX Runtime then uses its
-            memory again; closing the session does not matter.
+            it either. It is complete. Keep it, or the tensor, until all work on it has ended, because ONNX Runtime then
+            uses its memory again. Closing the session does not matter.
 
         Raises:
             InputMismatchError: As in :meth:`run`, or an array is not contiguous or lies elsewhere.
@@ -164,7 +164,7 @@ class Session(ABC):
         """Do what :meth:`run_on_device` says; most runtimes cannot."""
         raise DeviceUnavailableError(
             f"the session of {self.artifact.path} is one of {self.run_as.runtime} on {self.device}, which takes numpy "
-            f"arrays only, not {sorted(feeds)} on a device. Use run(), or open the file by onnxruntime on cuda."
+            f"arrays only, not {sorted(feeds)} on a device. Use run(), or open an ONNX file by onnxruntime on cuda."
         )
 
     def _is_large(self, feeds: Arrays) -> bool:

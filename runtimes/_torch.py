@@ -103,14 +103,19 @@ class TorchSession(Session):
             cuda.current_stream(device).wait_stream(stream)
             graph = cuda.CUDAGraph()
             try:
-                # other threads, such as an app's own, may use the GPU meanwhile
-                with cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                # Other threads, such as an app's own, may use the GPU meanwhile. If the recording fails, so does its
+                # end, which leaves the stream to the outer block.
+                with (
+                    cuda.stream(stream),
+                    cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+                ):
                     outputs = _outputs(module(still))
             except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
+                cause = error.__context__ or error  # of the end's error, that of the recording
+                if isinstance(cause, torch.OutOfMemoryError):
+                    raise cause from None
                 raise ArtifactError(
-                    f"torch cannot record {self.artifact.path} as a CUDA graph: {last_line(error)}. A network that "
+                    f"torch cannot record {self.artifact.path} as a CUDA graph: {last_line(cause)}. A network that "
                     "waits for the GPU, as for item(), runs without CUDA graphs only; leave them out."
                 ) from error
 

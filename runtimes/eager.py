@@ -53,7 +53,7 @@ class EagerSession(TorchSession):
         try:
             self.run(feeds)
         finally:
-            self._graphs = graphs
+            self._graphs = None if self._closed else graphs
             for hook in hooks:
                 hook.remove()
         return activations

@@ -82,14 +82,17 @@ class OnnxRuntimeSession(Session):
         """Run without a CUDA graph, which would read and write other memory than that of the arrays."""
         if self.device == "cpu":
             return super()._run_on_device(feeds)
-        given, graphs = taken(feeds, self.inputs, self.device), self._graphs
+        work = partial(self._ran_on_device, feeds)
+        return work() if self._graphs is None else self._graphs.without(work)
+
+    def _ran_on_device(self, feeds: Mapping[str, DeviceArray], options: Any = None) -> dict[str, DeviceArray]:
+        names, given = self._output_names, taken(feeds, self.inputs, self.device)
         try:
             wait_for(self.device)
-            run = partial(run_bound, self._session, given, self._output_names, self.device)
-            values = run() if graphs is None else graphs.without(run)
+            values = run_bound(self._session, given, names, self.device, options)
         except Exception as error:  # as in run()
             raise self._failure({name: value.shape() for name, value in given.items()}, error) from error
-        return dict(zip(self._output_names, values, strict=True))
+        return dict(zip(names, values, strict=True))
 
     def placement(self) -> dict[str, str]:
         """Return the execution provider of each node, by name."""

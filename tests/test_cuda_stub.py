@@ -102,9 +102,11 @@ print(*report.warnings, sep="\\n")
     assert "Other programs kept the GPU busy for 40% of the time" in output
     assert "The GPU lowered its clock because of heat and power." in output
     assert {call for call in calls if call.startswith("NVML ")} == {"NVML 0000:11:00.0"}
-    output, calls = cuda_stub.python(stub, code.replace("cuda:1", "cpu"), gpus=2, nvml="busy hot")
-    assert "KeyError: 'gpu_memory_bytes'" in output
-    assert "NVML 0000:11:00.0" not in calls
+    on_cpu = code.replace("cuda:1", "cpu").replace('["busy_gpu"], report.environment["gpu_slowed"]', "")
+    output, calls = cuda_stub.python(stub, on_cpu, gpus=2, nvml="busy hot")
+    assert output.count(" True None\n") == 2, "rows have no GPU memory"
+    assert "kept the GPU" not in output
+    assert not any(call.startswith("NVML ") for call in calls)
 
 
 def test_what_a_plain_script_would_run_on_the_cpu_is_refused(
@@ -227,6 +229,7 @@ print(held())
 
 _ON_THE_GPU = """
 import os
+import threading
 import numpy as np
 import onnxruntime as ort
 from cnndeploy.artifact import Artifact
@@ -242,7 +245,8 @@ class Foreign:  # an array of another library
     def __init__(self, array, gpu=0):
         self.value = ort.OrtValue.ortvalue_from_numpy(array, "cuda", gpu)
     def __dlpack__(self, *, stream=None):
-        mark(f"asked for on stream {stream}")
+        thread = threading.current_thread().name.partition("_")[0]
+        mark(f"asked for on stream {stream} by {thread}")
         return self.value.__dlpack__(stream=stream)
     def __dlpack_device__(self):
         return self.value.__dlpack_device__()
@@ -251,6 +255,7 @@ class Foreign:  # an array of another library
 
 @pytest.mark.parametrize("graph", [False, True])
 def test_arrays_on_the_gpu_are_used_where_they_lie(stub: Path, trained: Trained, graph: bool) -> None:
+    thread = "cuda-graphs" if graph else "MainThread"
     code = f"""{_ON_THE_GPU}
 artifact, options = Artifact.open({str(trained.onnx)!r}), RuntimeOptions(cuda_graph={graph})
 sessions = [open_session(artifact, Run(device=f"cuda:{{gpu}}", options=options)) for gpu in range(2)]
@@ -270,7 +275,8 @@ print("the same" if again.data_ptr() == logits.data_ptr() else "a copy", again.n
     starts, ends = ([number for number, call in enumerate(calls) if call == mark] for mark in ("call", "end"))
     for gpu, start, end in zip((1, 0, 1, 0), starts, ends, strict=True):
         made = calls[start + 1 : end]
-        assert made[:2] == ["asked for on stream 1", f"waited for GPU {gpu}"], "before anything is computed"
+        asked = f"asked for on stream 1 by {thread}"
+        assert made[:2] == [asked, f"waited for GPU {gpu}"], "before anything is computed"
         assert made.count("convolution on plain cores") == 2
         assert f"GPU {1 - gpu}" not in made
         assert not [call for call in made if call.startswith(("copied", "recorded", "replayed"))]

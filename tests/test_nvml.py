@@ -94,7 +94,7 @@ def test_a_gpu_is_busy_only_if_it_does_not_become_idle(
 ) -> None:
     """At first a sample may have the candidates' own work in it."""
     monkeypatch.setattr(conditions, "_GPU_STEP_S", 0.001)
-    monkeypatch.setattr(conditions, "_GPU_LISTEN_S", 0.1)
+    monkeypatch.setattr(conditions, "_GPU_LISTEN_S", 60 if words == "settles" else 0.1)
     stub(words)
     assert Watch([GPU]).conditions()["busy_gpu"] == use
 

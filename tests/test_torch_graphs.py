@@ -27,7 +27,7 @@ from cnndeploy.benchmark.bench import _with_graphs, candidates_of
 from cnndeploy.errors import ArtifactError, DeviceUnavailableError
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.runtimes import RUNTIMES, _graphs, open_session
-from cnndeploy.runtimes.compiled import CompiledSession
+from cnndeploy.runtimes.compiled import _BATCH_SIZES, CompiledSession
 from cnndeploy.runtimes.eager import EagerSession, network_of
 from helpers import Trained
 
@@ -58,9 +58,8 @@ class _Recording(TorchDispatchMode):
     def __init__(self, graph: FakeGraph) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = graph
-        self.own: dict[
-            int, torch.Tensor
-        ] = {}  # by the address of their memory, which nothing else gets meanwhile
+        # by the address of their memory, which nothing else gets meanwhile
+        self.own: dict[int, torch.Tensor] = {}
 
     def __torch_dispatch__(self, operator: Any, _: object, args: Any = (), kwargs: Any = None) -> Any:
         if operator in (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default):
@@ -81,15 +80,25 @@ def _address(values: torch.Tensor) -> int:
 
 
 class FakeCuda:
-    """As much of torch.cuda as records graphs; ``streams`` are those that work was put on, by thread."""
+    """As much of torch.cuda as records graphs; ``current`` is the stream of each thread."""
 
     CUDAGraph = FakeGraph
 
     def __init__(self) -> None:
         self.modes: list[str] = []
+        self.current: dict[int, object] = {}
 
     def Stream(self, device: torch.device) -> Any:  # noqa: N802 - torch's name
         return self.current_stream(device)
+
+    @contextlib.contextmanager
+    def stream(self, stream: object) -> Iterator[None]:
+        before = self.current.get(threading.get_ident())
+        self.current[threading.get_ident()] = stream
+        try:
+            yield
+        finally:
+            self.current[threading.get_ident()] = before
 
     def current_stream(self, _: torch.device) -> Any:
         class Stream:
@@ -100,15 +109,20 @@ class FakeCuda:
     def device(self, _: torch.device) -> Any:
         return contextlib.nullcontext()
 
-    stream = device
-
     @contextlib.contextmanager
     def graph(self, graph: FakeGraph, *, stream: object, capture_error_mode: str) -> Iterator[None]:
+        """As torch's, whose end fails too if the recording does, and then leaves the thread on its stream."""
         assert stream is not None
         self.modes.append(capture_error_mode)
         graph.thread = threading.get_ident()
-        with _Recording(graph) as recording:
-            yield
+        before = self.current.get(graph.thread)
+        self.current[graph.thread] = stream
+        try:
+            with _Recording(graph) as recording:
+                yield
+        except RuntimeError:
+            raise RuntimeError("CUDA error: failed due to a previous error during capture")  # noqa: B904 - as torch
+        self.current[graph.thread] = before
         for values in recording.own.values():
             if values.is_floating_point():
                 values.fill_(float("nan"))
@@ -207,8 +221,12 @@ def test_a_network_that_cannot_be_recorded_is_an_error_that_says_so(trained: Tra
         images[0].sum().item()
 
     hook = network.register_forward_pre_hook(reads)
-    with pytest.raises(ArtifactError, match=r"cannot record .*lenet.pt as a CUDA graph: .*leave them out"):
+    why = "operation not permitted when stream is capturing"
+    with pytest.raises(
+        ArtifactError, match=rf"cannot record .*lenet.pt as a CUDA graph: .*{why}.*leave them out"
+    ):
         session.run(_images(1, 0))
+    assert set(fake.current.values()) == {None}, "the thread is that of other sessions too"
     hook.remove()
     session.run(_images(1, 0))
     assert len(fake.modes) == 2, "it is tried again"
@@ -266,7 +284,8 @@ def test_every_thread_may_compile_for_more_than_eight_batch_sizes(trained: Train
         return [before, torch._dynamo.config.recompile_limit]
 
     with ThreadPoolExecutor(1) as thread:
-        assert thread.submit(limits).result() == [8, 64]
+        before, then = thread.submit(limits).result()
+    assert before < then == _BATCH_SIZES
 
 
 def test_bench_has_a_row_more_for_each_that_can_have_graphs(

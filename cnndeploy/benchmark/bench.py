@@ -248,7 +248,8 @@ def candidates_of(
     for source in resolved:
         if source.artifact not in [candidate.artifact for candidate in candidates]:
             wanted = " or ".join(precisions)
-            raise BenchmarkError(f"no runtime of {source.artifact.path} computes in {wanted}; add float32")
+            can = "tf32" if source.device != "cpu" and set(runtimes) == {RAW_ONNXRUNTIME} else "float32"
+            raise BenchmarkError(f"no runtime of {source.artifact.path} computes in {wanted}; add {can}")
     for precision in precisions:
         if precision not in {candidate.run.choices.precision for candidate in candidates}:
             raise BenchmarkError(f"none of the runtimes of these files computes in {precision}")
@@ -257,9 +258,8 @@ def candidates_of(
 
 def _options(runtime: str, device: str, precisions: Sequence[Precision]) -> list[RuntimeOptions | None]:
     """Return options for each precision that a runtime can compute in; None, as planned, if none is given."""
-    if (
-        runtime == RAW_ONNXRUNTIME and device != "cpu"
-    ):  # ONNX Runtime's default there, as plain scripts leave it
+    if runtime == RAW_ONNXRUNTIME and device != "cpu":
+        # ONNX Runtime's default there, as plain scripts leave it
         return [RuntimeOptions(precision="tf32")] if not precisions or "tf32" in precisions else []
     can = ("float32",) if runtime in RAW else ("float32", *RUNTIMES.get(runtime).options.get("precision", ()))
     fitting = [precision for precision in dict.fromkeys(precisions) if precision in can]

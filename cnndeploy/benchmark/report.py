@@ -159,14 +159,8 @@ class BenchmarkReport:
     interrupted: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it JSON-ready, field by field, with the old names of keys beside the new ones.
-
-        ``gpu_memory_bytes`` is left out unless a row has it.
-        """
+        """Return it JSON-ready, field by field, with the old names of keys beside the new ones."""
         values: dict[str, Any] = jsonable(self)
-        if not any(row.gpu_memory_bytes for row in self.results):
-            for row in values["results"]:
-                del row["gpu_memory_bytes"]
         values["results"] = list(map(with_old_keys, values["results"]))
         if values["settings"] is not None:
             values["settings"] = with_old_keys(values["settings"])

@@ -68,7 +68,7 @@ def compress(
         seconds: Of timing for each of two files that are compared. With 0 nothing is timed, and no method is left out
             as too slow.
         max_minutes: When these are over, the best network so far is measured and written.
-        smaller_only: Whether int8 of the whole network, which :func:`cnndeploy.quantize` makes, does not count.
+        smaller_only: Raise if nothing but int8 of the whole network keeps the budget, instead of returning that.
         command: The command that repeats the measurement, for the certificate.
         should_stop: Asked again and again; once it returns True the search ends, and the smallest network so far is
             measured and written. If there is none, or it is being measured, nothing is written.

@@ -378,7 +378,8 @@ class Job:
                 f"max_minutes={2 * self.max_minutes:g}. Nothing was written."
             )
         return CompressionError(
-            f"nothing tried makes {path} faster here. {tried}. Use its export as it is. Nothing was written."
+            f"nothing tried makes {path} faster here. {tried}. Use its export as it is. Nothing was written.",
+            {step.method: step.reason for step in self.steps.values()},
         )
 
 

@@ -17,6 +17,7 @@ from cnndeploy.errors import (
     BenchmarkError,
     BudgetError,
     CnndeployError,
+    CompressionError,
     ExportError,
     MissingDependencyError,
     OutOfTime,
@@ -228,8 +229,10 @@ def _compress(job: Job, files: Files, target: Path) -> None:
         if job.search.is_over():
             files.rows.append(_lost(job, tried, "not tried", f"none was found in time; {_may_do(job)}"))
         else:
-            outcome: Outcome = "rejected" if isinstance(error, BudgetError) else "failed"
-            files.rows.append(_lost(job, tried, outcome, str(error)))
+            reasons = error.reasons if isinstance(error, CompressionError) else {}
+            outcome: Outcome = "rejected" if reasons or isinstance(error, BudgetError) else "failed"
+            for variant, reason in (reasons or {tried: str(error)}).items():
+                files.rows.append(_lost(job, variant, outcome, reason))
         return
     kept = list[str]()
     for step in compressed.steps:

@@ -361,6 +361,10 @@ def test_a_network_that_int8_spoils_is_held_against_int8_alone(
     job.smaller_only = True
     made = job.made()
     assert made.files == "small"
+    monkeypatch.setattr(Job, "_judged", lambda *_: None)
+    with pytest.raises(CompressionError, match="faster here") as raised:
+        job.made()
+    assert set(raised.value.reasons) == {"low-rank", "int8"}
 
 
 @pytest.mark.parametrize(

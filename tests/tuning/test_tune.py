@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,18 @@ import cnndeploy
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import read_certificate
 from cnndeploy.deployment import open_deployment, resolve
-from cnndeploy.errors import ArtifactError, BenchmarkError, QuantizationError, Stopped
+from cnndeploy.errors import (
+    ArtifactError,
+    BenchmarkError,
+    BudgetError,
+    CnndeployError,
+    CompressionError,
+    DataError,
+    QuantizationError,
+    Stopped,
+)
 from cnndeploy.exporters import export
-from cnndeploy.progress import never
+from cnndeploy.progress import Deadline, never, silent
 from cnndeploy.quantization import quantize
 from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.run import RuntimeOptions
@@ -329,3 +339,32 @@ def test_a_folder_is_named_as_it_was_given_and_a_link_stays_a_link(
     assert Path("there/new").exists()
     with pytest.raises(ArtifactError, match=r"^link exists and is no deployment"):
         check_folder(Path("link"), Path("lenet.pt"))
+
+
+@pytest.mark.parametrize(
+    ("error", "rows"),
+    [
+        (
+            CompressionError("Nothing was written.", {"low-rank": "not faster", "int8": "too slow"}),
+            [("low-rank", "rejected", "not faster"), ("int8", "rejected", "too slow")],
+        ),
+        (BudgetError("beyond"), [("low-rank, channels, int8", "rejected", "beyond")]),
+        (DataError("no images"), [("low-rank, channels, int8", "failed", "no images")]),
+    ],
+)
+def test_why_there_is_no_smaller_network_is_said(
+    error: CnndeployError, rows: list[tuple[str, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Int8 of the whole network, which is tried anyway, does not count as one."""
+
+    def compress(*_: object, smaller_only: bool, **__: object) -> None:
+        assert smaller_only
+        raise error
+
+    monkeypatch.setattr("cnndeploy.compression.compress.compress", compress)
+    job: Any = SimpleNamespace(
+        reference=None, budget=0.5, threads=1, search=Deadline.after(60, never), progress=silent
+    )
+    files: Any = SimpleNamespace(rows=[])
+    contenders_module._compress(job, files, Path("small.onnx"))
+    assert [(row.variant, row.outcome, row.reason) for row in files.rows] == rows
