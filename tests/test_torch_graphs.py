@@ -175,9 +175,8 @@ def test_a_shape_is_recorded_once_and_a_replay_sees_each_input(
     kept = [session.run(feeds)["logits"] for feeds in given]
     for feeds, logits in zip(given, kept, strict=True):  # all are still what they were
         assert np.array_equal(logits, plain.run(feeds)["logits"])
-    assert [size for size, _ in network.calls] == [1] * 4 + [2] * 4 + [
-        3
-    ] * 4  # three to warm up, one recorded
+    three_to_warm_up_and_one = [1] * 4 + [2] * 4 + [3] * 4
+    assert [size for size, _ in network.calls] == three_to_warm_up_and_one
     assert len(FakeGraph.made) == 3
     kept[0][:] = 0  # the caller's own
     assert np.array_equal(session.run(given[2])["logits"], kept[2])
