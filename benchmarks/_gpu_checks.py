@@ -105,7 +105,7 @@ def _on_device(device: str, images: Any, right: Any) -> str:
 
 
 def _graphs(device: str, file: str, runtime: str) -> str:
-    """Compare calls by a runtime with CUDA graphs, and by the file's own without.
+    """Compare calls with CUDA graphs on a runtime with calls without them on the file's default runtime.
 
     Each call has a new input, because a stale replay would return an earlier result.
     """
@@ -134,7 +134,10 @@ def _graphs(device: str, file: str, runtime: str) -> str:
 
 
 def _on_the_gpu(device: str) -> str:
-    """Compare logits of torch's tensors, which a busy stream still writes when they are handed over, with numpy's."""
+    """Compare the logits of torch's tensors with those of numpy's arrays.
+
+    A busy stream still writes the tensors when they are handed over.
+    """
     import numpy as np
     import torch
     from torch.utils.dlpack import from_dlpack

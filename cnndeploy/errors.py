@@ -155,7 +155,10 @@ class QuantizationError(CnndeployError):
 
 
 class CompressionError(CnndeployError):
-    """A smaller network could not be made; ``reasons`` say why each method made none, if they were tried."""
+    """A smaller network could not be made; ``reasons`` says for each method why not.
+
+    It is empty if the search did not finish.
+    """
 
     def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None:
         super().__init__(message)

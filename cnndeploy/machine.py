@@ -215,8 +215,8 @@ def keep_freed_memory() -> None:
 class CudaDriver:
     """The names of the GPUs that the NVIDIA driver shows; if there are none, ``reason`` says why.
 
-    ``bus_ids`` say where they are on the PCI bus. ``process`` is the one that asked the driver, which does not work in
-    those that are forked from it.
+    ``bus_ids`` say where they are on the PCI bus. ``process`` is the one that asked. The driver does not work in
+    processes that are forked from it.
     """
 
     gpus: tuple[str, ...]

@@ -1,7 +1,8 @@
 """NVML, NVIDIA's management library: what goes on at a GPU, asked without starting CUDA.
 
-It counts GPUs in a way of its own, whatever CUDA_VISIBLE_DEVICES says, so here a GPU is named by its PCI bus id. What
-it does not tell is None: there is no such library, a permission is missing, or the GPU is divided into MIG instances.
+NVML numbers GPUs independently of CUDA_VISIBLE_DEVICES, so a GPU is named here by its PCI bus id. A function returns
+None, or an empty set, if NVML does not tell: the library or a permission is missing, or the GPU is divided into MIG
+instances.
 
 Source: NVML API Reference Guide, Device Queries, NvmlClocksEventReasons and nvmlProcessInfo_t.
 """
@@ -15,7 +16,7 @@ from functools import cache
 _MOST_PROCESSES = 256
 _UNKNOWN = 2**64 - 1  # NVML_VALUE_NOT_AVAILABLE, as on Windows
 # HwSlowdown, 0x08, is left out: it may also be set while the GPU changes its clock because it has nothing to do.
-_SLOWED = {"heat": 0x20 | 0x40, "power": 0x04 | 0x80}
+_SLOWED = {"heat": 0x20 | 0x40, "its power limit": 0x04 | 0x80}
 
 
 class _Process(ctypes.Structure):
@@ -54,7 +55,7 @@ def utilization(bus_id: str) -> float | None:
 
 
 def slowed_by(bus_id: str) -> set[str]:
-    """Return what lowers a GPU's clock now, ``heat``, ``power`` or both; nothing if it does not tell."""
+    """Return what lowers a GPU's clock now, ``heat``, ``its power limit`` or both; nothing if it does not tell."""
     reasons = ctypes.c_ulonglong()
     new, old = "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"
     told = any(_ask(name, bus_id, ctypes.byref(reasons)) for name in (new, old))

@@ -27,12 +27,12 @@ PROBE = (
 def provider_options(run: Run, *, is_float16: bool) -> dict[str, str]:
     """Return the options of the CUDA provider for a run on ``cuda:N``.
 
-    Without TF32 no convolution may use tensor cores, not even in float16, where they lose nothing: so a file in float16
-    always may. They compute with channels last, NHWC. In another layout cuDNN would transpose around each convolution;
-    so ONNX Runtime does it for a file in float16, at both ends of the network. HEURISTIC is cuDNN's quick search; the
-    default takes its fallback, which can be many times as slow.
+    Without TF32 no convolution may use tensor cores, not even in float16, where they lose nothing: so a file in
+    float16 always may. Tensor cores need channels last, NHWC. With channels first, cuDNN would transpose before and
+    after each convolution. So for a file in float16, ONNX Runtime transposes only at both ends of the network.
+    HEURISTIC is cuDNN's quick search; the default takes its fallback, which can be many times as slow.
 
-    ``fuse_conv_bias`` is left out, because ONNX Runtime 1.31.1 then computes something else. With channels first, cuDNN
+    ``fuse_conv_bias`` is left out, because ONNX Runtime 1.31.1 then returns wrong results. With channels first, cuDNN
     also adds what lies in the output's memory, which is set to zero before the first run only. If cuDNN finds no way to
     fuse, the run fails, or ONNX Runtime adds the convolution's result to itself and lets cuDNN round to TF32.
 

@@ -55,7 +55,7 @@ class Recorded:
             return without(given)
         call = recording(given)
         outputs = call(given)
-        self._calls[given.shape] = call  # if it failed, the next one tries again
+        self._calls[given.shape] = call  # after a failure the next call records again
         return outputs
 
 

@@ -41,7 +41,7 @@ def _taken(array: DeviceArray, spec: TensorSpec, device: str) -> Any:
             "or pass numpy arrays to run()"
         )
     try:
-        # ONNX Runtime itself names no stream, which says that nothing has to be waited for
+        # without a stream the array's library would take it that there is nothing to wait for
         value = ort.OrtValue.from_dlpack(array.__dlpack__(stream=_DEFAULT_STREAM))
     except Exception as error:  # whatever the array's library raises
         reason = str(error).rpartition("was false. ")[2].strip(" .\n")
@@ -56,7 +56,7 @@ def _taken(array: DeviceArray, spec: TensorSpec, device: str) -> Any:
 
 
 def _place_of(array: DeviceArray, spec: TensorSpec) -> str:
-    """Return where an array lies, in the words of our devices."""
+    """Return where an array lies, as we name devices, such as ``cuda:0``."""
     try:
         kind, number = array.__dlpack_device__()
     except AttributeError as error:
@@ -72,8 +72,8 @@ def run_bound(
 ) -> list[Any]:
     """Run a session of ONNX Runtime on OrtValues of its GPU; return the outputs, which lie there too and are complete.
 
-    Wait for the GPU before: ONNX Runtime computes on a stream of its own, which knows nothing of the streams of others.
-    At the end of a run it waits for that stream itself.
+    The caller must wait for the GPU first: ONNX Runtime computes on a stream of its own, which knows nothing of the
+    streams of others. At the end of a run it waits for that stream itself.
     """
     binding = session.io_binding()
     for name, value in inputs.items():

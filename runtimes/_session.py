@@ -24,7 +24,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class DeviceArray(Protocol):
-    """An array that other libraries can use where it lies, by DLPack; tensors of torch and arrays of CuPy are such."""
+    """An array that other libraries can use where it lies, by DLPack, such as a tensor of torch or an array of CuPy."""
 
     def __dlpack__(self, *, stream: Any = None) -> Any: ...
 
@@ -140,12 +140,12 @@ class Session(ABC):
 
         Args:
             feeds: For each input name an array that supports DLPack, such as a tensor of torch, of the dtype and shape
-                that :meth:`run` takes. What still writes it is waited for.
+                that :meth:`run` takes. The call waits for work that still writes to it.
 
         Returns:
             For each output name an array that supports DLPack: ``torch.from_dlpack(outputs["logits"])`` does not copy
-            it either. It is complete. Keep it, or the tensor, until all work on it has ended, because ONNX Runtime then
-            uses its memory again. Closing the session does not matter.
+            it either. Each output is complete. Keep it, or a tensor made from it, until all work on it has ended.
+            Once you drop it, ONNX Runtime reuses its memory. Outputs stay valid after the session is closed.
 
         Raises:
             InputMismatchError: As in :meth:`run`, or an array is not contiguous or lies elsewhere.
@@ -163,8 +163,8 @@ class Session(ABC):
     def _run_on_device(self, feeds: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
         """Do what :meth:`run_on_device` says; most runtimes cannot."""
         raise DeviceUnavailableError(
-            f"the session of {self.artifact.path} is one of {self.run_as.runtime} on {self.device}, which takes numpy "
-            f"arrays only, not {sorted(feeds)} on a device. Use run(), or open an ONNX file by onnxruntime on cuda."
+            f"{self.artifact.path} runs by {self.run_as.runtime} on {self.device}, which takes numpy arrays only, so "
+            f"run_on_device() cannot take {sorted(feeds)}. Use run(), or open an ONNX file by onnxruntime on cuda."
         )
 
     def _is_large(self, feeds: Arrays) -> bool:

@@ -26,7 +26,7 @@ _WARM_UPS = 3  # as torch's notes on CUDA graphs have it
 class TorchRuntime(TorchDevices):
     """A runtime of torch: ``load`` puts an artifact's module on a device that works, ``session`` wraps it.
 
-    ``graphs``: whether its modules are recorded as CUDA graphs, if that is asked for.
+    ``graphs`` says whether its modules can be recorded as CUDA graphs.
     """
 
     name: str
@@ -38,7 +38,7 @@ class TorchRuntime(TorchDevices):
 
     @property
     def options(self) -> Mapping[str, tuple[Any, ...]]:
-        """The options that torch's sessions have."""
+        """Return the options that this runtime's sessions have."""
         return {"precision": ("tf32",)} | ({"cuda_graph": (True,)} if self.graphs else {})
 
     def open(self, artifact: Artifact, run: Run) -> Session:
@@ -69,7 +69,7 @@ class TorchSession(Session):
         return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
 
     def _prepare(self) -> None:
-        """Set what torch has once for all sessions, of which another may have changed it."""
+        """Set torch's global settings again, because another session may have changed them."""
         if self._torch_device.type == "cuda":
             allow_tf32(self.options.precision == "tf32")
 
@@ -103,20 +103,20 @@ class TorchSession(Session):
             cuda.current_stream(device).wait_stream(stream)
             graph = cuda.CUDAGraph()
             try:
-                # Other threads, such as an app's own, may use the GPU meanwhile. If the recording fails, so does its
-                # end, which leaves the stream to the outer block.
+                # Other threads, such as an app's own, may use the GPU meanwhile. If recording fails, ending it
+                # fails too, and torch does not restore the stream; the outer block does.
                 with (
                     cuda.stream(stream),
                     cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
                 ):
                     outputs = _outputs(module(still))
             except RuntimeError as error:
-                cause = error.__context__ or error  # of the end's error, that of the recording
+                cause = error.__context__ or error  # the recording's own, which came before that at its end
                 if isinstance(cause, torch.OutOfMemoryError):
                     raise cause from None
                 raise ArtifactError(
                     f"torch cannot record {self.artifact.path} as a CUDA graph: {last_line(cause)}. A network that "
-                    "waits for the GPU, as for item(), runs without CUDA graphs only; leave them out."
+                    "waits for the GPU, for example in item(), cannot use CUDA graphs; leave them out."
                 ) from error
 
         def call(images: NDArray[Any]) -> list[NDArray[Any]]:  # without self, which holds it

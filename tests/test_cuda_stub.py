@@ -97,10 +97,10 @@ print(*report.warnings, sep="\\n")
 """
     output, calls = cuda_stub.python(stub, code, gpus=2, nvml="busy hot capped")
     assert f"cuda:1 {{'precision': 'tf32'}} True {300 << 20}\n" in output, "as plain scripts leave it"
-    assert f"cuda:1 {{}} True {300 << 20}\n0.4 ['heat', 'power']\n" in output
+    assert f"cuda:1 {{}} True {300 << 20}\n0.4 ['heat', 'its power limit']\n" in output
     assert {call for call in calls if call.startswith("GPU")} == {"GPU 1"}
     assert "Other programs kept the GPU busy for 40% of the time" in output
-    assert "The GPU lowered its clock because of heat and power." in output
+    assert "The GPU lowered its clock because of heat and its power limit." in output
     assert {call for call in calls if call.startswith("NVML ")} == {"NVML 0000:11:00.0"}
     on_cpu = code.replace("cuda:1", "cpu").replace('["busy_gpu"], report.environment["gpu_slowed"]', "")
     output, calls = cuda_stub.python(stub, on_cpu, gpus=2, nvml="busy hot")

@@ -29,7 +29,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 @pytest.fixture
 def stub(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """What says that something is unusual about the library."""
+    """Return a function that makes the library unusual."""
     monkeypatch.setattr(nvml, "_library", lambda: library)
     return lambda words: monkeypatch.setenv("CUDA_STUB_NVML", words)
 
@@ -46,8 +46,8 @@ NOTHING: tuple[Any, ...] = (None, None, None, set())
     [
         ("", ("580.95.05", 300 << 20, 0.0, set())),
         ("busy hot", ("580.95.05", 300 << 20, 0.4, {"heat"})),
-        ("hot capped", ("580.95.05", 300 << 20, 0.0, {"heat", "power"})),
-        ("old", ("580.95.05", 300 << 20, 0.0, {"heat", "power"})),
+        ("hot capped", ("580.95.05", 300 << 20, 0.0, {"heat", "its power limit"})),
+        ("old", ("580.95.05", 300 << 20, 0.0, {"heat", "its power limit"})),
         ("windows", ("580.95.05", None, 0.0, set())),
         ("many", ("580.95.05", None, 0.0, set())),
         ("mig busy hot", ("580.95.05", *NOTHING[1:])),
@@ -104,7 +104,7 @@ def test_what_slowed_a_gpu_once_is_remembered(stub: Callable[[str], None]) -> No
     for words in ("hot", "", "capped"):
         stub(words)
         watch.look()
-    assert watch.conditions()["gpu_slowed"] == ["heat", "power"]
+    assert watch.conditions()["gpu_slowed"] == ["heat", "its power limit"]
 
 
 def test_on_a_cpu_the_library_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,9 +73,9 @@ def bench(
     Args:
         sources: Checkpoints, exported files, opened artifacts, and folders that ``cnndeploy tune`` wrote. A folder
             runs as its plan says, unless ``runtimes``, ``threads`` or ``device`` say something else.
-        runtimes: What runs them: each file on each of these that opens its format; ``raw-onnxruntime`` and
-            ``raw-openvino`` are as plain scripts use them, without our own layer; on CUDA ``raw-onnxruntime`` computes
-            in TF32, its default, and ``raw-openvino`` does not run. By default each format's own.
+        runtimes: What runs them: each file on each of these that opens its format. By default each format's own.
+            ``raw-onnxruntime`` and ``raw-openvino`` run a file as a plain script does. On CUDA ``raw-onnxruntime``
+            computes in TF32, its default, and ``raw-openvino`` does not run.
         batch_sizes: Images in one call; measured from the smallest up.
         threads: CPU threads, a candidate for each number, or ``auto``; by default all that the process may use.
         device: ``cpu``, the default, ``cuda`` or ``cuda:N``, the same for all.
@@ -155,7 +155,7 @@ def bench_candidates(
         if len(errors) == len(timers):
             raise errors[0]
         gpus = {gpu for timer in timers if (gpu := timer.facts.get("gpu")) is not None}
-        watch = Watch(gpus)  # all candidates wait now, so whatever works is somebody else
+        watch = Watch(gpus)  # all candidates wait now, so any work is another program's
         for batch_size in sizes:
             for index, timer in enumerate(timers):
                 if timer.failure and batch_size != sizes[0] and not should_stop():
@@ -267,7 +267,7 @@ def _options(runtime: str, device: str, precisions: Sequence[Precision]) -> list
 
 
 def _with_graphs(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return each candidate and, if it can have CUDA graphs and has none, itself with them."""
+    """Return the candidates, each followed by a copy with CUDA graphs if it can have them and has none."""
     can = [name for name in RUNTIMES.names() if "cuda_graph" in RUNTIMES.get(name).options]
     both = list[Candidate]()
     for candidate in candidates:
@@ -300,7 +300,7 @@ def _candidate(resolved: Candidate, run: Run, end_to_end: bool) -> Candidate:
     run = run.over(resolved.run)
     run = replace(run, threads=run.threads or run.thread_count)
     if run.runtime in RAW and (end_to_end or run.threads == "auto"):
-        raise BenchmarkError(f"{run.runtime} runs the model alone, with a number of threads")
+        raise BenchmarkError(f"{run.runtime} times the model alone, with a fixed number of threads")
     if run.runtime == RAW_OPENVINO and run.device != "cpu":
         raise BenchmarkError(f"{RAW_OPENVINO} runs on the CPU alone, not on {run.device}; leave it out")
     return replace(resolved, run=run)

@@ -26,7 +26,7 @@ _MOST_TIMES_LONGER = 30.0
 class Watch:
     """A watch over the machine from now on, while all candidates wait.
 
-    ``gpus`` are the PCI bus ids of those that the candidates use.
+    ``gpus`` are the PCI bus ids of the GPUs that the candidates use.
     """
 
     def __init__(self, gpus: Collection[str] = ()) -> None:
@@ -43,7 +43,10 @@ class Watch:
         self._busy_gpus += [use for gpu in self._gpus if (use := _gpu_use(gpu)) is not None]
 
     def look(self) -> None:
-        """Look at the clocks of the GPUs; right after a candidate's work, because one that idles hides its reasons."""
+        """Note why GPUs lower their clocks.
+
+        Call this right after a candidate's work, because an idle GPU does not show the reason.
+        """
         for gpu in self._gpus:
             self._gpu_slowed |= nvml.slowed_by(gpu)
 
@@ -52,7 +55,8 @@ class Watch:
 
         They are ``busy_cpus``, the most that was heard at any time, ``load_average`` of the minute before, ``steal`` as
         a share of all CPU time, and how often a CPU was ``throttled``; None if the machine does not say. With GPUs
-        also ``busy_gpu``, the largest share of the time that others used one, and what ``gpu_slowed`` one down.
+        also ``busy_gpu``, the largest share of the time that others used one, and ``gpu_slowed``, why one lowered its
+        clock.
         """
         after, steal = cpu_ticks(), None
         if self._before is not None and after is not None:
@@ -67,7 +71,7 @@ class Watch:
 
 
 def _gpu_use(gpu: str) -> float | None:
-    """Return the share of the time that a GPU is used while nobody here does; None if it does not say.
+    """Return the share of the time that a GPU is used while no candidate uses it; None if it does not say.
 
     Wait until it is idle, but not for long: at first the share may be that of a candidate's last work.
     """
@@ -87,8 +91,9 @@ def _throttled() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The figures of a report that doubts are about; the first six are of the machine, and 0 if it does not say.
+    """The figures of a report that doubts are about.
 
+    The first six are about the machine. They are 0, or empty, if it does not say.
     ``drift`` is how much slower rows became from their first third of rounds to the last, ``threads`` the most that a
     row has. ``slow_starts`` names rows whose first call took far longer than a later one. Of all ``rows`` with figures,
     ``grouped`` have samples of several calls, at most ``calls``; ``few`` have no interval for p90; ``unclear`` are

@@ -160,7 +160,8 @@ def command(
         len(sources) != 1 or any(len(given) > 1 for given in several) or settings["cuda_graphs"]
     ):
         raise click.UsageError(
-            "--self-test takes one file, --runtime, --precision and number of --threads, and no --cuda-graphs"
+            "--self-test takes one file and at most one --runtime, one --precision and one number of --threads; it "
+            "does not take --cuda-graphs"
         )
     outputs = {name: path for name in _OUTPUTS if (path := settings.pop(name)) is not None}
     _check(outputs, json_file, sources if baseline is None else (*sources, baseline))

@@ -45,7 +45,9 @@ class Calls:
 
 
 def steps_between_reads(device: torch.device, processes: Processes) -> int:
-    """Return after how many steps the loss is read; to read it is to wait for a GPU, which may be slower than the step.
+    """Return after how many steps the loss is read.
+
+    Each read waits for the GPU, and the wait may take longer than a step.
 
     Several processes tell each other after every step whether they go on, so they wait anyway.
     """
@@ -158,7 +160,10 @@ class Loop:
                 self._check(f"step {state.step} of epoch {number}", stops)
 
     def _check(self, where: str, stops: bool) -> None:
-        """Raise TrainingError if the loss is infinite or NaN, or was; save and raise Stopped if a process ``stops``."""
+        """Raise TrainingError if the loss is infinite or NaN, or has been since the epoch began.
+
+        Save and raise Stopped if a process ``stops``.
+        """
         state = self.state
         # all processes learn of both, so that they go on or end together
         loss, seen, stopping = self.processes.total([state.sums[0], state.sums[2], float(stops)], self.device)

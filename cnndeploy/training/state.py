@@ -107,7 +107,7 @@ class Step:
 
     ``loss`` and ``accuracy`` are means over the ``images`` of the epoch so far; with several processes, over
     those of the first. ``images_per_s`` is over all processes, since the epoch was begun or resumed. On a GPU a
-    single process measures these three at the first step, every 50 steps and at the end of an epoch.
+    single process updates these three at the first step, every 50 steps and at the end of an epoch.
     """
 
     epoch: int

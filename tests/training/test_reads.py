@@ -100,7 +100,7 @@ def test_a_training_that_stops_between_reads_is_gone_on_with(tmp_path: Path) -> 
 def test_a_loss_is_found_out_before_anything_is_written(
     at: int, stops: bool, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only the loss is not finite; weights would betray it too."""
+    """Only the loss is not finite; weights that are not finite would show it too."""
     step, steps = Loop._step, list[Step]()
 
     def broken(self: Loop, network: Any, batch: Any, number: int) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -125,7 +125,7 @@ def test_a_loss_is_found_out_before_anything_is_written(
 
 
 def test_a_step_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A number in Python of a tensor on a GPU is a wait for it."""
+    """To turn a tensor on a GPU into a Python number, torch waits for the GPU."""
     noted: Calls = []
 
     def watched(step: Callable[..., Any]) -> Callable[..., Any]:
