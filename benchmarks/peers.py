@@ -149,7 +149,12 @@ def measured(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str
             if run is None or row.failure
             else evaluate(way.candidate.artifact, run=run, batch_size=64, images=arguments.images).accuracy
         )
-    accuracies[-1] = figures["accuracy"]
+    ours = tried[-1].candidate
+    accuracies[-1] = (
+        figures["accuracy"]
+        if arguments.images is None
+        else evaluate(ours.folder or ours.artifact, batch_size=64, images=arguments.images).accuracy
+    )
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "seconds": arguments.seconds,
