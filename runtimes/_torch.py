@@ -111,7 +111,8 @@ class TorchSession(Session):
                 ):
                     outputs = _outputs(module(still))
             except RuntimeError as error:
-                cause = error.__context__ or error  # the recording's own, which came before that at its end
+                before = error.__context__  # the recording's own error, which came before that at its end
+                cause = before if isinstance(before, Exception) else error
                 if isinstance(cause, torch.OutOfMemoryError):
                     raise cause from None
                 raise ArtifactError(

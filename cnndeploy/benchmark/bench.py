@@ -248,7 +248,7 @@ def candidates_of(
     for source in resolved:
         if source.artifact not in [candidate.artifact for candidate in candidates]:
             wanted = " or ".join(precisions)
-            can = "tf32" if source.device != "cpu" and set(runtimes) == {RAW_ONNXRUNTIME} else "float32"
+            can = "tf32" if source.run.device != "cpu" and set(runtimes) == {RAW_ONNXRUNTIME} else "float32"
             raise BenchmarkError(f"no runtime of {source.artifact.path} computes in {wanted}; add {can}")
     for precision in precisions:
         if precision not in {candidate.run.choices.precision for candidate in candidates}:

@@ -413,7 +413,7 @@ def test_what_cannot_be_measured_is_an_error(tmp_path: Path, trained: Trained) -
             _quick([trained.onnx], **wrong)
     with pytest.raises(BenchmarkError, match="lists of files"):
         bench(str(trained.onnx))
-    with pytest.raises(BenchmarkError, match="runs the model alone"):
+    with pytest.raises(BenchmarkError, match="times the model alone"):
         _quick([trained.onnx], runtimes=["raw-onnxruntime"], end_to_end=True)
 
 
@@ -427,6 +427,8 @@ def test_a_plain_script_computes_in_tf32_on_cuda_and_openvinos_runs_on_the_cpu(t
     assert precisions("raw-onnxruntime", device="cuda") == ["tf32"]
     assert precisions("raw-onnxruntime", device="cuda", precisions=["float32", "tf32"]) == ["tf32"]
     assert precisions("raw-onnxruntime", device="cuda", precisions=["float32"]) == []
+    with pytest.raises(BenchmarkError, match="computes in float32; add tf32"):
+        candidates_of([trained.onnx], ["raw-onnxruntime"], device="cuda", precisions=["float32"])
     with pytest.raises(
         BenchmarkError, match="raw-openvino runs on the CPU alone, not on cuda:1; leave it out"
     ):
@@ -454,7 +456,7 @@ def test_a_folder_runs_as_planned_unless_told_otherwise(trained: Trained, tmp_pa
     here = candidates_of([folder], runtimes=["onnxruntime", "openvino"], threads=[2], device="cpu")
     lossy = [candidate.run.choices.lossy for candidate in here]
     assert lossy == [False, True], "options are of the plan's runtime and kind of device only"
-    with pytest.raises(BenchmarkError, match="runs the model alone"):
+    with pytest.raises(BenchmarkError, match="times the model alone"):
         candidates_of([folder], runtimes=["raw-openvino"], threads=["auto"])
     with pytest.raises(BenchmarkError, match="lists of files"):
         candidates_of(opened)  # type: ignore[arg-type]
