@@ -194,8 +194,12 @@ def test_a_second_signal_ends_what_waits_for_ever(trained: Trained, tmp_path: Pa
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
     assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 143
+    for _ in range(60):  # on a busy machine two may be noted as one
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+            break
+    assert process.returncode == 143
     os.close(descriptor)
     process.communicate()
 

@@ -50,16 +50,11 @@ def report() -> BenchmarkReport:
 def test_memory_of_a_gpu_is_shown_if_a_row_has_it(report: BenchmarkReport) -> None:
     first, *others = report.results
     on_gpu = replace(report, results=(replace(first, gpu_memory_bytes=312_000_000), *others))
-    shown = (render_benchmark, benchmark_markdown, as_csv)
-    for show, heading, figure in zip(
-        shown,
-        ("GPU memory", "GPU memory", "gpu_memory_bytes"),
-        ("312.0 MB", "312.0 MB", "312000000"),
-        strict=True,
-    ):
-        assert heading in show(on_gpu)
-        assert figure in show(on_gpu)
-        assert heading not in show(report)
+    for show in (render_benchmark, benchmark_markdown):
+        assert "GPU memory" in show(on_gpu)
+        assert "312.0 MB" in show(on_gpu)
+        assert "GPU memory" not in show(report)
+    assert "312000000" in as_csv(on_gpu)
     assert BenchmarkReport.from_json(dumps(on_gpu.to_dict())) == on_gpu
 
 
