@@ -47,9 +47,7 @@ class Calls:
 def steps_between_reads(device: torch.device, processes: Processes) -> int:
     """Return after how many steps the loss is read.
 
-    Each read waits for the GPU, and the wait may take longer than a step.
-
-    Several processes tell each other after every step whether they go on, so they wait anyway.
+    Each read waits for the GPU, and the wait may take longer than a step. Several processes tell each other after every step whether they go on, so they wait anyway.
     """
     return 50 if device.type == "cuda" and processes.count == 1 else 1
 
@@ -117,7 +115,6 @@ class Loop:
                     f"{state_path(self.output)} holds weights of another network, perhaps of another version. "
                     "Train with overwrite=True to begin again."
                 ) from error
-        self.read_every = steps_between_reads(self.device, self.processes)
         if self.processes.rank > 0:  # the sums of what was done before count once
             self.state.sums = (0.0, 0.0, 0.0)
 
@@ -142,13 +139,13 @@ class Loop:
     def _train_epoch(self, network: torch.nn.Module, number: int) -> None:
         state, steps = self.state, len(self.batches)
         start, images_done, first = time.perf_counter(), 0, state.step + 1
-        sums = Sums(state.sums, self.device)
+        sums, read_every = Sums(state.sums, self.device), steps_between_reads(self.device, self.processes)
         network.train()
         for batch in self.batches.epoch(number, state.step):
             sums.add(*self._step(network, batch, (number - 1) * steps + state.step))
             state.step += 1
             images_done += batch[2]
-            if is_read := state.step in (first, steps) or state.step % self.read_every == 0:
+            if is_read := state.step in (first, steps) or state.step % read_every == 0:
                 loss, right, seen = state.sums = sums.read()
                 means = (loss / seen, right / seen, images_done / (time.perf_counter() - start))
             if self.calls.on_step is not None and self.processes.rank == 0:
