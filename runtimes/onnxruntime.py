@@ -131,7 +131,7 @@ class OnnxRuntimeSession(Session):
             without = replace(self.run_as, options=replace(self.options, cuda_graph=False))
             session = _session(content, without, is_float16=_is_float16(self.artifact))
             values = session.run(list(modules), feeds)
-        except _ort_errors() as error:
+        except ort_errors() as error:
             raise ArtifactError(
                 f"ONNX Runtime cannot return the inner outputs of {self.artifact.path}: {error}"
             ) from error
@@ -172,7 +172,7 @@ class OnnxRuntimeRuntime:
         try:
             session = _session(_model_at(artifact.path), run, is_float16=_is_float16(artifact))
             return OnnxRuntimeSession(artifact, run, session)
-        except _ort_errors() as error:
+        except ort_errors() as error:
             if run.device != "cpu":
                 raise DeviceUnavailableError(
                     f"ONNX Runtime cannot run all of {artifact.path} on {run.device}: {error}. "
@@ -233,7 +233,7 @@ def _probe(device: str) -> DeviceStatus:
         if session.get_providers()[0] != PROVIDER:
             return DeviceStatus(False, unusable)
         session.run(None, {"x": np.ones((1, 1, 1, 1), np.float32)})
-    except _ort_errors() as error:
+    except ort_errors() as error:
         told = re.search(r"(?:CUD\w+ failure|This .*cuDNN|cuDNN is).*", str(error))
         reason = f"{told[0] if told else error!s:.200}"
         return DeviceStatus(False, f"{unusable}; are all of CUDA and cuDNN installed? {INSTALL} ({reason})")
@@ -282,7 +282,7 @@ def _listed(note: str | None) -> list[str]:
     return values if isinstance(values, list) and all(isinstance(each, str) for each in values) else []
 
 
-def _ort_errors() -> tuple[type[Exception], ...]:
+def ort_errors() -> tuple[type[Exception], ...]:
     """Return ONNX Runtime's exceptions, which have no base class of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

@@ -80,7 +80,7 @@ def _address(values: torch.Tensor) -> int:
 
 
 class FakeCuda:
-    """As much of torch.cuda as records graphs; ``current`` is the stream of each thread."""
+    """A stand-in for what of torch.cuda records graphs; ``current`` is the stream of each thread."""
 
     CUDAGraph = FakeGraph
 
@@ -111,7 +111,7 @@ class FakeCuda:
 
     @contextlib.contextmanager
     def graph(self, graph: FakeGraph, *, stream: object, capture_error_mode: str) -> Iterator[None]:
-        """As torch's, whose end fails too if the recording does, and then leaves the thread on its stream."""
+        """Record as torch does: if recording fails, its end fails too, and leaves the thread on its stream."""
         assert stream is not None
         self.modes.append(capture_error_mode)
         graph.thread = threading.get_ident()

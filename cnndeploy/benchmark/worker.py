@@ -178,6 +178,8 @@ def _raw_on_cuda(path: str, options: Any, device: str) -> tuple[Any, str]:
     """Open a file on a GPU as a plain script does, but never on the CPU instead; return the device's full name too."""
     import onnxruntime
 
+    from cnndeploy.runtimes.onnxruntime import ort_errors
+
     index = device_index(device, RAW_ONNXRUNTIME, gpu_statuses(gpu_status))
     load_libraries()
     # By default it runs on the CPU what it cannot run on the GPU; that may be all of the file.
@@ -185,7 +187,7 @@ def _raw_on_cuda(path: str, options: Any, device: str) -> tuple[Any, str]:
     provider = (PROVIDER, {"device_id": str(index)} if index else {})
     try:
         model = onnxruntime.InferenceSession(path, options, providers=[provider], enable_fallback=0)
-    except Exception as error:
+    except ort_errors() as error:
         raise DeviceUnavailableError(
             f"ONNX Runtime does not run all of {path} on {device}: {str(error).rstrip('.')}. "
             "Nothing was run on the CPU instead. To see whether ONNX Runtime works on this GPU at all: cnndeploy list"
