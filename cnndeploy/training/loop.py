@@ -47,7 +47,8 @@ class Calls:
 def steps_between_reads(device: torch.device, processes: Processes) -> int:
     """Return after how many steps the loss is read.
 
-    Each read waits for the GPU, and the wait may take longer than a step. Several processes tell each other after every step whether they go on, so they wait anyway.
+    Each read waits for the GPU, and the wait may take longer than a step. Several processes tell each other after every
+    step whether they go on, so they wait anyway.
     """
     return 50 if device.type == "cuda" and processes.count == 1 else 1
 
