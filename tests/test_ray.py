@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -158,8 +159,10 @@ def test_going_on_where_a_run_stopped(
         if any(output.glob("part*")):
             raise KeyboardInterrupt
 
+    threads = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         predict_on_ray(trained.onnx, files, output, progress=stop, **settings)
+    assert not set(threading.enumerate()) - threads  # those of Ray Data's started Ray again in the next run
     there = {path: path.stat().st_mtime_ns for path in output.iterdir()}
     assert 0 < len(there) < 5
     with pytest.raises(ArtifactError, match=r"is not empty; choose another folder, or go on .* resume=True"):

@@ -19,7 +19,7 @@ from cnndeploy.errors import ClusterError, DeviceUnavailableError
 from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.prediction.chunks import MOST_IMAGES, Outcome
 from cnndeploy.prediction.parquet import Part, Table
-from cnndeploy.prediction.ray_connection import SHARE, Cluster, check_reachable, connected, pool
+from cnndeploy.prediction.ray_connection import SHARE, Cluster, check_reachable, connected, pool, results
 from cnndeploy.prediction.workers import Answer, Model, Reader, Worker, answer_in, group_row
 from cnndeploy.progress import Progress, silent
 from cnndeploy.run import Run
@@ -163,8 +163,7 @@ def _answers(model: Model, parts: Sequence[Part], cluster: Cluster, channels: in
                 max_task_retries=_RETRIES,
             )
         )
-        for row in dataset.iter_rows():
-            answer = answer_in(row)
+        for answer in map(answer_in, results(ray, dataset)):
             if answer.error is not None:
                 raise answer.error
             for kind, text in answer.warned:

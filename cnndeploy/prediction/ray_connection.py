@@ -89,6 +89,7 @@ def connected(cluster: Cluster, run: Run) -> Iterator[Any]:
     except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
         raise ClusterError(f"Ray gave up: {_reason(error)}") from error
     finally:
+        _wait_for_executors()
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
@@ -107,6 +108,24 @@ def pool(ray: Any, cluster: Cluster, run: Run, most: int) -> Any:
     workers = min(most, cluster.workers or max(1, int(usual)))
     at_first = min(workers, max(1, int(room)))
     return ray.data.ActorPoolStrategy(min_size=at_first, max_size=workers)
+
+
+def results(ray: Any, dataset: Any) -> Iterator[Any]:
+    """Yield a dataset's rows as they come.
+
+    ``dataset.iter_rows()`` does so by threads that go on after Ray's end, and may start Ray again: the next run in this
+    process crashed by that.
+    """
+    for bundle in dataset.iter_internal_ref_bundles():
+        for block in ray.get(bundle.block_refs):
+            yield from ray.data.block.BlockAccessor.for_block(block).iter_rows(public_row_format=True)
+
+
+def _wait_for_executors() -> None:
+    """Wait for Ray Data's threads, which have been told to end: they too would start Ray again."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("StreamingExecutor"):
+            thread.join(_PATIENCE_S)
 
 
 def _start(ray: Any, cluster: Cluster, run: Run) -> str:
