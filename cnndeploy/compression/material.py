@@ -25,10 +25,11 @@ from cnndeploy.verification.reference import Reference
 
 # Multiply-adds of the original on the images that judge a network, and on those that it is repaired on; fewer images
 # for larger networks.
-_TO_JUDGE, _FEWEST_TO_JUDGE, _MOST_TO_JUDGE = 2e12, 256, 4000
+_TO_JUDGE, _FEWEST_TO_JUDGE, _MOST_TO_JUDGE = 2e12, 768, 4000
 _TO_TEACH, _FEWEST_TO_TEACH, _MOST_TO_TEACH = 2.4e13, 1000, 20_000
-# Images that say what layers compute. Of few, what a linear layer of thousands of outputs does holds for these only.
-_KNOWN = 2048
+# The same for images that say what layers compute. Of few, what a linear layer of thousands of outputs does holds for
+# these only.
+_TO_KNOW, _FEWEST_TO_KNOW, _MOST_TO_KNOW = 4e12, 500, 2048
 _BATCH, _BATCH_VALUES = 64, 2**23  # images at once, and values of the network's input
 
 
@@ -85,7 +86,8 @@ class Material:
     @property
     def known(self) -> Images:
         """Those of ``taught`` that say what layers compute."""
-        return self.taught.first(min(_KNOWN, len(self.taught)))
+        count = _within(_TO_KNOW // self.work, _FEWEST_TO_KNOW, _MOST_TO_KNOW)
+        return self.taught.first(min(count, len(self.taught)))
 
     @property
     def expected(self) -> NDArray[np.float32]:
