@@ -56,6 +56,8 @@ def _table(results: Results) -> str:
                 lines.append(f"| {title} | {way} | failed: {what} | | | | |")
                 continue
             accuracy = f"{row['accuracy']:.4f}"
+            if (on := f" on {one['images']:,} images") not in one["verdict"]:
+                accuracy += on
             accuracy += (
                 f": {one['verdict']}" if ours else ", the checkpoint's" if row["as_checkpoint"] else ""
             )
@@ -66,6 +68,9 @@ def _table(results: Results) -> str:
             )
         how = f"{one['date']}, `--seconds {one['seconds']:g} --max-minutes {one['max_minutes']:g}`"
         machines.setdefault(f"{machine_line(one['environment'])}; {how}", []).append(title)
+        if "raced" in one:
+            times = ", ".join(f"{variant} {duration(p50_s)}" for variant, p50_s in one["raced"].items())
+            machines[f"the fastest run of each file in the tuning's own race: {times}"] = [title]
         for warning in one["warnings"]:
             machines.setdefault(f"bench warned: {warning}", []).append(title)
     notes = [f"- {', '.join(titles)}: {machine}" for machine, titles in machines.items()]

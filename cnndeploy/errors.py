@@ -157,12 +157,12 @@ class QuantizationError(CnndeployError):
 class CompressionError(CnndeployError):
     """A smaller network could not be made; ``reasons`` says for each method why not.
 
-    It is empty if the search did not finish.
+    It is empty if the search did not finish, or did not begin. ``late`` says whether the time was over.
     """
 
-    def __init__(self, message: str, reasons: Mapping[str, str] | None = None) -> None:
+    def __init__(self, message: str, reasons: Mapping[str, str] | None = None, *, late: bool = False) -> None:
         super().__init__(message)
-        self.reasons = dict(reasons or {})
+        self.reasons, self.late = dict(reasons or {}), late
 
 
 class Stopped(CnndeployError):  # noqa: N818 - an outcome that was asked for
@@ -186,6 +186,13 @@ class NotEquivalentError(VerificationFailed):
 
 
 class BudgetError(VerificationFailed):
-    """A lossy file loses more accuracy than its budget allows, as far as the images can tell."""
+    """A lossy file loses more accuracy than its budget allows, as far as the images can tell.
+
+    If there is none because nothing tried keeps it, ``reasons`` says for each method of compression why not.
+    """
 
     exit_code = 5
+
+    def __init__(self, message: str, report: object = None, reasons: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, report)
+        self.reasons = dict(reasons or {})

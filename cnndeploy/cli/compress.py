@@ -40,7 +40,7 @@ from cnndeploy.words import printable
     "--max-minutes",
     type=common.POSITIVE,
     default=20.0,
-    help="Time limit in minutes; when the time is up, the best so far is measured and written.",
+    help="End the search after so many minutes; then the best so far is measured and written.",
 )
 @common.threads_option
 @common.measured_on
@@ -85,7 +85,7 @@ def command(
     except Stopped as error:
         if not stop():  # the time was over
             raise
-        common.say("Stopped; nothing was written.", err=True)
+        common.say("Stopped before a network was found; nothing was written.", err=True)
         raise SystemExit(stop.exit_code or error.exit_code) from None
     if stop():
         common.say("Stopped; this is the best so far:", err=True)

@@ -51,12 +51,14 @@ class Channels:
         known: Iterable[torch.Tensor],
         *,
         threads: int,
+        int8: bool,
         deadline: Deadline,
         progress: Progress,
     ) -> None:
         """Find the groups, what their channels say, and how long their layers take with fewer.
 
-        ``image`` is a batch of one; ``known`` are batches that say what channels do.
+        ``image`` is a batch of one; ``known`` are batches that say what channels do. ``int8`` says whether the network
+        will be quantised.
 
         Raise CompressionError if there is no group, MissingDependencyError without Torch-Pruning, and Stopped if the
         deadline passed.
@@ -88,7 +90,7 @@ class Channels:
                     for size in sizes[group.root]
                 }
         named = {f"{path} in {root}": of_layer for (root, path), of_layer in ways.items()}
-        measured = milliseconds(named, threads=threads, deadline=deadline, progress=progress)
+        measured = milliseconds(named, threads=threads, int8=int8, deadline=deadline, progress=progress)
         self.times: dict[str, dict[int, float]] = {root: {} for root in self._groups}
         for (root, _), of_layer in zip(ways, measured.values(), strict=True):
             for size, time in of_layer.items():
@@ -178,7 +180,9 @@ def statistics_of(
     statistics = {}
     for path, (count, total, square, outputs, output, output_square) in sums.items():
         if not (square.isfinite().all() and output_square.isfinite().all()):
-            raise CompressionError(f"{path} computes NaN or infinite values of training images")
+            raise CompressionError(
+                f"{path} computes NaN or infinite values of training images; check the weights"
+            )
         power = output_square / outputs - (output / outputs).square()
         statistics[path] = Statistics(total / count, square / count, float(power.sum()), shapes[path])
     return statistics

@@ -75,7 +75,9 @@ def components_of(
         scale = scales.get(path, torch.ones(len(layer.weight))).double()
         rows = torch.cat(outputs.pop(path)).double()
         if not rows.isfinite().all():
-            raise CompressionError(f"{path} computes NaN or infinite values of training images")
+            raise CompressionError(
+                f"{path} computes NaN or infinite values of training images; check the weights"
+            )
         mean = rows.mean(0)
         components[path] = Components(mean, _directions((rows - mean) * scale), scale, shapes[path])
     return components

@@ -70,14 +70,14 @@ def compress(
         max_minutes: When these are over, the best network so far is measured and written.
         smaller_only: Raise if nothing but int8 of the whole network keeps the budget, instead of returning that.
         command: The command that repeats the measurement, for the certificate.
-        should_stop: Asked again and again; once it returns True the search ends, and the smallest network so far is
-            measured and written. If there is none, or it is being measured, nothing is written.
+        should_stop: Asked again and again; once it returns True the search ends, and the best network so far is
+            measured and written. If there is none, nothing is written.
         progress: Called with what is done, of how much (0 if that is unknown), and at what.
 
     Raises:
         CompressionError: Nothing that was tried makes the network faster, or the arguments are not valid.
         BudgetError: Nothing that was tried keeps the budget, with the best figures in its message.
-        Stopped: ``should_stop`` returned True before anything was found, or while it was measured.
+        Stopped: ``should_stop`` returned True before anything was found.
         CheckpointError, ArtifactError, ExportError, DataError: As :func:`cnndeploy.quantize` raises them.
 
     >>> compressed = cnndeploy.compress("lenet.pt", "small.pt", budget=20, images=64, seconds=0)
@@ -88,7 +88,10 @@ def compress(
     chosen = _checked(target, methods, run, budget, max_minutes, seconds)
     source, original = sides(checkpoint, against)
     if source.format != "checkpoint":
-        raise CompressionError(f"{source.path} is {source.kind}; give a checkpoint, such as lenet.pt")
+        raise CompressionError(
+            f"{source.path} is {source.kind}; give a checkpoint, such as lenet.pt. For ONNX files of other tools there "
+            "are quantize and tune."
+        )
     deadline = Deadline.after(60 * max_minutes, should_stop)
     with borrowed(original, run.threads, data) as reference, scratch_folder() as folder:
         require_origin(source, reference)
@@ -113,7 +116,9 @@ def compress(
         )
         made = job.made()
         if not reference.artifact.is_unchanged():
-            raise CompressionError(f"{reference.artifact.path} was replaced meanwhile; nothing was written")
+            raise CompressionError(
+                f"{reference.artifact.path} was replaced meanwhile; nothing was written. Compress the new file."
+            )
         write_file(target, made.artifact.path.read_bytes())
         report = made.report.moved_to(target)
         certification = try_to_certify(report, target, command or reference.command(target, budget))
@@ -127,10 +132,10 @@ def _checked(
     require_budget(budget)
     if not 0 < max_minutes < math.inf or not 0 <= seconds < math.inf:
         raise CompressionError(
-            f"minutes are above 0 and seconds are not below it: not {max_minutes} and {seconds}"
+            f"max_minutes must be above 0, and seconds at least 0; given were {max_minutes} and {seconds}"
         )
     if isinstance(methods, str):
-        raise CompressionError(f"methods is a list, as [{methods!r}] is")
+        raise CompressionError(f"give methods as a list: methods=[{methods!r}]")
     for method in methods:
         if method not in METHODS:
             raise UnknownNameError("method", method, METHODS)

@@ -102,7 +102,8 @@ def groups_of(network: nn.Module, image: torch.Tensor) -> list[Group]:
         group = _group(items, graph, own, paths)
         if group is None or not group.readers or (group.root in merged and merged & group.readers.keys()):
             continue
-        if group.count > 1 and _is_sound(network, group, image):
+        halves = _halves(group.count)
+        if group.count > 1 and all(_is_sound(network, group, alive, image) for alive in halves):
             groups.append(group)
     return groups
 
@@ -139,15 +140,23 @@ def kept_of(network: nn.Module, group: Group, alive: torch.Tensor) -> dict[str, 
     return kept
 
 
-def _is_sound(network: nn.Module, group: Group, image: torch.Tensor) -> bool:
-    """Return whether a network without half of a group computes what it does if nothing reads that half.
+def _halves(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which channels stay, (count,), in two ways: every second one, and those of the first half.
+
+    A network that cuts its channels into equal parts computes the same with every second one.
+    """
+    places = torch.arange(count)
+    return places % 2 == 0, places < (count + 1) // 2
+
+
+def _is_sound(network: nn.Module, group: Group, alive: torch.Tensor, image: torch.Tensor) -> bool:
+    """Return whether a network without some of a group computes what it does if nothing reads these.
 
     It does not if it counts its channels, or mixes them between writers and readers.
     """
-    alive = torch.arange(group.count) % 2 == 0
-    kept = kept_of(network, group, alive)
-    before = {path: network.get_submodule(path) for path in kept}
+    before = {path: network.get_submodule(path) for path, _, _ in group.sides()}
     try:
+        kept = kept_of(network, group, alive)  # which fails if channels are not where Torch-Pruning says
         with torch.no_grad(), contextlib.ExitStack() as silenced:
             for path, places in group.readers.items():
                 silenced.enter_context(silent_inputs(before[path], places.places[~alive[places.channels]]))

@@ -5,25 +5,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result
+from cnndeploy.compression.failure import BEYOND, NO_SETTING, nothing_made
 from cnndeploy.compression.material import Material
-from cnndeploy.compression.report import METHODS, Compressed, Method, Step
-from cnndeploy.compression.search import Sizes
+from cnndeploy.compression.report import METHODS, Compressed, Method, Step, described, faster_of
 from cnndeploy.compression.smaller import Smaller, repaired_checkpoint, write_smaller
-from cnndeploy.errors import (
-    BudgetError,
-    CnndeployError,
-    CompressionError,
-    MissingDependencyError,
-    OutOfTime,
-    Stopped,
-)
+from cnndeploy.devices import last_line
+from cnndeploy.errors import BudgetError, CnndeployError, MissingDependencyError, OutOfTime, Stopped
 from cnndeploy.exporters import export
-from cnndeploy.progress import Deadline, Progress, ShouldStop, never
+from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.quantize import quantize
 from cnndeploy.quantization.search import REPAIRED
 from cnndeploy.run import Run
@@ -43,7 +38,6 @@ _FOR_REPAIR, _FOR_SEARCH, _FOR_FIRST = 0.7, 0.8, 0.6
 # Few images predict, and int8 loses some too. The first of two methods may take the share FIRST of that.
 _BEFORE_REPAIR, _SAFE, _SAFER, _FIRST = (10.0, 3.0), 0.7, 0.3, 0.7
 _BOLDER = 30.0  # once a network keeps the budget, one that may be predicted to lose so much is repaired too
-_BEYOND = "no layer can be smaller within the budget, by training images"
 _OVER = "the time was over before a network was found"
 
 
@@ -66,7 +60,8 @@ class Job:
     progress: Progress
     steps: dict[Method, Step] = field(default_factory=dict)
     failed: list[BudgetReport] = field(default_factory=list)
-    searches: dict[tuple[Method, str], Smaller] = field(default_factory=dict)
+    searches: dict[tuple[Method, str], Smaller | Exception] = field(default_factory=dict)
+    tried: set[tuple[str, str]] = field(default_factory=set)  # what was done to a network, by its SHA-256
     slow: set[Method] = field(default_factory=set)  # methods that were not seen to make a network faster
     late: bool = False  # whether the time was over before a method was tried to its end
     best: Compressed | None = None
@@ -88,8 +83,8 @@ class Job:
                 if is_beyond:
                     beyond = small, dict(self.steps)  # the next network notes its own
                 else:
-                    self.best = _faster_of(self.best, self._judged(final or small, report, original))
-        except CnndeployError:
+                    self.best = faster_of(self.best, self._judged(final or small, report, original))
+        except Exception:  # a network's own errors too
             if self.best is None:
                 raise
         made = self.best or self._otherwise(whole, beyond, original)
@@ -118,7 +113,7 @@ class Job:
                 return in_float
             raise
         in_int8 = None if final is None else self._judged(final, report, original)
-        return _faster_of(in_float, in_int8)
+        return faster_of(in_float, in_int8)
 
     def _is_original(self, checkpoint: Artifact) -> bool:
         return checkpoint.sha256 == self.reference.artifact.sha256
@@ -139,36 +134,35 @@ class Job:
         budget, there is only one more, which is smaller.
         """
         methods = [method for method in self.methods if method != "int8"]
-        if not methods:
-            return
-        material = self._material(original, methods)
+        if "channels" in methods and find_spec("torch_pruning") is None:
+            self._leave_out("channels", str(MissingDependencyError("torch_pruning")))
+            methods.remove("channels")
+        material = self._material(original, methods) if methods else None
         if material is None:
             return
-        for times in _BEFORE_REPAIR:
-            small = self._shrunk(methods, whole, material, times * self.budget)
-            part = 1.0 if times == _BEFORE_REPAIR[-1] else _FOR_FIRST
-            if small is not None and (better := self._repaired(small, material, part)) is not None:
-                yield better
-            if self.best is not None:
-                if times == _BEFORE_REPAIR[0] and self.seconds:
-                    yield from self._bolder(methods, whole, material, small)
-                return
+        yield from self._repaired_networks(methods, whole, material)
         material = replace(material, deadline=self._part(_FOR_SEARCH))
         for share in (_SAFE, _SAFER):
             if self.best is None:
                 small = self._shrunk(methods, whole, material, share * self.budget)
-                yield from () if small is None else (small,)
+                if small is not None and self._is_new("measured", small):
+                    yield small
 
-    def _bolder(
-        self, methods: Sequence[Method], whole: Files, material: Material, small: Files | None
+    def _repaired_networks(
+        self, methods: Sequence[Method], whole: Files, material: Material
     ) -> Iterator[Files]:
-        """Yield a network that is smaller than one which kept the budget, once it is repaired, if there is time."""
-        self.slow.clear()  # what was not faster for that one may be for this
-        bolder = self._shrunk(methods, whole, material, _BOLDER * self.budget)
-        if bolder is None or small is None or bolder[0].sha256 == small[0].sha256:
-            return
-        if (better := self._repaired(bolder, material, 1.0)) is not None:
-            yield better
+        for times in _BEFORE_REPAIR:
+            small = self._shrunk(methods, whole, material, times * self.budget)
+            part = 1.0 if times == _BEFORE_REPAIR[-1] else _FOR_FIRST
+            if (better := self._repaired(small, material, part)) is not None:
+                yield better
+            if self.best is not None:
+                if times == _BEFORE_REPAIR[0] and self.seconds:
+                    self.slow.clear()  # what was not faster for that one may be for a smaller one
+                    bolder = self._shrunk(methods, whole, material, _BOLDER * self.budget)
+                    if (better := self._repaired(bolder, material, 1.0)) is not None:
+                        yield better
+                return
 
     def _material(self, original: Artifact, methods: Sequence[Method]) -> Material | None:
         try:
@@ -187,7 +181,7 @@ class Job:
         self, methods: Sequence[Method], whole: Files, material: Material, points: float
     ) -> Files | None:
         """Return what the methods make, one after the other, for a loss of so many points; None if nothing."""
-        files = whole
+        files, methods = whole, [method for method in methods if method not in self.slow]
         for method in methods:
             part = _FIRST if method != methods[-1] else 1.0
             files = self._smaller(method, files, material, part * points) or files
@@ -195,39 +189,62 @@ class Job:
 
     def _smaller(self, method: Method, start: Files, material: Material, points: float) -> Files | None:
         """Return what one method makes of a checkpoint, if it is faster; note the step."""
-        if method in self.slow:  # networks that lose less are larger
-            return None
         try:
-            search = self.searches.get((method, start[0].sha256))
-            if search is None:
-                search = Smaller(method, start[0], material, tests=self.count, threads=self.run.thread_count)
-                self.searches[method, start[0].sha256] = search
-            found = search.within(material, points)
-        except (CompressionError, MissingDependencyError) as error:
-            self._leave_out(method, str(error))
-        except Stopped as error:
-            self.late = self.late or isinstance(error, OutOfTime)
-            over = _OVER if isinstance(error, OutOfTime) else "it was stopped before a network was found"
-            self._leave_out(method, over)
-        else:
+            found = self._search(method, start[0], material).within(material, points)
             if found is None:
-                self._leave_out(method, _BEYOND)
+                self._leave_out(method, BEYOND)
                 return None
             sizes, checkpoint = found
             path = self._next(method)
             small = write_smaller(checkpoint, path, self.reference, self.budget, method=method)
             onnx_file = export(small.path, "onnx")
-            if self._faster(method, _described(method, sizes), onnx_file, start[1]):
-                return small, onnx_file
-            self.slow.add(method)
+        except Stopped as error:
+            self.late = self.late or isinstance(error, OutOfTime)
+            over = _OVER if isinstance(error, OutOfTime) else "it was stopped before a network was found"
+            self._leave_out(method, over)
+            return None
+        except Exception as error:  # noqa: BLE001 - a forward() may do anything
+            self._leave_out(method, _said(error))
+            return None
+        if self._faster(method, described(method, sizes), onnx_file, start[1]):
+            return small, onnx_file
+        self.slow.add(method)
         return None
+
+    def _search(self, method: Method, start: Artifact, material: Material) -> Smaller:
+        """Return the search of a method on a checkpoint, the same each time; so is the error if there is none."""
+        key = method, start.sha256
+        if key not in self.searches:
+            try:
+                self.searches[key] = Smaller(
+                    method,
+                    start,
+                    material,
+                    tests=self.count,
+                    threads=self.run.thread_count,
+                    int8="int8" in self.methods,
+                )
+            except Exception as error:  # noqa: BLE001 - a forward() may do anything
+                self.searches[key] = error
+        found = self.searches[key]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def _next(self, name: str) -> Path:
         """Return the path of another checkpoint."""
         return self.folder / f"{name}-{len(list(self.folder.glob('*.pt')))}.pt"
 
-    def _repaired(self, files: Files, material: Material, part: float) -> Files | None:
+    def _is_new(self, what: str, files: Files) -> bool:
+        """Return whether this was not done to a network before."""
+        known = len(self.tried)
+        self.tried.add((what, files[0].sha256))
+        return len(self.tried) > known
+
+    def _repaired(self, files: Files | None, material: Material, part: float) -> Files | None:
         """Return a smaller network once it is repaired, in a part of the time left; None if it does not do even so."""
+        if files is None or not self._is_new("repaired", files):
+            return None
         points = REPAIRED * self.budget
         try:
             _ = material.lesson  # every repair needs it
@@ -237,13 +254,20 @@ class Job:
         except Stopped as error:
             self.late = self.late or isinstance(error, OutOfTime)
             return None
+        except Exception as error:  # noqa: BLE001 - a forward() may do anything
+            self._add(f"repair: {_said(error)}")
+            return None
         if of_it.predicted_high_points > points:
             return None
         small = write_smaller(checkpoint, self._next("repaired"), self.reference, self.budget, taught=taught)
+        self._add(f"repaired on {counted(taught, 'image')}")
+        return small, export(small.path, "onnx")
+
+    def _add(self, what: str) -> None:
+        """Add to what is said of the last step that was kept."""
         last = [method for method in METHODS[:-1] if method in self.steps and self.steps[method].kept][-1]
         step = self.steps[last]
-        self.steps[last] = replace(step, reason=f"{step.reason}, repaired on {counted(taught, 'image')}")
-        return small, export(small.path, "onnx")
+        self.steps[last] = replace(step, reason=f"{step.reason}, {what}")
 
     def _give_up(self, method: Method, why: str) -> None:
         """Note why what a method made is not used."""
@@ -283,7 +307,7 @@ class Job:
         except BudgetError as error:
             if isinstance(error.report, BudgetReport):
                 self.failed.append(error.report)
-            self._leave_out("int8", "no setting tried keeps the budget")
+            self._leave_out("int8", NO_SETTING)
             return None, None, True
         except CnndeployError as error:
             self._leave_out("int8", str(error))
@@ -320,19 +344,18 @@ class Job:
                 threads=(self.run.thread_count,),
                 seconds=self.seconds,
                 cold_starts=0,
-                should_stop=self._until(),
+                should_stop=self._heard,
                 progress=self.progress,
             )
         except CnndeployError as error:
             return None, (str(error),)
-        if report.interrupted:  # a network that is not timed would be lost; a second signal ends it at once
-            return self._timed(artifact, before)
         row = report.results[-1]
         return (row, report.warnings) if row.ratio is not None else (None, (row.failure,))
 
-    def _until(self) -> ShouldStop:
-        """Return what ends a measurement: what ends the search, unless that has ended for it already."""
-        return never if self.deadline.should_stop() else self.deadline.should_stop
+    def _heard(self) -> bool:
+        """Return False: a measurement that has begun is not ended, or all would be lost; but who asks may raise."""
+        self.deadline.should_stop()
+        return False
 
     def _leave_out(self, method: Method, reason: str) -> None:
         self.steps[method] = Step(method, False, reason)
@@ -346,7 +369,7 @@ class Job:
             budget=self.budget,
             run=Run(threads=self.run.threads) if self.target.suffix == ".pt" else self.run,
             images=self.count,
-            deadline=Deadline(should_stop=self._until()),
+            deadline=Deadline(should_stop=self._heard),
             progress=self.progress,
         )
         return (wanted, files[1]), report
@@ -359,39 +382,17 @@ class Job:
         return Compressed(files[0], report, steps, size, float_size, row, doubts)
 
     def _nothing(self) -> CnndeployError:
-        """Return what to raise if nothing was made, with what was tried."""
-        path = self.reference.artifact.path
-        tried = ". ".join(f"{step.method}: {step.reason}" for step in self.steps.values())
-        within = f"nothing tried keeps {path} within {self.budget:g} percentage points of accuracy"
-        more = f", or more time: max_minutes={2 * self.max_minutes:g}" if self.late else ""
-        if self.failed:
-            best = min(self.failed, key=lambda report: report.loss_high_points or 100.0)
-            reasons = "; ".join(best.reasons)
-            return BudgetError(
-                f"{within}: {reasons}. {tried}. Allow a larger budget{more}. Nothing was written.", best
-            )
-        if _BEYOND in tried:
-            return BudgetError(f"{within}. {tried}. Allow a larger budget{more}. Nothing was written.")
-        if self.late:
-            return CompressionError(
-                f"the time was over before anything smaller than {path} was found. {tried}. Allow more time: "
-                f"max_minutes={2 * self.max_minutes:g}. Nothing was written."
-            )
-        return CompressionError(
-            f"nothing tried makes {path} faster here. {tried}. Use its export as it is. Nothing was written.",
-            {step.method: step.reason for step in self.steps.values()},
+        """Return what to raise if nothing was made."""
+        return nothing_made(
+            self.reference.artifact.path,
+            self.budget,
+            self.steps,
+            self.failed,
+            all_images=len(self.reference.test),
+            late=self.late,
+            minutes=None if self.smaller_only else 2 * self.max_minutes,
         )
 
 
-def _faster_of(one: Compressed | None, other: Compressed | None) -> Compressed | None:
-    """Return the other if it was seen to be faster, else the first; None if there is neither."""
-    if one is None or other is None:
-        return one or other
-    if one.speed is None or other.speed is None or one.speed.ratio is None or other.speed.ratio_low is None:
-        return one
-    return other if other.speed.ratio_low > one.speed.ratio else one
-
-
-def _described(method: Method, sizes: Sizes) -> str:
-    what = {"channels": "with fewer channels", "low-rank": "split"}[method]
-    return f"{counted(len(sizes), {'channels': 'group', 'low-rank': 'layer'}[method])} {what}"
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, CnndeployError) else f"it failed: {last_line(error)}"

@@ -32,12 +32,14 @@ class LowRank:
         known: Iterable[torch.Tensor],
         *,
         threads: int,
+        int8: bool,
         deadline: Deadline,
         progress: Progress,
     ) -> None:
         """Find the components of each layer, and time it at each rank.
 
-        ``image`` is a batch of one; ``known`` are batches that the components are taken from.
+        ``image`` is a batch of one; ``known`` are batches that the components are taken from. ``int8`` says
+        whether the network will be quantised.
 
         Raise CompressionError if there is no such layer, and Stopped if the deadline passed.
         """
@@ -59,7 +61,7 @@ class LowRank:
             with torch.device("meta"):  # what the weights are changes no time
                 ways[path] = {rank: (list(split(layer, rank)), shape) for rank in ranks}
             ways[path][0] = [layer], shape
-        self.times = milliseconds(ways, threads=threads, deadline=deadline, progress=progress)
+        self.times = milliseconds(ways, threads=threads, int8=int8, deadline=deadline, progress=progress)
         self.work = sum(work_of(layer, self._components[path].shape) for path, layer in self._layers.items())
 
     def tried(self, place: str, size: int) -> AbstractContextManager[None]:

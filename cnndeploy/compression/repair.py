@@ -8,7 +8,6 @@ stay as they are in deployment.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from typing import Any
@@ -21,7 +20,9 @@ from torch.nn import functional
 
 from cnndeploy.compression.material import Material
 from cnndeploy.errors import OutOfTime
+from cnndeploy.simplification import copied
 from cnndeploy.training.batches import generator
+from cnndeploy.training.subject import is_unsafe
 
 TEMPERATURE, LEARNING_RATE, BATCH = 2.0, 2e-4, 64
 _WARM_UP = 0.1  # of the steps
@@ -39,7 +40,9 @@ def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: b
         OutOfTime: It does not suffice for a fifth of the steps.
         Stopped: The caller asked to stop.
     """
-    student = copy.deepcopy(network).eval().requires_grad_(True).to(memory_format=material.layout)
+    unsafe = any(map(is_unsafe, network.modules()))  # what the original was not, with more channels
+    layout = torch.contiguous_format if unsafe else material.layout
+    student = copied(network).eval().requires_grad_(True).to(memory_format=layout)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
     images, prepare = material.taught, material.manifest.preprocessing
     count, lesson, labels = len(images), material.lesson, images.labels
@@ -59,7 +62,7 @@ def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: b
         places = order[step * BATCH : (step + 1) * BATCH]
         for few in (places[at : at + at_once] for at in range(0, len(places), at_once)):
             material.deadline.check()
-            batch = torch.from_numpy(images.prepared(few, prepare)).to(memory_format=material.layout)
+            batch = torch.from_numpy(images.prepared(few, prepare)).to(memory_format=layout)
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 logits = student(batch)
             (_loss(logits.float(), lesson[few], labels[few]) / len(places)).backward()
@@ -72,8 +75,7 @@ def repaired(network: nn.Module, material: Material, *, epochs: int, bfloat16: b
             total = _fitting(planned, done, now - started, ends - now)
             if total < _FEWEST * planned:
                 raise OutOfTime("the time does not suffice for a repair")
-    student = student.requires_grad_(False).to(memory_format=torch.contiguous_format)
-    return student, min(count, done * BATCH)
+    return student.requires_grad_(False), min(count, done * BATCH)
 
 
 def _fitting(planned: int, done: int, seconds: float, left_s: float) -> int:

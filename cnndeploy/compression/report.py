@@ -11,6 +11,7 @@ from cnndeploy.benchmark.report import Result
 from cnndeploy.certificate import Certification
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.report import BudgetReport
+from cnndeploy.words import counted
 
 Method = Literal["low-rank", "channels", "int8"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -81,3 +82,18 @@ class Compressed:
             "speed": jsonable(self.speed),
             "speed_warnings": list(self.speed_warnings),
         }
+
+
+def described(method: Method, sizes: Mapping[str, int]) -> str:
+    """Return what a method did to a network: how many of its places have another size."""
+    what = {"channels": "with fewer channels", "low-rank": "split"}[method]
+    return f"{counted(len(sizes), {'channels': 'group', 'low-rank': 'layer'}[method])} {what}"
+
+
+def faster_of(one: Compressed | None, other: Compressed | None) -> Compressed | None:
+    """Return the other if it was seen to be faster, else the first; None if there is neither."""
+    if one is None or other is None:
+        return one or other
+    if one.speed is None or other.speed is None or one.speed.ratio is None or other.speed.ratio_low is None:
+        return one
+    return other if other.speed.ratio_low > one.speed.ratio else one

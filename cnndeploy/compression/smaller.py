@@ -26,7 +26,7 @@ class Smaller:
     """The smaller networks that one method makes of a checkpoint."""
 
     def __init__(
-        self, method: str, source: Artifact, material: Material, *, tests: int, threads: int
+        self, method: str, source: Artifact, material: Material, *, tests: int, threads: int, int8: bool
     ) -> None:
         """Search the sizes of the layers.
 
@@ -36,6 +36,7 @@ class Smaller:
             material: The images, and what the original says of them.
             tests: How many test images will measure what comes of it.
             threads: Of ONNX Runtime, when layers are timed.
+            int8: Whether the network will be quantised, so that layers are timed in int8 too.
 
         Raises:
             CompressionError: No layer can be made smaller so that it is faster.
@@ -52,6 +53,7 @@ class Smaller:
                 next(material.tensors(material.judging.first(1), "")),
                 material.tensors(material.known, "Looking at what layers compute"),
                 threads=threads,
+                int8=int8,
                 deadline=material.deadline,
                 progress=material.progress,
             ),
@@ -82,10 +84,7 @@ def repaired_checkpoint(
     checkpoint, bfloat16 = Checkpoint.load(source), has_bfloat16(torch.device("cpu"))
     network, taught = repaired(checkpoint.network(), material, epochs=_EPOCHS, bfloat16=bfloat16)
     of_it = judged(network.to(memory_format=material.layout), material, points, tests=tests)
-    network = network.to(memory_format=torch.contiguous_format)
-    made = Checkpoint.of(checkpoint.manifest, network, checkpoint.manifest.training)
-    made = replace(made, manifest=replace(made.manifest, compression=checkpoint.manifest.compression))
-    return of_it, made, taught
+    return of_it, Checkpoint.of(checkpoint.manifest, network, checkpoint.manifest.training), taught
 
 
 def write_smaller(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from onnx.numpy_helper import from_array
 from torch import nn
 
 from cnndeploy.progress import Deadline, Progress
@@ -22,23 +25,36 @@ Way = tuple[
 
 
 def milliseconds(
-    layers: Mapping[str, Mapping[int, Way]], *, threads: int, deadline: Deadline, progress: Progress
+    layers: Mapping[str, Mapping[int, Way]],
+    *,
+    threads: int,
+    int8: bool,
+    deadline: Deadline,
+    progress: Progress,
 ) -> dict[str, dict[int, float]]:
     """Return for each layer the milliseconds of a call for one image, by its size; that of 0 is the layer as it is.
 
-    Sizes of a layer are timed in turns, and of the turns the fastest counts: other programs only slow down.
+    With ``int8`` each is timed in float32 and in int8, and the faster counts: what saves time in float32 may save none
+    in int8. Sizes of a layer are timed in turns, and of the turns the fastest counts: other programs only slow down.
     """
     times: dict[str, dict[int, float]] = {}
     for done, (path, ways) in enumerate(layers.items()):
         progress(done, len(layers), f"Timing {path}")
         deadline.check()
-        sessions = {}
-        for size, (modules, shape) in ways.items():
-            image = np.random.default_rng(0).standard_normal((1, *shape), np.float32)
-            sessions[size] = open_on_cpu(_model(modules, image.shape), threads), image
-        rounds = [{size: _once(*session) for size, session in sessions.items()} for _ in range(_ROUNDS)]
-        times[path] = {size: 1000 * min(one[size] for one in rounds) for size in sessions}
+        opened = [
+            (size, open_on_cpu(_model(modules, (1, *shape), quantized), threads), _image(shape, quantized))
+            for size, (modules, shape) in ways.items()
+            for quantized in (False, True)[: 1 + int8]
+        ]
+        times[path] = dict.fromkeys(ways, math.inf)
+        for size, session, image in opened * _ROUNDS:
+            times[path][size] = min(times[path][size], 1000 * _once(session, image))
     return times
+
+
+def _image(shape: tuple[int, ...], quantized: bool) -> Any:
+    values = np.random.default_rng(0).standard_normal((1, *shape), np.float32)
+    return (32 * values + 128).clip(0, 255).astype(np.uint8) if quantized else values
 
 
 def _once(session: Any, image: Any) -> float:
@@ -52,32 +68,74 @@ def _once(session: Any, image: Any) -> float:
     return statistics.median(samples)
 
 
-def _model(modules: Sequence[nn.Module], shape: tuple[int, ...]) -> onnx.ModelProto:
-    """Return a graph of layers in a row, with weights that mean nothing."""
-    nodes, weights, name = [], [], "x"
+def _model(modules: Sequence[nn.Module], shape: tuple[int, ...], quantized: bool) -> onnx.ModelProto:
+    """Return a graph of layers in a row, with weights that mean nothing; quantised it takes and gives uint8."""
+    nodes, weights, name = list[onnx.NodeProto](), list[onnx.TensorProto](), "x"
     for number, module in enumerate(modules):
-        output = f"y{number}"
-        node, values = _node(module, f"w{number}", name, output)
-        nodes.append(node)
-        weights.append(values)
-        name = output
-    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+        assert isinstance(module, nn.Conv2d | nn.Linear)  # noqa: S101 - split() makes nothing else
+        weight, axis = (module.weight, 0) if isinstance(module, nn.Conv2d) else (module.weight.T, 1)
+        inside = (
+            _of_int8(nodes, weights, number, weight.shape, axis, name) if quantized else (name, f"w{number}")
+        )
+        if not quantized:
+            weights.append(from_array(np.full(weight.shape, 0.01, np.float32), inside[1]))
+        nodes.append(_node(module, inside, f"y{number}"))
+        name = f"y{number}"
+        if quantized:
+            nodes.append(helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"q{number}"]))
+            name = f"q{number}"
+    if quantized:
+        weights += [
+            from_array(np.array(0.05, np.float32), "scale"),
+            from_array(np.array(128, np.uint8), "zero"),
+        ]
+    given = helper.make_tensor_value_info("x", TensorProto.UINT8 if quantized else TensorProto.FLOAT, shape)
     graph = helper.make_graph(nodes, "layers", [given], [onnx.ValueInfoProto(name=name)], initializer=weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-def _node(module: nn.Module, weight: str, given: str, output: str) -> tuple[onnx.NodeProto, onnx.TensorProto]:
-    assert isinstance(module, nn.Conv2d | nn.Linear)  # noqa: S101 - split() makes nothing else
-    shape = module.weight.shape if isinstance(module, nn.Conv2d) else module.weight.T.shape
-    values = np.full(shape, 0.01, np.float32)
-    tensor = onnx.numpy_helper.from_array(values, weight)
+def _of_int8(
+    nodes: list[onnx.NodeProto],
+    weights: list[onnx.TensorProto],
+    number: int,
+    shape: Sequence[int],
+    axis: int,
+    given: str,
+) -> tuple[str, str]:
+    """Add a layer's weights in int8, with a scale for each output as quantize() has them; return its inputs."""
+    names = [f"w{number}", f"scale{number}", f"zero{number}"]
+    count = shape[axis]
+    values: list[NDArray[Any]] = [
+        np.ones(shape, np.int8),
+        np.full(count, 0.01, np.float32),
+        np.zeros(count, np.int8),
+    ]
+    weights += [from_array(value, name) for value, name in zip(values, names, strict=True)]
+    inputs = f"x{number}", f"v{number}"
+    nodes += [
+        helper.make_node("DequantizeLinear", [given, "scale", "zero"], [inputs[0]]),
+        helper.make_node("DequantizeLinear", names, [inputs[1]], axis=axis),
+    ]
+    return inputs
+
+
+def _node(module: nn.Conv2d | nn.Linear, inputs: tuple[str, str], output: str) -> onnx.NodeProto:
     if isinstance(module, nn.Linear):
-        return helper.make_node("MatMul", [given, weight], [output]), tensor
-    padding: dict[str, Any] = {}
+        return helper.make_node("MatMul", inputs, [output])
+    attributes: dict[str, Any] = {
+        "strides": list(module.stride),
+        "dilations": list(module.dilation),
+        "pads": _pads(module),
+    }
+    return helper.make_node("Conv", inputs, [output], group=module.groups, **attributes)
+
+
+def _pads(module: nn.Conv2d) -> list[int]:
+    """Return the padding before each axis, then behind it; ONNX Runtime knows no name for it if there is dilation."""
+    if module.padding == "valid":
+        return [0, 0, 0, 0]
     if module.padding == "same":
-        padding["auto_pad"] = "SAME_UPPER"
-    elif module.padding != "valid":
-        padding["pads"] = [*module.padding, *module.padding]
-    attributes = {"strides": list(module.stride), "dilations": list(module.dilation), **padding}
-    attributes["group"] = module.groups
-    return helper.make_node("Conv", [given, weight], [output], **attributes), tensor
+        missing = [step * (size - 1) for step, size in zip(module.dilation, module.kernel_size, strict=True)]
+        before = [number // 2 for number in missing]
+        return [*before, *(number - start for number, start in zip(missing, before, strict=True))]
+    return [*module.padding, *module.padding]

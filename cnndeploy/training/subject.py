@@ -22,7 +22,7 @@ from cnndeploy.sources import CLASSES, build, resolved
 from cnndeploy.specs import Manifest
 from cnndeploy.transforms import preprocessing_of
 
-_SAFE_CHANNELS = 16  # see _is_unsafe
+_SAFE_CHANNELS = 16  # see is_unsafe
 # Weights of which less than half fits are those of another network.
 _LEAST_KEPT = 0.5
 
@@ -133,7 +133,7 @@ def layout_of(network: torch.nn.Module, image: torch.Tensor, output: str | None)
     Channels last is how both oneDNN and cuDNN compute convolutions best, but code that calls view() may not take it.
     """
     try:
-        if any(_is_unsafe(module) for module in network.modules()):
+        if any(is_unsafe(module) for module in network.modules()):
             raise ArtifactError("torch would end the process")
         logits_of(trials.run_on(network.to(memory_format=torch.channels_last), image), output)
         return torch.channels_last
@@ -143,7 +143,7 @@ def layout_of(network: torch.nn.Module, image: torch.Tensor, output: str | None)
         return torch.contiguous_format
 
 
-def _is_unsafe(module: torch.nn.Module) -> bool:
+def is_unsafe(module: torch.nn.Module) -> bool:
     """Return whether oneDNN in torch 2.14 writes beyond its memory in this layer's backward pass in channels last.
 
     Found by trial: convolutions of one pixel, with a stride, of 2 to 12 channels; 1, 16 and 24 are safe.

@@ -336,7 +336,9 @@ def require_origin(artifact: Artifact, reference: Reference) -> None:
     """Raise ArtifactError if a file is not the reference itself, and was not compressed from it."""
     manifest, original = artifact.require_manifest(), reference.artifact
     if original.sha256 not in (artifact.sha256, manifest.compression and manifest.held_against):
-        raise ArtifactError(f"{artifact.path} was not made of {original.path}, but of another checkpoint")
+        raise ArtifactError(
+            f"{artifact.path} was not made of {original.path}, but of another checkpoint; see cnndeploy inspect"
+        )
 
 
 def rows_of(rows: NDArray[Any], images: Sequence[int]) -> NDArray[Any]:

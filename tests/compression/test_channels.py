@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from cnndeploy.architectures._widths import Width, resize_layers, widths_beside
 from cnndeploy.compression.channels import Channels
@@ -108,7 +110,7 @@ def _images() -> torch.Tensor:
 
 def _channels(network: nn.Module, monkeypatch: pytest.MonkeyPatch, images: torch.Tensor) -> Channels:
     monkeypatch.setattr("cnndeploy.compression.channels.milliseconds", by_work)
-    settings: dict[str, Any] = {"threads": 1, "deadline": Deadline(), "progress": silent}
+    settings: dict[str, Any] = {"threads": 1, "int8": False, "deadline": Deadline(), "progress": silent}
     return Channels(network, images[:1], images.split(10), **settings)
 
 
@@ -206,6 +208,10 @@ class _Mixing(nn.Module):
         lambda _, y: y.flip(1),
         lambda _, y: y.softmax(1),
         lambda _, y: y - y.mean(1, keepdim=True),
+        lambda _, y: functional.glu(y, 1),
+        lambda _, y: y[:, :8] + y[:, 8:],
+        lambda _, y: operator.add(*y.chunk(2, 1)),
+        lambda _, y: torch.cat(y.chunk(2, 1)[::-1], 1),
     ],
 )
 @torch.no_grad()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -111,6 +112,36 @@ def test_when_the_time_is_over_it_ends(networks: tuple[nn.Module, nn.Module, Mat
         repaired(worse, replace(material, deadline=Deadline(ends=0.0)), epochs=8, **SETTINGS)
     with pytest.raises(Stopped):
         repaired(worse, replace(material, deadline=Deadline(should_stop=lambda: True)), epochs=1, **SETTINGS)
+
+
+def test_a_network_whose_weight_is_computed_is_repaired(
+    networks: tuple[nn.Module, nn.Module, Material],
+) -> None:
+    """Torch refuses to copy such a weight."""
+    _, worse, material = networks
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is a newer one, which makes no such weight
+        nn.utils.weight_norm(worse.get_submodule("1"))
+    better, _ = repaired(worse, material, epochs=1, **SETTINGS)
+    name = "1.weight_v"
+    assert not torch.equal(better.get_parameter(name), worse.get_parameter(name))
+
+
+def test_layers_that_are_not_safe_in_channels_last_are_trained_as_they_are(
+    networks: tuple[nn.Module, nn.Module, Material], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fewer channels a layer may become one that writes beyond its memory."""
+    _, _, material = networks
+    material = replace(material, layout=torch.channels_last)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 10, 1, stride=2), nn.AvgPool2d(13), nn.Flatten())
+    seen = set[bool]()
+
+    def look(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        seen.add(inputs[0].is_contiguous(memory_format=torch.channels_last))
+
+    network[1].register_forward_pre_hook(look)
+    repaired(network, material, epochs=1, **SETTINGS)
+    assert seen == {False}
 
 
 @pytest.mark.parametrize(
