@@ -30,6 +30,11 @@ _TRITON = "triton"
     multiple=True,
     help="The file format; repeatable; triton is a model repository.  [default: all but executorch and triton]",
 )
+@click.option(
+    "--output",
+    type=common.PATH,
+    help="File to write, in the format that its ending says or that --format names.",
+)
 @click.option("--output-dir", type=common.PATH, help="Folder to write to.  [default: that of the checkpoint]")
 @common.model_input_option
 @click.option(
@@ -48,6 +53,7 @@ _TRITON = "triton"
 def command(
     checkpoint: Path,
     formats: tuple[str, ...],
+    output: Path | None,
     output_dir: Path | None,
     no_simplify: bool,
     resize: str | None,
@@ -63,6 +69,7 @@ def command(
     \b
     Examples:
       cnndeploy export lenet.pt --format onnx --format torchscript
+      cnndeploy export lenet.pt --output lenet-v2.onnx
       cnndeploy export lenet.pt --format onnx --input image --output-dir app
       cnndeploy export shoes.pt --format onnx --input image --resize portable
       cnndeploy export lenet.deploy --format triton --output-dir models
@@ -77,6 +84,8 @@ def command(
     if resize is not None and settings["input"] == "tensor":
         raise click.UsageError("--resize is for files that take raw images: --input image")
     settings["resize"] = resize or "native"
+    if output is not None:
+        formats = (_format_of(output, formats, output_dir),)
     if _TRITON in formats:
         if set(formats) != {_TRITON}:
             raise click.UsageError("triton is written by itself; leave out the other formats")
@@ -87,10 +96,31 @@ def command(
     for flag, option, given in flags:
         if given and not any(option in exporter.options for exporter in exporters.values()):
             raise click.UsageError(f"{flag} does not apply to {', '.join(exporters)}")
-    _export(checkpoint, exporters, output_dir, simplify=not no_simplify, **settings)
+    _export(checkpoint, exporters, output, output_dir, simplify=not no_simplify, **settings)
 
 
-def _export(checkpoint: Path, exporters: Iterable[str], output_dir: Path | None, **settings: Any) -> None:
+def _format_of(output: Path, formats: tuple[str, ...], folder: Path | None) -> str:
+    """Return the one format of a file that is named; raise UsageError if there is none, or more."""
+    from cnndeploy.exporters import EXPORTERS
+
+    if folder is not None or _TRITON in formats or len(formats) > 1:
+        raise click.UsageError(
+            "--output names one file; for a folder, or for several formats, use --output-dir"
+        )
+    endings = {name: EXPORTERS.get(name).suffix for name in EXPORTERS.names()}
+    known = [name for name, ending in endings.items() if ending == output.suffix]
+    if formats or known:
+        return (*formats, *known)[0]
+    raise click.UsageError(f"{output} should end in {', '.join(endings.values())}; or name a --format")
+
+
+def _export(
+    checkpoint: Path,
+    exporters: Iterable[str],
+    output: Path | None,
+    output_dir: Path | None,
+    **settings: Any,
+) -> None:
     """Write a file in each format, and say what is in it."""
     from cnndeploy.artifact import Artifact
     from cnndeploy.certificate import certificate_path
@@ -102,7 +132,7 @@ def _export(checkpoint: Path, exporters: Iterable[str], output_dir: Path | None,
         make_folder(output_dir)
     paths = {}
     for name in exporters:
-        path = (output_dir or checkpoint.parent) / f"{checkpoint.stem}{EXPORTERS.get(name).suffix}"
+        path = output or (output_dir or checkpoint.parent) / f"{checkpoint.stem}{EXPORTERS.get(name).suffix}"
         certificate = certificate_path(path)
         had_certificate = certificate.exists()
         artifact = export(checkpoint, name, path, **settings)

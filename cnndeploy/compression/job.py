@@ -32,8 +32,9 @@ Files = tuple[
     Artifact, Artifact
 ]  # what is written, and what is timed: the same, or a checkpoint and its export
 # The share of the time after which repair ends, and the search for networks that need none; and of the time for repair,
-# what the first may take of it.
-_FOR_REPAIR, _FOR_SEARCH, _FOR_FIRST = 0.7, 0.8, 0.6
+# what the first may take of it. What must be left of it if a method is to be tried on what another made: repair gives
+# more than a second method.
+_FOR_REPAIR, _FOR_SEARCH, _FOR_FIRST, _FOR_SECOND = 0.75, 0.8, 0.6, 0.5
 # What a network may be predicted to lose, as shares of the budget: before it is repaired, and if it needs no repair.
 # Few images predict, and int8 loses some too. The first of two methods may take the share FIRST of that.
 _BEFORE_REPAIR, _SAFE, _SAFER, _FIRST = (10.0, 3.0), 0.7, 0.3, 0.7
@@ -200,8 +201,7 @@ class Job:
             onnx_file = export(small.path, "onnx")
         except Stopped as error:
             self.late = self.late or isinstance(error, OutOfTime)
-            over = _OVER if isinstance(error, OutOfTime) else "it was stopped before a network was found"
-            self._leave_out(method, over)
+            self._leave_out(method, str(error))
             return None
         except Exception as error:  # noqa: BLE001 - a forward() may do anything
             self._leave_out(method, _said(error))
@@ -215,6 +215,8 @@ class Job:
         """Return the search of a method on a checkpoint, the same each time; so is the error if there is none."""
         key = method, start.sha256
         if key not in self.searches:
+            if self.searches and material.deadline.left_s < _FOR_SECOND * _FOR_REPAIR * 60 * self.max_minutes:
+                raise OutOfTime("the rest of the time is for repair")
             try:
                 self.searches[key] = Smaller(
                     method,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx.numpy_helper import from_array
@@ -19,6 +20,7 @@ from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.search import open_on_cpu
 
 _ROUNDS, _SECONDS = 3, 0.01  # that each layer is timed for, in each round
+Constants = dict[str, NDArray[Any]]
 Way = tuple[
     Sequence[nn.Module], tuple[int, ...]
 ]  # layers in a row, and the shape of their input, without the batch
@@ -70,56 +72,52 @@ def _once(session: Any, image: Any) -> float:
 
 def _model(modules: Sequence[nn.Module], shape: tuple[int, ...], quantized: bool) -> onnx.ModelProto:
     """Return a graph of layers in a row, with weights that mean nothing; quantised it takes and gives uint8."""
-    nodes, weights, name = list[onnx.NodeProto](), list[onnx.TensorProto](), "x"
+    nodes, constants, name = list[onnx.NodeProto](), Constants(), "x"
     for number, module in enumerate(modules):
         assert isinstance(module, nn.Conv2d | nn.Linear)  # noqa: S101 - split() makes nothing else
-        weight, axis = (module.weight, 0) if isinstance(module, nn.Conv2d) else (module.weight.T, 1)
-        inside = (
-            _of_int8(nodes, weights, number, weight.shape, axis, name) if quantized else (name, f"w{number}")
-        )
-        if not quantized:
-            weights.append(from_array(np.full(weight.shape, 0.01, np.float32), inside[1]))
-        nodes.append(_node(module, inside, f"y{number}"))
-        name = f"y{number}"
-        if quantized:
-            nodes.append(helper.make_node("QuantizeLinear", [name, "scale", "zero"], [f"q{number}"]))
-            name = f"q{number}"
-    if quantized:
-        weights += [
-            from_array(np.array(0.05, np.float32), "scale"),
-            from_array(np.array(128, np.uint8), "zero"),
-        ]
+        more, name = (_in_int8 if quantized else _in_float)(module, number, name, constants)
+        nodes += more
     given = helper.make_tensor_value_info("x", TensorProto.UINT8 if quantized else TensorProto.FLOAT, shape)
+    weights = [from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "layers", [given], [onnx.ValueInfoProto(name=name)], initializer=weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-def _of_int8(
-    nodes: list[onnx.NodeProto],
-    weights: list[onnx.TensorProto],
-    number: int,
-    shape: Sequence[int],
-    axis: int,
-    given: str,
-) -> tuple[str, str]:
-    """Add a layer's weights in int8, with a scale for each output as quantize() has them; return its inputs."""
-    names = [f"w{number}", f"scale{number}", f"zero{number}"]
-    count = shape[axis]
-    values: list[NDArray[Any]] = [
-        np.ones(shape, np.int8),
-        np.full(count, 0.01, np.float32),
-        np.zeros(count, np.int8),
-    ]
-    weights += [from_array(value, name) for value, name in zip(values, names, strict=True)]
-    inputs = f"x{number}", f"v{number}"
-    nodes += [
-        helper.make_node("DequantizeLinear", [given, "scale", "zero"], [inputs[0]]),
-        helper.make_node("DequantizeLinear", names, [inputs[1]], axis=axis),
-    ]
-    return inputs
+def _in_float(
+    module: nn.Conv2d | nn.Linear, number: int, given: str, constants: Constants
+) -> tuple[list[onnx.NodeProto], str]:
+    """Return the node of a layer, and its output; add its weights."""
+    weight, output = f"w{number}", f"y{number}"
+    constants[weight] = np.full(_weight(module).shape, 0.01, np.float32)
+    return [_node(module, [given, weight], output)], output
 
 
-def _node(module: nn.Conv2d | nn.Linear, inputs: tuple[str, str], output: str) -> onnx.NodeProto:
+def _in_int8(
+    module: nn.Conv2d | nn.Linear, number: int, given: str, constants: Constants
+) -> tuple[list[onnx.NodeProto], str]:
+    """Return the same in int8, with a scale for each output, as quantize() has it."""
+    shape, axis = _weight(module).shape, 0 if isinstance(module, nn.Conv2d) else 1
+    weights, activations = [f"w{number}", f"scale{number}", f"zero{number}"], ["scale", "zero"]
+    constants[weights[0]] = np.ones(shape, np.int8)
+    constants[weights[1]] = np.full(shape[axis], 0.01, np.float32)
+    constants[weights[2]] = np.zeros(shape[axis], np.int8)
+    constants["scale"], constants["zero"] = np.array(0.05, np.float32), np.array(128, np.uint8)
+    inputs, output, quantized = [f"x{number}", f"v{number}"], f"y{number}", f"q{number}"
+    nodes = [
+        helper.make_node("DequantizeLinear", [given, *activations], inputs[:1]),
+        helper.make_node("DequantizeLinear", weights, inputs[1:], axis=axis),
+        _node(module, inputs, output),
+        helper.make_node("QuantizeLinear", [output, *activations], [quantized]),
+    ]
+    return nodes, quantized
+
+
+def _weight(module: nn.Conv2d | nn.Linear) -> torch.Tensor:
+    """Return a layer's weight as ONNX has it: a linear layer's is (inputs, outputs)."""
+    return module.weight if isinstance(module, nn.Conv2d) else module.weight.T
+
+
+def _node(module: nn.Conv2d | nn.Linear, inputs: list[str], output: str) -> onnx.NodeProto:
     if isinstance(module, nn.Linear):
         return helper.make_node("MatMul", inputs, [output])
     attributes: dict[str, Any] = {

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -114,6 +115,26 @@ def test_an_export_says_what_was_simplified(cli: Cli, trained: Trained, tmp_path
     assert "simplified" not in cli("export", trained.checkpoint, *to, "--no-simplify").output
     facts = json.loads(cli("inspect", tmp_path / "lenet.onnx", "--json").output)
     assert facts["manifest"]["rewrites"] == []
+
+
+def test_an_export_to_a_file_that_is_named(cli: Cli, trained: Trained, tmp_path: Path) -> None:
+    """The ending says the format, or ``--format`` does."""
+    target = tmp_path / "first.onnx"
+    assert f"Wrote {target}" in cli("export", trained.checkpoint, "--output", target).output
+    assert Artifact.open(target).format == "onnx"
+    target = tmp_path / "second.pt2"
+    cli("export", trained.checkpoint, "--output", target, "--format", "torchscript")
+    assert Artifact.open(target).format == "torchscript"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.onnx", "second.pt2"]
+    for wrong, complaint in (
+        (("--output", tmp_path / "a.bin"), "should end in .*onnx.*or name a --format"),
+        (("--output", target, "--output-dir", tmp_path), "names one file"),
+        (("--output", target, "--format", "onnx", "--format", "torchscript"), "names one file"),
+        (("--output", target, "--format", "triton"), "names one file"),
+    ):
+        refused = cli("export", trained.checkpoint, *wrong)
+        assert refused.exit_code == 2
+        assert re.search(complaint, " ".join(refused.output.split()))
 
 
 @pytest.mark.slow
