@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -23,7 +24,7 @@ from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.compression.compress import compress
 from cnndeploy.compression.job import Job
 from cnndeploy.compression.report import METHODS, Compressed, Step
-from cnndeploy.errors import ArtifactError, BudgetError, CheckpointError, CompressionError, Stopped
+from cnndeploy.errors import ArtifactError, BudgetError, CheckpointError, CompressionError, OutOfTime, Stopped
 from cnndeploy.progress import Deadline, silent
 from cnndeploy.quantization.quantize import quantize
 from cnndeploy.run import Run
@@ -417,6 +418,22 @@ def test_once_a_network_keeps_the_budget_a_bolder_one_is_repaired_too(
         monkeypatch.setattr(Job, name, value)
     made: Any = _job(monkeypatch).made()
     assert (made.name, seen) == (wins, cuts)
+
+
+@pytest.mark.parametrize(
+    ("left_s", "first", "begins"), [(20, True, True), (20, False, False), (25, False, True)]
+)
+def test_a_second_method_is_not_begun_in_the_time_that_repair_needs(
+    left_s: float, first: bool, begins: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a minute 45 seconds are until the end of repair; half of that must be left."""
+    monkeypatch.setattr("cnndeploy.compression.job.Smaller", lambda *_, **__: "a search")
+    job, material = _job(monkeypatch), SimpleNamespace(deadline=Deadline.after(left_s))
+    if not first:
+        job.searches["low-rank", "another"] = ValueError()
+    with contextlib.nullcontext() if begins else pytest.raises(OutOfTime, match="for repair"):
+        assert job._search("channels", job.source, material) == "a search"  # type: ignore[arg-type, comparison-overlap]
+    assert (("channels", "a") in job.searches) == begins
 
 
 def _speed(ratio: float) -> Any:
