@@ -188,7 +188,7 @@ class NotEquivalentError(VerificationFailed):
 class BudgetError(VerificationFailed):
     """A lossy file loses more accuracy than its budget allows, as far as the images can tell.
 
-    If there is none because nothing tried keeps it, ``reasons`` says for each method of compression why not.
+    If nothing tried keeps it, ``reasons`` says for each method of compression why not.
     """
 
     exit_code = 5

@@ -40,7 +40,7 @@ from cnndeploy.words import printable
     "--max-minutes",
     type=common.POSITIVE,
     default=20.0,
-    help="End the search after so many minutes; then the best so far is measured and written.",
+    help="Minutes after which the search ends; then the best so far is measured and written.",
 )
 @common.threads_option
 @common.measured_on

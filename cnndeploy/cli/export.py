@@ -100,7 +100,7 @@ def command(
 
 
 def _format_of(output: Path, formats: tuple[str, ...], folder: Path | None) -> str:
-    """Return the one format of a file that is named; raise UsageError if there is none, or more."""
+    """Return the one format of a file that is named; raise UsageError unless there is one."""
     from cnndeploy.exporters import EXPORTERS
 
     if folder is not None or _TRITON in formats or len(formats) > 1:
@@ -111,7 +111,7 @@ def _format_of(output: Path, formats: tuple[str, ...], folder: Path | None) -> s
     known = [name for name, ending in endings.items() if ending == output.suffix]
     if formats or known:
         return (*formats, *known)[0]
-    raise click.UsageError(f"{output} should end in {', '.join(endings.values())}; or name a --format")
+    raise click.UsageError(f"{output} should end in {' or '.join(endings.values())}; or name a --format")
 
 
 def _export(

@@ -89,8 +89,8 @@ def compress(
     source, original = sides(checkpoint, against)
     if source.format != "checkpoint":
         raise CompressionError(
-            f"{source.path} is {source.kind}; give a checkpoint, such as lenet.pt. For ONNX files of other tools there "
-            "are quantize and tune."
+            f"{source.path} is {source.kind}; give a checkpoint, such as lenet.pt. For ONNX files of other tools "
+            "use quantize or tune."
         )
     deadline = Deadline.after(60 * max_minutes, should_stop)
     with borrowed(original, run.threads, data) as reference, scratch_folder() as folder:
@@ -132,7 +132,7 @@ def _checked(
     require_budget(budget)
     if not 0 < max_minutes < math.inf or not 0 <= seconds < math.inf:
         raise CompressionError(
-            f"max_minutes must be above 0, and seconds at least 0; given were {max_minutes} and {seconds}"
+            f"max_minutes must be above 0, and seconds at least 0; got {max_minutes} and {seconds}"
         )
     if isinstance(methods, str):
         raise CompressionError(f"give methods as a list: methods=[{methods!r}]")

@@ -62,7 +62,7 @@ def _advice(best: BudgetReport, all_images: int) -> list[str]:
     low, high = best.loss_low_points, best.loss_high_points
     if low is None or high is None or (low <= best.budget_points and best.images < all_images):
         return []
-    return [f"Allow a larger budget: {math.ceil(100 * high) / 100:g} would have done"]
+    return [f"Allow a larger budget: {math.ceil(100 * high) / 100:g} would do"]
 
 
 def _text(*sentences: str) -> str:

@@ -212,7 +212,7 @@ class Job:
         return None
 
     def _search(self, method: Method, start: Artifact, material: Material) -> Smaller:
-        """Return the search of a method on a checkpoint, the same each time; so is the error if there is none."""
+        """Return the search of a method on a checkpoint, or raise why there is none; the same each time."""
         key = method, start.sha256
         if key not in self.searches:
             if self.searches and material.deadline.left_s < _FOR_SECOND * _FOR_REPAIR * 60 * self.max_minutes:
@@ -355,7 +355,7 @@ class Job:
         return (row, report.warnings) if row.ratio is not None else (None, (row.failure,))
 
     def _heard(self) -> bool:
-        """Return False: a measurement that has begun is not ended, or all would be lost; but who asks may raise."""
+        """Return False, since ending a measurement would lose everything; asking may raise, though."""
         self.deadline.should_stop()
         return False
 

@@ -71,7 +71,7 @@ def _once(session: Any, image: Any) -> float:
 
 
 def _model(modules: Sequence[nn.Module], shape: tuple[int, ...], quantized: bool) -> onnx.ModelProto:
-    """Return a graph of layers in a row, with weights that mean nothing; quantised it takes and gives uint8."""
+    """Return a graph of layers in a row, with weights that mean nothing; quantised, both ends are uint8."""
     nodes, constants, name = list[onnx.NodeProto](), Constants(), "x"
     for number, module in enumerate(modules):
         assert isinstance(module, nn.Conv2d | nn.Linear)  # noqa: S101 - split() makes nothing else
@@ -129,7 +129,7 @@ def _node(module: nn.Conv2d | nn.Linear, inputs: list[str], output: str) -> onnx
 
 
 def _pads(module: nn.Conv2d) -> list[int]:
-    """Return the padding before each axis, then behind it; ONNX Runtime knows no name for it if there is dilation."""
+    """Return the padding before each axis, then after it; ONNX Runtime takes no auto_pad with dilation."""
     if module.padding == "valid":
         return [0, 0, 0, 0]
     if module.padding == "same":

@@ -113,8 +113,8 @@ def pool(ray: Any, cluster: Cluster, run: Run, most: int) -> Any:
 def results(ray: Any, dataset: Any) -> Iterator[Any]:
     """Yield a dataset's rows as they come.
 
-    ``dataset.iter_rows()`` does so by threads that go on after Ray's end, and may start Ray again: the next run in this
-    process crashed by that.
+    ``dataset.iter_rows()`` does so by threads that go on after Ray's end, and may start Ray again: that crashed the next run
+    in this process.
     """
     for bundle in dataset.iter_internal_ref_bundles():
         for block in ray.get(bundle.block_refs):
