@@ -12,6 +12,7 @@ from cnndeploy.verification.report import BudgetReport
 
 BEYOND = "no layer can be smaller within the budget, by training images"
 NO_SETTING = "no setting tried keeps the budget"
+FAILED = "it failed: "
 
 
 def nothing_made(
@@ -22,7 +23,8 @@ def nothing_made(
     *,
     all_images: int,
     late: bool,
-    minutes: float | None,
+    more_minutes: float | None,
+    trouble: str,
 ) -> CnndeployError:
     """Return the error that says why nothing was made of a checkpoint.
 
@@ -33,11 +35,13 @@ def nothing_made(
         failed: The files that test images measured.
         all_images: How many test images there are.
         late: Whether the time was over before a method was tried to its end.
-        minutes: What to allow instead, if that is the caller's to choose.
+        more_minutes: What to allow then; None if that is not known here.
+        trouble: Why a repair failed, empty if none did.
     """
     reasons: dict[str, str] = {step.method: step.reason for step in steps.values()}
-    tried = [f"{method}: {reason}" for method, reason in reasons.items()]
-    more = [f"Allow more time: max_minutes={minutes:g}"] if late and minutes is not None else []
+    tried = [*(f"{method}: {reason}" for method, reason in reasons.items()), *filter(None, [trouble])]
+    allow = "Allow more time" + ("" if more_minutes is None else f": max_minutes={more_minutes:g}")
+    more = [allow] if late else []
     within = f"nothing tried keeps {path} within {budget:g} percentage points of accuracy"
     if failed:
         best = min(failed, key=_most_lost)
@@ -48,9 +52,10 @@ def nothing_made(
     if late:
         over = f"the time was over before anything smaller than {path} was found"
         return CompressionError(_text(over, *tried, *more), late=True)
-    return CompressionError(
-        _text(f"nothing tried makes {path} faster here", *tried, "Use its export as it is"), reasons
-    )
+    if any(reason.startswith(FAILED) for reason in reasons.values()):
+        return CompressionError(_text(f"nothing smaller could be made of {path}", *tried), reasons)
+    what = f"nothing tried makes {path} faster here"
+    return CompressionError(_text(what, *tried, "Use its export as it is"), reasons)
 
 
 def _most_lost(report: BudgetReport) -> float:
@@ -60,7 +65,9 @@ def _most_lost(report: BudgetReport) -> float:
 def _advice(best: BudgetReport, all_images: int) -> list[str]:
     """Return what to do if this file came nearest to the budget; its own reasons may say to measure on more images."""
     low, high = best.loss_low_points, best.loss_high_points
-    if low is None or high is None or (low <= best.budget_points and best.images < all_images):
+    if low is None or high is None or high <= best.budget_points:  # something else is wrong with it
+        return []
+    if low <= best.budget_points and best.images < all_images:
         return []
     return [f"Allow a larger budget: {math.ceil(100 * high) / 100:g} would do"]
 

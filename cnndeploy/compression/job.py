@@ -11,12 +11,20 @@ from pathlib import Path
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result
-from cnndeploy.compression.failure import BEYOND, NO_SETTING, nothing_made
+from cnndeploy.compression.failure import BEYOND, FAILED, NO_SETTING, nothing_made
 from cnndeploy.compression.material import Material
 from cnndeploy.compression.report import METHODS, Compressed, Method, Step, described, faster_of
-from cnndeploy.compression.smaller import Smaller, repaired_checkpoint, write_smaller
+from cnndeploy.compression.smaller import Searches, Smaller, repaired_checkpoint, write_smaller
 from cnndeploy.devices import last_line
-from cnndeploy.errors import BudgetError, CnndeployError, MissingDependencyError, OutOfTime, Stopped
+from cnndeploy.errors import (
+    BudgetError,
+    CnndeployError,
+    DataError,
+    ExportError,
+    MissingDependencyError,
+    OutOfTime,
+    Stopped,
+)
 from cnndeploy.exporters import export
 from cnndeploy.progress import Deadline, Progress
 from cnndeploy.quantization.quantize import quantize
@@ -61,10 +69,11 @@ class Job:
     progress: Progress
     steps: dict[Method, Step] = field(default_factory=dict)
     failed: list[BudgetReport] = field(default_factory=list)
-    searches: dict[tuple[Method, str], Smaller | Exception] = field(default_factory=dict)
+    searches: Searches = field(default_factory=Searches)
     tried: set[tuple[str, str]] = field(default_factory=set)  # what was done to a network, by its SHA-256
     slow: set[Method] = field(default_factory=set)  # methods that were not seen to make a network faster
     late: bool = False  # whether the time was over before a method was tried to its end
+    trouble: str = ""  # why a repair failed
     best: Compressed | None = None
 
     def made(self) -> Compressed:
@@ -195,16 +204,19 @@ class Job:
             if found is None:
                 self._leave_out(method, BEYOND)
                 return None
-            sizes, checkpoint = found
-            path = self._next(method)
-            small = write_smaller(checkpoint, path, self.reference, self.budget, method=method)
-            onnx_file = export(small.path, "onnx")
-        except Stopped as error:
-            self.late = self.late or isinstance(error, OutOfTime)
-            self._leave_out(method, str(error))
-            return None
+        except DataError:
+            raise
         except Exception as error:  # noqa: BLE001 - a forward() may do anything
-            self._leave_out(method, _said(error))
+            self.late = self.late or isinstance(error, OutOfTime)
+            is_ours = isinstance(error, CnndeployError)
+            self._leave_out(method, str(error) if is_ours else f"{FAILED}{last_line(error)}")
+            return None
+        sizes, checkpoint = found
+        small = write_smaller(checkpoint, self._next(method), self.reference, self.budget, method=method)
+        try:
+            onnx_file = export(small.path, "onnx")
+        except ExportError as error:
+            self._leave_out(method, str(error))
             return None
         if self._faster(method, described(method, sizes), onnx_file, start[1]):
             return small, onnx_file
@@ -213,25 +225,12 @@ class Job:
 
     def _search(self, method: Method, start: Artifact, material: Material) -> Smaller:
         """Return the search of a method on a checkpoint, or raise why there is none; the same each time."""
-        key = method, start.sha256
-        if key not in self.searches:
-            if self.searches and material.deadline.left_s < _FOR_SECOND * _FOR_REPAIR * 60 * self.max_minutes:
-                raise OutOfTime("the rest of the time is for repair")
-            try:
-                self.searches[key] = Smaller(
-                    method,
-                    start,
-                    material,
-                    tests=self.count,
-                    threads=self.run.thread_count,
-                    int8="int8" in self.methods,
-                )
-            except Exception as error:  # noqa: BLE001 - a forward() may do anything
-                self.searches[key] = error
-        found = self.searches[key]
-        if isinstance(found, Exception):
-            raise found
-        return found
+        repair, needs_s = self._part(_FOR_REPAIR), _FOR_SECOND * _FOR_REPAIR * 60 * self.max_minutes
+        is_new = (method, start.sha256) not in self.searches.known and start.sha256 != self.source.sha256
+        if is_new and material.deadline == repair and repair.left_s < needs_s:
+            raise OutOfTime("the rest of the time is for repair")
+        settings = {"tests": self.count, "threads": self.run.thread_count, "int8": "int8" in self.methods}
+        return self.searches.of(method, start, material, **settings)
 
     def _next(self, name: str) -> Path:
         """Return the path of another checkpoint."""
@@ -245,7 +244,7 @@ class Job:
 
     def _repaired(self, files: Files | None, material: Material, part: float) -> Files | None:
         """Return a smaller network once it is repaired, in a part of the time left; None if it does not do even so."""
-        if files is None or not self._is_new("repaired", files):
+        if files is None or self.trouble or not self._is_new("repaired", files):
             return None
         points = REPAIRED * self.budget
         try:
@@ -257,7 +256,7 @@ class Job:
             self.late = self.late or isinstance(error, OutOfTime)
             return None
         except Exception as error:  # noqa: BLE001 - a forward() may do anything
-            self._add(f"repair: {_said(error)}")
+            self.trouble = f"repair failed: {last_line(error)}"
             return None
         if of_it.predicted_high_points > points:
             return None
@@ -267,9 +266,9 @@ class Job:
 
     def _add(self, what: str) -> None:
         """Add to what is said of the last step that was kept."""
-        last = [method for method in METHODS[:-1] if method in self.steps and self.steps[method].kept][-1]
-        step = self.steps[last]
-        self.steps[last] = replace(step, reason=f"{step.reason}, {what}")
+        kept = [step for method, step in self.steps.items() if step.kept and method != "int8"]
+        for step in kept[-1:]:
+            self.steps[step.method] = replace(step, reason=f"{step.reason}, {what}")
 
     def _give_up(self, method: Method, why: str) -> None:
         """Note why what a method made is not used."""
@@ -379,6 +378,8 @@ class Job:
     def _finished(self, files: Files, report: BudgetReport, original: Artifact) -> Compressed:
         row, doubts = self._timed(files[1], original) if self.seconds else (None, ())
         row = None if row is None else replace(row, artifact=str(self.target))  # this one will be gone
+        if self.trouble and not any(self.trouble in step.reason for step in self.steps.values()):
+            self._add(self.trouble)
         steps = tuple(self.steps[method] for method in METHODS if method in self.steps)
         size, float_size = (one.path.stat().st_size for one in (files[1], original))
         return Compressed(files[0], report, steps, size, float_size, row, doubts)
@@ -392,9 +393,6 @@ class Job:
             self.failed,
             all_images=len(self.reference.test),
             late=self.late,
-            minutes=None if self.smaller_only else 2 * self.max_minutes,
+            more_minutes=None if self.smaller_only else 2 * self.max_minutes,
+            trouble=self.trouble,
         )
-
-
-def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, CnndeployError) else f"it failed: {last_line(error)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -71,6 +72,26 @@ class Smaller:
             return None
         sizes, network = found
         return sizes, self._search.checkpoint_of(network, sizes)
+
+
+class Searches:
+    """Searches by their method and the SHA-256 of their checkpoint, each made once; so is the error if it fails."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, str], Smaller | Exception] = {}
+
+    def of(self, method: str, source: Artifact, material: Material, **settings: Any) -> Smaller:
+        """Return the search, made with ``settings`` of :class:`Smaller` if it is the first time, or raise its error."""
+        key = method, source.sha256
+        if key not in self.known:
+            try:
+                self.known[key] = Smaller(method, source, material, **settings)
+            except Exception as error:  # noqa: BLE001 - a forward() may do anything
+                self.known[key] = error.with_traceback(None)  # which would hold the memory of the search
+        found = self.known[key]
+        if isinstance(found, Exception):
+            raise found
+        return found
 
 
 def repaired_checkpoint(

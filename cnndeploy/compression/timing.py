@@ -43,14 +43,19 @@ def milliseconds(
     for done, (path, ways) in enumerate(layers.items()):
         progress(done, len(layers), f"Timing {path}")
         deadline.check()
-        opened = [
-            (size, open_on_cpu(_model(modules, (1, *shape), quantized), threads), _image(shape, quantized))
-            for size, (modules, shape) in ways.items()
-            for quantized in (False, True)[: 1 + int8]
-        ]
-        times[path] = dict.fromkeys(ways, math.inf)
-        for size, session, image in opened * _ROUNDS:
-            times[path][size] = min(times[path][size], 1000 * _once(session, image))
+        times[path] = _fastest(ways, threads, int8)
+    return times
+
+
+def _fastest(ways: Mapping[int, Way], threads: int, int8: bool) -> dict[int, float]:
+    opened = [
+        (size, open_on_cpu(_model(modules, (1, *shape), quantized), threads), _image(shape, quantized))
+        for size, (modules, shape) in ways.items()
+        for quantized in (False, True)[: 1 + int8]
+    ]
+    times = dict.fromkeys(ways, math.inf)
+    for size, session, image in opened * _ROUNDS:
+        times[size] = min(times[size], 1000 * _once(session, image))
     return times
 
 

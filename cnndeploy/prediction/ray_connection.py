@@ -89,10 +89,12 @@ def connected(cluster: Cluster, run: Run) -> Iterator[Any]:
     except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
         raise ClusterError(f"Ray gave up: {_reason(error)}") from error
     finally:
-        _wait_for_executors()
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            _wait_for_executors()
+        finally:
+            ray.shutdown()
+            if folder:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def pool(ray: Any, cluster: Cluster, run: Run, most: int) -> Any:
@@ -113,8 +115,8 @@ def pool(ray: Any, cluster: Cluster, run: Run, most: int) -> Any:
 def results(ray: Any, dataset: Any) -> Iterator[Any]:
     """Yield a dataset's rows as they come.
 
-    ``dataset.iter_rows()`` does so by threads that go on after Ray's end, and may start Ray again: that crashed the next run
-    in this process.
+    ``dataset.iter_rows()`` does so by threads that go on after Ray's end, and may start Ray again: that crashed the
+    next run in this process.
     """
     for bundle in dataset.iter_internal_ref_bundles():
         for block in ray.get(bundle.block_refs):

@@ -231,7 +231,10 @@ def _compress(job: Job, files: Files, target: Path) -> None:
         if job.search.is_over() or (isinstance(error, CompressionError) and error.late):
             files.rows.append(_lost(job, tried, "not tried", f"none was found in time; {_may_do(job)}"))
         else:
-            reasons = error.reasons if isinstance(error, CompressionError | BudgetError) else {}
+            said = (
+                isinstance(error, CompressionError | BudgetError) and getattr(error, "report", None) is None
+            )
+            reasons = {name: why for name, why in error.reasons.items() if name != "int8"} if said else {}
             outcome: Outcome = "rejected" if reasons or isinstance(error, BudgetError) else "failed"
             for variant, reason in (reasons or {tried: str(error)}).items():
                 files.rows.append(_lost(job, variant, outcome, reason))

@@ -388,30 +388,28 @@ def test_once_a_network_keeps_the_budget_a_bolder_one_is_repaired_too(
 ) -> None:
     seen = list[str]()
 
-    @dataclass(frozen=True)
-    class Material:
-        deadline: Deadline
-
-    def shrunk(_: Job, __: object, ___: object, ____: object, points: float) -> Any:
+    def shrunk(job: Job, __: object, ___: object, ____: object, points: float) -> Any:
         name = f"{points:g}"
-        return SimpleNamespace(name=name, sha256="5" if cuts == ["5"] else name), None
+        job.steps["low-rank"] = Step("low-rank", True, "3 layers split")
+        return SimpleNamespace(name=name, path=Path(name), sha256="5" if cuts == ["5"] else name), None
 
     def judged(_: Job, files: Any, *__: object) -> Any:
         name = files[0].name
         seen.append(name)
         return ratios.get(name) and SimpleNamespace(name=name, speed=_speed(ratios[name]))
 
-    def repaired(job: Job, files: Any, *__: object) -> Any:
-        if not job._is_new("repaired", files):
-            return None
-        if ratios.get(files[0].name) == 0:
+    def written(checkpoint: Any, *_: object, **__: object) -> Any:
+        if ratios.get(checkpoint.name) == 0:
             raise ArtifactError("no space left")
-        return files
+        return checkpoint
+
+    monkeypatch.setattr("cnndeploy.compression.job.write_smaller", written)
+    sure = SimpleNamespace(predicted_high_points=0.1)
+    monkeypatch.setattr("cnndeploy.compression.job.repaired_checkpoint", lambda one, *_, **__: (sure, one, 9))
 
     for name, value in (
-        ("_material", lambda *_: Material(Deadline())),
+        ("_material", lambda *_: _Material(Deadline())),
         ("_shrunk", shrunk),
-        ("_repaired", repaired),
         ("_int8", lambda _, files: (files, None, False)),
         ("_judged", judged),
     ):
@@ -421,19 +419,46 @@ def test_once_a_network_keeps_the_budget_a_bolder_one_is_repaired_too(
 
 
 @pytest.mark.parametrize(
-    ("left_s", "first", "begins"), [(20, True, True), (20, False, False), (25, False, True)]
+    ("left_s", "first", "to_repair", "begins"),
+    [(20, True, True, True), (20, False, True, False), (25, False, True, True), (20, False, False, True)],
 )
 def test_a_second_method_is_not_begun_in_the_time_that_repair_needs(
-    left_s: float, first: bool, begins: bool, monkeypatch: pytest.MonkeyPatch
+    left_s: float, first: bool, to_repair: bool, begins: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a minute 45 seconds are until the end of repair; half of that must be left."""
-    monkeypatch.setattr("cnndeploy.compression.job.Smaller", lambda *_, **__: "a search")
-    job, material = _job(monkeypatch), SimpleNamespace(deadline=Deadline.after(left_s))
-    if not first:
-        job.searches["low-rank", "another"] = ValueError()
+    monkeypatch.setattr("cnndeploy.compression.smaller.Smaller", lambda *_, **__: "a search")
+    job = _job(monkeypatch)
+    job.deadline = Deadline.after(left_s + 15)
+    material: Any = SimpleNamespace(deadline=job._part(0.75 if to_repair else 0.8))
+    start = job.source if first else SimpleNamespace(sha256="small")
     with contextlib.nullcontext() if begins else pytest.raises(OutOfTime, match="for repair"):
-        assert job._search("channels", job.source, material) == "a search"  # type: ignore[arg-type, comparison-overlap]
-    assert (("channels", "a") in job.searches) == begins
+        assert job._search("channels", start, material) == "a search"  # type: ignore[arg-type, comparison-overlap]
+    assert len(job.searches.known) == begins
+
+
+def test_the_same_network_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest that there is may be predicted to lose less than the smallest share of the budget."""
+    small, seen = (SimpleNamespace(sha256="b"), None), list[object]()
+    monkeypatch.setattr(Job, "_material", lambda *_: _Material(Deadline()))
+    monkeypatch.setattr(Job, "_shrunk", lambda *_: small)
+    monkeypatch.setattr(Job, "_repaired", lambda *_: None)
+    monkeypatch.setattr(Job, "_int8", lambda _, files: (None, None, False))
+
+    def judged(_: Job, files: object, *__: object) -> None:
+        seen.append(files)
+
+    monkeypatch.setattr(Job, "_judged", judged)
+    job = _job(monkeypatch)
+    job.smaller_only = True
+    with pytest.raises(CompressionError):
+        job.made()
+    assert seen == [small]
+
+
+@dataclass(frozen=True)
+class _Material:
+    deadline: Deadline
+    lesson: None = None
 
 
 def _speed(ratio: float) -> Any:
@@ -548,9 +573,12 @@ def test_what_a_network_does_to_a_method_leaves_it_out(
     if fails == "repaired_checkpoint":
         made = compress(trained.checkpoint, tmp_path / "a.pt", **settings)
         assert made.report.within_budget
-        return
-    with pytest.raises(CompressionError, match=r"low-rank: it failed: for this layer\..*Nothing was written"):
-        compress(trained.checkpoint, tmp_path / "a.pt", **settings)
+        assert "split, repair failed: for this layer" in made.steps[0].reason
+    else:
+        with pytest.raises(
+            CompressionError, match=r"nothing smaller .*low-rank: it failed: for this layer\. Noth"
+        ):
+            compress(trained.checkpoint, tmp_path / "a.pt", **settings)
     assert calls == [fails]
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -12,24 +16,40 @@ from cnndeploy.compression.timing import milliseconds
 from cnndeploy.progress import Deadline, silent
 from cnndeploy.quantization.search import open_on_cpu
 
+IMAGE, VECTOR = (1, 4, 9, 8), (1, 8)
+Case = tuple[list[nn.Module], tuple[int, ...]]
+CASES: list[Case] = [
+    ([nn.Conv2d(4, 6, 3, padding="same", dilation=2)], IMAGE),
+    ([nn.Conv2d(4, 6, (1, 5), padding="same")], IMAGE),
+    ([nn.Conv2d(4, 6, 3, padding="valid", stride=2)], IMAGE),
+    ([nn.Conv2d(4, 3, 5, padding=(2, 1)), nn.Conv2d(3, 6, 1)], IMAGE),
+    ([nn.Conv2d(4, 4, 3, groups=4)], IMAGE),
+    ([nn.Linear(8, 3), nn.Linear(3, 5)], VECTOR),
+]
+
 
 @pytest.mark.parametrize("quantized", [False, True])
-@pytest.mark.parametrize(
-    "layers",
-    [
-        [nn.Conv2d(4, 6, 3, padding="same", dilation=2)],
-        [nn.Conv2d(4, 6, (1, 5), padding="same")],
-        [nn.Conv2d(4, 6, 3, padding="valid", stride=2)],
-        [nn.Conv2d(4, 3, 5, padding=(2, 1)), nn.Conv2d(3, 6, 1)],
-        [nn.Conv2d(4, 8, 3, groups=4)],
-    ],
-)
-def test_a_graph_has_the_shapes_of_its_layers(layers: list[nn.Module], quantized: bool) -> None:
-    given = torch.zeros(1, 4, 9, 8)
-    session = open_on_cpu(timing._model(layers, (1, 4, 9, 8), quantized), 1)
-    (output,) = session.run(None, {"x": given.numpy().astype(np.uint8 if quantized else np.float32)})
-    assert output.shape == nn.Sequential(*layers)(given).shape
-    assert output.dtype == (np.uint8 if quantized else np.float32)
+@pytest.mark.parametrize("case", CASES)
+def test_a_graph_has_the_shapes_of_its_layers(case: Case, quantized: bool) -> None:
+    layers, shape = case
+    session = open_on_cpu(timing._model(layers, shape, quantized), 1)
+    kind = np.uint8 if quantized else np.float32
+    (output,) = session.run(None, {"x": np.zeros(shape, kind)})
+    assert output.shape == nn.Sequential(*layers)(torch.zeros(shape)).shape
+    assert output.dtype == kind
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_int8_is_computed_in_int8(case: Case, tmp_path: Path) -> None:
+    """ONNX Runtime puts one operator in the place of three; else the time would be that of float32."""
+    layers, shape = case
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
+    content = timing._model(layers, shape, quantized=True).SerializeToString()
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    found = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+    wanted = "QLinearConv" if isinstance(layers[0], nn.Conv2d) else "QLinearMatMul"
+    assert [kind for kind in found if kind != "Transpose"] == [wanted] * len(layers)
 
 
 def test_the_faster_of_float_and_int8_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -346,7 +346,19 @@ def test_a_folder_is_named_as_it_was_given_and_a_link_stays_a_link(
     [
         (
             CompressionError("Nothing was written.", {"low-rank": "not faster", "int8": "too slow"}),
-            [("low-rank", "rejected", "not faster"), ("int8", "rejected", "too slow")],
+            [("low-rank", "rejected", "not faster")],
+        ),
+        (
+            BudgetError("nothing does", None, {"low-rank": "split", "int8": "no setting"}),
+            [("low-rank", "rejected", "split")],
+        ),
+        (
+            BudgetError("loses 0.7", object(), {"low-rank": "split"}),
+            [("low-rank, channels, int8", "rejected", "loses 0.7")],
+        ),
+        (
+            CompressionError("over", late=True),
+            [("low-rank, channels, int8", "not tried", "none was found in time; max_minutes=2 may do")],
         ),
         (BudgetError("beyond"), [("low-rank, channels, int8", "rejected", "beyond")]),
         (DataError("no images"), [("low-rank, channels, int8", "failed", "no images")]),
@@ -363,7 +375,12 @@ def test_why_there_is_no_smaller_network_is_said(
 
     monkeypatch.setattr("cnndeploy.compression.compress.compress", compress)
     job: Any = SimpleNamespace(
-        reference=None, budget=0.5, threads=1, search=Deadline.after(60, never), progress=silent
+        reference=None,
+        budget=0.5,
+        threads=1,
+        max_minutes=1,
+        search=Deadline.after(60, never),
+        progress=silent,
     )
     files: Any = SimpleNamespace(rows=[])
     contenders_module._compress(job, files, Path("small.onnx"))
