@@ -231,10 +231,11 @@ def _compress(job: Job, files: Files, target: Path) -> None:
         if job.search.is_over() or (isinstance(error, CompressionError) and error.late):
             files.rows.append(_lost(job, tried, "not tried", f"none was found in time; {_may_do(job)}"))
         else:
-            said = (
-                isinstance(error, CompressionError | BudgetError) and getattr(error, "report", None) is None
-            )
-            reasons = {name: why for name, why in error.reasons.items() if name != "int8"} if said else {}
+            reasons: dict[str, str] = {}
+            if isinstance(error, CompressionError) or (
+                isinstance(error, BudgetError) and error.report is None
+            ):
+                reasons = {name: why for name, why in error.reasons.items() if name != "int8"}
             outcome: Outcome = "rejected" if reasons or isinstance(error, BudgetError) else "failed"
             for variant, reason in (reasons or {tried: str(error)}).items():
                 files.rows.append(_lost(job, variant, outcome, reason))
