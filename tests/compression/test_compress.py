@@ -28,6 +28,7 @@ from cnndeploy.errors import ArtifactError, BudgetError, CheckpointError, Compre
 from cnndeploy.progress import Deadline, silent
 from cnndeploy.quantization.quantize import quantize
 from cnndeploy.run import Run
+from cnndeploy.training.train import train
 from cnndeploy.verification.budget import verify_budget
 from cnndeploy.verification.reference import Reference
 from cnndeploy.verification.verify import verify
@@ -172,6 +173,18 @@ def test_fewer_channels_are_a_checkpoint_too(
     assert again.ranks
     assert again.widths
     assert again.artifact.require_manifest().compression["methods"] == ["channels", "low-rank"]  # type: ignore[index]
+
+
+def test_a_smaller_checkpoint_can_be_trained_further(small: Compressed, tmp_path: Path) -> None:
+    """It becomes a checkpoint of its own, with the same layers."""
+    path = small.artifact.path
+    again = train(None, tmp_path / "again.pt", recipe_of=path, weights=path, epochs=1, images=64)
+    manifest = again.require_manifest()
+    assert manifest.compression is None
+    assert manifest.source.ranks == small.ranks
+    before, after = (Checkpoint.load(one).weights for one in (path, again))
+    assert before.keys() == after.keys()
+    assert not any(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_channels_are_left_out_without_torch_pruning(
