@@ -438,7 +438,7 @@ def test_once_a_network_keeps_the_budget_a_bolder_one_is_repaired_too(
 def test_a_second_method_is_not_begun_in_the_time_that_repair_needs(
     left_s: float, first: bool, to_repair: bool, begins: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a minute 45 seconds are until the end of repair; half of that must be left."""
+    """Repair ends 45 seconds into a minute; half of these must be left when a second method is begun."""
     monkeypatch.setattr("cnndeploy.compression.smaller.Smaller", lambda *_, **__: "a search")
     job = _job(monkeypatch)
     job.deadline = Deadline.after(left_s + 15)

@@ -53,7 +53,7 @@ def test_int8_is_computed_in_int8(case: Case, tmp_path: Path) -> None:
 
 
 def test_the_faster_of_float_and_int8_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of both, and of all turns."""
+    """The least of both counts, and of all turns."""
     figures = {
         ("float", 8): [3.0, 2.0, 4.0],
         ("int8", 8): [5.0] * 3,
