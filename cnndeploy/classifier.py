@@ -21,7 +21,7 @@ from cnndeploy.foreign import listed, refuse_training, told_manifest
 from cnndeploy.images import MOST_IMAGES, most_images, stacks_of
 from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.preprocessing import Preprocessing, border_contrast
-from cnndeploy.run import Precision, Run, RuntimeOptions, Threads
+from cnndeploy.run import Precision, Run, Threads
 from cnndeploy.runtimes import Session, open_session
 from cnndeploy.specs import Manifest
 
@@ -302,7 +302,8 @@ def load(
         labels: Class names, for an ONNX file that cnndeploy did not write. Its output are logits, or probabilities by
             a softmax; a file in training mode is refused.
         preprocessing: From raw images to the input, for an ONNX file that cnndeploy did not write.
-        precision: What a float32 file is computed in: ``tf32`` on CUDA, ``bfloat16`` by OpenVINO; float32 by default.
+        precision: What a float32 file is computed in: ``tf32`` on CUDA, ``bfloat16`` by OpenVINO; by default as the
+            plan says, else float32.
 
     Raises:
         ArtifactError: The file cannot be opened, has no manifest, or is not verified as required.
@@ -316,8 +317,7 @@ def load(
     """
     if type(invert) is not bool:  # "no" would be true
         raise InputMismatchError(f"invert is True or False, not {invert!r}")
-    options = None if precision is None else RuntimeOptions(precision=precision)
-    candidate = resolve(path, Run(runtime or "", device or "", threads, options))
+    candidate = resolve(path, Run(runtime or "", device or "", threads, precision=precision))
     artifact, run = candidate.artifact, candidate.run
     if candidate.plan is not None and candidate.plan.elsewhere:
         warnings.warn(f"{os.fspath(path)}: {candidate.plan.elsewhere}", PlannedElsewhereWarning, stacklevel=2)

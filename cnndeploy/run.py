@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 from cnndeploy.machine import usable_cpus
@@ -68,16 +68,18 @@ class Run:
 
     ``runtime`` is a name in ``cnndeploy list``, by default the format's own. ``device`` is ``cpu``, the default,
     ``cuda`` or ``cuda:N``; no other device is used instead. ``threads`` is the number of CPU threads for one call, by
-    default all that the process may use; ``auto`` takes one if more are no faster.
+    default all that the process may use; ``auto`` takes one if more are no faster. ``options`` replace all of the
+    plan's; ``precision`` replaces that option alone.
 
-    >>> cnndeploy.Run(threads=1).over(cnndeploy.Run("openvino", "cpu", 2))
-    Run(runtime='openvino', device='cpu', threads=1, options=None)
+    >>> print(cnndeploy.Run(threads=1).over(cnndeploy.Run("openvino", "cpu", 2)))
+    openvino on cpu, 1 threads
     """
 
     runtime: str = ""
     device: str = ""
     threads: Threads | None = None
     options: RuntimeOptions | None = None
+    precision: Precision | None = None
 
     def over(self, planned: Run) -> Run:
         """Fill what is left open from ``planned``; take its options only if its runtime and kind of device are kept."""
@@ -85,12 +87,15 @@ class Run:
         is_kept = self.runtime in ("", planned.runtime) and kinds[0] in ("", kinds[1])
         threads = planned.threads if self.threads is None else self.threads
         options = self.options or (planned.options if is_kept else None)
+        if self.precision is not None:
+            options = Run(options=options, precision=self.precision).choices
         return Run(self.runtime or planned.runtime, self.device or planned.device, threads, options)
 
     @property
     def choices(self) -> RuntimeOptions:
-        """The options, or the default ones."""
-        return self.options or _DEFAULTS
+        """The options, or the default ones, with ``precision`` among them."""
+        options = self.options or _DEFAULTS
+        return options if self.precision is None else replace(options, precision=self.precision)
 
     @property
     def thread_count(self) -> int:
@@ -99,7 +104,12 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dict; of the options only those that differ from their defaults."""
-        return {**asdict(self), "options": self.choices.changed}
+        return {
+            "runtime": self.runtime,
+            "device": self.device,
+            "threads": self.threads,
+            "options": self.choices.changed,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

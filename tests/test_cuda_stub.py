@@ -142,6 +142,7 @@ for path, device in (mixed, "cuda"), (lenet, "cuda:0"), (lenet, "cuda:7"):
     assert "nodes that are assigned to the default CPU EP" in mixed
     assert lenet == "cuda:0"
     assert "'cuda:7' is not available to raw-onnxruntime: this machine has no such GPU" in unknown
+    assert "Available: cpu, cuda:0" in unknown
     plain, _, lenet, _ = told(missing="libcudart.so.13")
     assert plain == "['CPUExecutionProvider']"
     assert "lenet.onnx on cuda:0: " in lenet

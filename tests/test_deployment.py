@@ -10,6 +10,7 @@ import pytest
 
 import cnndeploy
 from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.bench import candidates_of
 from cnndeploy.deployment import Plan, PlannedElsewhereWarning, open_deployment, resolve
 from cnndeploy.errors import ArtifactError
 from cnndeploy.machine import CudaDriver, environment
@@ -57,6 +58,13 @@ def test_resolve_takes_the_caller_then_the_plan_then_the_default(folder: Path, t
     other = resolve(folder, Run("openvino", threads=1))
     assert not other.is_planned
     assert other.run == Run("openvino", "cpu", 1, RuntimeOptions())  # the plan's options are of its runtime
+    exact = resolve(folder, Run(precision="float32"))
+    assert exact.run == planned.run  # a precision replaces no other option
+    reduced = resolve(folder, Run("onnxruntime", precision="tf32"))
+    assert reduced.run.options == RuntimeOptions(spinning=False, precision="tf32")
+    assert resolve(folder, Run("openvino", precision="bfloat16")).run.options == RuntimeOptions(
+        precision="bfloat16"
+    )
     file = resolve(trained.onnx)
     assert (file.plan, file.folder) == (None, None)
     assert file.run == Run("onnxruntime", "cpu", None, RuntimeOptions())
@@ -68,8 +76,9 @@ def test_load_runs_it_as_planned_unless_told_otherwise(folder: Path) -> None:
         assert model._session.threads == 2
         assert model._session.settings()["spinning"] is False
         assert model.classify(IMAGE)
-    with cnndeploy.load(folder, threads=1) as model:
+    with cnndeploy.load(folder, threads=1, precision="float32") as model:
         assert model._session.threads == 1
+        assert model._session.settings()["spinning"] is False
     with cnndeploy.load(folder, runtime="openvino") as model:  # which has no such option
         assert model._session.settings()["precision"] == "f32"
 
@@ -99,6 +108,8 @@ def test_bench_runs_a_folder_as_planned(folder: Path, trained: Trained) -> None:
     assert (planned.threads, planned.settings["spinning"]) == (2, False)
     assert plain.settings is not None
     assert plain.settings["spinning"] is True
+    (exact,) = candidates_of([folder], precisions=["float32"])
+    assert exact.run.options == RuntimeOptions(spinning=False)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from cnndeploy.deployment import ArtifactLike, Candidate, resolve
 from cnndeploy.errors import BenchmarkError
 from cnndeploy.machine import environment
 from cnndeploy.progress import Progress, ShouldStop, never, silent
-from cnndeploy.run import Precision, Run, RuntimeOptions, Threads
+from cnndeploy.run import Precision, Run, Threads
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import jsonable
 
@@ -240,10 +240,10 @@ def candidates_of(
         if formats.isdisjoint(known := _formats(runtime)):
             raise BenchmarkError(f"{runtime} opens {', '.join(known)}; none of the files is of that format")
     candidates = [
-        _candidate(candidate, Run(runtime, threads=count, options=options), end_to_end)
+        _candidate(candidate, Run(runtime, threads=count, precision=precision), end_to_end)
         for count, candidate in product(dict.fromkeys(threads) or [None], resolved)
         for runtime in _fitting(candidate.artifact, runtimes)
-        for options in _options(runtime or candidate.run.runtime, candidate.run.device, precisions)
+        for precision in _precisions(runtime or candidate.run.runtime, candidate.run.device, precisions)
     ]
     for source in resolved:
         if source.artifact not in [candidate.artifact for candidate in candidates]:
@@ -256,14 +256,15 @@ def candidates_of(
     return candidates
 
 
-def _options(runtime: str, device: str, precisions: Sequence[Precision]) -> list[RuntimeOptions | None]:
-    """Return options for each precision that a runtime can compute in; None, as planned, if none is given."""
+def _precisions(runtime: str, device: str, precisions: Sequence[Precision]) -> list[Precision | None]:
+    """Return each of the precisions that a runtime can compute in; None, as planned, if none is given."""
     if runtime == RAW_ONNXRUNTIME and device != "cpu":
         # ONNX Runtime's default there, as plain scripts leave it
-        return [RuntimeOptions(precision="tf32")] if not precisions or "tf32" in precisions else []
+        return ["tf32"] if not precisions or "tf32" in precisions else []
     can = ("float32",) if runtime in RAW else ("float32", *RUNTIMES.get(runtime).options.get("precision", ()))
-    fitting = [precision for precision in dict.fromkeys(precisions) if precision in can]
-    return [RuntimeOptions(precision=precision) for precision in fitting] if precisions else [None]
+    return (
+        [precision for precision in dict.fromkeys(precisions) if precision in can] if precisions else [None]
+    )
 
 
 def _with_graphs(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -21,7 +21,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.raw import RAW, RAW_ONNXRUNTIME
 from cnndeploy.classifier import Classifier
 from cnndeploy.datasets import Batch, open_dataset
-from cnndeploy.devices import device_index, gpu_status, gpu_statuses
+from cnndeploy.devices import DeviceStatus, device_index, gpu_status, gpu_statuses
 from cnndeploy.errors import ArtifactError, BenchmarkError, DeviceUnavailableError, missing_dependency
 from cnndeploy.machine import cuda_driver, peak_memory_bytes, reset_peak_memory
 from cnndeploy.preprocessing import RAW_SIDE
@@ -180,7 +180,7 @@ def _raw_on_cuda(path: str, options: Any, device: str) -> tuple[Any, str]:
 
     from cnndeploy.runtimes.onnxruntime import ort_errors
 
-    index = device_index(device, RAW_ONNXRUNTIME, gpu_statuses(gpu_status))
+    index = device_index(device, RAW_ONNXRUNTIME, {"cpu": DeviceStatus(True)} | gpu_statuses(gpu_status))
     load_libraries()
     # By default it runs on the CPU what it cannot run on the GPU; that may be all of the file.
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -311,7 +311,12 @@ def say_load(path: Path, run: Run | None = None, json_file: str | None = None) -
     if json_file == "-":
         return
     run = run or Run()
-    chosen = {"runtime": run.runtime, "device": run.device, "threads": run.threads}
+    chosen = {
+        "runtime": run.runtime,
+        "device": run.device,
+        "threads": run.threads,
+        "precision": run.precision,
+    }
     keywords = "".join(f", {name}={value!r}" for name, value in chosen.items() if value)
     say(f"In an app: cnndeploy.load({str(path)!r}{keywords})")
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common
-from cnndeploy.run import Precision, Run, RuntimeOptions
+from cnndeploy.run import Precision, Run
 
 
 def run_options(command: common.Command) -> common.Command:
@@ -40,12 +40,11 @@ precision_option = click.option(
 
 
 def run_and_precision(command: common.Command) -> common.Command:
-    """Add ``--precision`` to what :func:`run_options` adds; it is among the options of ``run``."""
+    """Add ``--precision`` to what :func:`run_options` adds; it is the precision of ``run``."""
 
     @precision_option
     @functools.wraps(command)
     def with_precision(*, run: Run, precision: Precision | None, **others: Any) -> None:
-        options = None if precision is None else RuntimeOptions(precision=precision)
-        command(run=replace(run, options=options), **others)
+        command(run=replace(run, precision=precision), **others)
 
     return run_options(with_precision)

@@ -155,7 +155,7 @@ def _here(
         device=run.device,
         threads=threads,
         invert=settings["invert"],
-        precision=None if run.options is None else run.options.precision,
+        precision=run.precision,
     )
     with opened as classifier, _target(output) as stream:
         top = min(settings["top"], len(classifier.labels))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnndeploy.cli import _common as common
-from cnndeploy.cli._run_options import precision_option, run_options
+from cnndeploy.cli._run_options import run_and_precision
 from cnndeploy.errors import CnndeployError, NotEquivalentError, QuantizationError
 from cnndeploy.files import check_writable, scratch_folder, write_file
-from cnndeploy.run import Precision, Run
+from cnndeploy.run import Run
 
 if TYPE_CHECKING:
     from cnndeploy.deployment import Candidate
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     required=True,
     help="The checkpoint it was exported from, or the ONNX file that was imported.",
 )
-@run_options
-@precision_option
+@run_and_precision
 @click.option(
     "--budget",
     type=common.POSITIVE,
@@ -44,7 +43,6 @@ def command(
     artifact: Path,
     against: Path,
     run: Run,
-    precision: Precision | None,
     budget: float | None,
     json_file: str | None,
     junit_file: str | None,
@@ -78,9 +76,6 @@ def command(
     path, undecided = artifact, partial(_undecided, artifact, against, run, {})
     try:
         candidate = resolve(artifact, run)
-        if precision is not None:  # replaces that of the plan, whose other options stay
-            options = replace(candidate.run.choices, precision=precision)
-            candidate = replace(candidate, run=replace(candidate.run, options=options))
         _refuse_itself(candidate, against)
         foreign = candidate.artifact.manifest is None and candidate.artifact.format == "onnx"
         path, budget = candidate.artifact.path, _budget_of(candidate, budget)
@@ -113,7 +108,7 @@ def command(
     common.say_wrote(json_file, junit_file, json_file=json_file)
     _require(verdict, candidate, against)
     common.say_next("bench", *_timed(candidate, artifact, against, run), json_file=json_file)
-    if precision is None and not foreign:  # which load does not take
+    if not foreign:  # which load opens only with labels and preprocessing
         common.say_load(artifact, run, json_file)
 
 

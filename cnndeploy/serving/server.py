@@ -30,6 +30,7 @@ _DRAIN_S = 30  # for requests that have begun, once a signal came
 _MOST_AT_ONCE = 1000  # connections, and calls by gRPC; others are told to ask again
 _MOST_BYTES = 2**31 - 1  # gRPC counts no further
 _IDLE_S = 75  # that a connection is kept for the next request: longer than clients and proxies keep theirs
+_TO_ASK_S = 75  # from the opening of a connection to the end of its first request's headers
 _SETTINGS: Any = {  # of uvicorn
     "loop": "asyncio",
     "lifespan": "off",
@@ -119,7 +120,7 @@ def serve(
             workers = stack.enter_context(ThreadPoolExecutor(at_once, thread_name_prefix=name))
             served[name] = ServedModel(name, model, workers, most_images)
         metrics = Metrics()
-        config = uvicorn.Config(App(served, metrics, most_bytes), **_SETTINGS)
+        config = uvicorn.Config(App(served, metrics, most_bytes), http=_protocol(), **_SETTINGS)
         grpc_server = (
             None if grpc_port is None else partial(_grpc, host, grpc_port, served, metrics, most_bytes)
         )
@@ -129,6 +130,26 @@ def serve(
             on_ready(address, {name: one.classifier for name, one in served.items()})
 
         asyncio.run(_run(config, listening, grpc_server, ready))
+
+
+def _protocol() -> Any:
+    """Return uvicorn's HTTP, with an end to connections that ask nothing; it counts them among those that are allowed."""
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    class Protocol(HttpToolsProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._patience = self.loop.call_later(_TO_ASK_S, self._end_if_silent)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._patience.cancel()
+            super().connection_lost(exc)
+
+        def _end_if_silent(self) -> None:
+            if self.cycle is None:  # of a request and its answer
+                self.transport.close()
+
+    return Protocol
 
 
 async def _run(

@@ -126,6 +126,15 @@ def test_bench_names_every_file_that_it_wrote(json_file: str, cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("folder")
+def test_a_file_verified_in_a_precision_is_loaded_in_it(cli: Cli) -> None:
+    run = ("--runtime", "openvino", "--precision", "bfloat16", "--threads", 1)
+    result = cli("verify", "my lenet.onnx", "--against", "my lenet.pt", *run, "--budget", 50, "--images", 300)
+    assert result.exit_code == 0, result.output
+    load = "cnndeploy.load('my lenet.onnx', runtime='openvino', threads=1, precision='bfloat16')"
+    assert _load_line(result) == load
+
+
+@pytest.mark.usefixtures("folder")
 def test_quantize_names_its_files_and_how_an_app_opens_it(
     cli: Cli, int8: Quantized, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -407,6 +407,32 @@ def _is_ready(client: Any) -> bool:
         return False
 
 
+def test_a_connection_that_asks_nothing_is_closed(trained: Trained) -> None:
+    script = """
+import os, signal, socket, sys, threading, cnndeploy
+from cnndeploy.serving import server
+server._TO_ASK_S = 0.3
+def ask(address):
+    for sent in (b"", b"GET /v2 HTTP/1.1\\r\\nho"):
+        with socket.create_connection((address.host, address.port), timeout=30) as connection:
+            connection.sendall(sent)
+            print(connection.recv(9))
+    with socket.create_connection((address.host, address.port), timeout=30) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /v2 HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n")
+            print(connection.recv(4096)[:12])
+            threading.Event().wait(0.6)
+    os.kill(os.getpid(), signal.SIGTERM)
+ready = lambda address, _: threading.Thread(target=ask, args=[address]).start()
+cnndeploy.serve({"a": sys.argv[1]}, port=0, grpc_port=None, require_verified=False, on_ready=ready)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script, trained.onnx], capture_output=True, text=True, timeout=90, check=False
+    )
+    answered = "b'HTTP/1.1 200'\n"
+    assert (ended.returncode, ended.stdout) == (0, "b''\n" * 2 + answered * 2), ended.stderr
+
+
 def test_a_script_that_serves_goes_on_after_a_signal(trained: Trained) -> None:
     script = (
         "import os, signal, sys, cnndeploy\n"
