@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 
 from cnndeploy.artifact import Artifact, sha256_of, short_hash
 from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
-from cnndeploy.files import write_file
+from cnndeploy.files import held, write_file
 from cnndeploy.limits import read_json
 from cnndeploy.machine import environment
 from cnndeploy.run import Run, RuntimeOptions
@@ -86,9 +86,17 @@ def certify(verdict: Certifiable, artifact: str | os.PathLike[str], command: str
     of its run if it has at least as many images, of whatever data set. A failure does not remove one that it says
     nothing about: that of another run, of another checkpoint, or of more images than showed a budget to be exceeded.
 
-    ``artifact`` is where the file lies now, ``command`` repeats the verification. Raise ArtifactError if the
-    certificate cannot be written or removed.
+    ``artifact`` is where the file lies now, ``command`` repeats the verification. Other processes that certify the same
+    file meanwhile wait. Raise ArtifactError if the certificate cannot be written or removed.
     """
+    path = certificate_path(artifact)
+    # where nothing can be written there is nothing to be lost
+    alone = held(path, wait=True) if os.access(path.absolute().parent, os.W_OK) else contextlib.nullcontext()
+    with alone:
+        return _certified(verdict, artifact, command)
+
+
+def _certified(verdict: Certifiable, artifact: str | os.PathLike[str], command: str) -> Certification:
     path, content = certificate_path(artifact), verdict.to_dict()
     certificates = _existing_certificates(artifact)
     run = _run_of(content)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -182,6 +183,19 @@ def open_device(device: str, runtime: str, threads: int, tf32: bool = False) -> 
         return torch.device("cpu")
     allow_tf32(tf32)
     return torch.device("cuda", index)
+
+
+@contextlib.contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Have torch compute with so many threads, in the whole process, while the block runs."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def allow_tf32(tf32: bool) -> None:

@@ -58,8 +58,8 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def held(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold an output while it is worked on for long; raise ArtifactError if another process holds it.
+def held(path: str | os.PathLike[str], *, wait: bool = False) -> Iterator[None]:
+    """Hold an output while it is worked on; if another process holds it, ``wait`` or raise ArtifactError.
 
     The operating system lets go of what a process held that crashed or was killed.
     """
@@ -71,7 +71,7 @@ def held(path: str | os.PathLike[str]) -> Iterator[None]:
                 file = stack.enter_context(lock.open("ab"))
             except OSError as error:
                 raise ArtifactError(f"{path} cannot be written: {_advice(error, path.parent)}") from error
-            if not _lock(file):
+            if _lock(file, wait) is False:
                 raise ArtifactError(
                     f"another process works on {path}; wait until it has ended, or choose another output"
                 )
@@ -102,10 +102,10 @@ def scratch_folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked_folder(folder: Path) -> Iterator[bool]:
-    """Hold a folder while the block runs; yield False if another process holds it, or this system cannot tell."""
+def _locked_folder(folder: Path) -> Iterator[bool | None]:
+    """Hold a folder while the block runs; yield False if another process holds it, None if this system cannot tell."""
     if os.name == "nt":  # where no folder can be opened
-        yield False
+        yield None
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
@@ -142,18 +142,21 @@ def _sweep(path: Path) -> None:
                 left.unlink()
 
 
-def _lock(file: BinaryIO | int) -> bool:
-    """Lock an open file or folder until it is closed; return False if another process holds it."""
+def _lock(file: BinaryIO | int, wait: bool = False) -> bool | None:
+    """Lock an open file or folder until it is closed.
+
+    Return False if another process holds it, and None if this system cannot tell.
+    """
     try:
         import fcntl
     except ImportError:  # on Windows
-        return True
+        return None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:  # some network file systems have no locks
-        return True
+        return None
     return True
 
 

@@ -67,7 +67,7 @@ class WorkerProcess:
         """
         if (status := self._process.returncode) is not None:
             raise ArtifactError(f"{self._subject}: its process ended before, with status {status}")
-        with self._watched(timeout_s, should_stop) as reasons:
+        with self._watched(timeout_s, should_stop) as reasons:  # in another thread
             while (message := self._frame()) is not None and _WARNING in message:
                 warnings.warn(message[_WARNING], CnndeployWarning, stacklevel=2)
         if message is None:  # not reaped yet, so that no other process has its number, or its group's
@@ -75,7 +75,7 @@ class WorkerProcess:
             self._kill()
             status = self._process.wait()
             if reasons:
-                raise ArtifactError(f"{self._subject}: {reasons[0]}; it was ended")
+                raise reasons[0]
             cause = " (killed; out of memory?)" if status == -signal.SIGKILL else ""
             raise ArtifactError(f"{self._subject}: its process ended with status {status}{cause}")
         if "error" in message:
@@ -101,19 +101,29 @@ class WorkerProcess:
         return message
 
     @contextlib.contextmanager
-    def _watched(self, timeout_s: float, should_stop: ShouldStop) -> Iterator[list[str]]:
-        """Watch over a block that waits for an answer: end the worker if it takes too long, and yield the reason."""
-        answered, reasons = threading.Event(), list[str]()
+    def _watched(self, timeout_s: float, should_stop: ShouldStop) -> Iterator[list[Exception]]:
+        """Watch over a block that waits for an answer: end the worker if it takes too long, and yield the reason.
+
+        If ``should_stop`` raises, that stops the worker too, and is the reason.
+        """
+        answered, reasons, raised = threading.Event(), list[Exception](), list[Exception]()
+
+        def must_stop() -> bool:
+            try:
+                return should_stop()
+            except Exception as error:  # noqa: BLE001 - it must not end the thread
+                raised.append(error)
+                return True
 
         def watch() -> None:
             deadline, stop_deadline = time.monotonic() + timeout_s, math.inf
             while not answered.wait(max(0.0, min(1.0, deadline - time.monotonic()))):
                 now = time.monotonic()
-                if stop_deadline == math.inf and should_stop():
+                if stop_deadline == math.inf and must_stop():
                     stop_deadline = now + _GRACE_S
                 if now >= min(deadline, stop_deadline):
-                    late = f"no answer within {timeout_s:g} seconds"
-                    reasons.append(late if now >= deadline else "it did not stop")
+                    why = f"no answer within {timeout_s:g} seconds" if now >= deadline else "it did not stop"
+                    reasons.extend([*raised, ArtifactError(f"{self._subject}: {why}; it was ended")])
                     self._kill()
                     return
 

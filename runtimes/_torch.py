@@ -70,6 +70,10 @@ class TorchSession(Session):
 
     def _prepare(self) -> None:
         """Set torch's global settings again, because another session may have changed them."""
+        import torch
+
+        if torch.get_num_threads() != self.threads:
+            torch.set_num_threads(self.threads)
         if self._torch_device.type == "cuda":
             allow_tf32(self.options.precision == "tf32")
 

@@ -2,9 +2,10 @@
 
 Sources: order-statistic intervals: Hahn, Meeker, Statistical Intervals, 1991, section 5.2; of samples that come in
 clusters: Kish, Survey sampling, 1965, effective sample size, and Woodruff, Confidence intervals for medians and other
-position measures, 1952. Bootstrap: Efron, Bootstrap methods, 1979, percentile intervals. Correction for several
-comparisons: Bonferroni. The verdict is that of equivalence testing: Schuirmann, A comparison of the two one-sided tests
-procedure, 1987. Outliers: Iglewicz, Hoaglin, How to detect and handle outliers, 1993, with hyperfine's threshold.
+position measures, 1952. Bootstrap, of the quotient of two medians: Efron, Bootstrap methods, 1979, percentile
+intervals. Correction for several comparisons: Bonferroni. The verdict is that of equivalence testing: Schuirmann, A
+comparison of the two one-sided tests procedure, 1987. Outliers: Iglewicz, Hoaglin, How to detect and handle outliers,
+1993, with hyperfine's threshold.
 """
 
 from __future__ import annotations
@@ -65,26 +66,28 @@ def _binomial_cumulated(count: int, share: float) -> Floats:
 
 
 def ratio_interval(ratios: Sequence[float], comparisons: int = 1) -> Interval:
-    """Return a bootstrap interval for the median ratio of the rounds; 95% for all ``comparisons`` of a run together."""
-    return _percentiles(_resampled_medians(np.asarray(ratios), seed=0), comparisons)
+    """Return two ratios between which the median lies, with 95% confidence for all ``comparisons`` of a run together.
+
+    With fewer rounds than :func:`rounds_needed` they are the smallest and the largest, with less confidence.
+    """
+    ordered = np.sort(np.asarray(ratios, np.float64))
+    tail = (1 - CONFIDENCE) / comparisons / 2
+    beyond = max(0, int(np.searchsorted(_binomial_cumulated(len(ordered), 0.5), tail, side="right")) - 1)
+    return float(ordered[beyond]), float(ordered[len(ordered) - 1 - beyond])
 
 
 def change_interval(before: Sequence[float], now: Sequence[float], comparisons: int = 1) -> Interval:
     """Return a bootstrap interval for median(before) / median(now), of two runs whose rounds do not pair."""
     changes = _resampled_medians(np.asarray(before), 0) / _resampled_medians(np.asarray(now), 1)
-    return _percentiles(changes, comparisons)
+    tail = (1 - CONFIDENCE) / comparisons / 2
+    low, high = np.quantile(changes, (tail, 1 - tail))
+    return float(low), float(high)
 
 
 def _resampled_medians(values: Floats, seed: int) -> Floats:
     random, shape = np.random.default_rng(seed), (_CHUNK, len(values))  # in pieces, which take less memory
     drawn = (values[random.integers(len(values), size=shape)] for _ in range(_RESAMPLES // _CHUNK))
     return np.concatenate([np.median(resamples, axis=1) for resamples in drawn])
-
-
-def _percentiles(values: Floats, comparisons: int) -> Interval:
-    tail = (1 - CONFIDENCE) / comparisons / 2
-    low, high = np.quantile(values, (tail, 1 - tail))
-    return float(low), float(high)
 
 
 def rounds_needed(comparisons: int) -> int:

@@ -14,6 +14,7 @@ from cnndeploy.compression.job import Job
 from cnndeploy.compression.report import METHODS, Compressed, Method
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike
+from cnndeploy.devices import torch_threads
 from cnndeploy.errors import CompressionError, UnknownNameError
 from cnndeploy.files import check_writable, scratch_folder, write_file
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
@@ -114,15 +115,23 @@ def compress(
             smaller_only,
             progress,
         )
-        made = job.made()
-        if not reference.artifact.is_unchanged():
-            raise CompressionError(
-                f"{reference.artifact.path} was replaced meanwhile; nothing was written. Compress the new file."
-            )
-        write_file(target, made.artifact.path.read_bytes())
-        report = made.report.moved_to(target)
-        certification = try_to_certify(report, target, command or reference.command(target, budget))
-        return replace(made, artifact=Artifact.open(target), report=report, certification=certification)
+        with torch_threads(run.thread_count):
+            for made in job.made():  # the first is on the disk while a better one is looked for
+                written = _written(made, target, reference, command or reference.command(target, budget))
+        return written
+
+
+def _written(made: Compressed, target: Path, reference: Reference, command: str) -> Compressed:
+    """Write what was made, and its certificate."""
+    if not reference.artifact.is_unchanged():
+        raise CompressionError(
+            f"{reference.artifact.path} was replaced meanwhile; what was made of it was not written. Compress the new "
+            "file."
+        )
+    write_file(target, made.artifact.path.read_bytes())
+    report = made.report.moved_to(target)
+    certification = try_to_certify(report, target, command)
+    return replace(made, artifact=Artifact.open(target), report=report, certification=certification)
 
 
 def _checked(

@@ -36,9 +36,8 @@ from cnndeploy.verification.report import BudgetReport
 from cnndeploy.words import counted
 
 _ATTEMPTS = 3  # smaller networks, at most, whose files test images measure: each, and its int8 file
-Files = tuple[
-    Artifact, Artifact
-]  # what is written, and what is timed: the same, or a checkpoint and its export
+# What is written, and what is timed: the same, or a checkpoint and its export.
+Files = tuple[Artifact, Artifact]
 # The share of the time after which repair ends, and the search for networks that need none; and of the time for repair,
 # what the first may take of it. What must be left of it if a method is to be tried on what another made: repair gives
 # more than a second method.
@@ -74,46 +73,54 @@ class Job:
     slow: set[Method] = field(default_factory=set)  # methods that were not seen to make a network faster
     late: bool = False  # whether the time was over before a method was tried to its end
     trouble: str = ""  # why a repair failed
+    beyond: tuple[Files, dict[Method, Step]] | None = None  # what int8 put beyond the budget, and its steps
     best: Compressed | None = None
 
-    def made(self) -> Compressed:
-        """Return what was made, in a file in the folder; raise if there is nothing."""
+    def made(self) -> Iterator[Compressed]:
+        """Yield what was made, in a file in the folder, and whatever better is made later; raise if nothing is."""
         self.progress(0, 0, f"Exporting {self.source.path.name}")
         original = export(self.reference.artifact.path, "onnx", self.folder / "original.onnx")
         exported = original
         if not self._is_original(self.source):  # it was compressed before, and that is what becomes smaller
             exported = export(self.source.path, "onnx", self.folder / "source.onnx")
         whole: Files = self.source, exported
-        beyond: tuple[Files, dict[Method, Step]] | None = None
         try:
-            for small in itertools.islice(self._networks(whole, original), _ATTEMPTS):
-                final, report, is_beyond = self._int8(small)
-                if self.best is not None and final is None and self.deadline.is_over():
-                    break  # there is no time to measure it without int8
-                if is_beyond:
-                    beyond = small, dict(self.steps)  # the next network notes its own
-                else:
-                    self.best = faster_of(self.best, self._judged(final or small, report, original))
-        except Exception:  # a network's own errors too
+            yield from self._ever_better(whole, original)
+        except Exception as error:  # a network's own errors too
             if self.best is None:
                 raise
-        made = self.best or self._otherwise(whole, beyond, original)
-        if made is None:
-            self.deadline.check_stop()
-            raise self._nothing()
-        return made
+            if not isinstance(error, Stopped):
+                yield self.best.with_note(f"a network that was cut further failed: {last_line(error)}")
+        if self.best is None:
+            if (made := self._otherwise(whole, original)) is None:
+                self.deadline.check_stop()
+                raise self._nothing()
+            yield made
 
-    def _otherwise(
-        self, whole: Files, beyond: tuple[Files, dict[Method, Step]] | None, original: Artifact
-    ) -> Compressed | None:
+    def _ever_better(self, whole: Files, original: Artifact) -> Iterator[Compressed]:
+        """Yield each smaller network that keeps the budget and is faster than the one before."""
+        for small in itertools.islice(self._networks(whole, original), _ATTEMPTS):
+            final, report, is_beyond = self._int8(small)
+            if self.best is not None and final is None and self.deadline.is_over():
+                return  # there is no time to measure it without int8
+            if is_beyond:
+                self.beyond = small, dict(self.steps)  # the next network notes its own
+                continue
+            best = faster_of(self.best, self._judged(final or small, report, original))
+            if best is not None and best is not self.best:
+                self.best = best
+                yield best
+
+    def _otherwise(self, whole: Files, original: Artifact) -> Compressed | None:
         """Return the faster of a network that int8 puts beyond the budget, without int8, and of int8 alone."""
         in_float = None
-        if beyond is not None:
-            small, self.steps = beyond
+        if self.beyond is not None:
+            small, self.steps = self.beyond
             in_float = self._judged(small, None, original)
         why = "no such file keeps the budget" if in_float is None else "int8 of the whole network is faster"
-        for method in METHODS[:-1]:
-            self._give_up(method, why)
+        for method, step in [*self.steps.items()]:
+            if step.kept and method != "int8":
+                self._leave_out(method, f"{step.reason}; {why}")
         if self.smaller_only:
             return in_float
         try:
@@ -252,28 +259,26 @@ class Job:
             ends = material.deadline.ends - (1 - part) * material.deadline.left_s
             material = replace(material, deadline=replace(material.deadline, ends=ends))
             of_it, checkpoint, taught = repaired_checkpoint(files[0], material, points, tests=self.count)
+            if of_it.predicted_high_points > points:
+                return None
+            small = write_smaller(
+                checkpoint, self._next("repaired"), self.reference, self.budget, taught=taught
+            )
+            files = small, export(small.path, "onnx")
         except Stopped as error:
             self.late = self.late or isinstance(error, OutOfTime)
             return None
         except Exception as error:  # noqa: BLE001 - a forward() may do anything
             self.trouble = f"repair failed: {last_line(error)}"
             return None
-        if of_it.predicted_high_points > points:
-            return None
-        small = write_smaller(checkpoint, self._next("repaired"), self.reference, self.budget, taught=taught)
         self._add(f"repaired on {counted(taught, 'image')}")
-        return small, export(small.path, "onnx")
+        return files
 
     def _add(self, what: str) -> None:
         """Add to what is said of the last step that was kept."""
         kept = [step for method, step in self.steps.items() if step.kept and method != "int8"]
         for step in kept[-1:]:
             self.steps[step.method] = replace(step, reason=f"{step.reason}, {what}")
-
-    def _give_up(self, method: Method, why: str) -> None:
-        """Note why what a method made is not used."""
-        if (step := self.steps.get(method)) is not None and step.kept:
-            self._leave_out(method, f"{step.reason}; {why}")
 
     def _int8(self, files: Files) -> tuple[Files | None, BudgetReport | None, bool]:
         """Return the int8 file of a network, and the verdict on it.
@@ -322,18 +327,14 @@ class Job:
     def _faster(self, method: Method, what: str, artifact: Artifact, before: Artifact) -> bool:
         """Note a step, and return whether it makes the file faster; if it is not timed it is taken to."""
         size = artifact.path.stat().st_size
-        if not self.seconds:
-            self.steps[method] = Step(method, True, what, size)
-            return True
-        row, doubts = self._timed(artifact, before)
-        if row is None or row.ratio_low is None or row.ratio_high is None:
-            self.steps[method] = Step(method, False, f"{what}; it could not be timed: {doubts[0]}", size)
-            return False
-        kept = row.ratio_low > 1
-        why = "" if kept else "; not seen to be faster"
-        interval = row.ratio_low, row.ratio_high
-        self.steps[method] = Step(method, kept, what + why, size, row.ratio, interval)
-        return kept
+        row, doubts = self._timed(artifact, before) if self.seconds else (None, ())
+        if row is not None:
+            step = Step.timed(method, what, size, row)
+        else:
+            unknown = f"; it could not be timed: {doubts[0]}" if doubts else ""
+            step = Step(method, not doubts, what + unknown, size)
+        self.steps[method] = step
+        return step.kept
 
     def _timed(self, artifact: Artifact, before: Artifact) -> tuple[Result | None, tuple[str, ...]]:
         """Return a file's row in a benchmark beside another, if it has figures, and what to doubt about it."""
@@ -343,6 +344,7 @@ class Job:
                 [before, artifact],
                 runtimes=[self.run.runtime],
                 threads=(self.run.thread_count,),
+                precisions=(self.run.choices.precision,),
                 seconds=self.seconds,
                 cold_starts=0,
                 should_stop=self._heard,

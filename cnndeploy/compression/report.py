@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.intervals import SAME_WITHIN
 from cnndeploy.benchmark.report import Result
 from cnndeploy.certificate import Certification
 from cnndeploy.serial import jsonable
@@ -32,6 +33,20 @@ class Step:
     bytes: int | None = None
     ratio: float | None = None
     ratio_interval: tuple[float, float] | None = None
+
+    @classmethod
+    def timed(cls, method: Method, what: str, size: int, row: Result) -> Step:
+        """Return the step to a file of so many bytes, kept if its row in a benchmark says that it is faster.
+
+        On a busy machine a row has no verdict; then it is faster if its interval says so.
+        """
+        low, high = row.ratio_low or 0.0, row.ratio_high or 0.0
+        is_busy = row.verdict is None
+        kept = row.verdict == "FASTER" or (is_busy and low > 1 + SAME_WITHIN)
+        why = ("; timed while other programs ran" if is_busy else "") + (
+            "" if kept else "; not seen to be faster"
+        )
+        return cls(method, kept, what + why, size, row.ratio, (low, high))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,14 @@ class Compressed:
     def widths(self) -> Mapping[str, tuple[int, int]]:
         """The layers, by path, that have fewer channels, and how many: those of their input and of their output."""
         return self.artifact.require_manifest().source.widths
+
+    def with_note(self, note: str) -> Compressed:
+        """Return it with something more to be said of the last step that was kept."""
+        kept = [step for step in self.steps if step.kept][-1:]
+        noted = (
+            replace(step, reason=f"{step.reason}; {note}") if step in kept else step for step in self.steps
+        )
+        return replace(self, steps=tuple(noted))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""

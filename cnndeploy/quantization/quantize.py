@@ -316,6 +316,7 @@ def _timed(
             runtimes=[run.runtime],
             device=run.device,
             threads=() if run.threads is None else (run.threads,),
+            precisions=(run.choices.precision,),
             seconds=seconds,
             cold_starts=0,
             progress=progress,

@@ -75,9 +75,9 @@ def int8_files(
     manifest, network = source.require_manifest(), Network(onnx.load(source.path))
     train = dataset.split("train", manifest.preprocessing.channels, manifest.labels)
     require_labels(train, dataset)
-    calibrating, screening = split_training(
-        train, calibration, screen_size(network.work()), manifest.preprocessing, reading
-    )
+    # As many as the original's work allows: a smaller network may have been taught by the images that come after them.
+    most = screen_size(Network(onnx.load(original.path)).work())
+    calibrating, screening = split_training(train, calibration, most, manifest.preprocessing, reading)
     calibrated, done = Calibration(network), 0
     for size in calibrated.collect(batches(calibrating, manifest, network.floats()), threads):
         done += size

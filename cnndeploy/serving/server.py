@@ -133,7 +133,7 @@ def serve(
 
 
 def _protocol() -> Any:
-    """Return uvicorn's HTTP, with an end to connections that ask nothing; it counts them among those that are allowed."""
+    """Return uvicorn's HTTP, with an end to connections that ask nothing; they count among those that are allowed."""
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
     class Protocol(HttpToolsProtocol):

@@ -11,6 +11,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import fx, nn
 
+from cnndeploy.devices import torch_threads
+
 M = TypeVar("M", bound=nn.Module)
 N = TypeVar("N", bound=nn.Module)
 
@@ -157,13 +159,8 @@ def copied(module: nn.Module) -> nn.Module:
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Compute with one thread, and without gradients."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(1), torch.no_grad():
+        yield
 
 
 def exact(layer: nn.Conv2d | nn.Linear) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from cnndeploy.benchmark.timer import BatchOf, Timer
 from cnndeploy.errors import ArtifactError, BenchmarkError
-from cnndeploy.run import RuntimeOptions
 from cnndeploy.tuning.contenders import Contender, Files, Job
 from cnndeploy.tuning.race import FIRST_ROUNDS, Race
 from cnndeploy.tuning.report import Row
@@ -40,13 +39,11 @@ _ORDER = ("chosen", "as fast", "undecided", "slower", "failed", "not tried")  # 
 class Choice:
     """The race that was run, and the contender that is deployed, whose verdict is a pass; None if there is none.
 
-    ``measured`` is what quantization found of int8 or float16 files. ``late`` says that the time was over before the
-    race; then only the simplest contenders raced.
+    ``late`` says that the time was over before the race; then only the simplest contenders raced.
     """
 
     race: Race[Contender]
     chosen: Contender | None
-    measured: tuple[BudgetReport, ...] = ()
     late: bool = False
 
     @property
@@ -78,9 +75,8 @@ class Choice:
             row = replace(row, **_figures(race, contender, anchor))
             if not (contender.lossy or contender.rejected):
                 row = replace(row, accuracy=checkpoint_accuracy)
-        budget = verdict if isinstance(verdict, BudgetReport) else self._measured(contender)
-        if budget is not None:
-            row = replace(row, accuracy=budget.accuracy, loss_high_points=budget.loss_high_points)
+        if isinstance(verdict, BudgetReport):
+            row = replace(row, accuracy=verdict.accuracy, loss_high_points=verdict.loss_high_points)
         if verdict is not None and (contender is self.chosen or contender.rejected):
             return replace(
                 row, outcome="rejected" if contender.rejected else "chosen", reason=verdict.summary
@@ -99,20 +95,6 @@ class Choice:
                 row, outcome="undecided", reason=f"{known} not tell whether it is slower than the chosen one"
             )
         return row
-
-    def _measured(self, contender: Contender) -> BudgetReport | None:
-        """Return what is known of the same file on the same runtime: its accuracy does not depend on the threads."""
-        candidate = contender.candidate
-        run = candidate.run.runtime, candidate.run.choices.numbers
-        return next(
-            (
-                report
-                for report in self.measured
-                if report.artifact.sha256 == candidate.artifact.sha256
-                and (report.runtime, RuntimeOptions.of(report.options).numbers) == run
-            ),
-            None,
-        )
 
 
 def _figures(race: Race[Contender], contender: Contender, anchor: Contender) -> dict[str, Any]:
@@ -168,9 +150,9 @@ def choose(job: Job, files: Files, contenders: Sequence[Contender]) -> Choice:
                 if contender.numbers == best.numbers:
                     contender.verdict = verdict
             if verdict.passed:
-                return Choice(race, best, tuple(files.measured), late)
+                return Choice(race, best, late)
         job.check_stop()
-    return Choice(race, None, tuple(files.measured), late)
+    return Choice(race, None, late)
 
 
 def _simplest(job: Job, contenders: Sequence[Contender]) -> Sequence[Contender]:

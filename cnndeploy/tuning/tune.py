@@ -16,7 +16,7 @@ from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.files import scratch_folder
 from cnndeploy.machine import environment, usable_cpus
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
-from cnndeploy.run import Run
+from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.tuning.choice import Choice, choose
 from cnndeploy.tuning.contenders import Contender, Files, Job, contenders, make_files
 from cnndeploy.tuning.folder import check_folder, write_deployment
@@ -165,12 +165,11 @@ def _accuracy(job: Job, files: Files) -> float | None:
 
 
 def _note_known(files: Files, entrants: list[Contender]) -> None:
-    """Give the contenders that quantization has measured already their verdicts."""
+    """Give the contenders of files that were measured already their verdicts, which do not depend on threads."""
     for contender, report in product(entrants, files.measured):
-        sha256, run = contender.candidate.artifact.sha256, contender.candidate.run
-        settings = (sha256, run.runtime, run.device, run.thread_count, run.choices.changed)
-        measured = (report.artifact.sha256, report.runtime, report.device, report.threads, report.options)
-        if settings == measured:
+        numbers = RuntimeOptions.of(report.options).numbers
+        measured = report.artifact.sha256, report.runtime, numbers
+        if (*contender.numbers, contender.candidate.run.device) == (*measured, report.device):
             contender.verdict = report
 
 

@@ -67,13 +67,25 @@ def test_the_exact_binomial_is_what_the_interval_is_made_of() -> None:
     assert sum(chance[high - 1 :]) > 0.025
 
 
-def test_a_ratios_interval_holds_it_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("rounds", [6, 7, 9, 12, 20, 48])
+def test_a_ratios_interval_holds_it_as_often_as_it_says(rounds: int) -> None:
     random = np.random.default_rng(0)
-    held = 0
-    for _ in range(200):
-        low, high = ratio_interval(np.exp(0.05 * random.standard_normal(20)).tolist())
-        held += low <= 1 <= high
-    assert held >= 0.9 * 200
+    draws = np.exp(0.05 * random.standard_normal((2000, rounds)))
+    intervals = [ratio_interval(ratios.tolist()) for ratios in draws]
+    held = sum(low <= 1 <= high for low, high in intervals)
+    assert held >= 0.94 * 2000  # 1% is two standard deviations of such a count
+    ordered = np.sort(draws)
+    shorter = [low <= 1 <= high for low, high in zip(ordered[:, 1], ordered[:, -2], strict=True)]
+    wide = all(ends == (values[0], values[-1]) for ends, values in zip(intervals, ordered, strict=True))
+    assert wide == (sum(shorter) < 0.95 * 2000), "as narrow as it may be"
+
+
+def test_few_ratios_have_the_interval_of_the_tables() -> None:
+    """Source: Hahn and Meeker, table of distribution-free intervals for a median: 9 values, the 2nd and the 8th."""
+    ratios = [float(value) for value in range(1, 10)]
+    assert ratio_interval(ratios) == (2, 8)
+    assert ratio_interval(ratios, comparisons=10) == (1, 9)
+    assert ratio_interval([2.0, 1.0]) == (1, 2)
 
 
 def test_more_comparisons_widen_the_interval() -> None:

@@ -19,6 +19,7 @@ from click.testing import Result as Invoked
 
 import cnndeploy
 from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.intervals import verdict
 from cnndeploy.benchmark.report import Result
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.compression.compress import compress
@@ -311,30 +312,34 @@ def test_all_methods_write_one_file(
     assert sorted(one.name for one in tmp_path.iterdir()) == names
 
 
-def _speeds(monkeypatch: pytest.MonkeyPatch, *ratios: float) -> list[float]:
+def _speeds(monkeypatch: pytest.MonkeyPatch, *ratios: float, busy: bool = False) -> list[float]:
     """Have benchmarks find these ratios, one after the other."""
     left = list(ratios)
 
     def timed(*_: object) -> tuple[Result, tuple[str, ...]]:
         ratio = left.pop(0)
-
-        row = Result("a.onnx", "onnxruntime", "cpu", 1, 1, verdict="FASTER")
-        return replace(row, ratio=ratio, ratio_low=ratio - 0.1, ratio_high=ratio + 0.1), ()
+        low, high = ratio - 0.1, ratio + 0.1
+        judged = None if busy else verdict((low, high), 10, 1)
+        row = Result("a.onnx", "onnxruntime", "cpu", 1, 1, verdict=judged)
+        return replace(row, ratio=ratio, ratio_low=low, ratio_high=high), ()
 
     monkeypatch.setattr("cnndeploy.compression.job.Job._timed", timed)
     return left
 
 
+@pytest.mark.parametrize("busy", [False, True])
 def test_a_method_that_is_not_faster_is_left_out(
-    trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+    busy: bool, trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _speeds(monkeypatch, 1.05, 1.5, 1.5)
+    """That 2% and less count as the same holds on a busy machine too, where bench judges nothing."""
+    _speeds(monkeypatch, 1.11, 1.5, 1.5, busy=busy)
     settings: dict[str, Any] = {"budget": 20, "images": 320, "methods": ("low-rank", "int8")}
     made = compress(trained.checkpoint, tmp_path / "a.onnx", **settings)
     assert [(step.method, step.kept) for step in made.steps] == [("low-rank", False), ("int8", True)]
     assert "not seen to be faster" in made.steps[0].reason
+    assert all(("other programs" in step.reason) == busy for step in made.steps)
     assert made.artifact.require_manifest().compression is None
-    _speeds(monkeypatch, 1.05, 1.05)
+    _speeds(monkeypatch, 1.05, 1.11, busy=busy)
     with pytest.raises(CompressionError, match=r"nothing tried makes .* faster here") as raised:
         compress(trained.checkpoint, tmp_path / "b.onnx", **settings)
     assert "low-rank: " in str(raised.value)
@@ -368,18 +373,18 @@ def test_a_network_that_int8_spoils_is_held_against_int8_alone(
 
     for name, value in (("_networks", networks), ("_int8", int8), ("_judged", judged)):
         monkeypatch.setattr(Job, name, value)
-    made: Any = _job(monkeypatch).made()
+    made: Any = _last(_job(monkeypatch))
     assert made.files == wins
     assert made.steps == {"low-rank": wins == "small", "int8": False}
     job = _job(monkeypatch)
     job.smaller_only = True
-    made = job.made()
+    made = _last(job)
     assert made.files == "small"
     monkeypatch.setattr(Job, "_judged", lambda *_: None)
     with pytest.raises(
         BudgetError, match="Allow a larger budget"
     ) as raised:  # for int8 does not keep this one
-        job.made()
+        _last(job)
     assert set(raised.value.reasons) == {"low-rank", "int8"}
 
 
@@ -427,7 +432,7 @@ def test_once_a_network_keeps_the_budget_a_bolder_one_is_repaired_too(
         ("_judged", judged),
     ):
         monkeypatch.setattr(Job, name, value)
-    made: Any = _job(monkeypatch).made()
+    made: Any = _last(_job(monkeypatch))
     assert (made.name, seen) == (wins, cuts)
 
 
@@ -464,8 +469,13 @@ def test_the_same_network_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> N
     job = _job(monkeypatch)
     job.smaller_only = True
     with pytest.raises(CompressionError):
-        job.made()
+        _last(job)
     assert seen == [small]
+
+
+def _last(job: Job) -> Any:
+    """Return the best of what a job makes."""
+    return list(job.made())[-1]
 
 
 @dataclass(frozen=True)
