@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -209,3 +210,21 @@ def test_an_output_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
     with held(path):  # the lock file that was left is nobody's
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_files_cannot_be_locked_nothing_of_others_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path, left, folder = (tmp_path / name for name in ("a", ".a.0123456789ab.tmp", ".cnndeploy-scratch-a1"))
+    left.touch()
+    folder.mkdir()
+    for one in (left, folder):
+        os.utime(one, (1, 1))
+    with scratch_folder(), held(path):
+        write_file(path, b"")
+    assert set(tmp_path.iterdir()) == {path, left, folder}

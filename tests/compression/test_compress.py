@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import Result as Invoked
@@ -22,11 +23,15 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.intervals import verdict
 from cnndeploy.benchmark.report import Result
 from cnndeploy.checkpoint import Checkpoint
+from cnndeploy.compression import material
 from cnndeploy.compression.compress import compress
 from cnndeploy.compression.job import Job
+from cnndeploy.compression.material import Material
 from cnndeploy.compression.report import METHODS, Compressed, Step
 from cnndeploy.errors import ArtifactError, BudgetError, CheckpointError, CompressionError, OutOfTime, Stopped
 from cnndeploy.progress import Deadline, silent
+from cnndeploy.quantization import search
+from cnndeploy.quantization.graph import Network
 from cnndeploy.quantization.quantize import quantize
 from cnndeploy.run import Run
 from cnndeploy.training.train import train
@@ -616,3 +621,52 @@ def test_when_the_time_is_over_the_table_says_so(trained: Trained, tmp_path: Pat
     with pytest.raises(CompressionError, match=r"the time was over before .* max_minutes=2e-09"):
         compress(trained.checkpoint, tmp_path / "a.onnx", **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_keeps_the_budget_is_on_the_disk_while_something_better_is_looked_for(
+    trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, threads, before = Job.made, list[int](), torch.get_num_threads()
+
+    def lost(job: Job) -> Iterator[Compressed]:
+        yield next(made(job))
+        threads.append(torch.get_num_threads())
+        raise MemoryError
+
+    monkeypatch.setattr(Job, "made", lost)
+    torch.set_num_threads(2)
+    settings: dict[str, Any] = {"budget": 10, "methods": LOW_RANK, "run": Run(threads=1), **FEW}
+    try:
+        with pytest.raises(MemoryError):
+            compress(trained.checkpoint, tmp_path / "small.onnx", **settings)
+        threads.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    cnndeploy.load(tmp_path / "small.onnx", require_verified=True).close()
+    assert threads == [1, 2]
+
+
+def test_images_that_taught_a_network_do_not_choose_its_settings_in_int8(
+    small: Compressed, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A smaller network could be judged by more, but these come after those that judged it."""
+    work = Network(onnx.load(trained.onnx)).work()
+    monkeypatch.setattr(search, "_MULTIPLY_ADDS", 64 * work)
+    monkeypatch.setattr(search, "_FEWEST", 8)
+    monkeypatch.setattr(material, "_TO_JUDGE", 64 * work)
+    monkeypatch.setattr(material, "_FEWEST_TO_JUDGE", 8)
+    split, drawn = search.split_training, list[set[int]]()
+
+    def spied(*arguments: Any) -> Any:
+        images = split(*arguments)
+        drawn.append(set(images[1].numbers.tolist()))
+        return images
+
+    monkeypatch.setattr(search, "split_training", spied)
+    settings: dict[str, Any] = {"against": trained.checkpoint, "budget": 50, "most_measured": 1, **FEW}
+    quantize(small.artifact, tmp_path / "int8.onnx", **settings)
+    with Reference(trained.checkpoint) as reference:
+        images = Material.of(reference, Artifact.open(trained.onnx), Deadline(), silent)
+    assert drawn == [set(images.judging.numbers.tolist())]
+    assert len(drawn[0]) == 64
+    assert drawn[0].isdisjoint(images.taught.numbers.tolist())

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from click.testing import Result
 
 import cnndeploy
+from cnndeploy import certificate
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import (
     Certification,
@@ -275,3 +278,25 @@ def test_a_certificate_of_before_there_were_several_is_read_and_kept(
     assert "others" not in before
     certify(replace(report, runtime="openvino"), certified, "again")
     assert json.loads(certificate_path(certified).read_text())["others"] == [before]
+
+
+def test_verifications_that_end_together_lose_no_certificate(
+    report: EquivalenceReport, certified: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = certificate._existing_certificates
+
+    def slowly(path: Any) -> Any:
+        certificates = read(path)
+        time.sleep(0.3)
+        return certificates
+
+    monkeypatch.setattr(certificate, "_existing_certificates", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        verdicts = [replace(report, runtime=runtime) for runtime in ("openvino", "other")]
+        list(pool.map(lambda verdict: certify(verdict, certified, "again"), verdicts))
+    runtimes = {one["runtime"] for one in read_certificates(Artifact.open(certified))}
+    assert runtimes == {"onnxruntime", "openvino", "other"}
+    assert {path.name for path in certified.parent.iterdir()} == {
+        certified.name,
+        certificate_path(certified).name,
+    }
