@@ -1,26 +1,32 @@
 """Compare a tuned folder with other tools: is it the fastest way to run a network here? A table of docs/BENCHMARKS.md.
 
 For each checkpoint in the folder: eager PyTorch, frozen TorchScript, torch.compile, ONNX Runtime and OpenVINO as a
-plain script uses them, both on an int8 file that a plain script quantises, and the tuned folder by the session that
-cnndeploy.load opens; all side by side in one run, at batch 1. What was measured is kept in
-benchmarks/results/peers.json after each network; the table and the plot in docs/ are made of that.
+plain script uses them, both on int8 files that a plain script quantises by ONNX Runtime's tool and by NNCF, OpenVINO's
+own, and the tuned folder by the session that cnndeploy.load opens; all side by side in one run, at batch 1. What was
+measured is kept in benchmarks/results/peers.json after each network; the table and the plot in docs/ are made of that.
 
+    .venv/bin/python -m pip install nncf==3.4.0
     .venv/bin/python benchmarks/peers.py --folder checkpoints --max-minutes 20
+    .venv/bin/python benchmarks/peers.py --folder checkpoints --keep-tuned     # with the tuned folders that are there
     .venv/bin/python benchmarks/peers.py --page                # the table and the plot again, of what was measured
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from _peers_page import into_page, plot
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
 from rich.console import Console
@@ -88,16 +94,26 @@ def plain_int8(source: Artifact, path: Path) -> Artifact:
     return Artifact.open(path)
 
 
-def ways(folder: Path, name: str, threads: int, max_minutes: float) -> Iterator[Way]:
+def nncf_int8(source: Artifact, path: Path) -> Artifact:
+    """Quantise a file to int8 with NNCF, as its guide does: all default settings, training images to calibrate."""
+    nncf: Any = importlib.import_module("nncf")  # which only this needs
+    dataset = nncf.Dataset(list(iter(_TrainingImages(source).get_next, None)))
+    onnx.save(nncf.quantize(onnx.load(source.path), dataset), path)
+    return Artifact.open(path)
+
+
+def ways(folder: Path, name: str, threads: int, max_minutes: float, keep_tuned: bool) -> Iterator[Way]:
     """Yield each way; eager PyTorch first, the tuned folder last."""
     checkpoint = Artifact.open(folder / f"{name}.pt")
-    onnx = export(checkpoint.path, "onnx", folder / f"{name}.plain.onnx", simplify=False)
+    plain = export(checkpoint.path, "onnx", folder / f"{name}.plain.onnx", simplify=False)
     script = export(checkpoint.path, "torchscript", folder / f"{name}.plain.torchscript", simplify=False)
-    int8 = plain_int8(onnx, folder / f"{name}.plain.int8.onnx")
+    int8 = plain_int8(plain, folder / f"{name}.plain.int8.onnx")
+    by_nncf = nncf_int8(plain, folder / f"{name}.nncf.int8.onnx")
     tuned = folder / f"{name}.deploy"
-    print(f"\nTuning {name}", flush=True)
-    report = tune(checkpoint.path, tuned, threads=threads, max_minutes=max_minutes, progress=_Said())
-    Console(width=160).print(tuning_table(report))
+    if not (keep_tuned and tuned.exists()):
+        print(f"\nTuning {name}", flush=True)
+        report = tune(checkpoint.path, tuned, threads=threads, max_minutes=max_minutes, progress=_Said())
+        Console(width=160).print(tuning_table(report))
     # OpenVINO computes what is not int8 in bfloat16 if the processor can
     reduced = RuntimeOptions(precision="bfloat16") if has_bfloat16(torch.device("cpu")) else RuntimeOptions()
     on_openvino, on_onnxruntime = Run("openvino", options=reduced), Run("onnxruntime")
@@ -105,16 +121,19 @@ def ways(folder: Path, name: str, threads: int, max_minutes: float) -> Iterator[
         ("eager PyTorch", checkpoint, "eager", None),
         ("frozen TorchScript", script, "torchscript", None),
         ("torch.compile", checkpoint, "compiled", None),
-        ("ONNX Runtime, plain script", onnx, RAW_ONNXRUNTIME, None),
-        ("OpenVINO, plain script", onnx, RAW_OPENVINO, on_openvino),
+        ("ONNX Runtime, plain script", plain, RAW_ONNXRUNTIME, None),
+        ("OpenVINO, plain script", plain, RAW_OPENVINO, on_openvino),
         ("ONNX Runtime, plain int8", int8, RAW_ONNXRUNTIME, on_onnxruntime),
         ("OpenVINO, plain int8", int8, RAW_OPENVINO, on_openvino),
+        ("ONNX Runtime, NNCF int8", by_nncf, RAW_ONNXRUNTIME, on_onnxruntime),
+        ("OpenVINO, NNCF int8", by_nncf, RAW_OPENVINO, on_openvino),
     ):
         yield Way(label, resolve(artifact, Run(runtime, threads=threads)), measured)
     candidate = resolve(tuned)
     run = candidate.run
     counted = "1 thread" if run.threads == 1 else f"{run.threads} threads"
-    yield Way(f"cnndeploy tune: {report.chosen.variant}, {run.runtime}, {counted}", candidate)
+    chosen = next(row for row in _tuning(folder, name) if row["outcome"] == "chosen")
+    yield Way(f"cnndeploy tune: {chosen['variant']}, {run.runtime}, {counted}", candidate)
 
 
 class _Said:
@@ -133,12 +152,13 @@ class _Said:
 
 def measured(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure all ways to run a checkpoint, and return what docs/ says of them."""
-    tried = [*ways(folder, name, arguments.threads, arguments.max_minutes)]
+    tried = [*ways(folder, name, arguments.threads, arguments.max_minutes, arguments.keep_tuned)]
     limits = Limits(until=0.02, seconds=arguments.seconds, timeout_s=600, cold_starts=0, seed=0)
     report = bench_candidates([way.candidate for way in tried], [1], limits)
     # before accuracies, which may fail
     write_file(folder / f"{name}.peers.json", dumps(report.to_dict()).encode())
-    figures = json.loads((folder / f"{name}.deploy" / "plan.json").read_text())["figures"]
+    plan = json.loads((folder / f"{name}.deploy" / "plan.json").read_text())
+    command, figures = shlex.split(plan["command"]), plan["figures"]
     exported = next(way for way in tried if way.label.startswith("ONNX Runtime"))
     plain = evaluate(exported.candidate.artifact, batch_size=64, images=arguments.images)
     accuracies: list[float] = []
@@ -158,23 +178,33 @@ def measured(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "seconds": arguments.seconds,
-        "max_minutes": arguments.max_minutes,
-        "environment": report.environment,
+        "max_minutes": float(command[command.index("--max-minutes") + 1]),
+        "environment": {**report.environment, "versions": report.environment["versions"] | _nncf_version()},
         "warnings": report.warnings,
         "images": plain.images,
         "verdict": figures["verdict"],
-        "raced": raced(folder / f"{name}.deploy" / "tuning.json"),
+        "raced": raced(_tuning(folder, name)),
         "rows": [*_rows(tried, report, accuracies)],
     }
 
 
-def raced(table: Path) -> dict[str, float]:
+def _nncf_version() -> dict[str, str]:
+    return {"nncf": metadata.version("nncf")}
+
+
+def _tuning(folder: Path, name: str) -> list[dict[str, Any]]:
+    """Return the rows of the table that tune left in a folder."""
+    rows: list[dict[str, Any]] = json.loads((folder / f"{name}.deploy" / "tuning.json").read_text())["rows"]
+    return rows
+
+
+def raced(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     """Return the seconds of a call of each variant in a tuning's table, by its fastest run, the fastest first.
 
     They tell what compression adds to int8 alone.
     """
     fastest = dict[str, float]()
-    for row in json.loads(table.read_text())["rows"]:
+    for row in rows:
         if row["p50_s"] is not None:
             fastest[row["variant"]] = min(row["p50_s"], fastest.get(row["variant"], row["p50_s"]))
     return dict(sorted(fastest.items(), key=lambda one: one[1]))
@@ -204,6 +234,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--images", type=int, help="for the accuracy of the others (default: all)")
     parser.add_argument("--max-minutes", type=float, default=20.0, help="of each tuning (default: 20)")
+    parser.add_argument("--keep-tuned", action="store_true", help="use the tuned folders that are there")
     parser.add_argument(
         "--page", action="store_true", help="measure nothing; write the table and the plot again"
     )
