@@ -21,7 +21,8 @@ from cnndeploy.artifact import Artifact, sha256_of, short_hash
 from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
 from cnndeploy.files import held, write_file
 from cnndeploy.limits import read_json
-from cnndeploy.machine import environment
+from cnndeploy.machine import cpu_model, environment, int8_may_saturate
+from cnndeploy.own_warnings import CnndeployWarning
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.serial import dumps
 from cnndeploy.words import counted
@@ -39,6 +40,10 @@ class Certifiable(Protocol):
     def passed(self) -> bool: ...
 
     def to_dict(self) -> dict[str, Any]: ...
+
+
+class SaturationWarning(CnndeployWarning):
+    """An int8 file runs on a processor that may compute something else than the one that it was measured on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +223,19 @@ def remove_stale_certificate(artifact: str | os.PathLike[str]) -> Certification:
         path.unlink(missing_ok=True)
         return Certification("removed", path, earlier, "it says nothing about the file as it is")
     return Certification("kept", path, earlier, "it could not be removed; it counts for nothing")
+
+
+def doubt_here(artifact: Artifact, run: Run) -> str:
+    """Return a warning if an int8 file may lose more on this processor than where it was measured, else no text."""
+    quantization = (None if artifact.manifest is None else artifact.manifest.quantization) or {}
+    if quantization.get("precision") != "int8" or _kind(run.device) != _CPU or not int8_may_saturate():
+        return ""
+    if any(one.get("environment", {}).get("cpu") == cpu_model() for one in read_certificates(artifact)):
+        return ""
+    return (
+        "this processor has no VNNI, so sums of 8-bit products may saturate, and the file may lose more accuracy than "
+        "was measured. Find out here with: cnndeploy verify"
+    )
 
 
 def known_accuracy(artifact: Artifact, run: Run) -> Accuracy | None:

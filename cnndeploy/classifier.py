@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.certificate import require_certificate
+from cnndeploy.certificate import SaturationWarning, doubt_here, require_certificate
 from cnndeploy.deployment import PlannedElsewhereWarning, resolve
 from cnndeploy.errors import ArtifactError, CnndeployError, InputMismatchError
 from cnndeploy.foreign import listed, refuse_training, told_manifest
@@ -321,6 +321,8 @@ def load(
     artifact, run = candidate.artifact, candidate.run
     if candidate.plan is not None and candidate.plan.elsewhere:
         warnings.warn(f"{os.fspath(path)}: {candidate.plan.elsewhere}", PlannedElsewhereWarning, stacklevel=2)
+    if doubt := doubt_here(artifact, run):
+        warnings.warn(f"{os.fspath(path)}: {doubt}", SaturationWarning, stacklevel=2)
     if require_verified is not False:
         require_certificate(artifact, run, require_verified)
     if artifact.manifest is not None and (labels is not None or preprocessing is not None):

@@ -289,6 +289,16 @@ def cpu_model() -> str:
     return _proc_entry("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
 
 
+@cache
+def int8_may_saturate() -> bool:
+    """Return whether sums of 8-bit products may not fit: x86 processors without VNNI add two of them up in 16 bits.
+
+    Return False if the processor does not say what it has. Source: Intel's manual, VPMADDUBSW and VPDPBUSD.
+    """
+    flags = set((_proc_entry("/proc/cpuinfo", "flags") or "").split())
+    return bool(flags) and flags.isdisjoint({"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
 def _memory_bytes() -> int | None:
     with contextlib.suppress(AttributeError, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

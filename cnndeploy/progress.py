@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnndeploy.errors import OutOfTime, Stopped
 
@@ -40,6 +40,10 @@ class Deadline:
     def left_s(self) -> float:
         """The seconds until the deadline; below 0 once it has passed."""
         return self.ends - time.monotonic()
+
+    def with_at_least(self, seconds: float) -> Deadline:
+        """Return a deadline that is that many seconds from now, or later."""
+        return replace(self, ends=max(self.ends, time.monotonic() + seconds))
 
     def is_over(self) -> bool:
         """Return whether work should end."""

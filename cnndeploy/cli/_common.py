@@ -1,4 +1,4 @@
-"""What several commands share: options, JSON output, progress bars."""
+"""What several commands share: options and JSON output."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ import click
 from cnndeploy import registry
 from cnndeploy.cli._messages import error_text, in_options
 from cnndeploy.cli._results import results, results_alone
-from cnndeploy.errors import UnknownNameError
+from cnndeploy.errors import CnndeployError, UnknownNameError
 from cnndeploy.files import check_writable, write_file
 from cnndeploy.own_warnings import showing_own
-from cnndeploy.progress import Progress
 from cnndeploy.run import MOST_THREADS, Run
 from cnndeploy.serial import dumps
 from cnndeploy.words import printable, quoted
@@ -209,21 +208,41 @@ def measured_on(command: Command) -> Command:
     return images_option(data_option(command))
 
 
-_printed: list[bool] = []  # one if the JSON on standard output was printed
+_written: list[str] = []  # where JSON was written to, "-" if it was printed
 
 
 @contextlib.contextmanager
 def _printing_json() -> Iterator[None]:
     """Leave standard output to JSON: also if libraries print there, and an error if there is one and nothing else."""
-    _printed.clear()
-    with results_alone():
-        try:
-            yield
-        except Exception as error:  # whatever it is, a program that reads the output expects JSON
-            if not _printed and not isinstance(error, BrokenPipeError):
-                context = click.get_current_context()
-                write_json("-", {"error": error_text(error, context.command)})
-            raise
+    with results_alone(), _writing_errors("-"):
+        yield
+
+
+@contextlib.contextmanager
+def _writing_errors(target: str) -> Iterator[None]:
+    """Write an error as JSON, if nothing was written there before it: a program that reads it expects JSON.
+
+    A file gets only an error that says what was found out; others must not take the place of an earlier report.
+    """
+    _written.clear()
+    try:
+        yield
+    except Exception as error:  # whatever it is
+        found = {
+            name: value
+            for name, value in (("reasons", getattr(error, "reasons", None)), ("report", _report_of(error)))
+            if value
+        }
+        if target not in _written and not isinstance(error, BrokenPipeError) and (found or target == "-"):
+            context = click.get_current_context()
+            with contextlib.suppress(CnndeployError):  # a full disk must not hide the error
+                write_json(target, {"error": error_text(error, context.command), **found})
+        raise
+
+
+def _report_of(error: Exception) -> Any:
+    report = getattr(error, "report", None)
+    return report.to_dict() if hasattr(report, "to_dict") else None
 
 
 def json_flag(command: Command) -> Command:
@@ -253,7 +272,7 @@ def json_file_option(command: Command) -> Command:
             values = (value if isinstance(value, tuple) else (value,) for value in others.values())
             paths = (one for one in itertools.chain.from_iterable(values) if isinstance(one, Path))
             check_writable(json_file, *paths)
-        with _printing_json() if json_file == "-" else contextlib.nullcontext():
+        with _printing_json() if json_file == "-" else _writing_errors(json_file or ""):
             command(json_file=json_file, **others)
 
     return with_json
@@ -270,8 +289,8 @@ def command_line(*arguments: object) -> str:
 
 def write_json(target: str | Path | None, values: Any) -> None:
     """Write JSON to a file, whole or not at all, to standard output for ``-``, or nowhere for None."""
+    _written.append(str(target))
     if target == "-":
-        _printed.append(True)
         click.echo(dumps(values), file=results(), nl=False)
     elif target is not None:
         write_file(target, dumps(values).encode())
@@ -352,30 +371,3 @@ def console_for(json_file: str | None = None) -> Console:
     # Without a terminal rich assumes 80 columns; a log has no width.
     width = columns or (None if stream.isatty() else 120)
     return Console(stderr=json_file == "-", highlight=False, width=width)
-
-
-@contextlib.contextmanager
-def progress_bar(description: str, refreshes_a_second: float = 10) -> Iterator[Progress]:
-    """Show a bar on standard error, if that is a terminal; yield the callback that moves it.
-
-    Beside what is being timed it should refresh rarely.
-    """
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    with Bar(
-        *(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()),
-        console=console,
-        transient=True,
-        redirect_stdout=False,  # to standard error, it would be
-        refresh_per_second=refreshes_a_second,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(escape(description), total=None)
-
-        def update(done: int, total: int, text: str) -> None:
-            bar.update(task, completed=done, total=total or None, description=escape(text))
-
-        yield update

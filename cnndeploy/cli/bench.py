@@ -13,6 +13,7 @@ import click
 
 from cnndeploy.benchmark.raw import RAW
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._progress import progress_bar
 from cnndeploy.cli._run_options import PRECISIONS
 from cnndeploy.cli._stop import PoliteStop
 from cnndeploy.errors import BenchmarkError, CnndeployError
@@ -166,7 +167,7 @@ def command(
     outputs = {name: path for name in _OUTPUTS if (path := settings.pop(name)) is not None}
     _check(outputs, json_file, sources if baseline is None else (*sources, baseline))
     before = None if baseline is None else _read_baseline(baseline, any_machine)
-    with common.progress_bar("Starting", refreshes_a_second=1) as update, PoliteStop() as stop:
+    with PoliteStop() as stop, progress_bar("Starting", refreshes_a_second=1, stop=stop) as update:
         report = bench(
             sources * 2 if self_test else sources,
             batch_sizes=list(chain(*batch_sizes)) or [1],

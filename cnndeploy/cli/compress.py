@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._progress import progress_bar
 from cnndeploy.cli._stop import PoliteStop
 from cnndeploy.errors import Stopped
 from cnndeploy.machine import patient_threads
@@ -20,7 +21,7 @@ from cnndeploy.words import printable
 @click.option(
     "--output",
     type=common.PATH,
-    help="File to write: .onnx, or .pt for a checkpoint.  [default: CHECKPOINT's name with .small.onnx]",
+    help="File to write or replace: .onnx, or .pt for a checkpoint.  [default: CHECKPOINT's name with .small.onnx]",
 )
 @common.budget_option
 @click.option(
@@ -40,7 +41,8 @@ from cnndeploy.words import printable
     "--max-minutes",
     type=common.POSITIVE,
     default=20.0,
-    help="Minutes after which the search ends; then the best so far is measured and written.",
+    help="Minutes after which the search ends; then the best so far is measured and written. If there is none, int8 "
+    "of the whole network may take a quarter more.",
 )
 @common.threads_option
 @common.measured_on
@@ -80,7 +82,7 @@ def command(
     common.say_split(settings["data"], checkpoint, settings["images"])
     settings |= {"methods": tuple(chain.from_iterable(methods)), "run": Run(threads=threads)}
     try:
-        with PoliteStop() as stop, common.progress_bar(f"Compressing {checkpoint.name}", 1) as update:
+        with PoliteStop() as stop, progress_bar(f"Compressing {checkpoint.name}", 1, stop) as update:
             compressed = compress(checkpoint, target, should_stop=stop, progress=update, **settings)
     except Stopped as error:
         if not stop():  # the time was over

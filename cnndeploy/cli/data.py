@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._progress import progress_bar
 from cnndeploy.words import counted
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def fetch_data(data_dir: Path | None) -> None:
     """Fetch the data set with a progress bar, and say where it came from and where it is."""
     from cnndeploy.datasets import fashion_mnist
 
-    with common.progress_bar("Fashion-MNIST") as update:
+    with progress_bar("Fashion-MNIST") as update:
         origin = fashion_mnist.fetch(data_dir, progress=update)
     common.say(f"Fashion-MNIST: {origin}")
     common.say(f"Folder: {fashion_mnist.data_folder(data_dir)}")
@@ -83,7 +84,7 @@ def info(data: str | None, check: bool, data_dir: Path | None, as_json: bool) ->
 
 def _checked(folder: ImageFolder) -> dict[str, Any]:
     """Describe a folder after all its images were read, with a bar."""
-    with common.progress_bar(f"Reading {folder.folder}") as update:
+    with progress_bar(f"Reading {folder.folder}") as update:
         return folder.describe(check=True, progress=update)
 
 

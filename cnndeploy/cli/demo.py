@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._progress import progress_bar
 from cnndeploy.cli.data import fetch_data
 from cnndeploy.cli.train import draw_training, run_training
 from cnndeploy.errors import ArtifactError, BenchmarkError
@@ -76,7 +77,7 @@ def command(architecture: str, output: Path, epochs: int, images: int | None, da
     reports = _verify(exported, checkpoint, images, data_dir)
     _heading(5, "Measure")
     measured = [checkpoint, *(artifact.path for artifact in exported)]
-    with common.progress_bar("Starting", refreshes_a_second=1) as update:
+    with progress_bar("Starting", refreshes_a_second=1) as update:
         timings = bench(measured, batch_sizes=_BATCH_SIZES, seconds=_SECONDS, progress=update)
     common.show(timings, benchmark_table, str(output / "bench.json"))
     _heading(6, "Report")
@@ -126,7 +127,7 @@ def _verify(
     with Reference(checkpoint, data=data_dir) as reference:
         images = min(images, len(reference.test)) if images else None
         for artifact in exported:
-            with common.progress_bar(f"Verifying {artifact.path.name}") as update:
+            with progress_bar(f"Verifying {artifact.path.name}") as update:
                 reports.append(verify(artifact, reference, images=images, progress=update))
             again = common.command_line("verify", artifact.path, "--against", checkpoint, *folder)
             told.append(str(try_to_certify(reports[-1], artifact.path, again)))

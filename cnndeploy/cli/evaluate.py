@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._progress import progress_bar
 from cnndeploy.cli._run_options import run_and_precision
 from cnndeploy.machine import patient_threads
 
@@ -51,7 +52,7 @@ def command(
     if what_if and batch_size is not None:
         raise click.UsageError("--batch-size does not apply to --what-if")
     common.say_split(settings["data"], file, settings["images"])
-    with common.progress_bar(f"Evaluating {file.name}") as update, patient_threads():
+    with progress_bar(f"Evaluating {file.name}") as update, patient_threads():
         if what_if:
             mistakes = accuracies_of_mistakes(file, progress=update, **settings)
         else:

@@ -157,7 +157,9 @@ def _say_next(source: Artifact, exported: Path) -> None:
         common.say_next("verify", exported, "--against", source.path)
         return
     original = short_hash(source.require_manifest().held_against)
-    common.say(f"Next: verify it against the checkpoint ({original}) that {source.path} was compressed from.")
+    command = common.command_line("verify", exported, "--against", "ORIGINAL.pt", *common.source_given())
+    common.say(f"Next: {command}")
+    common.say(f"ORIGINAL.pt is the checkpoint ({original}) that {source.path} was compressed from.")
 
 
 def _write_repository(source: Path, folder: Path | None, changed: list[str], **settings: Any) -> None:

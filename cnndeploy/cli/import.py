@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common, _network
+from cnndeploy.cli._progress import progress_bar
 from cnndeploy.machine import patient_threads
 from cnndeploy.words import counted
 
@@ -70,7 +71,7 @@ def command(
     """
     with patient_threads():
         from cnndeploy.importing.import_model import import_model
-    with common.progress_bar(f"Importing {network}") as update:
+    with progress_bar(f"Importing {network}") as update:
         made = import_model(network, output, arguments=arguments, progress=update, **settings)
     for note in made.notes:
         common.say(f"  {note}", err=json_file == "-")

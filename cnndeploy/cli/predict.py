@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._progress import progress_bar
 from cnndeploy.cli._results import results, results_alone
 from cnndeploy.cli._run_options import run_and_precision
 from cnndeploy.cli._stop import PoliteStop
@@ -170,7 +171,7 @@ def _here(
         show = _csv_rows(top, stream) if as_csv else keep if as_json else line
         # lines on a terminal show by themselves how far it is
         quiet = not as_json and output is None and stream.isatty()
-        bar = contextlib.nullcontext(silent) if quiet else common.progress_bar("Classifying")
+        bar = contextlib.nullcontext(silent) if quiet else progress_bar("Classifying")
         failed = done = 0
         with bar as update, PoliteStop() as stop:
             for chunk in chunks(files, classifier.manifest.preprocessing.channels, stop):
@@ -201,7 +202,7 @@ def _by_ray(
     assert output is not None  # noqa: S101 - as _check_engine saw to
     cluster, resume = Cluster(of_ray["address"], of_ray["workers"]), of_ray["resume"]
     begun = False
-    with common.progress_bar("Starting Ray") as update, common.warnings_as_lines():
+    with progress_bar("Starting Ray") as update, common.warnings_as_lines():
 
         def note(done: int, total: int, text: str) -> None:
             nonlocal begun

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._progress import progress_bar
 from cnndeploy.cli._run_options import run_options
 from cnndeploy.words import printable
 
@@ -58,7 +59,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     from cnndeploy.quantization.quantize import quantize
 
     common.say_split(settings["data"], checkpoint, settings["images"])
-    with common.progress_bar(f"Quantizing {checkpoint.name}") as update:
+    with progress_bar(f"Quantizing {checkpoint.name}") as update:
         quantized = quantize(checkpoint, output, command=common.command_line(), progress=update, **settings)
     common.show(quantized, quantized_table, json_file)
     artifact = quantized.artifact

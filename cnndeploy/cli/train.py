@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnndeploy.cli import _common as common, _network
+from cnndeploy.cli._progress import progress_bar
 from cnndeploy.cli._stop import PoliteStop
 from cnndeploy.errors import Stopped
 from cnndeploy.machine import patient_threads
@@ -172,7 +173,7 @@ def run_training(architecture: str | None, output: Path, tensorboard: Path | Non
         if log is not None:
             log(epoch)
 
-    with common.progress_bar(f"Training {output.name}") as update:
+    with progress_bar(f"Training {output.name}") as update:
 
         def on_step(step: Step) -> None:
             figures = f"loss {step.loss:.3f}  accuracy {step.accuracy:.3f}  {step.images_per_s:,.0f} images/s"

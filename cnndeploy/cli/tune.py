@@ -10,6 +10,7 @@ import click
 
 from cnndeploy.cli import _common as common
 from cnndeploy.cli._messages import in_options
+from cnndeploy.cli._progress import progress_bar
 from cnndeploy.cli._stop import PoliteStop
 from cnndeploy.errors import BenchmarkError, Stopped
 
@@ -80,7 +81,7 @@ def command(checkpoint: Path, output: Path | None, json_file: str | None, **sett
     try:
         with (
             PoliteStop() as stop,
-            common.progress_bar("Starting", refreshes_a_second=1) as update,
+            progress_bar("Starting", refreshes_a_second=1, stop=stop) as update,
         ):
             report = tune(checkpoint, output, should_stop=stop, progress=update, **settings)
     except Stopped:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnndeploy.cli import _common as common
+from cnndeploy.cli._progress import progress_bar
 from cnndeploy.cli._run_options import run_and_precision
 from cnndeploy.errors import CnndeployError, NotEquivalentError, QuantizationError
 from cnndeploy.files import check_writable, scratch_folder, write_file
@@ -85,7 +86,7 @@ def command(
             _write(undecided("the verification did not end"), json_file, junit_file)
         common.say_split(settings["data"], against, settings["images"])
         judge = _verdict_on_foreign if foreign else _verdict
-        with common.progress_bar(f"Verifying {path.name}") as update:
+        with progress_bar(f"Verifying {path.name}") as update:
             verdict = judge(candidate, against, budget, progress=update, **settings)
     except CnndeployError as error:
         _write(undecided(str(error)), json_file, junit_file)

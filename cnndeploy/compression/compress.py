@@ -20,7 +20,7 @@ from cnndeploy.files import check_writable, scratch_folder, write_file
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
 from cnndeploy.quantization.quantize import require_provable
 from cnndeploy.run import Run
-from cnndeploy.verification.budget import require_budget
+from cnndeploy.verification.budget import require_budget, require_labels_that_differ
 from cnndeploy.verification.reference import Reference, borrowed, require_origin, sides
 
 _RUN = Run("onnxruntime", "cpu")
@@ -57,8 +57,8 @@ def compress(
     Args:
         checkpoint: What ``cnndeploy train`` or ``cnndeploy import`` wrote, or a :class:`Reference` of it, which runs it
             once for many uses; or a compressed checkpoint.
-        output: The file to write: ``small.onnx``, or a checkpoint, ``small.pt``, that can be exported, evaluated and
-            quantised like any other.
+        output: The file to write, or to replace: ``small.onnx``, or a checkpoint, ``small.pt``, that can be exported,
+            evaluated and quantised like any other.
         against: The first checkpoint that a compressed one was made of, or a Reference of it: the loss is measured
             against that. Only a compressed checkpoint needs it.
         budget: Percentage points of test accuracy that may be lost.
@@ -68,7 +68,8 @@ def compress(
         images, data: What it is measured on, as :func:`cnndeploy.verify_budget`'s; there must be training images too.
         seconds: Of timing for each of two files that are compared. With 0 nothing is timed, and no method is left out
             as too slow.
-        max_minutes: When these are over, the best network so far is measured and written.
+        max_minutes: When these are over, the best network so far is measured and written. If there is none, int8 of the
+            whole network may take a quarter more.
         smaller_only: Raise if nothing but int8 of the whole network keeps the budget, instead of returning that.
         command: The command that repeats the measurement, for the certificate.
         should_stop: Asked again and again; once it returns True the search ends, and the best network so far is
@@ -100,6 +101,7 @@ def compress(
         require_labels(reference.test, reference.dataset)
         count = len(reference.first(images, progress))
         require_provable(budget, count, len(reference.test))
+        require_labels_that_differ(reference, count)
         job = Job(
             source,
             reference,

@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result
 from cnndeploy.compression.failure import BEYOND, FAILED, NO_SETTING, nothing_made
 from cnndeploy.compression.material import Material
 from cnndeploy.compression.report import METHODS, Compressed, Method, Step, described, faster_of
 from cnndeploy.compression.smaller import Searches, Smaller, repaired_checkpoint, write_smaller
+from cnndeploy.compression.speed import speed_beside
 from cnndeploy.devices import last_line
 from cnndeploy.errors import (
     BudgetError,
@@ -45,6 +45,7 @@ _FOR_REPAIR, _FOR_SEARCH, _FOR_FIRST, _FOR_SECOND = 0.75, 0.8, 0.6, 0.5
 # What a network may be predicted to lose, as shares of the budget: before it is repaired, and if it needs no repair.
 # Few images predict, and int8 loses some too. The first of two methods may take the share FIRST of that.
 _BEFORE_REPAIR, _SAFE, _SAFER, _FIRST = (10.0, 3.0), 0.7, 0.3, 0.7
+_FOR_INT8 = 0.25  # the share of the time by which int8 of the whole network may go beyond it, if there is nothing else
 _BOLDER = 30.0  # once a network keeps the budget, one that may be predicted to lose so much is repaired too
 _OVER = "the time was over before a network was found"
 
@@ -123,6 +124,8 @@ class Job:
                 self._leave_out(method, f"{step.reason}; {why}")
         if self.smaller_only:
             return in_float
+        # if that took all the time, int8 of the whole network is still better than nothing
+        self.deadline = self.deadline.with_at_least(60 * _FOR_INT8 * self.max_minutes)
         try:
             final, report, _ = self._int8(whole)
         except Stopped:
@@ -235,7 +238,7 @@ class Job:
         repair, needs_s = self._part(_FOR_REPAIR), _FOR_SECOND * _FOR_REPAIR * 60 * self.max_minutes
         is_new = (method, start.sha256) not in self.searches.known and start.sha256 != self.source.sha256
         if is_new and material.deadline == repair and repair.left_s < needs_s:
-            raise OutOfTime("the rest of the time is for repair")
+            raise OutOfTime("not tried, so that there is time for repair")
         settings = {"tests": self.count, "threads": self.run.thread_count, "int8": "int8" in self.methods}
         return self.searches.of(method, start, material, **settings)
 
@@ -285,7 +288,7 @@ class Job:
 
         There is none if it is left out; the last says whether that is because it is beyond the budget.
         """
-        if "int8" not in self.methods or self.deadline.should_stop():
+        if "int8" not in self.methods:
             return None, None, False
         self.steps.pop("int8", None)
         checkpoint, before = files
@@ -339,21 +342,7 @@ class Job:
     def _timed(self, artifact: Artifact, before: Artifact) -> tuple[Result | None, tuple[str, ...]]:
         """Return a file's row in a benchmark beside another, if it has figures, and what to doubt about it."""
         self.reference.release()  # what waits for work may disturb what is timed
-        try:
-            report = bench(
-                [before, artifact],
-                runtimes=[self.run.runtime],
-                threads=(self.run.thread_count,),
-                precisions=(self.run.choices.precision,),
-                seconds=self.seconds,
-                cold_starts=0,
-                should_stop=self._heard,
-                progress=self.progress,
-            )
-        except CnndeployError as error:
-            return None, (str(error),)
-        row = report.results[-1]
-        return (row, report.warnings) if row.ratio is not None else (None, (row.failure,))
+        return speed_beside(before, artifact, self.run, self.seconds, self._heard, self.progress)
 
     def _heard(self) -> bool:
         """Return False, since ending a measurement would lose everything; asking may raise, though."""

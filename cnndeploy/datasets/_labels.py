@@ -14,18 +14,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NAMED = 5
+_NOT_IN_FOLDERS = dict.fromkeys(map(ord, '/\\:*?"<>|'), "_")  # on one system or another
 
 
 def indices_of(classes: Sequence[str], labels: Sequence[str], origin: str) -> NDArray[np.int64]:
     """Return each class's index among a model's labels, (classes,).
 
-    Classes are found by name, or if all are whole numbers by these. Raise DataError, which names the data set's
-    ``origin``, if one is none of the labels, or is several of them.
+    Classes are found by name, in which ``_`` may stand for what no folder's name can have, such as ``/``; or if all are
+    whole numbers by these. Raise DataError, which names the data set's ``origin``, if one is none of the labels, or is
+    several of them.
     """
     import numpy as np
 
     names, wanted = [_composed(name) for name in classes], [_composed(label) for label in labels]
     place, times = {label: number for number, label in enumerate(wanted)}, Counter(wanted)
+    as_folders = [(label.translate(_NOT_IN_FOLDERS), number) for number, label in enumerate(wanted)]
+    others = [(name, number) for name, number in as_folders if name not in times]
+    place.update(others)
+    times.update(name for name, _ in others)
     unfit = [name for name in names if times[name] != 1]
     if not unfit:
         return np.array([place[name] for name in names], np.int64)
@@ -40,10 +46,11 @@ def indices_of(classes: Sequence[str], labels: Sequence[str], origin: str) -> ND
         return np.array(numbers, np.int64)
     listed = ", ".join(unfit[:_NAMED]) + (f" and {len(unfit) - _NAMED} more" if len(unfit) > _NAMED else "")
     expected = ", ".join(labels[:_NAMED]) + (", ..." if len(labels) > _NAMED else "")
+    so = " with _ for /" if any("/" in label for label in labels) else ""
     raise DataError(
         f"{origin} has classes that are none of the model's labels, or are several of them: {listed}. The model has "
-        f"{len(labels):,} labels: {expected}. Name each folder of images by its label, or all by the labels' numbers, "
-        f"0 to {len(labels) - 1}; or name the data set that the model is for, such as data='photos'"
+        f"{len(labels):,} labels: {expected}. Name each folder of images by its label{so}, or all by the labels' "
+        f"numbers, 0 to {len(labels) - 1}; or name a data set that the model is for: data='PATH'"
     )
 
 

@@ -227,13 +227,12 @@ def _speed(row: Result | None, what: str, than: str, else_ship: str) -> Iterator
     """Say how fast a file is beside another, and what to ship if it is not faster."""
     if row is None:
         return
+    interval = f"({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+    start = f"Speed here, {row.runtime} on {row.device}"
     if row.verdict is None:
-        yield "Speed here: not known, because the machine was busy with other programs."
+        yield f"{start}: BUSY. Beside other programs it was [{row.ratio:.2f} {interval}] times as fast as {than}."
         return
-    yield (
-        f"Speed here, {row.runtime} on {row.device}: {row.ratio:.2f} times as fast as {than} "
-        f"({row.ratio_low:.2f} to {row.ratio_high:.2f}): {row.verdict}"
-    )
+    yield f"{start}: {row.ratio:.2f} times as fast as {than} {interval}: {row.verdict}"
     if row.verdict == "SLOWER":
         yield f"{what} is slower than {than} here: ship {else_ship}."
     elif row.verdict != "FASTER":

@@ -43,6 +43,7 @@ from cnndeploy.verification.report import BudgetReport
 
 Stored = Literal["int8", "float16"]
 _RUN = Run("onnxruntime", "cpu")
+_MOST_IMAGES = 10**8  # that any budget may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +271,11 @@ def require_provable(budget: float, images: int, tests: int) -> None:
         advice = f"Measure on more images, at least {needed:,} of the {tests:,} that there are."
     else:
         more = f"Measure on all {tests:,} and allow" if images < tests else "Allow"
-        advice = f"{more} at least {rounded_up(least(tests)):g} points."
+        needed = 1 + bisect_left(range(1, _MOST_IMAGES), -budget, key=lambda count: -least(count))
+        advice = (
+            f"{more} at least {rounded_up(least(tests)):g} points, or use a data set with more test images: "
+            f"{budget:g} points take {needed:,}."
+        )
     raise BudgetError(
         f"{images:,} images cannot show that a budget of {budget:g} percentage points is kept: even if no label "
         f"changed, the loss might be {rounded_up(least(images)):g}. {advice}"

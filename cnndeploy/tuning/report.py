@@ -46,7 +46,8 @@ class TuneReport:
     """What was tried; exactly one of ``rows`` is chosen, and none if nothing was deployed.
 
     ``folder`` is the deployment that was written, or would have been. ``complete`` says that the race came to its end,
-    so that more time would not change who won it. ``notes`` say what there was no time to try.
+    so that more time would not change who won it. ``notes`` say what there was no time to try,
+    and what to doubt.
 
     >>> from cnndeploy.tuning.report import Row
     >>> row = Row("simplified", "onnxruntime", 1, {}, False, "chosen", "equivalent", ratio=9.5, accuracy=0.9)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from cnndeploy.artifact import Artifact
+from cnndeploy.benchmark.conditions import BUSY_CPUS, Watch
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError
@@ -110,7 +111,9 @@ def tune(
         first = Contender(variant, resolve(reference.artifact, Run(device=device, threads=threads)))
         entrants = [first, *(each for each in available if each.candidate != first.candidate)]
         _note_known(files, entrants)
+        watch = Watch()
         choice = choose(job, files, entrants)
+        watch.listen()
         job.check_stop()
         rows = (*choice.rows(entrants, _accuracy(job, files)), *files.rows, *missing)
         report = TuneReport(
@@ -123,7 +126,7 @@ def tune(
             complete=choice.complete,
             seconds=time.monotonic() - job.started,
             environment=environment(),
-            notes=tuple(files.notes),
+            notes=(*files.notes, *_doubts(watch)),
         )
         _deploy(job, report, choice, command)
     return report
@@ -171,6 +174,17 @@ def _note_known(files: Files, entrants: list[Contender]) -> None:
         measured = report.artifact.sha256, report.runtime, numbers
         if (*contender.numbers, contender.candidate.run.device) == (*measured, report.device):
             contender.verdict = report
+
+
+def _doubts(watch: Watch) -> list[str]:
+    """Return why the times of a race may be far off."""
+    busy = watch.conditions()["busy_cpus"] or 0.0
+    if busy <= BUSY_CPUS:
+        return []
+    return [
+        f"Other programs kept {busy:.1f} CPUs busy just before or after the race, so its times may be far off, and "
+        "another way may be faster. Tune again when the machine is idle."
+    ]
 
 
 def _command(job: Job, report: TuneReport) -> str:

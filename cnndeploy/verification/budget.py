@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike, resolve
-from cnndeploy.errors import ArtifactError, QuantizationError
+from cnndeploy.errors import ArtifactError, BudgetError, QuantizationError
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Run
 from cnndeploy.verification.checks import paired_counts, paired_interval, scales, typical_logit
@@ -23,7 +23,8 @@ BATCH = 64
 # How far a batch that is run again may differ, as a share of the largest logit. A runtime returns the same bits.
 REPEATABLE = 3e-5
 # Among so many images there is always more than one class.
-_FEWEST_TO_DIFFER = 16
+_FEWEST_TO_DIFFER, _LOOKED_AT = 16, 256
+_ALL_THE_SAME = "the checkpoint gives all images the same label, so agreement proves nothing; train it"
 
 
 def verify_budget(
@@ -109,8 +110,19 @@ def _labels(opened: Examination) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         raise NotRun("the checkpoint gives NaN or infinite logits; train it again")
     expected = checkpoint_logits.argmax(axis=1)
     if count >= _FEWEST_TO_DIFFER and len(np.unique(expected)) == 1:
-        raise NotRun("the checkpoint gives all images the same label, so agreement proves nothing; train it")
+        raise NotRun(_ALL_THE_SAME)
     return logits.argmax(axis=1), expected
+
+
+def require_labels_that_differ(reference: Reference, count: int) -> None:
+    """Raise BudgetError if a checkpoint gives the first test images, of ``count``, all the same label.
+
+    Nothing that is made of it could be shown to keep a budget, however long it took to make.
+    """
+    looked_at = min(count, _LOOKED_AT)
+    labels = reference.logits(range(looked_at)).argmax(axis=1)
+    if looked_at >= _FEWEST_TO_DIFFER and len(np.unique(labels)) == 1:
+        raise BudgetError(f"{reference.artifact.path} cannot be held to a budget: {_ALL_THE_SAME}")
 
 
 def _with_figures(

@@ -168,7 +168,7 @@ class Reference:
         if not self.artifact.is_reference:
             self.artifact.require_manifest()
             raise ArtifactError(
-                f"{self.artifact.path} is {self.artifact.kind}; verify against the checkpoint it came from"
+                f"{self.artifact.path} is {self.artifact.kind}; name the checkpoint it came from instead"
             )
         manifest = self.artifact.require_manifest()
         self.dataset = open_dataset(data, manifest.data, self.artifact.path)
@@ -321,7 +321,7 @@ def sides(
     if artifact.format != "checkpoint" or artifact.is_reference:
         if against is not None:
             raise ArtifactError(
-                f"{artifact.path} was not compressed, so it is compared with itself alone; leave out against"
+                f"{artifact.path} was not compressed, so it is compared with itself alone; name no other checkpoint"
             )
         return artifact, source if isinstance(source, Reference) else artifact
     if against is None:

@@ -14,6 +14,7 @@ import pytest
 from click.testing import Result
 from PIL import Image
 
+from cnndeploy.errors import BudgetError, CompressionError
 from helpers import Trained
 
 # Python imports it when it starts, in workers too.
@@ -123,3 +124,23 @@ def test_a_verification_that_cannot_be_done_prints_one_document(
     result = cli("verify", folder / "none.onnx", "--against", folder / "lenet.pt", "--json", "-")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["equivalent"] is False
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_what_was_found_out_is_in_the_file_although_nothing_was_made(
+    stops: bool, trained: Trained, tmp_path: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another error says nothing that is worth an earlier report."""
+    reasons = {"low-rank": "no layer can be smaller"}
+    error = CompressionError("the file is gone") if stops else BudgetError("nothing keeps it", None, reasons)
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cnndeploy.compression.compress.compress", fails)
+    report = tmp_path / "r.json"
+    report.write_text("{}")
+    done = cli("compress", trained.checkpoint, "--output", tmp_path / "a.onnx", "--json", report)
+    assert done.exit_code == (1 if stops else 5)
+    told = {} if stops else {"error": "nothing keeps it", "reasons": reasons}
+    assert json.loads(report.read_text()) == told

@@ -670,3 +670,32 @@ def test_images_that_taught_a_network_do_not_choose_its_settings_in_int8(
     assert drawn == [set(images.judging.numbers.tolist())]
     assert len(drawn[0]) == 64
     assert drawn[0].isdisjoint(images.taught.numbers.tolist())
+
+
+def test_if_the_search_took_all_the_time_int8_of_the_whole_network_may_take_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = list[float]()
+
+    def int8(job: Job, _: object) -> Any:
+        left.append(job.deadline.left_s)
+        return "whole", "a report", False
+
+    monkeypatch.setattr(Job, "_networks", lambda *_: iter(()))
+    monkeypatch.setattr(Job, "_int8", int8)
+    monkeypatch.setattr(Job, "_judged", lambda *_: SimpleNamespace(speed=None))
+    job = _job(monkeypatch)
+    job.deadline = Deadline.after(-1)
+    _last(job)
+    assert 0 < left[0] <= 15  # a quarter of a minute
+
+
+def test_a_checkpoint_that_labels_all_images_alike_is_refused_before_the_search(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint.load(Artifact.open(trained.checkpoint))
+    weights = {name: torch.zeros_like(value) for name, value in checkpoint.weights.items()}
+    replace(checkpoint, weights=weights).save(tmp_path / "same.pt")
+    monkeypatch.setattr("cnndeploy.compression.compress.Job", None)
+    with pytest.raises(BudgetError, match="all images the same label.*train it"):
+        compress(tmp_path / "same.pt", tmp_path / "a.onnx", budget=20, **FEW)

@@ -164,6 +164,8 @@ def test_no_images_at_all(tmp_path: Path) -> None:
         (("1", "2"), ("2", "1"), (1, 0)),  # names go before numbers
         (("007", "2"), tuple("abcdefgh"), (7, 2)),
         (("cafe\u0301",), ("no", "caf\u00e9"), (1,)),  # as the macOS file system writes it
+        (("T-shirt_top", "a"), ("a", "T-shirt/top"), (1, 0)),  # no folder's name has a slash
+        (("a_b",), ("a/b", "a_b"), (1,)),
     ],
 )
 def test_names_become_labels(
@@ -188,10 +190,11 @@ def test_names_become_labels(
         (
             ("0", "2"),
             ("x", "y"),
-            "labels: x, y. Name each folder of images by its label, .* 0 to 1; .*data='photos'",
+            "labels: x, y. Name each folder of images by its label, .* 0 to 1; .*data='PATH'",
         ),
         (("0", "-1"), ("x", "y"), "none of the model's labels"),
         (("crane",), ("crane", "owl", "crane"), "or are several of them: crane"),
+        (("a_b",), ("a/b", "a:b"), "or are several of them: a_b.* by its label with _ for /, or all"),
     ],
 )
 def test_names_that_are_no_label(

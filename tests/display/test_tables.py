@@ -232,8 +232,8 @@ def test_a_ratio_that_a_busy_machine_gave_is_marked_and_not_judged(tmp_path: Pat
         assert (shown.count("BUSY"), shown.count("REFERENCE")) == (2, 1)
     quantized = replace(sample.quantized(tmp_path), speed=rows[1])
     said = " ".join(_shown(quantized_table(quantized), 120).split())
-    assert "Speed here: not known, because the machine was busy" in said
-    assert "9.27" not in said
+    assert "BUSY. Beside other programs it was [9.27 (9.08 to 9.55)] times as fast" in said
+    assert "FASTER" not in said
 
 
 def test_two_deployments_with_files_of_one_name_are_told_apart() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,14 +19,18 @@ from cnndeploy import certificate
 from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import (
     Certification,
+    SaturationWarning,
     certificate_path,
     certify,
+    doubt_here,
     read_certificate,
     read_certificates,
     require_certificate,
 )
 from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.errors import ArtifactError, InputMismatchError
+from cnndeploy.machine import int8_may_saturate
+from cnndeploy.quantization.quantize import Quantized
 from cnndeploy.run import Run
 from cnndeploy.verification.report import EquivalenceReport, FileIdentity
 from helpers import Trained
@@ -300,3 +305,23 @@ def test_verifications_that_end_together_lose_no_certificate(
         certified.name,
         certificate_path(certified).name,
     }
+
+
+def test_int8_on_a_processor_that_may_saturate_is_doubted_unless_it_was_verified_there(
+    int8: Quantized, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copy(int8.artifact.path, tmp_path / "a.onnx"))
+    flags = "fpu avx2 avx512f avx512bw"
+    monkeypatch.setattr("cnndeploy.machine._proc_entry", lambda _, name: flags if name == "flags" else "Z80")
+    for vnni in (True, False):
+        flags = f"{flags} avx512_vnni" if vnni else "fpu avx2"
+        int8_may_saturate.cache_clear()
+        with contextlib.nullcontext() if vnni else pytest.warns(SaturationWarning, match="has no VNNI"):
+            cnndeploy.load(path, threads=1).close()
+    certificate = json.loads(certificate_path(int8.artifact.path).read_text())
+    certificate["environment"]["cpu"] = "Z80"
+    certificate_path(path).write_text(json.dumps(certificate))
+    cnndeploy.load(path, threads=1).close()
+    assert "no VNNI" not in doubt_here(Artifact.open(path), Run("onnxruntime", "cuda:0"))
+    monkeypatch.undo()
+    int8_may_saturate.cache_clear()
