@@ -16,7 +16,7 @@ from cnndeploy.run import Run
 from cnndeploy.runtimes import open_session
 from cnndeploy.serial import jsonable
 from cnndeploy.variants import Prepare, variants
-from cnndeploy.verification.checks import paired_counts, paired_interval
+from cnndeploy.verification.paired import paired_counts, paired_interval
 
 _BATCH = 16  # of images that are prepared in every way at a time
 

@@ -25,7 +25,7 @@ from cnndeploy.checkpoint import Checkpoint
 from cnndeploy.compression.material import Material
 from cnndeploy.errors import ArtifactError, CompressionError, Stopped
 from cnndeploy.sources import build
-from cnndeploy.verification.checks import paired_counts
+from cnndeploy.verification.paired import paired_counts
 
 Sizes = Mapping[str, int]
 Steps = list[tuple[int, float, float]]

@@ -180,6 +180,8 @@ def budget_table(report: BudgetReport) -> Group:
             "wrong before, right now": counted(report.gained, "image"),
             "top-1 agreement": f"{report.top1_agreement:.2%}",
         }
+    if report.files_measured > 1:
+        rows["files measured"] = f"{report.files_measured:,} on these images, this one last"
     return Group(facts_of(f"Loss of {report.artifact.path}", [""], rows.items()))
 
 

@@ -11,7 +11,7 @@ from cnndeploy.datasets import Images
 from cnndeploy.evaluation import Evaluation
 from cnndeploy.importing.outputs import Compute
 from cnndeploy.preprocessing import Preprocessing
-from cnndeploy.verification.checks import paired_counts, paired_interval
+from cnndeploy.verification.paired import paired_counts, paired_interval
 
 _BATCH = 16
 _NAMED = 20

@@ -37,7 +37,7 @@ from cnndeploy.run import Run
 from cnndeploy.runtimes import RUNTIMES
 from cnndeploy.serial import jsonable
 from cnndeploy.verification.budget import require_budget, verify_budget
-from cnndeploy.verification.checks import paired_interval
+from cnndeploy.verification.paired import paired_interval
 from cnndeploy.verification.reference import Reference, borrowed, require_origin, sides
 from cnndeploy.verification.report import BudgetReport
 

@@ -26,7 +26,7 @@ from cnndeploy.preprocessing import Preprocessing
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.quantization.graph import Network, Range, quantised, with_manifest
 from cnndeploy.specs import Manifest
-from cnndeploy.verification.checks import paired_counts, paired_interval
+from cnndeploy.verification.paired import paired_counts, paired_interval
 
 SEED = 0
 # Layers left in float at each step, as shares of all; at least one more than before.

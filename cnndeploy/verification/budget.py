@@ -13,8 +13,9 @@ from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError, BudgetError, QuantizationError
 from cnndeploy.progress import Deadline, Progress, silent
 from cnndeploy.run import Run
-from cnndeploy.verification.checks import paired_counts, paired_interval, scales, typical_logit
+from cnndeploy.verification.checks import scales, typical_logit
 from cnndeploy.verification.examination import Examination, examination
+from cnndeploy.verification.paired import paired_counts, paired_interval
 from cnndeploy.verification.reference import NotRun, Reference
 from cnndeploy.verification.report import BudgetReport
 from cnndeploy.words import counted
@@ -76,6 +77,8 @@ def verify_budget(
         if not reasons:
             try:
                 report = _with_figures(report, *_labels(opened), truth)
+                opened.reference.files_measured += 1
+                report = replace(report, files_measured=opened.reference.files_measured)
                 reasons = _beyond_budget(report, len(opened.reference.test))
             except NotRun as error:
                 reasons = [str(error)]

@@ -160,7 +160,8 @@ class BudgetReport(Verdict):
 
     Accuracies are from 0 to 1. Loss and budget are in percentage points; ``loss_low_points`` to ``loss_high_points`` is
     the paired 95% interval; None if the two could not be compared. ``lost`` counts images that the checkpoint alone
-    gets right, ``gained`` those that the artifact alone does.
+    gets right, ``gained`` those that the artifact alone does. ``files_measured`` counts the files that one search
+    measured on the test images, up to this one: each was a chance of 2.5% to pass wrongly.
 
     >>> report = cnndeploy.verify_budget("lenet.int8.onnx", "lenet.pt", budget=20, images=64)
     >>> report.loss_points <= report.loss_high_points <= report.budget_points
@@ -175,6 +176,7 @@ class BudgetReport(Verdict):
     loss_high_points: float | None = None
     gained: int = 0
     lost: int = 0
+    files_measured: int = 1
 
     kind: ClassVar = "budget"
     figures: ClassVar = (

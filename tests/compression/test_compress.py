@@ -697,5 +697,5 @@ def test_a_checkpoint_that_labels_all_images_alike_is_refused_before_the_search(
     weights = {name: torch.zeros_like(value) for name, value in checkpoint.weights.items()}
     replace(checkpoint, weights=weights).save(tmp_path / "same.pt")
     monkeypatch.setattr("cnndeploy.compression.compress.Job", None)
-    with pytest.raises(BudgetError, match="all images the same label.*train it"):
+    with pytest.raises(BudgetError, match=r"all images the same label.*train it"):
         compress(tmp_path / "same.pt", tmp_path / "a.onnx", budget=20, **FEW)

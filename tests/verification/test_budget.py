@@ -24,7 +24,7 @@ from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.serial import dumps, structure
 from cnndeploy.verification import examination
 from cnndeploy.verification.budget import _beyond_budget, verify_budget
-from cnndeploy.verification.checks import paired_interval
+from cnndeploy.verification.paired import paired_interval
 from cnndeploy.verification.reference import AS_IT_IS, Runner
 from cnndeploy.verification.report import BudgetReport
 from helpers import Trained

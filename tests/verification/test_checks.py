@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ from cnndeploy.artifact import Artifact
 from cnndeploy.certificate import certificate_path, certify, read_certificate
 from cnndeploy.verification.checks import (
     FLOOR,
+    LIMIT,
     check_against_oracle,
     check_invariance,
     decide,
@@ -61,6 +63,17 @@ def test_a_sound_file_may_err_by_some_roundings() -> None:
     check = check_against_oracle(_rounded(4e-7, 1), _rounded(6e-8, 2), EXACT, seed=0)
     assert check.artifact_max > 4 * check.eager_max
     assert check.reasons() == []
+
+
+def test_one_image_on_which_eager_errs_excuses_no_error_on_all() -> None:
+    eager = _rounded(1e-6, 2)
+    eager[7, 0] += 0.1
+    sample = slice(0, 256)  # of which the 99.9th percentile is all but the maximum
+    as_float16 = _rounded(5e-4, 1)
+    check = check_against_oracle(as_float16[sample], eager[sample], EXACT[sample], seed=0)
+    assert check.ratio < LIMIT
+    assert check.typical_ratio > 100
+    assert re.search("on the median image is .* times", check.reasons()[0])
 
 
 def test_nan_is_no_pass() -> None:

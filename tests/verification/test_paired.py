@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from cnndeploy.verification.checks import paired_interval
+from cnndeploy.verification.paired import paired_interval
 
 Z = 1.959963984540054
 
