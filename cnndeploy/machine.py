@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import itertools
 import math
 import os
 import platform
@@ -43,23 +44,43 @@ def usable_cpus(root: Path = Path("/")) -> int:
     ``root`` is where /proc and /sys are.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.floor(min([affinity, *_cpu_quotas(root)])))
+    quotas = itertools.chain.from_iterable(map(_cpu_quota, _cgroup_folders(root)))
+    return max(1, math.floor(min([affinity, *quotas])))
 
 
-def _cpu_quotas(root: Path) -> Iterator[float]:
-    """Yield the quotas, in CPUs, of this process's cgroups and of those around them; each limits all within it.
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes of memory that this process may still take; None if the machine does not say.
 
-    Source: cgroups(7); the kernel's cgroup-v2.rst, cpu.max, and sched-bwc.rst, cpu.cfs_quota_us.
+    That is what the kernel has, and what is left to the process's cgroups of version 2. ``root`` is where /proc and
+    /sys are. Source: proc(5), MemAvailable; the kernel's cgroup-v2.rst, memory.max.
     """
+    value = _proc_entry(root / "proc/meminfo", "MemAvailable")
+    left = [] if value is None else [1024 * int(value.split()[0])]
+    return min(itertools.chain(left, *map(_memory_left, _cgroup_folders(root))), default=None)
+
+
+def _memory_left(folder: Path) -> Iterator[int]:
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((folder / "memory.max").read_text())  # or "max"
+        cached = int(_proc_entry(folder / "memory.stat", "inactive_file", " ") or 0)
+        yield max(0, limit - int((folder / "memory.current").read_text()) + cached)
+
+
+def _cgroup_folders(root: Path) -> Iterator[Path]:
+    """Yield the folders of this process's cgroups and of those around them; each limits all within it."""
     paths = _own_cgroups(root)
     for mount in _cgroup_mounts(root):
         own = paths.get(mount.version, PurePosixPath("/"))
         inner = own.relative_to(mount.shown) if own.is_relative_to(mount.shown) else PurePosixPath()
         for path in (inner, *inner.parents):
-            yield from _cpu_quota(root / mount.point.relative_to("/") / path)
+            yield root / mount.point.relative_to("/") / path
 
 
 def _cpu_quota(folder: Path) -> Iterator[float]:
+    """Yield a cgroup's quota in CPUs, if it has one.
+
+    Source: cgroups(7); the kernel's cgroup-v2.rst, cpu.max, and sched-bwc.rst, cpu.cfs_quota_us.
+    """
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         limit, period = (folder / "cpu.max").read_text().split()
         if limit != "max":
@@ -173,12 +194,12 @@ def peak_memory_bytes() -> int | None:
     return int(value.split()[0]) * 1024 if value else None
 
 
-def _proc_entry(file: str, name: str) -> str | None:
+def _proc_entry(file: str | Path, name: str, separator: str = ":") -> str | None:
     """Return the first entry for ``name`` in a file of /proc; None if there is none, or no such file."""
     with contextlib.suppress(OSError):
         for line in Path(file).read_text().splitlines():
             if line.startswith(name):
-                return line.partition(":")[2].strip()
+                return line.partition(separator)[2].strip()
     return None
 
 

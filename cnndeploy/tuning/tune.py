@@ -15,12 +15,13 @@ from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError
 from cnndeploy.files import scratch_folder
-from cnndeploy.machine import environment, usable_cpus
+from cnndeploy.machine import available_memory, environment, usable_cpus
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
 from cnndeploy.run import Run, RuntimeOptions
 from cnndeploy.tuning.choice import Choice, choose
 from cnndeploy.tuning.contenders import Contender, Files, Job, contenders, make_files
 from cnndeploy.tuning.folder import check_folder, write_deployment
+from cnndeploy.tuning.memory import fitting
 from cnndeploy.tuning.report import TuneReport
 from cnndeploy.verification.reference import Reference, borrowed
 
@@ -109,13 +110,14 @@ def tune(
         # eager PyTorch, or the imported file on ONNX Runtime, which all are timed against
         variant = next(iter(files.by_variant))
         first = Contender(variant, resolve(reference.artifact, Run(device=device, threads=threads)))
-        entrants = [first, *(each for each in available if each.candidate != first.candidate)]
+        others = (each for each in available if each.candidate != first.candidate)
+        entrants, left_out = fitting([first, *others], available_memory())
         _note_known(files, entrants)
         watch = Watch()
         choice = choose(job, files, entrants)
         watch.listen()
         job.check_stop()
-        rows = (*choice.rows(entrants, _accuracy(job, files)), *files.rows, *missing)
+        rows = (*choice.rows(entrants, _accuracy(job, files)), *files.rows, *left_out, *missing)
         report = TuneReport(
             checkpoint=str(path),
             folder=str(folder),
