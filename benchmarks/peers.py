@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import shlex
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -131,6 +131,9 @@ def ways(folder: Path, name: str, threads: int, max_minutes: float, keep_tuned: 
         yield Way(label, resolve(artifact, Run(runtime, threads=threads)), measured)
     candidate = resolve(tuned)
     run = candidate.run
+    assert candidate.plan is not None  # noqa: S101 - it is a folder
+    if candidate.plan.elsewhere:
+        sys.exit(f"{tuned}: {candidate.plan.elsewhere}")
     counted = "1 thread" if run.threads == 1 else f"{run.threads} threads"
     chosen = next(row for row in _tuning(folder, name) if row["outcome"] == "chosen")
     yield Way(f"cnndeploy tune: {chosen['variant']}, {run.runtime}, {counted}", candidate)
@@ -158,7 +161,7 @@ def measured(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str
     # before accuracies, which may fail
     write_file(folder / f"{name}.peers.json", dumps(report.to_dict()).encode())
     plan = json.loads((folder / f"{name}.deploy" / "plan.json").read_text())
-    command, figures = shlex.split(plan["command"]), plan["figures"]
+    figures = plan["figures"]
     exported = next(way for way in tried if way.label.startswith("ONNX Runtime"))
     plain = evaluate(exported.candidate.artifact, batch_size=64, images=arguments.images)
     accuracies: list[float] = []
@@ -178,7 +181,7 @@ def measured(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "seconds": arguments.seconds,
-        "max_minutes": float(command[command.index("--max-minutes") + 1]),
+        "max_minutes": _minutes_of(plan["command"]) or arguments.max_minutes,
         "environment": {**report.environment, "versions": report.environment["versions"] | _nncf_version()},
         "warnings": report.warnings,
         "images": plain.images,
@@ -186,6 +189,12 @@ def measured(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str
         "raced": raced(_tuning(folder, name)),
         "rows": [*_rows(tried, report, accuracies)],
     }
+
+
+def _minutes_of(command: str) -> float | None:
+    """Return the time limit of a tuning, which need not be that of this run if its folder was kept."""
+    given = re.search(r"--max-minutes[ =]([\d.]+)", command)
+    return None if given is None else float(given[1])
 
 
 def _nncf_version() -> dict[str, str]:

@@ -230,11 +230,13 @@ def doubt_here(artifact: Artifact, run: Run) -> str:
     quantization = (None if artifact.manifest is None else artifact.manifest.quantization) or {}
     if quantization.get("precision") != "int8" or _kind(run.device) != _CPU or not int8_may_saturate():
         return ""
-    if any(one.get("environment", {}).get("cpu") == cpu_model() for one in read_certificates(artifact)):
-        return ""
+    for one in read_certificates(artifact):
+        machine = one.get("environment")
+        if _covers(one, run) and isinstance(machine, Mapping) and machine.get("cpu") == cpu_model():
+            return ""
     return (
         "this processor has no VNNI, so sums of 8-bit products may saturate, and the file may lose more accuracy than "
-        "was measured. Find out here with: cnndeploy verify"
+        f"was measured. To find out: cnndeploy verify {artifact.path} --against CHECKPOINT"
     )
 
 

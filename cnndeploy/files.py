@@ -64,7 +64,7 @@ def held(path: str | os.PathLike[str], *, wait: bool = False) -> Iterator[None]:
     The operating system lets go of what a process held that crashed or was killed.
     """
     path = _target(path)
-    lock = path.with_name(f".{path.name}.lock")
+    lock = lock_path(path)
     with contextlib.ExitStack() as stack:
         while True:
             try:
@@ -77,8 +77,17 @@ def held(path: str | os.PathLike[str], *, wait: bool = False) -> Iterator[None]:
                 )
             if _is_at(file, lock):  # and was not removed by the process that held it before
                 break
-        stack.callback(lock.unlink, missing_ok=True)
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows does not remove open files; a stray one is nobody's
+                lock.unlink(missing_ok=True)
+
+
+def lock_path(path: str | os.PathLike[str]) -> Path:
+    """Return the file that exists while an output is held; a process that was killed leaves it."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.lock")
 
 
 @contextlib.contextmanager

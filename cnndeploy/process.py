@@ -67,7 +67,7 @@ class WorkerProcess:
         """
         if (status := self._process.returncode) is not None:
             raise ArtifactError(f"{self._subject}: its process ended before, with status {status}")
-        with self._watched(timeout_s, should_stop) as reasons:  # in another thread
+        with self._watched(timeout_s, should_stop) as reasons:  # by a second thread
             while (message := self._frame()) is not None and _WARNING in message:
                 warnings.warn(message[_WARNING], CnndeployWarning, stacklevel=2)
         if message is None:  # not reaped yet, so that no other process has its number, or its group's

@@ -86,7 +86,9 @@ class Run:
         kinds = [device.partition(":")[0] for device in (self.device, planned.device)]
         is_kept = self.runtime in ("", planned.runtime) and kinds[0] in ("", kinds[1])
         threads = planned.threads if self.threads is None else self.threads
-        options = self.options or (planned.options if is_kept else None)
+        options = self.options or (
+            (planned.choices if planned.precision else planned.options) if is_kept else None
+        )
         if self.precision is not None:
             options = Run(options=options, precision=self.precision).choices
         return Run(self.runtime or planned.runtime, self.device or planned.device, threads, options)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from cnndeploy.errors import CnndeployError
+from cnndeploy.errors import CnndeployError, Stopped
 from cnndeploy.progress import ShouldStop, never
 
 WARM_UP_S = 0.3
@@ -132,6 +132,8 @@ def _noting(measured: Measurement) -> Iterator[None]:
     """Note the block's error, with which the candidate is out."""
     try:
         yield
+    except Stopped:  # what asks whether to stop may raise
+        raise
     except CnndeployError as error:
         measured.failure = str(error)
 

@@ -10,7 +10,7 @@ from cnndeploy import nvml
 from cnndeploy.benchmark.report import ColdStart, Result
 from cnndeploy.certificate import known_accuracy
 from cnndeploy.deployment import Candidate
-from cnndeploy.errors import CnndeployError
+from cnndeploy.errors import CnndeployError, Stopped
 from cnndeploy.process import Message, WorkerProcess
 from cnndeploy.progress import Progress, ShouldStop, never, silent
 
@@ -51,6 +51,8 @@ class Timer(WorkerProcess):
         """Wait for the worker to open its artifact; return the error that it met, which is then its failure."""
         try:
             self.wait_until_open()
+        except Stopped:  # what asks whether to stop may raise
+            raise
         except CnndeployError as error:
             self.failure = str(error)
             return error

@@ -235,7 +235,7 @@ def _writing_errors(target: str) -> Iterator[None]:
         }
         if target not in _written and not isinstance(error, BrokenPipeError) and (found or target == "-"):
             context = click.get_current_context()
-            with contextlib.suppress(CnndeployError):  # a full disk must not hide the error
+            with contextlib.suppress(CnndeployError, OSError):  # a full disk must not hide the error
                 write_json(target, {"error": error_text(error, context.command), **found})
         raise
 
@@ -272,7 +272,8 @@ def json_file_option(command: Command) -> Command:
             values = (value if isinstance(value, tuple) else (value,) for value in others.values())
             paths = (one for one in itertools.chain.from_iterable(values) if isinstance(one, Path))
             check_writable(json_file, *paths)
-        with _printing_json() if json_file == "-" else _writing_errors(json_file or ""):
+        errors = contextlib.nullcontext() if json_file is None else _writing_errors(json_file)
+        with _printing_json() if json_file == "-" else errors:
             command(json_file=json_file, **others)
 
     return with_json

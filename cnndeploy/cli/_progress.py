@@ -38,8 +38,8 @@ def progress_bar(
 
         def update(done: int, total: int, text: str) -> None:
             if not console.is_terminal:
-                log(text)
-            ending = "Stopping (again: at once): " if stop() else ""
+                log(f"{text} ({done:,} of {total:,})" if total else text)
+            ending = "Stopping (Ctrl-C again ends at once): " if stop() else ""
             bar.update(task, completed=done, total=total or None, description=escape(ending + text))
 
         yield update
@@ -56,9 +56,7 @@ class _Log:
         now = time.monotonic()
         if self._stop() and not self._said:
             self._said = True
-            say(
-                "Stopping as soon as what is found so far is safe; a second signal ends it at once.", err=True
-            )
+            say("Stopping at the next step; a second signal ends it at once.", err=True)
         if now - self._last >= _LOG_EVERY_S:
             self._last = now
             say(f"{(now - self._began) / 60:.0f} min: {text}", err=True)

@@ -41,8 +41,8 @@ from cnndeploy.words import printable
     "--max-minutes",
     type=common.POSITIVE,
     default=20.0,
-    help="Minutes after which the search ends; then the best so far is measured and written. If there is none, int8 "
-    "of the whole network may take a quarter more.",
+    help="Minutes after which the search ends; then the best so far is measured and written. If nothing was "
+    "found by then, int8 of the whole network is tried for up to a quarter of that time more.",
 )
 @common.threads_option
 @common.measured_on

@@ -15,7 +15,7 @@ from cnndeploy.compression.report import METHODS, Compressed, Method
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike
 from cnndeploy.devices import torch_threads
-from cnndeploy.errors import CompressionError, UnknownNameError
+from cnndeploy.errors import ArtifactError, CompressionError, UnknownNameError
 from cnndeploy.files import check_writable, scratch_folder, write_file
 from cnndeploy.progress import Deadline, Progress, ShouldStop, never, silent
 from cnndeploy.quantization.quantize import require_provable
@@ -68,8 +68,8 @@ def compress(
         images, data: What it is measured on, as :func:`cnndeploy.verify_budget`'s; there must be training images too.
         seconds: Of timing for each of two files that are compared. With 0 nothing is timed, and no method is left out
             as too slow.
-        max_minutes: When these are over, the best network so far is measured and written. If there is none, int8 of the
-            whole network may take a quarter more.
+        max_minutes: When these are over, the best network so far is measured and written. If nothing was found by then,
+            int8 of the whole network is tried for up to a quarter of that time more.
         smaller_only: Raise if nothing but int8 of the whole network keeps the budget, instead of returning that.
         command: The command that repeats the measurement, for the certificate.
         should_stop: Asked again and again; once it returns True the search ends, and the best network so far is
@@ -117,9 +117,16 @@ def compress(
             smaller_only,
             progress,
         )
+        written, command = None, command or reference.command(target, budget)
         with torch_threads(run.thread_count):
             for made in job.made():  # the first is on the disk while a better one is looked for
-                written = _written(made, target, reference, command or reference.command(target, budget))
+                try:
+                    written = _written(made, target, reference, command)
+                except (ArtifactError, CompressionError) as error:
+                    if written is None:
+                        raise
+                    written = written.with_note(f"a better one was not written: {error}")
+        assert written is not None  # noqa: S101 - made() raises if nothing is made
         return written
 
 

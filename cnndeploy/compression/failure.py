@@ -41,7 +41,7 @@ def nothing_made(
     reasons: dict[str, str] = {step.method: step.reason for step in steps.values()}
     tried = [*(f"{method}: {reason}" for method, reason in reasons.items()), *filter(None, [trouble])]
     allow = "Allow more time" + ("" if more_minutes is None else f": max_minutes={more_minutes:g}")
-    alone = ", or try int8 alone, which takes the least" if "int8" in steps and len(steps) > 1 else ""
+    alone = ", or try int8 alone, which takes the least time" if "int8" in steps and len(steps) > 1 else ""
     more = [f"{allow}{alone}"] if late else []
     within = f"nothing tried keeps {path} within {budget:g} percentage points of accuracy"
     if failed:

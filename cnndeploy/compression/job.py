@@ -381,7 +381,7 @@ class Job:
             self.reference.artifact.path,
             self.budget,
             self.steps,
-            self.failed,
+            [one.moved_to(self.target) for one in self.failed],  # where it would have been
             all_images=len(self.reference.test),
             late=self.late,
             more_minutes=None if self.smaller_only else 2 * self.max_minutes,

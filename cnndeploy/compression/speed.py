@@ -5,7 +5,7 @@ from __future__ import annotations
 from cnndeploy.artifact import Artifact
 from cnndeploy.benchmark.bench import bench
 from cnndeploy.benchmark.report import Result
-from cnndeploy.errors import CnndeployError
+from cnndeploy.errors import CnndeployError, Stopped
 from cnndeploy.progress import Progress, ShouldStop
 from cnndeploy.run import Run
 
@@ -33,6 +33,8 @@ def speed_beside(
             should_stop=should_stop,
             progress=progress,
         )
+    except Stopped:
+        raise
     except CnndeployError as error:
         return None, (str(error),)
     row = report.results[-1]

@@ -20,9 +20,9 @@ _NOT_IN_FOLDERS = dict.fromkeys(map(ord, '/\\:*?"<>|'), "_")  # on one system or
 def indices_of(classes: Sequence[str], labels: Sequence[str], origin: str) -> NDArray[np.int64]:
     """Return each class's index among a model's labels, (classes,).
 
-    Classes are found by name, in which ``_`` may stand for what no folder's name can have, such as ``/``; or if all are
-    whole numbers by these. Raise DataError, which names the data set's ``origin``, if one is none of the labels, or is
-    several of them.
+    Classes are found by name; ``_`` may stand for a character that no folder's name can have, such as ``/``. If all are
+    whole numbers, they are indices. Raise DataError, which names the data set's ``origin``, if one is none of the
+    labels, or is several of them.
     """
     import numpy as np
 

@@ -232,7 +232,8 @@ def _speed(row: Result | None, what: str, than: str, else_ship: str) -> Iterator
     interval = f"({row.ratio_low:.2f} to {row.ratio_high:.2f})"
     start = f"Speed here, {row.runtime} on {row.device}"
     if row.verdict is None:
-        yield f"{start}: BUSY. Beside other programs it was [{row.ratio:.2f} {interval}] times as fast as {than}."
+        measured = f"It measured {row.ratio:.2f} times as fast as {than} {interval}."
+        yield f"{start}: not judged, because other programs kept the machine busy. {measured}"
         return
     yield f"{start}: {row.ratio:.2f} times as fast as {than} {interval}: {row.verdict}"
     if row.verdict == "SLOWER":

@@ -177,6 +177,7 @@ def quantize(
                 break
             deadline.check()
         if report is None or not report.passed:
+            report = None if report is None else report.moved_to(target)  # where it would have been
             raise BudgetError(_nothing(path, budget, trials, report, more_images=count < tests), report)
         write_file(target, content)
         report = report.moved_to(target)
@@ -274,7 +275,7 @@ def require_provable(budget: float, images: int, tests: int) -> None:
         needed = 1 + bisect_left(range(1, _MOST_IMAGES), -budget, key=lambda count: -least(count))
         advice = (
             f"{more} at least {rounded_up(least(tests)):g} points, or use a data set with more test images: "
-            f"{budget:g} points take {needed:,}."
+            f"a budget of {budget:g} points takes {needed:,} images."
         )
     raise BudgetError(
         f"{images:,} images cannot show that a budget of {budget:g} percentage points is kept: even if no label "

@@ -30,7 +30,7 @@ _DRAIN_S = 30  # for requests that have begun, once a signal came
 _MOST_AT_ONCE = 1000  # connections, and calls by gRPC; others are told to ask again
 _MOST_BYTES = 2**31 - 1  # gRPC counts no further
 _IDLE_S = 75  # that a connection is kept for the next request: longer than clients and proxies keep theirs
-_TO_ASK_S = 75  # from the opening of a connection to the end of its first request's headers
+_TO_ASK_S = 75  # until all of a request's headers are there, from its first byte, or the connection's opening
 _SETTINGS: Any = {  # of uvicorn
     "loop": "asyncio",
     "lifespan": "off",
@@ -133,21 +133,39 @@ def serve(
 
 
 def _protocol() -> Any:
-    """Return uvicorn's HTTP, with an end to connections that ask nothing; they count among those that are allowed."""
+    """Return uvicorn's HTTP protocol, which also closes connections that send no request, or never all of its headers.
+
+    They would count towards the limit of connections for ever.
+    """
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
     class Protocol(HttpToolsProtocol):
+        _patience: asyncio.TimerHandle | None = None
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._patience = self.loop.call_later(_TO_ASK_S, self._end_if_silent)
+            self._wait()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is not None and self.cycle.response_complete and self._patience is None:
+                self._wait()  # these were the first bytes of another request
+
+        def on_headers_complete(self) -> None:
+            self._wait_no_more()
+            super().on_headers_complete()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._patience.cancel()
+            self._wait_no_more()
             super().connection_lost(exc)
 
-        def _end_if_silent(self) -> None:
-            if self.cycle is None:  # of a request and its answer
-                self.transport.close()
+        def _wait(self) -> None:
+            self._patience = self.loop.call_later(_TO_ASK_S, self.transport.close)
+
+        def _wait_no_more(self) -> None:
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
 
     return Protocol
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from cnndeploy.certificate import certificate_path, certify
 from cnndeploy.deployment import PLAN_FILE, Candidate, Plan
 from cnndeploy.errors import ArtifactError
-from cnndeploy.files import check_writable, write_file
+from cnndeploy.files import check_writable, lock_path, write_file
 from cnndeploy.limits import read_text
 from cnndeploy.serial import dumps
 from cnndeploy.tuning.report import TuneReport
@@ -51,7 +51,8 @@ def _is_ours(path: Path) -> bool:
         plan = Plan.from_json(read_text(path / PLAN_FILE))
     except (OSError, ValueError):
         return False
-    return held <= {PLAN_FILE, *BESIDE, plan.file, certificate_path(plan.file).name}
+    certificate = certificate_path(plan.file)
+    return held <= {PLAN_FILE, *BESIDE, plan.file, certificate.name, lock_path(certificate).name}
 
 
 @contextlib.contextmanager

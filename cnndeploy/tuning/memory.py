@@ -15,8 +15,8 @@ _SHARE = 0.8  # of the memory that is available
 def fitting(contenders: Sequence[Contender], available: int | None) -> tuple[list[Contender], list[Row]]:
     """Leave out contenders if all together would take more than the ``available`` bytes of memory.
 
-    First those whose threads do not spin go, then those on fewer threads than others, and no more than that. The first
-    contender stays, which all are timed against. Return those that stay, and a row for each other.
+    Those whose threads do not spin go first, then those on fewer threads. No others are left out, and never the first,
+    which all are timed against. Return those that stay, and a row for each other.
     """
     stay, rows = [*contenders], list[Row]()
     if available is None:
@@ -26,7 +26,7 @@ def fitting(contenders: Sequence[Contender], available: int | None) -> tuple[lis
         *(one for one in contenders[1:] if not one.candidate.run.choices.spinning),
         *(one for one in contenders[1:] if one.candidate.run.thread_count < most),
     ]
-    for one in spare:
+    for one in dict.fromkeys(spare):
         if sum(map(_bytes, stay)) <= _SHARE * available:
             break
         stay.remove(one)

@@ -125,7 +125,7 @@ def tune(
             batch_size=size,
             budget_points=budget,
             rows=rows,
-            complete=choice.complete,
+            complete=choice.complete and not left_out,
             seconds=time.monotonic() - job.started,
             environment=environment(),
             notes=(*files.notes, *_doubts(watch)),

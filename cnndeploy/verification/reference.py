@@ -174,7 +174,7 @@ class Reference:
         self.dataset = open_dataset(data, manifest.data, self.artifact.path)
         self.test = self._all = self.dataset.split("test", manifest.preprocessing.channels, manifest.labels)
         self._read = 0  # so many of them are known to be readable
-        self.files_measured = 0  # whose loss of accuracy these images said
+        self.files_measured = 0  # whose loss was measured on these images
         self._runner: Runner | None = None
         self._known: dict[Computation, tuple[NDArray[Any], NDArray[np.bool_]]] = {}
 

@@ -160,8 +160,9 @@ class BudgetReport(Verdict):
 
     Accuracies are from 0 to 1. Loss and budget are in percentage points; ``loss_low_points`` to ``loss_high_points`` is
     the paired 95% interval; None if the two could not be compared. ``lost`` counts images that the checkpoint alone
-    gets right, ``gained`` those that the artifact alone does. ``files_measured`` counts the files that one search
-    measured on the test images, up to this one: each was a chance of 2.5% to pass wrongly.
+    gets right, ``gained`` those that the artifact alone does.
+    ``files_measured`` counts the files that the same :class:`Reference` measured on the test images, up to and with
+    this one: each was a chance of 2.5% to pass wrongly.
 
     >>> report = cnndeploy.verify_budget("lenet.int8.onnx", "lenet.pt", budget=20, images=64)
     >>> report.loss_points <= report.loss_high_points <= report.budget_points

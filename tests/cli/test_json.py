@@ -8,13 +8,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 from PIL import Image
 
 from cnndeploy.errors import BudgetError, CompressionError
+from cnndeploy.verification.budget import verify_budget
 from helpers import Trained
 
 # Python imports it when it starts, in workers too.
@@ -124,6 +127,24 @@ def test_a_verification_that_cannot_be_done_prints_one_document(
     result = cli("verify", folder / "none.onnx", "--against", folder / "lenet.pt", "--json", "-")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["equivalent"] is False
+
+
+def test_the_best_that_was_tried_is_in_the_file_under_the_name_that_it_would_have_had(
+    trained: Trained, tmp_path: Path, cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worse(*arguments: Any, **settings: Any) -> Any:
+        return replace(verify_budget(*arguments, **settings), reasons=("it loses 30.00 percentage points",))
+
+    monkeypatch.setattr("cnndeploy.quantization.quantize.verify_budget", worse)
+    target, report = tmp_path / "a.onnx", tmp_path / "r.json"
+    few = ("--calibration", 16, "--images", 320, "--budget", 20, "--threads", 1)
+    done = cli("quantize", trained.checkpoint, "--output", target, *few, "--json", report)
+    assert done.exit_code == 5, done.output
+    told = json.loads(report.read_text())
+    assert "it loses 30.00 percentage points" in told["error"]
+    assert told["report"]["artifact"]["path"] == str(target)
+    assert told["report"]["files_measured"] == 2
+    assert not target.exists()
 
 
 @pytest.mark.parametrize("stops", [False, True])

@@ -12,6 +12,8 @@ def test_a_log_gets_a_line_each_minute_and_one_at_the_signal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [1000.0]
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(_progress.time, "monotonic", lambda: clock[0])
     stop = False
     with progress_bar("Starting", stop=lambda: stop) as update:
@@ -20,5 +22,5 @@ def test_a_log_gets_a_line_each_minute_and_one_at_the_signal(
             stop = second > 100
             update(second, 150, f"Timing {second}")
     first, signal, second_line = capsys.readouterr().err.splitlines()
-    assert (first, second_line) == ("1 min: Timing 60", "2 min: Timing 120")
-    assert signal.startswith("Stopping as soon as")
+    assert (first, second_line) == ("1 min: Timing 60 (60 of 150)", "2 min: Timing 120 (120 of 150)")
+    assert signal.startswith("Stopping at the next step")

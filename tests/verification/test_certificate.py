@@ -313,15 +313,16 @@ def test_int8_on_a_processor_that_may_saturate_is_doubted_unless_it_was_verified
     path = Path(shutil.copy(int8.artifact.path, tmp_path / "a.onnx"))
     flags = "fpu avx2 avx512f avx512bw"
     monkeypatch.setattr("cnndeploy.machine._proc_entry", lambda _, name: flags if name == "flags" else "Z80")
+    monkeypatch.setattr("cnndeploy.certificate.int8_may_saturate", int8_may_saturate.__wrapped__)
     for vnni in (True, False):
         flags = f"{flags} avx512_vnni" if vnni else "fpu avx2"
-        int8_may_saturate.cache_clear()
         with contextlib.nullcontext() if vnni else pytest.warns(SaturationWarning, match="has no VNNI"):
             cnndeploy.load(path, threads=1).close()
     certificate = json.loads(certificate_path(int8.artifact.path).read_text())
     certificate["environment"]["cpu"] = "Z80"
     certificate_path(path).write_text(json.dumps(certificate))
     cnndeploy.load(path, threads=1).close()
-    assert "no VNNI" not in doubt_here(Artifact.open(path), Run("onnxruntime", "cuda:0"))
-    monkeypatch.undo()
-    int8_may_saturate.cache_clear()
+    for odd in (None, [], {"cpu": 1}):
+        certificate_path(path).write_text(json.dumps(certificate | {"environment": odd}))
+        assert "no VNNI" in doubt_here(Artifact.open(path), Run("onnxruntime"))
+    assert doubt_here(Artifact.open(path), Run("onnxruntime", "cuda:0")) == ""
