@@ -132,6 +132,8 @@ def ways(folder: Path, name: str, threads: int, max_minutes: float, keep_tuned: 
     candidate = resolve(tuned)
     run = candidate.run
     assert candidate.plan is not None  # noqa: S101 - it is a folder
+    if candidate.artifact.require_manifest().held_against != checkpoint.sha256:
+        sys.exit(f"{tuned} was not made of {checkpoint.path}; tune that again, without --keep-tuned")
     if candidate.plan.elsewhere:
         sys.exit(f"{tuned}: {candidate.plan.elsewhere}")
     counted = "1 thread" if run.threads == 1 else f"{run.threads} threads"
