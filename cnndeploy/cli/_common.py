@@ -241,7 +241,7 @@ def _writing_errors(target: str) -> Iterator[None]:
 
 
 def _report_of(error: Exception) -> Any:
-    report = getattr(error, "report", None)
+    report: Any = getattr(error, "report", None)
     return report.to_dict() if hasattr(report, "to_dict") else None
 
 

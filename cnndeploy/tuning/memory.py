@@ -1,4 +1,4 @@
-"""Which contenders can be timed beside each other: each has a process of its own, and all are open at once."""
+"""The contenders that memory can hold beside each other: each has a process, and all are open at once."""
 
 from __future__ import annotations
 

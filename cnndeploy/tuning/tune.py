@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from cnndeploy.artifact import Artifact
-from cnndeploy.benchmark.conditions import BUSY_CPUS, Watch
+from cnndeploy.benchmark.conditions import Watch
+from cnndeploy.benchmark.report import BUSY_CPUS
 from cnndeploy.datasets import Data, require_labels
 from cnndeploy.deployment import ArtifactLike, resolve
 from cnndeploy.errors import ArtifactError, BenchmarkError
@@ -22,7 +23,7 @@ from cnndeploy.tuning.choice import Choice, choose
 from cnndeploy.tuning.contenders import Contender, Files, Job, contenders, make_files
 from cnndeploy.tuning.folder import check_folder, write_deployment
 from cnndeploy.tuning.memory import fitting
-from cnndeploy.tuning.report import TuneReport
+from cnndeploy.tuning.report import Row, TuneReport
 from cnndeploy.verification.reference import Reference, borrowed
 
 Objective = Literal["latency", "throughput"]
@@ -104,15 +105,7 @@ def tune(
         reference.first(progress=job.reading)
         files = make_files(job, Path(scratch))
         job.check_stop()
-        available, missing = contenders(
-            files.by_variant, threads=threads, device=device, lossy=files.labelled
-        )
-        # eager PyTorch, or the imported file on ONNX Runtime, which all are timed against
-        variant = next(iter(files.by_variant))
-        first = Contender(variant, resolve(reference.artifact, Run(device=device, threads=threads)))
-        others = (each for each in available if each.candidate != first.candidate)
-        entrants, left_out = fitting([first, *others], available_memory())
-        _note_known(files, entrants)
+        entrants, left_out, missing = _entrants(job, files)
         watch = Watch()
         choice = choose(job, files, entrants)
         watch.listen()
@@ -167,6 +160,22 @@ def _accuracy(job: Job, files: Files) -> float | None:
     """Return the checkpoint's accuracy on the test images, as far as it is known."""
     stated: float | None = job.reference.artifact.require_manifest().training.get("test_accuracy")
     return files.measured[0].checkpoint_accuracy if files.measured else stated
+
+
+def _entrants(job: Job, files: Files) -> tuple[list[Contender], list[Row], list[Row]]:
+    """Return what races, and rows for those that memory cannot hold and for runtimes that are missing.
+
+    The first is eager PyTorch, or the imported file on ONNX Runtime, which all are timed against.
+    """
+    available, missing = contenders(
+        files.by_variant, threads=job.threads, device=job.device, lossy=files.labelled
+    )
+    variant = next(iter(files.by_variant))
+    first = Contender(variant, resolve(job.reference.artifact, Run(device=job.device, threads=job.threads)))
+    others = (each for each in available if each.candidate != first.candidate)
+    entrants, left_out = fitting([first, *others], available_memory())
+    _note_known(files, entrants)
+    return entrants, left_out, missing
 
 
 def _note_known(files: Files, entrants: list[Contender]) -> None:

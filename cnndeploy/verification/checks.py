@@ -185,12 +185,13 @@ def check_against_oracle(
     artifact: Logits, eager: Logits, oracle: NDArray[np.float64], seed: int
 ) -> OracleCheck:
     """Compare logits (images, classes), the same images in each, with the oracle's."""
-    own, its = (
+    (own, own_p999, own_max), (its, its_p999, its_max) = (
         [float(value) for value in np.quantile(relative_errors(logits, oracle), (0.5, 0.999, 1.0))]
         for logits in (artifact, eager)
     )
-    typical, *ratios = (error / max(eager_error, FLOOR) for error, eager_error in zip(own, its, strict=True))
-    return OracleCheck(len(oracle), seed, *own[1:], *its[1:], max(ratios), typical_ratio=typical)
+    ratio = max(own_p999 / max(its_p999, FLOOR), own_max / max(its_max, FLOOR))
+    typical = own / max(its, FLOOR)
+    return OracleCheck(len(oracle), seed, own_p999, own_max, its_p999, its_max, ratio, typical_ratio=typical)
 
 
 def relative_errors(logits: Logits, oracle: NDArray[np.float64]) -> NDArray[np.float64]:

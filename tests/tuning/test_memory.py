@@ -1,4 +1,4 @@
-"""Which contenders are timed if memory does not hold them all."""
+"""The contenders that are timed if memory does not hold them all."""
 
 from __future__ import annotations
 

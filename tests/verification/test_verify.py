@@ -113,7 +113,7 @@ def test_nan_on_both_sides_is_rejected(trained: Trained, tmp_path: Path) -> None
 
 
 def test_only_a_checkpoint_is_a_reference(trained: Trained) -> None:
-    with pytest.raises(ArtifactError, match="verify against the checkpoint"):
+    with pytest.raises(ArtifactError, match="name the checkpoint it came from instead"):
         verify(trained.onnx, trained.torchscript)
 
 
