@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from cnndeploy.cli import _progress
 from cnndeploy.cli._progress import progress_bar
 
 
@@ -14,7 +13,7 @@ def test_a_log_gets_a_line_each_minute_and_one_at_the_signal(
     clock = [1000.0]
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(_progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("cnndeploy.cli._progress.time.monotonic", lambda: clock[0])
     stop = False
     with progress_bar("Starting", stop=lambda: stop) as update:
         for second in range(150):

@@ -322,6 +322,7 @@ def test_int8_on_a_processor_that_may_saturate_is_doubted_unless_it_was_verified
     certificate["environment"]["cpu"] = "Z80"
     certificate_path(path).write_text(json.dumps(certificate))
     cnndeploy.load(path, threads=1).close()
+    odd: Any
     for odd in (None, [], {"cpu": 1}):
         certificate_path(path).write_text(json.dumps(certificate | {"environment": odd}))
         assert "no VNNI" in doubt_here(Artifact.open(path), Run("onnxruntime"))
