@@ -414,10 +414,12 @@ from cnndeploy.serving import server
 server._TO_ASK_S = 2.0
 def ask(address):
     whole = b"GET /v2/health/live HTTP/1.1\\r\\nhost: x\\r\\n\\r\\n"
-    for sent in (b"", b"GET /v2 HTTP/1.1\\r\\nho", whole + b"G"):
+    for before, sent in (b"", b""), (b"", b"GET /v2 HTTP/1.1\\r\\nho"), (whole, b"G"):
         with socket.create_connection((address.host, address.port), timeout=30) as connection:
+            connection.sendall(before)
+            received = connection.recv(4096) if before else b""
+            threading.Event().wait(0.5)  # it is answered, and waits for another request
             connection.sendall(sent)
-            received = b""
             while part := connection.recv(4096):
                 received += part
             print(received[:12])
