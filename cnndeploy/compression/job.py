@@ -124,8 +124,8 @@ class Job:
                 self._leave_out(method, f"{step.reason}; {why}")
         if self.smaller_only:
             return in_float
-        # if that took all the time, int8 of the whole network is still better than nothing
-        self.deadline = self.deadline.with_at_least(60 * _FOR_INT8 * self.max_minutes)
+        if in_float is None:  # int8 of the whole network is better than nothing, if that took all the time
+            self.deadline = self.deadline.with_at_least(60 * _FOR_INT8 * self.max_minutes)
         try:
             final, report, _ = self._int8(whole)
         except Stopped:
