@@ -76,7 +76,8 @@ def int8_files(
     train = dataset.split("train", manifest.preprocessing.channels, manifest.labels)
     require_labels(train, dataset)
     # As many as the original's work allows: a smaller network may have been taught by the images that come after them.
-    most = screen_size(Network(onnx.load(original.path)).work())
+    exact = onnx.load(original.path)
+    most = screen_size(network.work() if original.sha256 == source.sha256 else Network(exact).work())
     calibrating, screening = split_training(train, calibration, most, manifest.preprocessing, reading)
     calibrated, done = Calibration(network), 0
     for size in calibrated.collect(batches(calibrating, manifest, network.floats()), threads):
@@ -84,7 +85,7 @@ def int8_files(
         progress(done, len(calibrating), "Calibrating")
         deadline.check()
     progress(0, 0, "Running the float file")
-    screen = Screen(onnx.load(original.path), manifest, screening, tests, threads)
+    screen = Screen(exact, manifest, screening, tests, threads)
     search = Search(network, calibrated, screen, deadline, progress)
     settings: dict[str, Any] = {
         "precision": "int8",
