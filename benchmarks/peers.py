@@ -162,8 +162,9 @@ def measured(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str
     report = bench_candidates([way.candidate for way in tried], [1], limits)
     # before accuracies, which may fail
     write_file(folder / f"{name}.peers.json", dumps(report.to_dict()).encode())
-    plan = json.loads((folder / f"{name}.deploy" / "plan.json").read_text())
-    figures = plan["figures"]
+    plan = tried[-1].candidate.plan
+    assert plan is not None  # noqa: S101 - it is a folder
+    figures = plan.figures
     exported = next(way for way in tried if way.label.startswith("ONNX Runtime"))
     plain = evaluate(exported.candidate.artifact, batch_size=64, images=arguments.images)
     accuracies: list[float] = []
@@ -183,7 +184,7 @@ def measured(folder: Path, name: str, arguments: argparse.Namespace) -> dict[str
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "seconds": arguments.seconds,
-        "max_minutes": _minutes_of(plan["command"]) or arguments.max_minutes,
+        "max_minutes": _minutes_of(plan.command) or arguments.max_minutes,
         "environment": {**report.environment, "versions": report.environment["versions"] | _nncf_version()},
         "warnings": report.warnings,
         "images": plain.images,
