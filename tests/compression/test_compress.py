@@ -336,7 +336,7 @@ def _speeds(monkeypatch: pytest.MonkeyPatch, *ratios: float, busy: bool = False)
 def test_a_method_that_is_not_faster_is_left_out(
     busy: bool, trained: Trained, tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That 2% and less count as the same holds on a busy machine too, where bench judges nothing."""
+    """Differences of up to 2% count as none on a busy machine too, where bench judges nothing."""
     _speeds(monkeypatch, 1.11, 1.5, 1.5, busy=busy)
     settings: dict[str, Any] = {"budget": 20, "images": 320, "methods": ("low-rank", "int8")}
     made = compress(trained.checkpoint, tmp_path / "a.onnx", **settings)
